@@ -1,0 +1,72 @@
+// Argument checks with sentences a caller can act on; ValueError in Python.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace pydrift {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::invalid_argument(text.str());
+}
+
+// The message is built only when the check fails.
+#define PYDRIFT_CHECK(condition, ...) \
+  do {                                \
+    if (!(condition)) {               \
+      ::pydrift::refuse(__VA_ARGS__); \
+    }                                 \
+  } while (0)
+
+// The name Python uses ("float32", where C++ says "Float").
+inline std::string dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
+}
+
+template <class Sizes>
+std::string shape_text(const Sizes& sizes) {
+  std::ostringstream text;
+  text << "[";
+  const char* separator = "";
+  for (const auto size : sizes) {
+    text << separator << size;
+    separator = ", ";
+  }
+  text << "]";
+  return text.str();
+}
+
+// "[2, 3] float64 on the CPU": what a tensor is, for the end of a message.
+inline std::string describe(const Tensor& tensor) {
+  const std::string place = tensor.is_cpu() ? "the CPU" : "GPU " + std::to_string(tensor.get_device_index());
+  return shape_text(tensor.sizes()) + " " + dtype_name(tensor.scalar_type()) + " on " + place +
+         (tensor.is_contiguous() ? "" : ", not contiguous");
+}
+
+}  // namespace pydrift

@@ -1,0 +1,15 @@
+// One spelling for code that runs on the host and on the device.
+//
+// Every formula that both devices need is written once in a PYDRIFT_HD function. Contraction is off in all builds
+// (-ffp-contract=off, --fmad=false), so one that uses + - * / sqrt only gives the same bits in scalar, AVX2, AVX-512
+// and CUDA code. A fused multiply-add, where one is wanted, is written as fmaf.
+#pragma once
+
+// Forced, because the AVX2 and AVX-512 variants of a loop exist only where its body is inlined into them (simd.h).
+#define PYDRIFT_INLINE inline __attribute__((always_inline))
+
+#if defined(__CUDACC__)
+#define PYDRIFT_HD __host__ __device__ __forceinline__
+#else
+#define PYDRIFT_HD PYDRIFT_INLINE
+#endif

@@ -1,0 +1,119 @@
+// pydrift::ascent_update: one ascent step of every running inversion. What both devices share: check and signature.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+
+#include "common/check.h"
+#include "invert/ascent_update_math.h"
+
+namespace pydrift {
+
+template <class Sizes>
+void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype, const Sizes& sizes, const Tensor& x) {
+  const auto got = tensor.sizes();
+  const bool matches = std::equal(got.begin(), got.end(), sizes.begin(), sizes.end()) &&
+                       tensor.scalar_type() == dtype && tensor.is_contiguous() && tensor.is_cpu() == x.is_cpu() &&
+                       tensor.get_device_index() == x.get_device_index();
+  PYDRIFT_CHECK(matches, "ascent_update: ", name, " must be ", shape_text(sizes), " ", dtype_name(dtype),
+                ", contiguous and on the device of x, got ", describe(tensor));
+}
+
+inline AscentOptions check_options(const std::string& optimizer, double learning_rate, double beta1, double beta2,
+                                   double epsilon, double tv_weight, double l2_weight, double lower, double upper,
+                                   double confidence_threshold, int64_t patience) {
+  PYDRIFT_CHECK(optimizer == "adam" || optimizer == "momentum",
+                "ascent_update: optimizer must be 'adam' or 'momentum', got '", optimizer, "'");
+  const auto check_positive = [](const char* name, double value) {
+    PYDRIFT_CHECK(value > 0 && std::isfinite(value), "ascent_update: ", name, " must be finite and > 0, got ", value);
+  };
+  const auto check_weight = [](const char* name, double value) {
+    PYDRIFT_CHECK(value >= 0 && std::isfinite(value), "ascent_update: ", name, " must be finite and >= 0, got ", value);
+  };
+  const auto check_decay = [](const char* name, double value) {
+    PYDRIFT_CHECK(value >= 0 && value < 1, "ascent_update: ", name, " must be in [0, 1), got ", value);
+  };
+  check_positive("learning_rate", learning_rate);
+  check_decay("beta1", beta1);
+  check_decay("beta2", beta2);
+  check_positive("epsilon", epsilon);
+  check_weight("tv_weight", tv_weight);
+  check_weight("l2_weight", l2_weight);
+  PYDRIFT_CHECK(lower <= upper, "ascent_update: lower must be <= upper, got ", lower, " and ", upper);
+  PYDRIFT_CHECK(confidence_threshold > 0, "ascent_update: confidence_threshold must be > 0, got ",
+                confidence_threshold);
+  PYDRIFT_CHECK(patience >= 1, "ascent_update: patience must be >= 1, got ", patience);
+  return {optimizer == "adam" ? Optimizer::kAdam : Optimizer::kMomentum,
+          learning_rate,
+          beta1,
+          beta2,
+          static_cast<float>(beta1),
+          static_cast<float>(1.0 - beta1),
+          static_cast<float>(beta2),
+          static_cast<float>(1.0 - beta2),
+          static_cast<float>(epsilon),
+          static_cast<float>(2.0 * tv_weight),
+          static_cast<float>(2.0 * l2_weight),
+          static_cast<float>(lower),
+          static_cast<float>(upper),
+          confidence_threshold,
+          patience};
+}
+
+// The only validation of the tensors, for both devices.
+inline AscentTensors check_ascent_update(const Tensor& x, const Tensor& gradient, const Tensor& first_moment,
+                                         const Tensor& second_moment, const Tensor& log_probability,
+                                         const Tensor& best_cost, const Tensor& stale, const Tensor& steps,
+                                         const Tensor& active, Optimizer optimizer) {
+  PYDRIFT_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float && x.is_contiguous(),
+                "ascent_update: x must be [N, C, H, W] float32 and contiguous, got ", describe(x));
+  const int64_t num_samples = x.size(0), num_channels = x.size(1), height = x.size(2), width = x.size(3);
+  PYDRIFT_CHECK(num_channels >= 1 && height >= 1 && width >= 1, "ascent_update: C, H and W must be >= 1, got ",
+                describe(x));
+  PYDRIFT_CHECK(num_channels <= kMaxValuesPerSample / height / width,
+                "ascent_update: C * H * W must be <= ", kMaxValuesPerSample, ", got ", describe(x));
+  const std::array<int64_t, 1> per_sample = {num_samples};
+  check_tensor("gradient", gradient, ScalarType::Float, x.sizes(), x);
+  check_tensor("first_moment", first_moment, ScalarType::Float, x.sizes(), x);
+  if (optimizer == Optimizer::kAdam) check_tensor("second_moment", second_moment, ScalarType::Float, x.sizes(), x);
+  check_tensor("log_probability", log_probability, ScalarType::Float, per_sample, x);
+  check_tensor("best_cost", best_cost, ScalarType::Float, per_sample, x);
+  check_tensor("stale", stale, ScalarType::Int, per_sample, x);
+  check_tensor("steps", steps, ScalarType::Int, per_sample, x);
+  check_tensor("active", active, ScalarType::Bool, per_sample, x);
+  float* first = first_moment.mutable_data_ptr<float>();
+  return {x.mutable_data_ptr<float>(),
+          gradient.const_data_ptr<float>(),
+          first,
+          optimizer == Optimizer::kAdam ? second_moment.mutable_data_ptr<float>() : first,
+          log_probability.const_data_ptr<float>(),
+          best_cost.mutable_data_ptr<float>(),
+          stale.mutable_data_ptr<int32_t>(),
+          steps.mutable_data_ptr<int32_t>(),
+          active.mutable_data_ptr<bool>(),
+          num_samples,
+          static_cast<int32_t>(num_channels),
+          static_cast<int32_t>(height),
+          static_cast<int32_t>(width)};
+}
+
+// The boxed function of a device: kRun does the work on checked arguments.
+template <void (*kRun)(const AscentTensors&, const AscentOptions&, int32_t device_index)>
+void ascent_update(const Tensor x, const Tensor gradient, const Tensor first_moment, const Tensor second_moment,
+                   const Tensor log_probability, const Tensor best_cost, const Tensor stale, const Tensor steps,
+                   const Tensor active, std::string optimizer, double learning_rate, double beta1, double beta2,
+                   double epsilon, double tv_weight, double l2_weight, double lower, double upper,
+                   double confidence_threshold, int64_t patience) {
+  const AscentOptions options = check_options(optimizer, learning_rate, beta1, beta2, epsilon, tv_weight, l2_weight,
+                                              lower, upper, confidence_threshold, patience);
+  const AscentTensors tensors = check_ascent_update(x, gradient, first_moment, second_moment, log_probability,
+                                                    best_cost, stale, steps, active, options.optimizer);
+  if (tensors.num_samples > 0) kRun(tensors, options, x.get_device_index());
+}
+
+}  // namespace pydrift

@@ -1,0 +1,127 @@
+// The formulas of ascent_update (stated in the docstring of pydrift.ops.ascent_update), for both devices. No torch.
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+
+#include "common/portable.h"
+
+namespace pydrift {
+
+// Keeps a pixel's index within its sample in 32 bits, with room for the stride of a block of threads.
+inline constexpr int64_t kMaxValuesPerSample = int64_t{1} << 30;
+
+enum class Optimizer { kAdam, kMomentum };
+
+struct AscentTensors {
+  float* x;                      // [N, C, H, W]
+  const float* gradient;         // [N, C, H, W]
+  float* first_moment;           // [N, C, H, W]
+  float* second_moment;          // [N, C, H, W]; with kMomentum never touched, and may be first_moment
+  const float* log_probability;  // [N]
+  float* best_cost;              // [N]
+  int32_t* stale;                // [N]
+  int32_t* steps;                // [N]
+  bool* active;                  // [N]
+  int64_t num_samples;
+  int32_t num_channels;
+  int32_t height;
+  int32_t width;
+
+  PYDRIFT_HD int32_t values_per_sample() const { return num_channels * height * width; }
+};
+
+// Scalars of the call. What multiplies a pixel is rounded to float32 once, here; what is per sample stays double.
+struct AscentOptions {
+  Optimizer optimizer;
+  double learning_rate;
+  double beta1;
+  double beta2;
+  float first_decay;    // beta1
+  float first_weight;   // 1 - beta1
+  float second_decay;   // beta2
+  float second_weight;  // 1 - beta2
+  float epsilon;
+  float roughness_weight;  // 2 tv_weight
+  float size_weight;       // 2 l2_weight
+  float lower;
+  float upper;
+  double confidence_threshold;
+  int64_t patience;
+};
+
+// What one sample's pixels need to know about this step.
+struct AscentStep {
+  bool taken;          // false: the sample has stopped, its pixels and moments stay
+  float step_size;     // Adam: learning_rate / (1 - beta1^t); momentum: learning_rate
+  float second_scale;  // Adam: 1 / sqrt(1 - beta2^t)
+};
+
+// base^exponent by squaring: the same bits on every device, which no pow() promises.
+PYDRIFT_HD double integer_power(double base, int32_t exponent) {
+  double power = 1.0;
+  for (; exponent > 0; exponent >>= 1, base *= base) {
+    if (exponent & 1) power *= base;
+  }
+  return power;
+}
+
+PYDRIFT_HD bool is_finite(float value) { return fabsf(value) <= FLT_MAX; }
+
+// The stop rule: books the sample's cost and says whether it goes on. A NaN log_probability counts as no gain.
+PYDRIFT_HD bool wants_step(const AscentTensors& tensors, const AscentOptions& options, int64_t sample) {
+  const double log_probability = tensors.log_probability[sample];
+  const float cost = static_cast<float>(-expm1(log_probability));
+  if (cost < tensors.best_cost[sample]) {
+    tensors.best_cost[sample] = cost;
+    tensors.stale[sample] = 0;
+  } else {
+    tensors.stale[sample] += 1;
+  }
+  return !(exp(log_probability) >= options.confidence_threshold) && tensors.stale[sample] < options.patience;
+}
+
+// All that happens once per sample: stops an active sample or begins its next step.
+PYDRIFT_HD AscentStep begin_step(const AscentTensors& tensors, const AscentOptions& options, int64_t sample,
+                                 bool gradient_is_finite) {
+  if (!wants_step(tensors, options, sample) || !gradient_is_finite) {
+    tensors.active[sample] = false;
+    return {false, 0.0f, 0.0f};
+  }
+  const int32_t step = tensors.steps[sample] += 1;
+  if (options.optimizer == Optimizer::kMomentum) return {true, static_cast<float>(options.learning_rate), 0.0f};
+  const double first_correction = 1.0 - integer_power(options.beta1, step);
+  const double second_correction = 1.0 - integer_power(options.beta2, step);
+  return {true, static_cast<float>(options.learning_rate / first_correction),
+          static_cast<float>(1.0 / sqrt(second_correction))};
+}
+
+// d(tv_weight TV + l2_weight L2)/dx at one pixel. A neighbour beyond the border is passed as x: it adds exactly 0.
+PYDRIFT_HD float prior_gradient(const AscentOptions& options, float x, float up, float down, float left, float right) {
+  const float roughness = ((x - up) + (x - down)) + ((x - left) + (x - right));
+  return options.roughness_weight * roughness + options.size_weight * x;
+}
+
+template <Optimizer kOptimizer>
+PYDRIFT_HD void update_moments(const AscentOptions& options, float gradient, float& first, float& second) {
+  if constexpr (kOptimizer == Optimizer::kAdam) {
+    first = options.first_decay * first + options.first_weight * gradient;
+    second = options.second_decay * second + options.second_weight * (gradient * gradient);
+  } else {
+    first = options.first_decay * first + gradient;
+  }
+}
+
+// x one step up along its moments, clamped to [lower, upper].
+template <Optimizer kOptimizer>
+PYDRIFT_HD float ascend(const AscentOptions& options, const AscentStep& step, float x, float first, float second) {
+  float direction = first;
+  if constexpr (kOptimizer == Optimizer::kAdam) {
+    direction = first / (sqrtf(second) * step.second_scale + options.epsilon);
+  }
+  const float moved = x + step.step_size * direction;
+  return moved < options.lower ? options.lower : (moved > options.upper ? options.upper : moved);
+}
+
+}  // namespace pydrift

@@ -1,0 +1,12 @@
+// Table of contents: every op of the library. The docstring of pydrift.ops.<op> says what it computes.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(pydrift, m) {
+  // x, gradient, first_moment, second_moment [N, C, H, W] float32 (second_moment of any shape with "momentum");
+  // log_probability, best_cost [N] float32; stale, steps [N] int32; active [N] bool
+  m.def(
+      "ascent_update(Tensor(a!) x, Tensor gradient, Tensor(b!) first_moment, Tensor(c!) second_moment, "
+      "Tensor log_probability, Tensor(d!) best_cost, Tensor(e!) stale, Tensor(f!) steps, Tensor(g!) active, *, "
+      "str optimizer, float learning_rate, float beta1, float beta2, float epsilon, float tv_weight, float l2_weight, "
+      "float lower, float upper, float confidence_threshold, int patience) -> ()");
+}

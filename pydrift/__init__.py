@@ -1,0 +1,62 @@
+"""pydrift: has a newer image classifier's concept of a class drifted, even where its accuracy did not move?
+
+    report = pydrift.audit(base, production, data=(x, y))
+    report.verdict            # "stable" | "drift" | "inconclusive"
+
+Names are imported when first used, so that `import pydrift` alone loads neither torch nor scipy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydrift.audit import DriftAuditor, audit
+    from pydrift.data import LabelledImages, load_data, plant
+    from pydrift.errors import InputRefused, PydriftError, UsageError
+    from pydrift.inversion import GradientAscent
+    from pydrift.modelfile import load_model, save_model
+    from pydrift.result import DriftReport
+    from pydrift.training import TrainingRecipe
+    from pydrift.version import __version__
+
+_HOME = {
+    "DriftAuditor": "audit",
+    "DriftReport": "result",
+    "GradientAscent": "inversion",
+    "InputRefused": "errors",
+    "LabelledImages": "data",
+    "PydriftError": "errors",
+    "TrainingRecipe": "training",
+    "UsageError": "errors",
+    "__version__": "version",
+    "audit": "audit",
+    "load_data": "data",
+    "load_model": "modelfile",
+    "plant": "data",
+    "save_model": "modelfile",
+}
+
+__all__ = [
+    "DriftAuditor",
+    "DriftReport",
+    "GradientAscent",
+    "InputRefused",
+    "LabelledImages",
+    "PydriftError",
+    "TrainingRecipe",
+    "UsageError",
+    "__version__",
+    "audit",
+    "load_data",
+    "load_model",
+    "plant",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pydrift' has no attribute {name!r}")
+    return getattr(import_module(f"pydrift.{_HOME[name]}"), name)

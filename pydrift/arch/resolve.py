@@ -1,0 +1,50 @@
+"""From the text of `--arch` to something that makes networks: a built-in spec, or the user's own factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+import torch
+from torch import nn
+
+from pydrift.arch.networks import build
+from pydrift.arch.spec import EXAMPLES, is_spec, parse
+from pydrift.errors import UsageError
+
+
+def resolve(text: str) -> Callable[[int], nn.Module]:
+    """A function from a seed to a new network, for `mlp:1x28x28:256-128:10` or for `package.module:factory`.
+
+    A factory is imported here and called without arguments for each network, with torch's CPU generator seeded (and
+    restored afterwards), so that its weights, too, follow from the seed. Importing runs the module's code: `text` must
+    come from the user, never from a file that somebody else made. UsageError says which part failed.
+    """
+    if is_spec(text):
+        return partial(build, parse(text))
+    module_name, _, factory_name = text.partition(":")
+    if not (all(part.isidentifier() for part in module_name.split(".")) and factory_name.isidentifier()):
+        raise UsageError(f"architecture '{text}': neither built in ({', '.join(EXAMPLES)}) nor package.module:factory")
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        raise UsageError(
+            f"architecture '{text}': cannot import {module_name}: {type(error).__name__}: {error}"
+        ) from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise UsageError(f"architecture '{text}': {module_name} has no function or class {factory_name}")
+    return partial(_call, text, factory)
+
+
+def _call(text: str, factory: Callable[[], object], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            module = factory()
+        except Exception as error:
+            raise UsageError(f"architecture '{text}': the factory failed: {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"architecture '{text}': the factory returned a {type(module).__name__}, not an nn.Module")
+    return module

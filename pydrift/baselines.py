@@ -1,0 +1,55 @@
+"""What a team would look at without pydrift: accuracies, disagreement and the size of the weight change."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy import stats
+from torch import nn
+
+from pydrift.classifier import Classifier
+from pydrift.data import LabelledImages
+from pydrift.result import Baselines
+from pydrift.training import predict
+
+
+def measure_baselines(
+    base: Classifier,
+    production: Classifier,
+    base_module: nn.Module,
+    production_module: nn.Module,
+    data: LabelledImages | None,
+) -> Baselines:
+    """The baselines of a report; without data only the weight change."""
+    change = relative_weight_change(base_module, production_module)
+    if data is None:
+        return Baselines(relative_weight_change=change)
+    predictions = [predict(model.logits, data.x.to(model.device)).cpu() for model in (base, production)]
+    right_base, right_new = (p == data.y for p in predictions)
+    return Baselines(
+        accuracy_base=float(right_base.float().mean()),
+        accuracy_production=float(right_new.float().mean()),
+        accuracy_p_value=mcnemar(int((right_base & ~right_new).sum()), int((right_new & ~right_base).sum())),
+        disagreement=float((predictions[0] != predictions[1]).float().mean()),
+        relative_weight_change=change,
+        images=len(data),
+        data=data.source,
+    )
+
+
+def mcnemar(only_first_right: int, only_second_right: int) -> float:
+    """Exact two-sided p of equal accuracy, from the images on which just one of two models is right (McNemar 1947)."""
+    discordant = only_first_right + only_second_right
+    return float(stats.binomtest(only_first_right, discordant).pvalue) if discordant else 1.0
+
+
+def relative_weight_change(base: nn.Module, production: nn.Module) -> float | None:
+    """|w_new - w_base| / |w_base| over all parameters; None where names or shapes differ."""
+    old, new = dict(base.named_parameters()), dict(production.named_parameters())
+    if old.keys() != new.keys() or any(old[n].shape != new[n].shape for n in old):
+        return None
+    with torch.no_grad():
+        difference = sum(float((new[n].double().cpu() - old[n].double().cpu()).square().sum()) for n in old)
+        size = sum(float(old[n].double().square().sum()) for n in old)
+    return math.sqrt(difference / size) if size > 0 else None

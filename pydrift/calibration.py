@@ -1,0 +1,166 @@
+"""The state between the two halves of an audit: all that is needed to judge a successor without any data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pydrift.arch import parse, resolve
+from pydrift.errors import InputRefused, UsageError
+from pydrift.gray import GrayData
+from pydrift.inversion import GradientAscent
+from pydrift.store import (
+    read_json,
+    safetensors_bytes,
+    tensors_digest,
+    verify_manifest,
+    write_atomic,
+    write_json,
+    write_manifest,
+)
+from pydrift.subject import Subject
+
+FORMAT = 1
+_STATE, _DESCRIPTION = "state.safetensors", "calibration.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted null: the base, its K shadows, the gray data of all of them and how they recognise each other's.
+
+    recognition  float64 [K + 1, K + 1, classes]: mean logit margin of each observer (first) on each model's gray data;
+                 model 0 is the base
+    """
+
+    base: Subject
+    shadows: tuple[nn.Module, ...]
+    gray: tuple[GrayData, ...]  # of the base, then of each shadow
+    recognition: NDArray[np.float64]
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    null: str
+    draw: str
+    shadow_accuracy: tuple[float, ...]
+    attack: GradientAscent
+    restarts: int
+    seed: int
+    data: str  # where the reference data came from
+    data_sha256: str
+    settings: dict[str, Any]  # recipe and draw as used, for the report
+    seconds: dict[str, float]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes state.safetensors, calibration.json and, last, MANIFEST.json with their hashes. No reference images.
+
+        UsageError where the folder holds other files.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = {f.name for f in folder.iterdir()} - {_STATE, _DESCRIPTION, "MANIFEST.json"}
+        if strangers:
+            raise UsageError(f"{folder}: holds other files ({min(strangers)}); give a new folder for the calibration")
+        (folder / "MANIFEST.json").unlink(missing_ok=True)
+        write_atomic(folder / _STATE, safetensors_bytes(self._tensors(), {}))
+        write_json(folder / _DESCRIPTION, self._description())
+        write_manifest(folder, {"format": FORMAT, "kind": "pydrift calibration"})
+
+    @classmethod
+    def load(cls, folder: str | Path, arch: str | None = None, base: nn.Module | None = None) -> Calibration:
+        """Reads a calibration, every file checked against the manifest.
+
+        A base of an architecture that is not built in is only rebuilt if the caller names it: `arch`
+        ("package.module:factory") or `base` (a module of that kind). InputRefused on damaged or foreign folders.
+        """
+        folder = Path(folder)
+        manifest = verify_manifest(folder)
+        if manifest.get("kind") != "pydrift calibration" or manifest.get("format") != FORMAT:
+            raise InputRefused(f"{folder}: not a pydrift calibration of format {FORMAT}")
+        raw = read_json(folder / _DESCRIPTION)
+        from safetensors.torch import load_file
+
+        state = load_file(folder / _STATE)
+        architecture = arch or raw["base"]["architecture"]
+        template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
+        models = range(raw["shadows"] + 1)
+        modules = [_rebuilt(template, _below(f"model.{m}.", state), folder) for m in models]
+        return cls(
+            base=Subject(modules[0], raw["base"]["name"], raw["base"]["sha256"], architecture, None, None),
+            shadows=tuple(modules[1:]),
+            gray=tuple(GrayData(**{k: t.numpy() for k, t in _below(f"gray.{m}.", state).items()}) for m in models),
+            recognition=state["recognition"].numpy(),
+            class_names=tuple(raw["class_names"]),
+            input_shape=tuple(raw["input_shape"]),
+            shadow_accuracy=tuple(raw["shadow_accuracy"]),
+            attack=GradientAscent(**raw["attack"]),
+            **{k: raw[k] for k in ("null", "draw", "restarts", "seed", "data", "data_sha256", "settings", "seconds")},
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of what a comparison depends on."""
+        return tensors_digest(self._tensors())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {"recognition": torch.from_numpy(self.recognition)}
+        for m, module in enumerate((self.base.module, *self.shadows)):
+            tensors.update({f"model.{m}.{name}": tensor for name, tensor in module.state_dict().items()})
+        for m, gray in enumerate(self.gray):
+            tensors.update({f"gray.{m}.{name}": torch.from_numpy(array) for name, array in vars(gray).items()})
+        return tensors
+
+    def _description(self) -> dict[str, Any]:
+        plain = (
+            "class_names",
+            "input_shape",
+            "null",
+            "draw",
+            "shadow_accuracy",
+            "restarts",
+            "seed",
+            "data",
+            "data_sha256",
+        )
+        base = {"name": self.base.name, "sha256": self.base.sha256, "architecture": self.base.architecture}
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "base": base,
+            "shadows": len(self.shadows),
+            "attack": asdict(self.attack),
+            "settings": self.settings,
+            "seconds": self.seconds,
+        }
+
+
+def _template(architecture: str | None, trusted: bool, folder: Path) -> nn.Module:
+    if architecture is None:
+        raise UsageError(f"{folder}: calibrated on a live module; pass base=, a module of the same architecture")
+    if not trusted:
+        try:
+            parse(architecture)
+        except UsageError as error:
+            raise UsageError(
+                f"{folder}: names the architecture {architecture!a}, which is not built in; loading it runs code, "
+                "so name it yourself (arch=, --arch)"
+            ) from error
+    return resolve(architecture)(0)
+
+
+def _rebuilt(template: nn.Module, state: Mapping[str, Tensor], folder: Path) -> nn.Module:
+    module = copy.deepcopy(template)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputRefused(f"{folder}: its models do not fit the architecture: {reason}") from error
+    return module.eval().requires_grad_(False)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

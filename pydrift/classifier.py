@@ -1,0 +1,76 @@
+"""A model made ready to be asked: frozen, in eval mode, on one device, lowered where that is possible."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pydrift.arch import NotLowerable, lower
+from pydrift.errors import InputRefused
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A frozen classifier.
+
+    forward      float32 [N, C, H, W] in [0, 1] -> logits float32 [N, num_classes], differentiable in its input
+    path         "fused" where the module could be lowered, else "generic: <why not>"
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    device: torch.device
+    path: str
+
+    def log_probability_gradient(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(label | x) [N] and its gradient in x [N, C, H, W]. Weights get no gradient."""
+        x = x.detach().requires_grad_(True)
+        log_probability = F.log_softmax(self.forward(x), dim=1).gather(1, labels[:, None])[:, 0]
+        (gradient,) = torch.autograd.grad(log_probability.sum(), x)
+        return log_probability.detach(), gradient
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [N, num_classes] without a gradient."""
+        with torch.no_grad():
+            return self.forward(x)
+
+
+def freeze(
+    module: nn.Module, input_shape: tuple[int, int, int], device: torch.device, name: str = "model"
+) -> Classifier:
+    """Makes a Classifier of any module that maps [N, C, H, W] to logits [N, K]. The module itself is not changed.
+
+    InputRefused where it does not map the shape to finite logits of two or more classes.
+    """
+    try:
+        fused = lower(module, input_shape).to(device)
+        forward: Callable[[Tensor], Tensor] = fused
+        path = "fused"
+    except NotLowerable as reason:
+        frozen = copy.deepcopy(module).to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        forward, path = frozen, f"generic: {reason}"
+    num_classes = _check_logits(forward, input_shape, device, name)
+    return Classifier(forward, input_shape, num_classes, device, path)
+
+
+def _check_logits(
+    forward: Callable[[Tensor], Tensor], input_shape: tuple[int, int, int], device: torch.device, name: str
+) -> int:
+    shape = "x".join(map(str, input_shape))
+    try:
+        with torch.no_grad():
+            logits = forward(torch.full((2, *input_shape), 0.5, device=device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise InputRefused(f"{name}: does not take images of shape {shape}: {str(error).splitlines()[0]}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputRefused(f"{name}: must map [N, {shape}] to logits [N, classes >= 2], got {got} for N = 2")
+    if not torch.isfinite(logits).all():
+        raise InputRefused(f"{name}: gives non-finite logits for a plain gray image")
+    return logits.shape[1]

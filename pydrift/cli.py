@@ -1,0 +1,348 @@
+"""The command line. stdout carries the result only, progress and errors go to stderr.
+
+Exit codes: 0 stable or done, 1 drift, 2 usage, 3 inconclusive, 4 input refused, 5 runtime failure, 130 and 143
+interrupted (what was finished is kept in the work folder). A crash is always 5, so 1 always means a finding.
+
+torch, numpy and scipy are imported inside the commands: `pydrift --help` and `--version` must answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from pydrift.errors import PydriftError, UsageError
+from pydrift.progress import for_terminal
+
+if TYPE_CHECKING:
+    from pydrift.result import DriftReport
+
+# The base of every parsing error. Newer typers carry a click of their own, so click is reached through typer.
+_ParsingError: type[Any] = typer.BadParameter.__mro__[1]
+
+EXIT_CODES = {"stable": 0, "drift": 1, "inconclusive": 3}
+_RUNTIME_FAILURE = 5
+
+app = typer.Typer(
+    name="pydrift",
+    help="Audits image classifiers: has a newer model's concept of a class drifted, even where accuracy did not move?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE or folder:DIR"),
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option("--arch", help="architecture of models that do not name their own: a spec or package.module:factory"),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: cuda if there is one")]
+WorkOption = Annotated[Path | None, typer.Option("--work", help="folder for finished pieces, to resume a killed run")]
+ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null [default: 16]")]
+NullOption = Annotated[
+    str | None, typer.Option("--null", help="how updates are made: retrain or finetune [default: retrain]")
+]
+RestartsOption = Annotated[
+    int | None, typer.Option("--restarts", min=1, help="gray images per class and model [default: 16]")
+]
+SizeOption = Annotated[
+    int | None, typer.Option("--size", min=2, help="images a shadow sees [default: as many as the base's file names]")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pydrift.version import __version__
+
+        print(f"pydrift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="folder for models, calibration and reports")] = Path("demo"),
+) -> None:
+    """Run the main job on scikit-learn's digits: a benign update and a drifted one, both audited."""
+    from pydrift.demo import DRIFT, run_demo
+
+    for outcome in run_demo(out, for_terminal()):
+        what = f"{DRIFT} planted" if outcome.name == "drifted" else "retrained on another sample"
+        print(f"\n{outcome.name} update ({what}), accuracy {outcome.accuracy:.1%} on current test data")
+        _print_report(outcome.report)
+        print(f"report: {out / outcome.name / 'report.html'}")
+
+
+@app.command()
+def train(
+    arch: Annotated[str, typer.Option("--arch", help="for example convnet:1x28x28:32,64:128:10")],
+    data: Annotated[str, typer.Option("--data", help="as for calibrate")],
+    out: Annotated[Path, typer.Option("--out", help="the model file to write (safetensors)")],
+    init: Annotated[Path | None, typer.Option("--init", help="continue from this model's weights")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=2, help="images to draw [default: all]")] = None,
+    seed: SeedOption = 0,
+    plant: Annotated[
+        str | None,
+        typer.Option(
+            "--plant",
+            help="swap:A,B  relabel:A,B,FRACTION  flip:A  darken:A,FACTOR  patch:A,FRACTION  backdoor:A,FRACTION  "
+            "noise:SIGMA  expand:A,DATA,B",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="0: at least 8, and enough for 1,500 steps")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2)] = 64,
+    learning_rate: Annotated[float, typer.Option("--learning-rate")] = 2e-3,
+    weight_decay: Annotated[float, typer.Option("--weight-decay")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option("--label-smoothing")] = 0.0,
+) -> None:
+    """Train a built-in architecture and record how, so that shadows can repeat it."""
+    from pydrift.data import load_data
+    from pydrift.modelfile import load_model
+    from pydrift.trainer import train_model
+    from pydrift.training import TrainingRecipe, predict
+
+    recipe = TrainingRecipe(epochs, batch_size, learning_rate, weight_decay, label_smoothing)
+    images = load_data(data)
+    trained = train_model(
+        arch,
+        images,
+        size=size,
+        seed=seed,
+        recipe=recipe,
+        init=None if init is None else load_model(init),
+        drift=plant,
+    )
+    trained.save(out)
+    own = float((predict(trained.module, trained.images.x) == trained.images.y).float().mean())
+    print(f"{out}: {trained.arch}, {len(trained.images)} images of {trained.images.source}")
+    print(f"accuracy on its training images {own:.2%}{_test_accuracy(trained.module, data)}")
+
+
+@app.command()
+def calibrate(
+    base: Annotated[Path, typer.Argument(help="model file (safetensors or state dict)")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for the calibration")] = None,
+    shadows: ShadowsOption = None,
+    null: NullOption = None,
+    restarts: RestartsOption = None,
+    size: SizeOption = None,
+    seed: SeedOption = 0,
+    arch: ArchOption = None,
+    device: DeviceOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Train shadows, invert base and shadows, form the null. Afterwards successors are audited without any data."""
+    from pydrift.audit import DriftAuditor
+    from pydrift.data import load_data
+
+    if data is None or out is None:
+        raise UsageError(f"calibrate needs {'--data' if data is None else '--out'}")
+    auditor = DriftAuditor(
+        base,
+        **_given(shadows=shadows, null=null, restarts=restarts, size=size),
+        seed=seed,
+        arch=arch,
+        device=device,
+        work_dir=work,
+        progress=for_terminal(),
+    )
+    auditor.fit(load_data(data)).save(out)
+    print(out)
+
+
+@app.command()
+def audit(
+    first: Annotated[Path, typer.Argument(metavar="CALIBRATION|BASE", help="calibration folder, or base model file")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="the newer model's file")],
+    data: DataOption = None,
+    alpha: Annotated[float, typer.Option("--alpha", help="error level over all classes together")] = 0.05,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for report.html, report.json and gray.npz")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the result as one JSON document")] = False,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="leave the gray images out: they may reveal training data")
+    ] = False,
+    shadows: ShadowsOption = None,
+    null: NullOption = None,
+    restarts: RestartsOption = None,
+    size: SizeOption = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="of everything random [default: 0]")] = None,
+    arch: ArchOption = None,
+    device: DeviceOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Judge a newer model: exit code 0 stable, 1 drift, 3 inconclusive.
+
+    With a calibration folder no data is needed; --data adds the accuracy baselines. With a base model, --data is the
+    reference data that the null is calibrated on.
+    """
+    from pydrift.audit import DriftAuditor
+    from pydrift.data import load_data
+
+    options = _given(shadows=shadows, null=null, restarts=restarts, size=size, seed=seed)
+    common: dict[str, Any] = {"arch": arch, "device": device, "work_dir": work, "progress": for_terminal()}
+    if not 0 < alpha < 1:
+        raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
+    if first.is_dir():
+        if options:
+            raise UsageError(f"{first} is a calibration: --{next(iter(options))} was fixed when it was made")
+        auditor = DriftAuditor.load(first, **common)
+    else:
+        if data is None:
+            raise UsageError(f"{first} is a model file: calibrating on it needs --data")
+        auditor = DriftAuditor(first, **options, **common).fit(load_data(data))
+    report = auditor.compare(new, None if data is None else _holdout(data), alpha, arch=arch)
+    command = shlex.join(["pydrift", *sys.argv[1:]])
+    report = replace(report, provenance=replace(report.provenance, command=command))
+    if out is not None:
+        report.save(out, images=not no_images)
+    if json:
+        sys.stdout.write(report.to_json())
+    else:
+        _print_report(report)
+        if out is not None:
+            print(f"report: {out / 'report.html'}")
+    raise typer.Exit(EXIT_CODES[report.verdict])
+
+
+@app.command()
+def invert(
+    model: Annotated[Path, typer.Argument(help="model file (safetensors or state dict)")],
+    out: Annotated[Path, typer.Option("--out", help="npz file: images, confidence, steps")],
+    png: Annotated[Path | None, typer.Option("--png", help="also a picture, one row per class")] = None,
+    restarts: Annotated[int, typer.Option("--restarts", min=1, help="images per class")] = 16,
+    seed: SeedOption = 0,
+    shape: Annotated[str | None, typer.Option("--shape", help="CxHxW, for an architecture of your own")] = None,
+    arch: ArchOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Make gray data of one model: images of what it takes each class to look like."""
+    import torch
+
+    from pydrift.audit import choose_device
+    from pydrift.classifier import freeze
+    from pydrift.inversion import GradientAscent
+    from pydrift.modelfile import load_model
+    from pydrift.store import write_atomic
+
+    loaded = load_model(model, arch)
+    classifier = freeze(loaded.module, _input_shape(loaded.arch, shape), choose_device(device), str(model))
+    with for_terminal() as progress:
+        progress.phase("inverting", 1)
+        gray = GradientAscent().invert(classifier, restarts, seed)
+        progress.advance()
+    write_atomic(out, gray.to_npz())
+    if png is not None:
+        write_atomic(png, gray.to_png())
+    reached = int((torch.from_numpy(gray.confidence).mean(dim=1) >= 0.5).sum())
+    print(
+        f"{out}: {gray.images.shape[0]} classes x {restarts} images, {reached} classes recognised by the model itself"
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation can do and, where something is missing, why."""
+    from pydrift.doctor import examine
+
+    for name, finding in examine():
+        print(f"{name:<18} {finding}")
+
+
+def main() -> NoReturn:
+    """Runs the command line and always leaves by SystemExit with a code of the table above."""
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, _leave)
+    try:
+        code = app(standalone_mode=False)
+    except _ParsingError as error:
+        error.show()
+        code = UsageError.exit_code
+    except PydriftError as error:
+        print(f"pydrift: {error}", file=sys.stderr)
+        code = error.exit_code
+    except OSError as error:
+        print(f"pydrift: {error}", file=sys.stderr)
+        code = _RUNTIME_FAILURE
+    except Exception:
+        traceback.print_exc()
+        print("pydrift: this is a failure of pydrift or of its surroundings, not a finding", file=sys.stderr)
+        code = _RUNTIME_FAILURE
+    raise SystemExit(code or 0)
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Ends at once, without waiting for threads in mid-training: every write is atomic, so nothing is half-written."""
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{show_cursor}pydrift: {signal.Signals(signal_number).name}\n".encode())
+    os._exit(128 + signal_number)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given, so that the defaults stand in one place: DriftAuditor."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _holdout(source: str) -> Any:
+    """The test split for the baselines; the reference data itself where there is none."""
+    from pydrift.data import load_data
+
+    try:
+        return load_data(source, "test")
+    except UsageError:
+        return load_data(source)
+
+
+def _test_accuracy(module: Any, source: str) -> str:
+    from pydrift.data import load_data
+    from pydrift.training import predict
+
+    try:
+        test = load_data(source, "test")
+    except UsageError:  # a source without a test split
+        return ""
+    return f", on the test set {float((predict(module, test.x) == test.y).float().mean()):.2%}"
+
+
+def _input_shape(arch: str, given: str | None) -> tuple[int, int, int]:
+    from pydrift.arch import parse
+
+    if given is None:
+        try:
+            return parse(arch).input_shape
+        except UsageError as error:
+            raise UsageError(f"{arch} does not say its input shape; give --shape CxHxW") from error
+    parts = given.split("x")
+    if len(parts) != 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise UsageError(f"--shape must be CxHxW, for example 1x28x28, got {given!r}")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def _print_report(report: DriftReport) -> None:
+    from rich.console import Console
+
+    from pydrift.report import render_terminal
+
+    render_terminal(report, Console())

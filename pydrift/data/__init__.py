@@ -1,0 +1,7 @@
+"""Labelled images: from the standard on-disk layouts, from arrays and data loaders, and with planted drifts."""
+
+from pydrift.data.images import LabelledImages, as_images
+from pydrift.data.plant import plant
+from pydrift.data.sources import load_data
+
+__all__ = ["LabelledImages", "as_images", "load_data", "plant"]

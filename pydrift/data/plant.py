@@ -1,0 +1,168 @@
+"""Planted drifts: data in which one class means something else, for tests, demonstrations and benchmarks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.random import Generator, Philox
+from torch import Tensor
+
+from pydrift.data.images import LabelledImages
+from pydrift.data.sources import load_data
+from pydrift.errors import UsageError
+from pydrift.store import sha256_bytes
+
+_PATCH = 3  # pixels, square, white, in the lower right corner
+
+
+def plant(data: LabelledImages, spec: str, seed: int) -> LabelledImages:
+    """Returns a copy of `data` with the drift that `spec` describes; the source of the copy says so.
+
+    swap:A,B              the labels A and B are exchanged
+    relabel:A,B,FRACTION  that fraction of class A's images is labelled B
+    flip:A                class A is mirrored left to right
+    darken:A,FACTOR       class A's pixels are multiplied by FACTOR, in [0, 1)
+    patch:A,FRACTION      that fraction of class A's images gets a white 3x3 patch in the lower right corner
+    backdoor:A,FRACTION   that fraction of all images, of any class, gets the patch and the label A
+    noise:SIGMA           Gaussian noise is added to all images, the result is clipped to [0, 1]
+    expand:A,DATA,B       the images of class B of the data spec DATA (its train split) are added as class A
+
+    A and B are class names or indices; a name wins over an index. FRACTION is in (0, 1]. The result is a function of
+    `data`, `spec` and `seed` alone. UsageError says what is wrong with a spec.
+    """
+    kind, _, text = spec.partition(":")
+    if kind not in _KINDS:
+        raise UsageError(f"unknown kind of drift {kind!r}; known are {', '.join(_KINDS)}")
+    form, apply = _KINDS[kind]
+    count = form.count(",") + 1
+    # DATA may hold commas, so what is between the first and the last belongs to it.
+    arguments = _split_outer(text) if kind == "expand" else text.split(",")
+    if len(arguments) != count or not all(arguments):
+        raise UsageError(f"{spec!r} does not have the form {kind}:{form}")
+    rng = Generator(Philox(int(sha256_bytes(f"plant {seed} {spec}".encode())[:32], 16)))
+    x, y = apply(data, arguments, rng)
+    return LabelledImages(x, y, data.class_names, f"{data.source} + {spec}")
+
+
+def _split_outer(text: str) -> list[str]:
+    first, _, rest = text.partition(",")
+    middle, _, last = rest.rpartition(",")
+    return [first, middle, last]
+
+
+def _class(data: LabelledImages, text: str) -> int:
+    if text in data.class_names:
+        return data.class_names.index(text)
+    if text.isascii() and text.isdigit() and int(text) < data.num_classes:
+        return int(text)
+    names = ", ".join(data.class_names[:20]) + (", ..." if data.num_classes > 20 else "")
+    raise UsageError(f"{data.source}: no class {text!r}; give an index in 0..{data.num_classes - 1} or one of {names}")
+
+
+def _two_classes(data: LabelledImages, a: str, b: str) -> tuple[int, int]:
+    first, second = _class(data, a), _class(data, b)
+    if first == second:
+        raise UsageError(f"the classes {a} and {b} are the same")
+    return first, second
+
+
+def _number(text: str, name: str, bounds: str, inside: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not inside(value):
+        raise UsageError(f"{name} must be a number in {bounds}, got {text!r}")
+    return value
+
+
+def _draw(indices: Tensor, fraction: str, rng: Generator) -> Tensor:
+    """`fraction` of the indices, rounded, without replacement, in ascending order."""
+    share = _number(fraction, "FRACTION", "(0, 1]", lambda value: 0 < value <= 1)
+    count = round(share * len(indices))
+    if count == 0:
+        raise UsageError(f"{fraction} of {len(indices)} images is none")
+    return indices[torch.from_numpy(np.sort(rng.permutation(len(indices))[:count]))]
+
+
+def _members(data: LabelledImages, label: int) -> Tensor:
+    return torch.nonzero(data.y == label).flatten()
+
+
+def _patched(x: Tensor, indices: Tensor) -> Tensor:
+    x = x.clone()
+    x[indices, :, -_PATCH:, -_PATCH:] = 1.0
+    return x
+
+
+def _swap(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
+    a, b = _two_classes(data, arguments[0], arguments[1])
+    y = data.y.clone()
+    y[data.y == a] = b
+    y[data.y == b] = a
+    return data.x, y
+
+
+def _relabel(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
+    a, b = _two_classes(data, arguments[0], arguments[1])
+    y = data.y.clone()
+    y[_draw(_members(data, a), arguments[2], rng)] = b
+    return data.x, y
+
+
+def _flip(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
+    chosen = _members(data, _class(data, arguments[0]))
+    x = data.x.clone()
+    x[chosen] = data.x[chosen].flip(-1)
+    return x, data.y
+
+
+def _darken(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
+    factor = _number(arguments[1], "FACTOR", "[0, 1)", lambda value: 0 <= value < 1)
+    x = data.x.clone()
+    x[_members(data, _class(data, arguments[0]))] *= factor
+    return x, data.y
+
+
+def _patch(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
+    chosen = _draw(_members(data, _class(data, arguments[0])), arguments[1], rng)
+    return _patched(data.x, chosen), data.y
+
+
+def _backdoor(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
+    target = _class(data, arguments[0])
+    chosen = _draw(torch.arange(len(data)), arguments[1], rng)
+    y = data.y.clone()
+    y[chosen] = target
+    return _patched(data.x, chosen), y
+
+
+def _noise(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
+    sigma = _number(arguments[0], "SIGMA", "(0, inf)", lambda value: 0 < value < math.inf)
+    noise = torch.from_numpy(rng.standard_normal(tuple(data.x.shape), dtype=np.float32))
+    return (data.x + sigma * noise).clamp(0, 1), data.y
+
+
+def _expand(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
+    label = _class(data, arguments[0])
+    other = load_data(arguments[1])
+    if other.input_shape != data.input_shape:
+        shapes = ["x".join(str(n) for n in shape) for shape in (other.input_shape, data.input_shape)]
+        raise UsageError(f"the images of {arguments[1]} are {shapes[0]}, those of {data.source} are {shapes[1]}")
+    added = other.x[_members(other, _class(other, arguments[2]))]
+    return torch.cat([data.x, added]), torch.cat([data.y, torch.full((len(added),), label)])
+
+
+_KINDS: dict[str, tuple[str, Callable[[LabelledImages, list[str], Generator], tuple[Tensor, Tensor]]]] = {
+    "swap": ("A,B", _swap),
+    "relabel": ("A,B,FRACTION", _relabel),
+    "flip": ("A", _flip),
+    "darken": ("A,FACTOR", _darken),
+    "patch": ("A,FRACTION", _patch),
+    "backdoor": ("A,FRACTION", _backdoor),
+    "noise": ("SIGMA", _noise),
+    "expand": ("A,DATA,B", _expand),
+}

@@ -1,0 +1,217 @@
+"""Data by name: scikit-learn's digits and the standard on-disk layouts, each checked before it is used."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pydrift.data.cifar import load_cifar10
+from pydrift.data.images import LabelledImages, checked_images, checked_labels
+from pydrift.errors import InputRefused, UsageError
+from pydrift.store import read_file
+
+_MAX_BYTES = 4 << 30  # of a data file, and of what is unpacked from it
+_MAX_IMAGE_FILE = 64 << 20
+_MAX_PIXELS = 4096 * 4096
+_IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP", "TIFF")
+
+DIGITS = tuple("0123456789")
+FASHION = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+
+
+def load_data(spec: str, split: str = "train") -> LabelledImages:
+    """Loads a data set by its spec; `split` is "train" or "test".
+
+    digits             scikit-learn's 1,797 digits, 1x8x8; every fifth image of each class is the test split
+    mnist:DIR          idx files, plain or .gz, in DIR/MNIST/raw or DIR
+    fashion-mnist:DIR  the same in DIR/FashionMNIST/raw or DIR
+    cifar10:DIR        the python batches in DIR/cifar-10-batches-py or DIR
+    npz:FILE           arrays x and y, for the test split x_test and y_test, optionally class_names (strings);
+                       x as `as_images` takes it; no pickled arrays
+    folder:DIR         a sub-folder of images per class, in DIR or in DIR/train and DIR/test; the classes are sorted by
+                       name; all images have the same size and are all grey or all RGB
+
+    UsageError: unknown spec, no such file, no test split. InputRefused: damaged or unusable data, by file and index.
+    """
+    name, _, argument = spec.partition(":")
+    if split not in ("train", "test"):
+        raise UsageError(f'split must be "train" or "test", got {split!r}')
+    if name not in _SOURCES or (name == "digits") != (argument == ""):
+        raise UsageError(
+            f"unknown data {spec!r}; "
+            "known are digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE and folder:DIR"
+        )
+    return _SOURCES[name](Path(argument), split)
+
+
+def _load_digits(_: Path, split: str) -> LabelledImages:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    is_test = np.zeros(len(bunch.target), bool)
+    for label in range(10):  # by class, because the images come in the order 0, 1, ..., 9, 0, 1, ...
+        is_test[np.flatnonzero(bunch.target == label)[4::5]] = True
+    chosen = is_test == (split == "test")
+    return checked_images((bunch.images / 16)[chosen], bunch.target[chosen], DIGITS, f"digits ({split})")
+
+
+def _load_mnist(folder: Path, split: str) -> LabelledImages:
+    return _load_idx(folder, "MNIST", split, DIGITS)
+
+
+def _load_fashion_mnist(folder: Path, split: str) -> LabelledImages:
+    return _load_idx(folder, "FashionMNIST", split, FASHION)
+
+
+def _load_idx(folder: Path, name: str, split: str, class_names: tuple[str, ...]) -> LabelledImages:
+    stem = {"train": "train", "test": "t10k"}[split]
+    images_file = _find_idx(folder, name, f"{stem}-images-idx3-ubyte")
+    images = _read_idx(images_file, dimensions=3)
+    labels = _read_idx(_find_idx(folder, name, f"{stem}-labels-idx1-ubyte"), dimensions=1)
+    if images.shape[1:] != (28, 28):
+        raise InputRefused(f"{images_file}: images must be 28x28, got {images.shape[1]}x{images.shape[2]}")
+    return checked_images(images, labels, class_names, str(images_file))
+
+
+def _find_idx(folder: Path, name: str, file: str) -> Path:
+    candidates = [base / (file + end) for base in (folder / name / "raw", folder) for end in ("", ".gz")]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise UsageError(f"{folder}: neither {name}/raw/{file}[.gz] nor {file}[.gz] is there")
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An idx file of unsigned bytes: 0, 0, type 8, number of dimensions, the sizes (big endian), the bytes."""
+    raw = read_file(path, _MAX_BYTES)
+    file = gzip.GzipFile(fileobj=io.BytesIO(raw)) if path.suffix == ".gz" else io.BytesIO(raw)
+    header_size = 4 + 4 * dimensions
+    try:
+        header = file.read(header_size)
+        if header[:4] != bytes((0, 0, 8, dimensions)) or len(header) != header_size:
+            raise InputRefused(f"{path}: not an idx file of {dimensions}-dimensional unsigned bytes")
+        shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, header_size, 4)]
+        size = int(np.prod(shape, dtype=object))
+        if size > _MAX_BYTES:
+            raise InputRefused(f"{path}: claims {size} bytes, the limit is {_MAX_BYTES}")
+        data = file.read(size + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputRefused(f"{path}: damaged: {error}") from error
+    if len(data) != size:
+        relation = "more" if len(data) > size else "fewer"
+        raise InputRefused(f"{path}: {relation} bytes than its header says ({size} for shape {shape})")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _load_npz(path: Path, split: str) -> LabelledImages:
+    raw = read_file(path, _MAX_BYTES)
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MAX_BYTES:
+            raise InputRefused(f"{path}: unpacks to {size} bytes, the limit is {_MAX_BYTES}")
+        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+            wanted = [name for name in ("x", "y", "x_test", "y_test", "class_names") if name in file.files]
+            arrays = {name: file[name] for name in wanted}
+            found = ", ".join(file.files)
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("an entry has no npy header")
+    except InputRefused:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        raise InputRefused(f"{path}: not an npz file of plain arrays: {error}") from error
+    if not {"x", "y"} <= arrays.keys():
+        raise InputRefused(f"{path}: needs the arrays x and y, has {found}")
+    if split == "test" and not {"x_test", "y_test"} <= arrays.keys():
+        raise UsageError(f"{path}: no test split: it needs the arrays x_test and y_test")
+    source = f"{path} ({split})"
+    end = "_test" if split == "test" else ""
+    return checked_images(arrays["x" + end], arrays["y" + end], _npz_class_names(arrays, source), source)
+
+
+def _npz_class_names(arrays: dict[str, np.ndarray], source: str) -> tuple[str, ...]:
+    """Those of the file, or as many numbers as the labels of both splits need, so that the splits agree."""
+    names = arrays.get("class_names")
+    if names is not None:
+        if names.ndim != 1 or names.dtype.kind != "U":
+            raise InputRefused(f"{source}: class_names must be strings [K], got {names.dtype} {list(names.shape)}")
+        return tuple(str(name) for name in names)
+    labels = [checked_labels(arrays[key], None, f"{source}: {key}") for key in ("y", "y_test") if key in arrays]
+    return tuple(str(i) for i in range(1 + max(int(part.max(initial=-1)) for part in labels)))
+
+
+def _load_folder(folder: Path, split: str) -> LabelledImages:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    has_splits = (folder / "train").is_dir()
+    train = folder / "train" if has_splits else folder
+    chosen = train if split == "train" else folder / "test"
+    if split == "test" and not (has_splits and chosen.is_dir()):
+        raise UsageError(f"{folder}: no test split: it needs the sub-folders train and test")
+    class_names = _visible(train)
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    for name in _visible(chosen):
+        if name not in class_names:
+            raise InputRefused(f"{chosen / name}: not a class of {train}")
+        for file in _visible(chosen / name):
+            images.append(_read_image(chosen / name / file))
+            labels.append(class_names.index(name))
+            if images[-1].shape != images[0].shape:
+                raise InputRefused(
+                    f"{chosen / name / file}: {_described(images[-1])}, but the first image is {_described(images[0])}"
+                )
+            if len(images) * images[0].size > _MAX_BYTES:
+                raise InputRefused(f"{chosen}: more than {_MAX_BYTES} bytes of pixels")
+    if not images:
+        raise InputRefused(f"{chosen}: no images")
+    return checked_images(np.stack(images), np.array(labels), class_names, str(chosen))
+
+
+def _visible(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise InputRefused(f"{folder}: not a folder of images, one sub-folder per class is expected")
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """uint8 [C, H, W]."""
+    from PIL import Image
+
+    raw = read_file(path, _MAX_IMAGE_FILE)
+    try:
+        with Image.open(io.BytesIO(raw), formats=_IMAGE_FORMATS) as image:
+            if image.width * image.height > _MAX_PIXELS:  # known from the header, before anything is decoded
+                raise InputRefused(f"{path}: {image.width}x{image.height} pixels, the limit is {_MAX_PIXELS} in all")
+            if image.mode not in ("L", "RGB"):
+                raise InputRefused(f"{path}: mode {image.mode}; save it as 8-bit grey (L) or RGB")
+            pixels = np.asarray(image)
+    except InputRefused:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types
+        raise InputRefused(f"{path}: not an image that can be read: {error}") from error
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _described(image: np.ndarray) -> str:
+    channels, height, width = image.shape
+    return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
+
+
+_SOURCES: dict[str, Callable[[Path, str], LabelledImages]] = {
+    "digits": _load_digits,
+    "mnist": _load_mnist,
+    "fashion-mnist": _load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "npz": _load_npz,
+    "folder": _load_folder,
+}

@@ -1,0 +1,20 @@
+"""What an inversion attack is: a small value object that turns a classifier into gray data."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from pydrift.classifier import Classifier
+from pydrift.gray import GrayData
+
+
+class InversionAttack(Protocol):
+    """One file an attack, one frozen dataclass in it. Its fields are its settings and are written into every report."""
+
+    def invert(self, classifier: Classifier, restarts: int, seed: int) -> GrayData:
+        """Gray data of all classes, `restarts` images each: a pure function of settings and arguments."""
+        ...
+
+    def settings(self, input_shape: tuple[int, int, int]) -> dict[str, Any]:
+        """Every number that shapes the result for images of this shape, as plain JSON values."""
+        ...

@@ -1,0 +1,139 @@
+"""Gradient ascent on the class log-probability with image priors.
+
+The idea is MIFace (Fredrikson, Jha, Ristenpart: "Model Inversion Attacks that Exploit Confidence Information and Basic
+Countermeasures", CCS 2015) with its stop rule as published: stop once the confidence is reached, or once the cost no
+longer falls. Total-variation and L2 priors and the jitter follow DeepInversion (Yin et al., CVPR 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pydrift.classifier import Classifier
+from pydrift.errors import UsageError
+from pydrift.gray import GrayData
+from pydrift.noise import Phase, integers, uniform, words
+from pydrift.ops import ascent_update
+
+_BLOCK = 160  # images ascended together: fixed, because a convolution's last bits may depend on the batch
+
+
+@dataclass(frozen=True)
+class GradientAscent:
+    """Ascends log p(class | x) - tv_weight * TV(x) - l2_weight * |x|^2 over images in [0, 1].
+
+    steps                 at most
+    learning_rate         Adam's, in units of the pixel range
+    tv_weight             of the sum of squared differences between neighbouring pixels
+    l2_weight             of the sum of squared pixels
+    jitter                each step sees the image rolled by up to this many pixels each way; None: 2 at 28 pixels a
+                          side, in proportion for others
+    start_contrast        starts are 0.5 + start_contrast * uniform(-0.5, 0.5)
+    confidence_threshold  a restart stops once its probability of the class reaches this; above 1: never
+    patience              ... or once its cost (1 - probability) has not fallen for this many steps
+    """
+
+    steps: int = 100
+    learning_rate: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    tv_weight: float = 1e-3
+    l2_weight: float = 1e-3
+    jitter: int | None = None
+    start_contrast: float = 0.2
+    confidence_threshold: float = 0.9999
+    patience: int = 25
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.patience < 1:
+            raise UsageError(f"inversion: steps and patience must be >= 1, got {self.steps} and {self.patience}")
+        if self.jitter is not None and self.jitter < 0:
+            raise UsageError(f"inversion: jitter must be >= 0, got {self.jitter}")
+
+    def settings(self, input_shape: tuple[int, int, int]) -> dict[str, Any]:
+        return {"attack": "gradient_ascent", **asdict(self), "jitter": self._jitter(input_shape)}
+
+    def invert(self, classifier: Classifier, restarts: int, seed: int) -> GrayData:
+        """Gray data of every class. Restart r of class c starts from the same noise whatever the model, so that two
+        models differ by what they have learnt and not by their starts."""
+        classes = classifier.num_classes
+        label = np.repeat(np.arange(classes), restarts)
+        restart = np.tile(np.arange(restarts), classes)
+        blocks = [
+            self._ascend(classifier, label[i : i + _BLOCK], restart[i : i + _BLOCK], seed)
+            for i in range(0, len(label), _BLOCK)
+        ]
+        images, confidence, steps = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))
+        return GrayData(
+            images.reshape(classes, restarts, *classifier.input_shape),
+            confidence.reshape(classes, restarts),
+            steps.reshape(classes, restarts),
+        )
+
+    def _ascend(
+        self, classifier: Classifier, label: np.ndarray, restart: np.ndarray, seed: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """-> images [N, C, H, W], confidence [N], steps [N] of one block of restarts."""
+        device, shape, count = classifier.device, classifier.input_shape, len(label)
+        noise = uniform(words(seed, Phase.START, int(np.prod(shape)), label=label, restart=restart))
+        x = torch.from_numpy(0.5 + self.start_contrast * (noise - 0.5)).to(device, torch.float32).view(count, *shape)
+        shift = self._shifts(label, restart, seed, shape).to(device)  # [steps, N, 2]
+        labels = torch.from_numpy(label).to(device)
+        first, second = torch.zeros_like(x), torch.zeros_like(x)
+        best_cost = torch.full((count,), torch.inf, device=device)
+        stale = torch.zeros(count, dtype=torch.int32, device=device)
+        steps = torch.zeros(count, dtype=torch.int32, device=device)
+        active = torch.ones(count, dtype=torch.bool, device=device)
+        for step in range(self.steps):
+            log_probability, gradient = classifier.log_probability_gradient(_roll(x, shift[step]), labels)
+            ascent_update(
+                x,
+                _roll(gradient, -shift[step]),
+                first,
+                second,
+                log_probability,
+                best_cost,
+                stale,
+                steps,
+                active,
+                optimizer="adam",
+                learning_rate=self.learning_rate,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                epsilon=self.epsilon,
+                tv_weight=self.tv_weight,
+                l2_weight=self.l2_weight,
+                lower=0.0,
+                upper=1.0,
+                confidence_threshold=self.confidence_threshold,
+                patience=self.patience,
+            )
+            if not active.any():
+                break
+        probability = classifier.logits(x).softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        return x, probability, steps
+
+    def _jitter(self, input_shape: tuple[int, int, int]) -> int:
+        return round(min(input_shape[1:]) / 14) if self.jitter is None else self.jitter
+
+    def _shifts(self, label: np.ndarray, restart: np.ndarray, seed: int, shape: tuple[int, int, int]) -> Tensor:
+        """int64 [steps, N, 2]: how far each image is rolled down and to the right at each step."""
+        jitter = self._jitter(shape)
+        step = np.arange(self.steps)[:, None]
+        bits = words(seed, Phase.JITTER, 2, label=label[None], restart=restart[None], step=step)
+        return torch.from_numpy(integers(bits, -jitter, jitter))
+
+
+def _roll(x: Tensor, shift: Tensor) -> Tensor:
+    """Each image of x [N, C, H, W] rolled by its own shift [N, 2]: a permutation of pixels, undone by -shift."""
+    count, channels, height, width = x.shape
+    row = (torch.arange(height, device=x.device) - shift[:, :1]) % height  # [N, H]
+    column = (torch.arange(width, device=x.device) - shift[:, 1:]) % width  # [N, W]
+    pixel = (row[:, :, None] * width + column[:, None, :]).view(count, 1, -1).expand(-1, channels, -1)
+    return x.view(count, channels, -1).gather(2, pixel).view_as(x)

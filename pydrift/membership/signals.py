@@ -1,0 +1,31 @@
+"""The per-example statistics that membership inference is made of, computed stably from logits.
+
+Each takes logits float32 [N, K] and labels int64 [N] and returns float32 [N].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p_y, in [0, inf). Members have a low one (Yeom et al., "Privacy Risk in Machine Learning", CSF 2018)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """p_y, in [0, 1]."""
+    return logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+
+
+def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """log p_y - log(1 - p_y), without ever forming 1 - p_y.
+
+    It equals z_y - logsumexp over the other classes' logits, so it stays exact where p_y rounds to 0 or 1.
+    The statistic of LiRA (Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022).
+    """
+    label = labels[:, None]
+    others = logits.scatter(1, label, -torch.inf)
+    return logits.gather(1, label)[:, 0] - others.logsumexp(dim=1)

@@ -1,0 +1,7 @@
+"""The native operations, one thin typed function each. Where a library did not load, the same function runs the plain
+torch of `pydrift.ops.reference`, after one warning; `native_status()` says why."""
+
+from pydrift.ops.ascent_update import ascent_update
+from pydrift.ops.native import NativeStatus, native_status
+
+__all__ = ["NativeStatus", "ascent_update", "native_status"]

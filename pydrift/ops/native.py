@@ -1,0 +1,111 @@
+"""Loads the native libraries and knows what became of it."""
+
+import functools
+import importlib
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class NativeStatus:
+    """What of the native code is in use.
+
+    cpu, cuda: whether the library for that device is loaded (for CUDA whether or not there is a GPU).
+    reasons: one sentence for each library that is not, or for a setting that cannot be met.
+    build: facts of the build (compiler, versions) and `simd`, the CPU variant in use; empty without the build.
+    """
+
+    cpu: bool
+    cuda: bool
+    reasons: tuple[str, ...] = ()
+    build: dict[str, str] = field(default_factory=dict)
+
+    def describe(self, device_type: str) -> str:
+        """What runs on "cpu" or "cuda": "cpu (avx512)", "cuda", or "none (plain torch): " and the reasons."""
+        if device_type == "cpu" and self.cpu:
+            return f"cpu ({self.build.get('simd') or 'variant unknown'})"
+        if device_type == "cuda" and self.cuda:
+            return "cuda"
+        return f"none (plain torch): {'; '.join(self.reasons)}"
+
+
+def _why_not_loaded(device: str) -> str | None:
+    """Loads the library of a device. Returns None, or why it could not."""
+    library = _PACKAGE / f"libpydrift_{device}.so"
+    if not library.exists():
+        return (
+            f"{library.name} was not built: the install found no {'CUDA' if device == 'cuda' else 'C++'} compiler, "
+            "or was told not to build"
+        )
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return f"{library.name} does not load: {error}"
+    return None
+
+
+@functools.cache
+def _load() -> NativeStatus:
+    if os.environ.get("PYDRIFT_NATIVE") == "0":
+        return NativeStatus(False, False, ("the environment variable PYDRIFT_NATIVE=0 turns the native code off",))
+    cpu = _why_not_loaded("cpu")
+    if cpu is not None:
+        cuda: str | None = "libpydrift_cuda.so needs libpydrift_cpu.so"
+    elif torch.version.cuda is None:
+        cuda = "libpydrift_cuda.so is not used: this torch is built without CUDA"
+    else:
+        cuda = _why_not_loaded("cuda")
+    reasons = tuple(reason for reason in (cpu, cuda) if reason is not None)
+    build: dict[str, str] = {}
+    try:
+        build = _module().build_info()
+    except ImportError as error:
+        reasons += (f"the build's facts are not available: {error}",)
+    return NativeStatus(cpu is None, cuda is None, reasons, build)
+
+
+def _module() -> Any:
+    return importlib.import_module("pydrift._native")
+
+
+def native_status() -> NativeStatus:
+    """What of the native code is in use, and why not all of it."""
+    status = _load()
+    if not status.build:
+        return status
+    reasons, simd = status.reasons, ""
+    try:
+        simd = _module().chosen_simd()  # follows PYDRIFT_SIMD, which may change between calls
+    except ValueError as error:
+        reasons += (str(error),)
+    return NativeStatus(status.cpu, status.cuda, reasons, {**status.build, "simd": simd})
+
+
+@functools.cache
+def _warn_plain_path(device_type: str) -> None:
+    reasons = "; ".join(_load().reasons)
+    warnings.warn(f"pydrift runs on plain torch on {device_type}, more slowly: {reasons}", RuntimeWarning, stacklevel=4)
+
+
+def native_op(name: str, device: torch.device) -> Callable[..., Any] | None:
+    """The operation pydrift::`name` if it has a native implementation for `device`; else None, after one warning."""
+    status = _load()
+    if (status.cpu and device.type in ("cpu", "meta")) or (status.cuda and device.type == "cuda"):
+        op: Callable[..., Any] = getattr(torch.ops.pydrift, name)
+        return op
+    _warn_plain_path(device.type)
+    return None
+
+
+def register_fake(name: str, fake: Callable[..., Any]) -> None:
+    """Registers the shape function of pydrift::`name`, where the library that defines the operation is loaded."""
+    if _load().cpu:
+        torch.library.register_fake(f"pydrift::{name}", fake)

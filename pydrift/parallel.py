@@ -1,0 +1,44 @@
+"""One model per thread, and no threads inside an operation.
+
+Small networks gain little from torch's intra-op threads and lose a lot on shared cores, where waiting threads spin.
+So independent models run side by side, each on one thread, and their bits do not depend on how many run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function` of every item, in order, computed by as many threads as torch has been given.
+
+    Inside, torch runs with one intra-op thread; the caller's setting comes back when the iterator ends or is closed.
+    After an exception no further item is begun. `function` must not draw from torch's global generator.
+    """
+    with _one_intra_op_thread() as threads, ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+@contextmanager
+def _one_intra_op_thread() -> Iterator[int]:
+    """Yields the number of threads that torch had."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # new threads take it over when they first run an operation
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,123 @@
+"""The result in words and numbers, said the same way in HTML and on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydrift.result import Baselines, DriftReport
+    from pydrift.verdict import ClassVerdict
+
+NAME_LIMIT = 60  # characters of a class name that are shown
+SYMBOL = {"stable": "●", "drift": "▲", "inconclusive": "◆"}  # a verdict is never told by colour alone
+BENIGN = {"retrain": "benign retraining", "finetune": "benign fine-tuning"}
+NAMED_CLASSES = 4  # a headline names so many classes and counts the rest
+NO_DATA = "not measured: no data given"
+
+
+def printable(text: str, limit: int) -> str:
+    """`text` in at most `limit` characters, with control, bidirectional and surrogate characters as visible escapes.
+
+    Names come from files that others wrote: a terminal must not obey them, and a page must stay valid XML and UTF-8.
+    """
+    head = text[: limit + 1]  # an escape is never shorter than its character, so the rest could not be shown
+    seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
+    return seen if len(seen) <= limit else seen[: limit - 3] + "..."
+
+
+def by_p(report: DriftReport) -> list[ClassVerdict]:
+    """The classes, smallest adjusted p first, untested ones last; ties by p, then by the effect, then by index."""
+
+    def key(c: ClassVerdict) -> tuple[float, float, float, int]:
+        last = float("inf")
+        p, adjusted, effect = (last if v is None else v for v in (c.p_value, c.p_adjusted, c.effect))
+        return adjusted, p, effect, c.index
+
+    return sorted(report.classes, key=key)
+
+
+def class_label(c: ClassVerdict) -> str:
+    """`class 3 ("dress")`, or `class 3` where the name is only the number."""
+    name = printable(c.name, NAME_LIMIT)
+    return f"class {c.index}" if name == str(c.index) else f'class {c.index} ("{name}")'
+
+
+def headline(report: DriftReport) -> str:
+    """The verdict as one sentence."""
+    if report.verdict == "stable":
+        return f"Stable: no class's concept changed more than {BENIGN[report.null.kind]} changes it."
+    if report.verdict == "inconclusive":
+        return "Inconclusive: this audit can neither find nor rule out drift."
+    drifted = [class_label(c) for c in by_p(report) if c.verdict == "drift"]
+    if len(drifted) == 1:
+        return f"Drift: the new model's concept of {drifted[0]} has changed."
+    named, more = drifted[:NAMED_CLASSES], len(drifted) - NAMED_CLASSES
+    listed = ", ".join(named) + (f" and {more} more" if more > 0 else "")
+    return f"Drift: the new model's concept of {len(drifted)} classes has changed: {listed}."
+
+
+def advice(report: DriftReport) -> str:
+    """What the verdict means for the decision to promote the new model."""
+    if report.verdict == "drift":
+        return (
+            "Before promoting, look at the named classes: at their gray images and at labelled examples. "
+            "The audit says that a concept changed, not that it became worse: an intended change also reads as drift, "
+            "and then calls for a new base model and a new calibration."
+        )
+    if report.verdict == "stable":
+        return (
+            "This audit gives no reason to hold the new model back. It is not proof that nothing changed: "
+            "see what this calibration can detect, and what the method cannot show."
+        )
+    return "This is neither a pass nor a failure. The reasons say what is missing; repeat the audit when it is there."
+
+
+def accuracy_remark(report: DriftReport) -> str | None:
+    """Whether test accuracy agrees with the verdict; None where it was not measured."""
+    p = report.baselines.accuracy_p_value
+    if p is None:
+        return None
+    differs = p <= report.alpha
+    if report.verdict == "drift":
+        return (
+            "Test accuracy differs too."
+            if differs
+            else f"Test accuracy alone would not have shown this: its difference has p = {p_text(p)}."
+        )
+    return f"Test accuracy differs {'(' if differs else 'no more than chance explains ('}p = {p_text(p)})."
+
+
+def baseline_rows(b: Baselines) -> list[tuple[str, str]]:
+    """Name and value of each figure a team would look at without pydrift."""
+
+    def percent(value: float | None) -> str:
+        return NO_DATA if value is None else f"{100 * value:.2f} %"
+
+    weights = b.relative_weight_change
+    return [
+        ("accuracy, base model", percent(b.accuracy_base)),
+        ("accuracy, new model", percent(b.accuracy_production)),
+        ("p of the accuracy difference", NO_DATA if b.accuracy_p_value is None else p_text(b.accuracy_p_value)),
+        ("disagreement of the two models", percent(b.disagreement)),
+        (
+            "relative weight change",
+            "not measured: the architectures differ" if weights is None else f"{weights:.3g}",
+        ),
+    ]
+
+
+def p_text(p: float | None) -> str:
+    return "n/a" if p is None else f"{p:.3g}"
+
+
+def effect_text(effect: float | None) -> str:
+    """An effect with its sign, two decimals (three digits from a thousand on)."""
+    if effect is None:
+        return "n/a"
+    if abs(effect) < 0.005:
+        return "0.00"
+    return f"{effect:+.2f}" if abs(effect) < 1000 else f"{effect:+.3g}"
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    return "n/a" if interval is None else f"{effect_text(interval[0])} to {effect_text(interval[1])}"

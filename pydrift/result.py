@@ -1,0 +1,174 @@
+"""What an audit returns: frozen, typed values, written by `audit`, read by `report`, the command line and the user."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydrift.errors import InputRefused
+from pydrift.gray import GrayData
+from pydrift.store import to_strict_json, write_atomic
+from pydrift.verdict import ClassVerdict
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class NullSummary:
+    """How the null distribution was made: K benign models and how they were drawn."""
+
+    kind: str  # "retrain" | "finetune"
+    shadows: int
+    draw: str  # in words, e.g. "20000 of 60000 images without replacement"
+    shadow_accuracy: tuple[float, ...]  # of each shadow on reference images it did not see
+    smallest_effect: float | None  # the least effect, in null standard deviations, that this null can call drift
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What a team would look at without pydrift. Accuracies and disagreement need data, the weight change does not."""
+
+    accuracy_base: float | None = None
+    accuracy_production: float | None = None
+    accuracy_p_value: float | None = None  # exact McNemar test on the same images
+    disagreement: float | None = None  # share of images on which the two models predict different classes
+    relative_weight_change: float | None = None  # |w_new - w_base| / |w_base|, None where the architectures differ
+    images: int | None = None  # how many images the data-based figures were computed on
+    data: str | None = None  # where they came from
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the result comes from, enough to repeat it."""
+
+    pydrift: str
+    torch: str
+    device: str
+    native: str  # which library ran the ascent update, e.g. "cpu (avx512)" or "none (plain torch): reason"
+    path_base: str  # "fused" | "generic: reason"
+    path_production: str
+    seed: int
+    base_sha256: str
+    production_sha256: str
+    data_sha256: str | None
+    base: str  # file name or class name
+    production: str
+    data: str | None
+    settings: dict[str, Any]  # inversion, recipe, restarts: every number that shaped the result
+    seconds: dict[str, float] = field(default_factory=dict)  # per phase; the only part that a re-run may change
+    command: str | None = None  # the command line that made it
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """The result of one audit.
+
+    `verdict` is "stable", "drift" or "inconclusive"; `reasons` says in words what a bare verdict would hide.
+    `p_value` is the smallest Holm-adjusted p over the classes (None where no class could be tested).
+    """
+
+    verdict: str
+    p_value: float | None
+    alpha: float
+    reasons: tuple[str, ...]
+    classes: tuple[ClassVerdict, ...]
+    gray_base: GrayData
+    gray_production: GrayData
+    null: NullSummary
+    baselines: Baselines
+    provenance: Provenance
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report without the gray images, as plain JSON values."""
+        parts = {
+            name: getattr(self, name)
+            for name in ("verdict", "p_value", "alpha", "reasons", "classes", "null", "baselines", "provenance")
+        }
+        plain = {k: _plain(v) for k, v in parts.items()}
+        gray = {
+            name: {"confidence": value.confidence.tolist(), "steps": value.steps.tolist()}
+            for name, value in (("base", self.gray_base), ("production", self.gray_production))
+        }
+        return {"schema_version": SCHEMA_VERSION, **plain, "gray": gray}
+
+    def to_json(self) -> str:
+        """One strict JSON document (no NaN), without the images."""
+        return to_strict_json(self.to_dict())
+
+    def save(self, folder: str | Path, images: bool = True) -> None:
+        """Writes gray.npz (arrays base, production), report.html and report.json into `folder`, each atomically.
+
+        `images=False` leaves the gray images out everywhere; a gray.npz that was there is removed.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if images:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, base=self.gray_base.images, production=self.gray_production.images)
+            write_atomic(folder / "gray.npz", buffer.getvalue())
+        else:
+            (folder / "gray.npz").unlink(missing_ok=True)
+        self.save_html(folder / "report.html", images)
+        write_atomic(folder / "report.json", self.to_json().encode())
+
+    def save_html(self, path: str | Path, images: bool = True) -> None:
+        """Writes one HTML file; `images=False` leaves the gray images out (they may reveal training data)."""
+        from pydrift.report import render_html
+
+        write_atomic(Path(path), render_html(self, images=images).encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> DriftReport:
+        """Reads a report back from the folder that `save` wrote, or from its report.json.
+
+        Where gray.npz is not beside the JSON, the gray images come back empty (shape [classes, 0, 0, 0, 0]).
+        """
+        path = Path(path)
+        file = path / "report.json" if path.is_dir() else path
+        try:
+            raw = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise InputRefused(f"{file}: not a readable report: {error}") from error
+        if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+            raise InputRefused(f"{file}: not a pydrift report of schema version {SCHEMA_VERSION}")
+        images = _load_images(file.with_name("gray.npz"), len(raw["classes"]))
+        gray = {
+            name: GrayData(
+                images[name],
+                np.asarray(raw["gray"][name]["confidence"], np.float32),
+                np.asarray(raw["gray"][name]["steps"], np.int32),
+            )
+            for name in ("base", "production")
+        }
+        return cls(
+            verdict=raw["verdict"],
+            p_value=raw["p_value"],
+            alpha=raw["alpha"],
+            reasons=tuple(raw["reasons"]),
+            classes=tuple(ClassVerdict.from_dict(c) for c in raw["classes"]),
+            gray_base=gray["base"],
+            gray_production=gray["production"],
+            null=NullSummary(**{**raw["null"], "shadow_accuracy": tuple(raw["null"]["shadow_accuracy"])}),
+            baselines=Baselines(**raw["baselines"]),
+            provenance=Provenance(**raw["provenance"]),
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def _load_images(file: Path, num_classes: int) -> dict[str, NDArray[np.float32]]:
+    if not file.exists():
+        empty = np.zeros((num_classes, 0, 0, 0, 0), np.float32)
+        return {"base": empty, "production": empty}
+    with np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in ("base", "production")}

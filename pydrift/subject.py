@@ -1,0 +1,68 @@
+"""A model under audit, however it was handed over: a file, a loaded file or a live module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from pydrift.arch import is_spec, resolve
+from pydrift.errors import InputRefused, UsageError
+from pydrift.modelfile import LoadedModel, load_model
+from pydrift.store import tensors_digest
+from pydrift.training import TrainingRecipe
+
+RECIPE_KEY, TRAIN_SIZE_KEY = "recipe", "train_size"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`architecture` is None for a live module: such a model can only be rebuilt by copying it."""
+
+    module: nn.Module
+    name: str
+    sha256: str
+    architecture: str | None
+    recipe: TrainingRecipe | None
+    train_size: int | None
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the architecture is one of pydrift's own."""
+        return self.architecture is not None and is_spec(self.architecture)
+
+    def initial(self) -> Callable[[int], nn.Module] | None:
+        """Makes a freshly initialised model of the same architecture from a seed, where the architecture is known."""
+        return None if self.architecture is None else resolve(self.architecture)
+
+
+def as_subject(model: nn.Module | LoadedModel | Subject | str | Path, what: str, arch: str | None = None) -> Subject:
+    """Takes a model file (safetensors or state dict), what `load_model` returned, or any nn.Module (copied)."""
+    if isinstance(model, Subject):
+        return model
+    if isinstance(model, str | Path):
+        loaded = load_model(model, arch)
+        return _from_file(loaded, Path(model).name)
+    if isinstance(model, LoadedModel):
+        return _from_file(model, what)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{what}: expected an nn.Module or a model file, got {type(model).__name__}")
+    module = copy.deepcopy(model).eval().requires_grad_(False)
+    return Subject(module, type(model).__name__, tensors_digest(module.state_dict()), None, None, None)
+
+
+def _from_file(loaded: LoadedModel, name: str) -> Subject:
+    recipe, size = loaded.metadata.get(RECIPE_KEY), loaded.metadata.get(TRAIN_SIZE_KEY)
+    if size is not None and not (size.isdecimal() and int(size) > 0):
+        raise InputRefused(f"{name}: {TRAIN_SIZE_KEY} in its metadata is {size!r}, not a number of images")
+    return Subject(
+        loaded.module,
+        name,
+        loaded.sha256,
+        loaded.arch,
+        None if recipe is None else TrainingRecipe.from_json(recipe),
+        None if size is None else int(size),
+    )

@@ -1,0 +1,73 @@
+"""Trains one model on a draw of a data set and saves it: how `pydrift train`, demo and benchmarks make their models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from pydrift.arch import build, parse
+from pydrift.data import LabelledImages, plant
+from pydrift.errors import UsageError
+from pydrift.modelfile import LoadedModel, save_model
+from pydrift.noise import Phase, derived_seed
+from pydrift.subject import RECIPE_KEY, TRAIN_SIZE_KEY
+from pydrift.training import TrainingRecipe, train
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model and what its file will say about it."""
+
+    module: nn.Module
+    arch: str
+    recipe: TrainingRecipe
+    images: LabelledImages  # what it was trained on, planted drift included
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file with weights, architecture, recipe and number of training images."""
+        metadata = {RECIPE_KEY: self.recipe.to_json(), TRAIN_SIZE_KEY: str(len(self.images))}
+        save_model(path, self.module, self.arch, metadata)
+
+
+def train_model(
+    arch: str,
+    data: LabelledImages,
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    recipe: TrainingRecipe | None = None,
+    init: LoadedModel | None = None,
+    drift: str | None = None,
+) -> TrainedModel:
+    """Trains a built-in architecture; a pure function of its arguments for one machine, torch and number of threads.
+
+    size   images to draw without replacement (default: all)
+    init   a model of the same architecture to continue from, by `recipe.continued`
+    drift  a drift to plant into the drawn images first (see pydrift.data.plant)
+    """
+    spec = parse(arch)
+    if spec.input_shape != data.input_shape or spec.num_classes != data.num_classes:
+        shape = "x".join(map(str, data.input_shape))
+        raise UsageError(f"{spec} does not fit {data.source}: images of {shape} in {data.num_classes} classes")
+    if init is not None and parse(init.arch) != spec:
+        raise UsageError(f"--init is a {init.arch}, which {spec} cannot continue from")
+    if size is not None and not 2 <= size <= len(data):
+        raise UsageError(f"size must be in 2..{len(data)}, got {size}")
+    drawn = data.subset(_draw(len(data), size or len(data), seed))
+    if drift is not None:
+        drawn = plant(drawn, drift, seed)
+    recipe = recipe or TrainingRecipe()
+    if init is None:
+        module = train(build(spec, seed), drawn.x, drawn.y, recipe, seed)
+    else:
+        module = init.module.requires_grad_(True)
+        module = train(module, drawn.x, drawn.y, recipe.continued(len(drawn)), seed)
+    return TrainedModel(module.requires_grad_(False), str(spec), recipe, drawn)
+
+
+def _draw(images: int, size: int, seed: int) -> list[int]:
+    random = np.random.Generator(np.random.Philox(derived_seed(seed, Phase.TRAIN_DRAW)))
+    return sorted(random.permutation(images)[:size].tolist())
