@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydrift.audit import DriftAuditor, audit
+    from pydrift.auditor import DriftAuditor, audit
     from pydrift.data import LabelledImages, load_data, plant
     from pydrift.errors import InputRefused, PydriftError, UsageError
     from pydrift.inversion import GradientAscent
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pydrift.version import __version__
 
 _HOME = {
-    "DriftAuditor": "audit",
+    "DriftAuditor": "auditor",
     "DriftReport": "result",
     "GradientAscent": "inversion",
     "InputRefused": "errors",
@@ -31,7 +31,7 @@ _HOME = {
     "TrainingRecipe": "training",
     "UsageError": "errors",
     "__version__": "version",
-    "audit": "audit",
+    "audit": "auditor",
     "load_data": "data",
     "load_model": "modelfile",
     "plant": "data",

@@ -154,7 +154,7 @@ def calibrate(
     work: WorkOption = None,
 ) -> None:
     """Train shadows, invert base and shadows, form the null. Afterwards successors are audited without any data."""
-    from pydrift.audit import DriftAuditor
+    from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data
 
     if data is None or out is None:
@@ -197,7 +197,7 @@ def audit(
     With a calibration folder no data is needed; --data adds the accuracy baselines. With a base model, --data is the
     reference data that the null is calibrated on.
     """
-    from pydrift.audit import DriftAuditor
+    from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data
 
     options = _given(shadows=shadows, null=null, restarts=restarts, size=size, seed=seed)
@@ -240,7 +240,7 @@ def invert(
     """Make gray data of one model: images of what it takes each class to look like."""
     import torch
 
-    from pydrift.audit import choose_device
+    from pydrift.auditor import choose_device
     from pydrift.classifier import freeze
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydrift.audit import DriftAuditor
+from pydrift.auditor import DriftAuditor
 from pydrift.data import load_data, plant
 from pydrift.modelfile import load_model
 from pydrift.parallel import each

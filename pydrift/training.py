@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydrift.errors import UsageError
+from pydrift.errors import PydriftError, UsageError
 
 Train = Callable[[Tensor, Tensor, int], nn.Module]
 """A user's own training: (x float32 [N, C, H, W], y int64 [N], seed) -> trained module."""
@@ -76,7 +76,7 @@ def train(module: nn.Module, x: Tensor, y: Tensor, recipe: TrainingRecipe, seed:
     """Trains `module` in place, on its device, on x float32 [N, C, H, W], y int64 [N]; returns it in eval mode.
 
     The order of the images is a pure function of (seed, epoch), so the result is the same bits for the same machine,
-    torch and number of intra-op threads. Incomplete last batches are left out. torch's global generator is not used by
+    torch and number of intra-op threads. PydriftError if it diverges. Incomplete last batches are left out. torch's global generator is not used by
     the training itself; see `seeded` for modules that draw from it (dropout).
     """
     batch_size = min(recipe.batch_size, len(x))
@@ -107,6 +107,8 @@ def train(module: nn.Module, x: Tensor, y: Tensor, recipe: TrainingRecipe, seed:
             optimizer.step()
             scheduler.step()
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if not all(tensor.isfinite().all() for tensor in module.state_dict().values()):
+        raise PydriftError("training diverged: the weights are not finite; lower the learning rate")
     return module.eval()
 
 

@@ -6,9 +6,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from pydrift.data import LabelledImages, load_data
+from pydrift.modelfile import load_model
+from pydrift.trainer import train_model
+
+DIGITS_ARCH = "mlp:1x8x8:48:10"
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +32,30 @@ def shared_data() -> Path:
     unpacked = Path(tempfile.gettempdir()) / f"pydrift-test-data-{os.getuid()}"
     subprocess.run([sys.executable, packed, unpacked], check=True)
     return unpacked
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A small base and updates of it, trained on digits; model files in `folder`."""
+
+    folder: Path
+    data: LabelledImages
+    holdout: LabelledImages
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    """Models "base", "benign" (another sample and seed), "swapped" (classes 3 and 8) and "tuned" (continued training)."""
+    folder = tmp_path_factory.mktemp("digits")
+    made = Digits(folder, load_data("digits"), load_data("digits", "test"))
+    for seed, (name, drift) in enumerate({"base": None, "benign": None, "swapped": "swap:3,8"}.items(), start=1):
+        train_model(DIGITS_ARCH, made.data, size=1000, seed=seed, drift=drift).save(made.path(name))
+    base = load_model(made.path("base"))
+    train_model(DIGITS_ARCH, made.data, size=1000, seed=4, init=base).save(made.path("tuned"))
+    return made
 
 
 @pytest.fixture

@@ -143,6 +143,8 @@ def test_read_file_takes_regular_files_and_links_to_them_only(tmp_path: Path) ->
             store.read_file(tmp_path / name, 5)
     with pytest.raises(InputRefused, match=r"f: 5 bytes, the limit is 4$"):
         store.read_file(tmp_path / "f", 4)
+    with pytest.raises(InputRefused, match=r"status: changed while it was being read$"):
+        store.read_file("/proc/self/status", 5)  # claims 0 bytes and has more
     for name in ("missing", "f/below"):
         with pytest.raises(UsageError, match=r": no such file$"):
             store.read_file(tmp_path / name, 5)
@@ -202,6 +204,15 @@ def test_manifest_names_what_is_changed_missing_or_unlisted(tmp_path: Path) -> N
     (tmp_path / "c").touch()
     with pytest.raises(InputRefused, match=r"'c' is not listed in MANIFEST\.json$"):
         store.verify_manifest(tmp_path)
+
+
+def test_what_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='own key "files"'):
+        store.write_manifest(tmp_path, {"files": {}})
+    for content in ([], {}, {"files": []}):
+        store.write_json(tmp_path / store.MANIFEST, content)
+        with pytest.raises(InputRefused, match=r"MANIFEST\.json: not a manifest$"):
+            store.verify_manifest(tmp_path)
 
 
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:

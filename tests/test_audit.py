@@ -1,0 +1,232 @@
+"""The orchestrator on real, small models: an MLP on scikit-learn's digits."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pydrift
+from pydrift import DriftAuditor, InputRefused, TrainingRecipe, UsageError
+from pydrift.data import LabelledImages
+from pydrift.modelfile import load_model
+from pydrift.training import train
+
+SHADOWS, RESTARTS = 8, 6
+
+
+def make_auditor(digits, **options):
+    return DriftAuditor(digits.path("base"), shadows=SHADOWS, restarts=RESTARTS, **options)
+
+
+@pytest.fixture(scope="module")
+def auditor(digits):
+    return make_auditor(digits).fit(digits.data)
+
+
+def without_times(report):
+    plain = json.loads(report.to_json())
+    del plain["provenance"]["seconds"]
+    return plain
+
+
+def test_drift_is_found_and_named(auditor, digits):
+    report = auditor.compare(digits.path("swapped"))
+    assert report.verdict == "drift"
+    assert report.p_value == min(c.p_adjusted for c in report.classes) <= 0.05
+    assert {c.name for c in report.classes if c.verdict == "drift"} == {"3", "8"}
+    assert {c.index for c in sorted(report.classes, key=lambda c: c.effect)[:2]} == {3, 8}
+
+
+def test_benign_retrain_is_stable(auditor, digits):
+    report = auditor.compare(digits.path("benign"))
+    assert report.verdict == "stable"
+    assert report.p_value > 0.05
+    assert all(c.verdict == "stable" for c in report.classes)
+
+
+def test_same_model_is_stable_with_effect_zero(auditor, digits):
+    report = auditor.compare(digits.path("base"))
+    assert (report.verdict, report.p_value) == ("stable", 1.0)
+    assert all((c.effect, c.interval, c.p_value) == (0.0, (0.0, 0.0), 1.0) for c in report.classes)
+    assert report.baselines.relative_weight_change == 0
+
+
+def test_same_function_with_permuted_neurons_has_effect_zero(auditor, digits):
+    module = copy.deepcopy(load_model(digits.path("base")).module)
+    first, second = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    order = torch.randperm(len(first.weight), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first.weight.copy_(first.weight[order])
+        first.bias.copy_(first.bias[order])
+        second.weight.copy_(second.weight[:, order])
+    report = auditor.compare(module)
+    assert report.baselines.relative_weight_change > 0.5
+    assert [c.effect for c in report.classes] == [0.0] * 10
+
+
+def test_verdict_never_depends_on_the_data_given_to_compare(auditor, digits):
+    blind, informed = auditor.compare(digits.path("benign")), auditor.compare(digits.path("benign"), digits.holdout)
+    assert blind.classes == informed.classes
+    assert blind.baselines.accuracy_base is None
+    assert informed.baselines.images == len(digits.holdout)
+    assert 0.9 < informed.baselines.accuracy_base <= 1
+    assert informed.baselines.relative_weight_change == blind.baselines.relative_weight_change > 0
+
+
+def test_a_saved_calibration_gives_the_same_report(auditor, digits, tmp_path):
+    auditor.save(tmp_path / "calibration")
+    again = DriftAuditor.load(tmp_path / "calibration").compare(digits.path("swapped"))
+    assert without_times(again) == without_times(auditor.compare(digits.path("swapped")))
+
+
+def test_reports_survive_saving(auditor, digits, tmp_path):
+    report = auditor.compare(digits.path("swapped"), digits.holdout)
+    report.save(tmp_path)
+    loaded = pydrift.DriftReport.load(tmp_path)
+    assert loaded.to_json() == report.to_json()
+    assert np.array_equal(loaded.gray_production.images, report.gray_production.images)
+
+
+def test_two_runs_give_the_same_bits_whatever_the_threads(auditor, digits):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        again = make_auditor(digits).fit(digits.data)
+    finally:
+        torch.set_num_threads(before)
+    assert again.calibration.digest() == auditor.calibration.digest()
+
+
+def test_the_null_can_be_finetuned(digits):
+    auditor = make_auditor(digits, null="finetune").fit(digits.data)
+    assert auditor.compare(digits.path("tuned")).verdict == "stable"
+    assert auditor.compare(digits.path("swapped")).verdict == "drift"
+    assert auditor.compare(digits.path("tuned")).null.kind == "finetune"
+
+
+class Residual(nn.Module):
+    """An architecture that cannot be lowered, and that draws from torch's global generator while training."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+        self.dropout = nn.Dropout(0.05)
+
+    def forward(self, x):
+        hidden = self.dropout(torch.relu(self.first(x.flatten(1))))
+        return self.last(hidden + torch.relu(self.second(hidden)))
+
+
+@pytest.fixture(scope="module")
+def live(digits):
+    """A live module of the user's own and the user's own way to train it."""
+    calls = []
+
+    def own_training(x, y, seed):
+        calls.append(seed)
+        torch.manual_seed(seed)
+        return train(Residual(), x, y, TrainingRecipe(epochs=8), seed)
+
+    chosen = digits.data.subset(range(0, len(digits.data), 2))
+    return own_training(chosen.x, chosen.y, 1), own_training, calls
+
+
+def test_own_modules_take_the_generic_path(live, digits):
+    module, own_training, _ = live
+    report = pydrift.audit(module, module, data=digits.data, shadows=3, restarts=2, train=own_training)
+    assert report.provenance.path_base.startswith("generic: ")
+    assert report.verdict == "stable"
+
+
+def test_own_modules_are_left_as_they_were(live, digits):
+    module = copy.deepcopy(live[0]).train()
+    state, random = {k: v.clone() for k, v in module.state_dict().items()}, torch.get_rng_state()
+    report = pydrift.audit(
+        module, module, data=digits.data, shadows=3, restarts=2, recipe=TrainingRecipe(epochs=2), size=300
+    )
+    assert report.null.shadows == 3
+    assert module.training
+    assert all(p.requires_grad and p.grad is None for p in module.parameters())
+    assert all(torch.equal(state[k], v) for k, v in module.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_own_training_makes_every_shadow(live, digits):
+    module, own_training, calls = live
+    calls.clear()
+    DriftAuditor(module, shadows=3, restarts=2, train=own_training).fit(digits.data)
+    assert len(set(calls)) == 3
+
+
+def test_live_modules_save_and_load_with_their_base(live, digits, tmp_path):
+    module, own_training, _ = live
+    auditor = DriftAuditor(module, shadows=3, restarts=2, train=own_training).fit(digits.data)
+    auditor.save(tmp_path / "calibration")
+    with pytest.raises(UsageError, match="calibrated on a live module; pass base="):
+        DriftAuditor.load(tmp_path / "calibration")
+    loaded = DriftAuditor.load(tmp_path / "calibration", base=module)
+    assert loaded.calibration.digest() == auditor.calibration.digest()
+
+
+def test_a_model_of_other_classes_is_refused(auditor):
+    with pytest.raises(InputRefused, match="^the production model tells 7 classes apart, the base 10$"):
+        auditor.compare(nn.Sequential(nn.Flatten(), nn.Linear(64, 7)))
+
+
+def test_a_model_of_other_images_is_refused(auditor):
+    with pytest.raises(InputRefused, match="^production model: does not take images of shape 1x8x8: "):
+        auditor.compare(nn.Sequential(nn.Flatten(), nn.Linear(65, 10)))
+
+
+def test_data_of_other_classes_is_refused(digits):
+    three = digits.data.y < 3
+    few = LabelledImages(digits.data.x[three], digits.data.y[three], ("0", "1", "2"), "three digits")
+    with pytest.raises(InputRefused, match="^the base tells 10 classes apart, but three digits names 3$"):
+        make_auditor(digits).fit(few)
+
+
+def test_a_dead_class_is_inconclusive_not_drift(auditor, digits):
+    module = copy.deepcopy(load_model(digits.path("base")).module)
+    last = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight[4], last.bias[4] = 0, -50
+    finding = auditor.compare(module).classes[4]
+    assert finding.verdict == "inconclusive"
+    assert finding.p_value is None
+    assert finding.reason == "inversion found no image that the new model takes for it (mean confidence 0.00)"
+
+
+def test_too_few_shadows_are_inconclusive(digits):
+    report = pydrift.audit(
+        digits.path("base"), digits.path("benign"), data=digits.data, shadows=3, restarts=2, size=300
+    )
+    assert report.verdict == "inconclusive"
+    assert "train more shadows" in report.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shadows": 1}, "shadows must be >= 2, got 1"),
+        ({"restarts": 0}, "restarts must be >= 1, got 0"),
+        ({"null": "reuse"}, "null must be one of retrain, finetune, got 'reuse'"),
+        ({"seed": -1}, r"seed must be in 0..2\*\*63 - 1, got -1"),
+        ({"size": 1}, "size must be >= 2, got 1"),
+    ],
+)
+def test_impossible_options_are_refused(digits, options, message):
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        DriftAuditor(digits.path("base"), **options)
+
+
+def test_compare_before_fit_is_refused(digits):
+    with pytest.raises(UsageError, match=r"^call fit\(data\) first, or load a calibration$"):
+        make_auditor(digits).compare(digits.path("benign"))
+
+
+def test_alpha_out_of_range_is_refused(auditor, digits):
+    with pytest.raises(UsageError, match="^alpha must lie between 0 and 1, got 1$"):
+        auditor.compare(digits.path("benign"), alpha=1.0)

@@ -1,0 +1,118 @@
+"""The arrows of the architecture, asserted over imports and #includes (README, chapter Design)."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pydrift"
+
+VALUES = {"errors", "gray", "store", "version"}  # small values and files that every layer may use
+ALLOWED = {
+    "__init__": {"auditor", "data", "errors", "inversion", "modelfile", "result", "training", "version"},
+    "__main__": {"cli"},
+    "arch": VALUES,
+    "auditor": VALUES
+    | {"baselines", "calibration", "classifier", "data", "inversion", "membership", "modelfile", "ops", "parallel"}
+    | {"progress", "result", "shadows", "subject", "training", "verdict"},
+    "baselines": VALUES | {"classifier", "data", "result", "training"},
+    "calibration": VALUES | {"arch", "inversion", "subject"},
+    "classifier": VALUES | {"arch"},
+    "cli": VALUES
+    | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
+    | {"result", "trainer", "training"},
+    "data": VALUES,
+    "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
+    "doctor": VALUES | {"ops"},
+    "errors": set(),
+    "gray": set(),
+    "inversion": VALUES | {"classifier", "noise", "ops"},
+    "membership": VALUES | {"classifier"},
+    "modelfile": VALUES | {"arch"},
+    "noise": set(),
+    "ops": set(),
+    "parallel": set(),
+    "progress": set(),
+    "report": VALUES | {"result", "verdict"},
+    "result": VALUES | {"report", "verdict"},  # report only inside save_html
+    "shadows": VALUES | {"data", "noise", "parallel", "progress", "training"},
+    "store": {"errors"},
+    "subject": VALUES | {"arch", "modelfile", "training"},
+    "trainer": VALUES | {"arch", "data", "modelfile", "noise", "subject", "training"},
+    "training": VALUES,
+    "verdict": set(),
+    "version": set(),
+}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    """The top-level module or folder of the package that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path):
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "pydrift" else [node.module]
+            )
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        rooms |= {name.split(".")[1] for name in names if name.startswith("pydrift.")}
+    return rooms
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path):
+    own = room(path)
+    assert imported_rooms(path) - {own} <= ALLOWED[own]
+
+
+def test_every_room_is_known():
+    assert {room(path) for path in modules()} == set(ALLOWED)
+
+
+def test_files_are_short_enough_to_read():
+    files = [*modules(), *(f for f in (ROOT / "csrc").rglob("*") if f.is_file())]
+    assert {str(f.relative_to(ROOT)): n for f in files if (n := len(f.read_text().splitlines())) > 400} == {}
+
+
+def includes(path):
+    return re.findall(r'^\s*#include\s+[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
+
+
+def native_files():
+    return sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh"))
+
+
+@pytest.mark.parametrize("path", native_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_torch_headers_stay_at_the_border(path):
+    """Stable torch headers only, and only where ops are declared, checked and launched; pybind11 in module.cpp alone."""
+    torch = [name for name in includes(path) if name.startswith(("torch/", "ATen/", "c10/"))]
+    assert all(
+        name.startswith(("torch/csrc/stable/", "torch/csrc/inductor/aoti_torch/", "torch/headeronly/"))
+        for name in torch
+    )
+    op_header = path.suffix == ".h" and (path.with_name(path.stem + "_cpu.cpp")).exists()
+    border = path.name in ("library.cpp", "check.h", "cuda.h") or op_header or path.stem.endswith(("_cpu", "_cuda"))
+    assert border or not torch
+    assert path.name == "module.cpp" or not any("pybind11" in name for name in includes(path))
+
+
+def test_rooms_of_native_code_know_only_common_and_arch():
+    for path in native_files():
+        own = path.parent.name
+        for name in includes(path):
+            first = name.split("/")[0]
+            if (ROOT / "csrc" / first).is_dir() and path.parent != ROOT / "csrc":
+                assert first in {own, "common", "arch"}, f"{path.name} includes {name}"
