@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import nn
@@ -39,9 +40,10 @@ def measure_baselines(
 
 
 def mcnemar(only_first_right: int, only_second_right: int) -> float:
-    """Exact two-sided p of equal accuracy, from the images on which just one of two models is right (McNemar 1947)."""
+    """Exact two-sided p of equal accuracy, from the images on which just one of two models is right (McNemar). Never 0."""
     discordant = only_first_right + only_second_right
-    return float(stats.binomtest(only_first_right, discordant).pvalue) if discordant else 1.0
+    p_value = float(stats.binomtest(only_first_right, discordant).pvalue) if discordant else 1.0
+    return max(p_value, float(np.finfo(float).tiny))
 
 
 def relative_weight_change(base: nn.Module, production: nn.Module) -> float | None:

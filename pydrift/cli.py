@@ -24,6 +24,7 @@ from pydrift.errors import PydriftError, UsageError
 from pydrift.progress import for_terminal
 
 if TYPE_CHECKING:
+    from pydrift.data import LabelledImages
     from pydrift.result import DriftReport
 
 # The base of every parsing error. Newer typers carry a click of their own, so click is reached through typer.
@@ -118,6 +119,7 @@ def train(
 ) -> None:
     """Train a built-in architecture and record how, so that shadows can repeat it."""
     from pydrift.data import load_data
+    from pydrift.data import plant as plant_drift
     from pydrift.modelfile import load_model
     from pydrift.trainer import train_model
     from pydrift.training import TrainingRecipe, predict
@@ -134,9 +136,15 @@ def train(
         drift=plant,
     )
     trained.save(out)
-    own = float((predict(trained.module, trained.images.x) == trained.images.y).float().mean())
     print(f"{out}: {trained.arch}, {len(trained.images)} images of {trained.images.source}")
-    print(f"accuracy on its training images {own:.2%}{_test_accuracy(trained.module, data)}")
+    accuracies = {"its training images": trained.images}
+    test = _test_split(data)
+    if test is not None:
+        accuracies["the test set"] = test
+        if plant is not None:
+            accuracies["the test set with the same drift"] = plant_drift(test, plant, seed)
+    for name, images in accuracies.items():
+        print(f"accuracy on {name}: {float((predict(trained.module, images.x) == images.y).float().mean()):.2%}")
 
 
 @app.command()
@@ -159,6 +167,7 @@ def calibrate(
 
     if data is None or out is None:
         raise UsageError(f"calibrate needs {'--data' if data is None else '--out'}")
+    _find_own_architectures(arch)
     auditor = DriftAuditor(
         base,
         **_given(shadows=shadows, null=null, restarts=restarts, size=size),
@@ -204,6 +213,7 @@ def audit(
     common: dict[str, Any] = {"arch": arch, "device": device, "work_dir": work, "progress": for_terminal()}
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
+    _find_own_architectures(arch)
     if first.is_dir():
         if options:
             raise UsageError(f"{first} is a calibration: --{next(iter(options))} was fixed when it was made")
@@ -212,7 +222,9 @@ def audit(
         if data is None:
             raise UsageError(f"{first} is a model file: calibrating on it needs --data")
         auditor = DriftAuditor(first, **options, **common).fit(load_data(data))
-    report = auditor.compare(new, None if data is None else _holdout(data), alpha, arch=arch)
+    # The baselines want images that neither model was trained on; the reference data itself where there are no others.
+    holdout = None if data is None else _test_split(data) or load_data(data)
+    report = auditor.compare(new, holdout, alpha, arch=arch)
     command = shlex.join(["pydrift", *sys.argv[1:]])
     report = replace(report, provenance=replace(report.provenance, command=command))
     if out is not None:
@@ -246,6 +258,7 @@ def invert(
     from pydrift.modelfile import load_model
     from pydrift.store import write_atomic
 
+    _find_own_architectures(arch)
     loaded = load_model(model, arch)
     classifier = freeze(loaded.module, _input_shape(loaded.arch, shape), choose_device(device), str(model))
     with for_terminal() as progress:
@@ -299,30 +312,24 @@ def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
     os._exit(128 + signal_number)
 
 
+def _find_own_architectures(arch: str | None) -> None:
+    """Lets --arch package.module:factory name a module in the current folder; last, so that it can shadow nothing."""
+    if arch is not None:
+        sys.path.append(os.getcwd())
+
+
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were given, so that the defaults stand in one place: DriftAuditor."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _holdout(source: str) -> Any:
-    """The test split for the baselines; the reference data itself where there is none."""
+def _test_split(source: str) -> LabelledImages | None:
     from pydrift.data import load_data
 
     try:
         return load_data(source, "test")
-    except UsageError:
-        return load_data(source)
-
-
-def _test_accuracy(module: Any, source: str) -> str:
-    from pydrift.data import load_data
-    from pydrift.training import predict
-
-    try:
-        test = load_data(source, "test")
-    except UsageError:  # a source without a test split
-        return ""
-    return f", on the test set {float((predict(module, test.x) == test.y).float().mean()):.2%}"
+    except UsageError:  # a source without one
+        return None
 
 
 def _input_shape(arch: str, given: str | None) -> tuple[int, int, int]:

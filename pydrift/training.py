@@ -76,8 +76,8 @@ def train(module: nn.Module, x: Tensor, y: Tensor, recipe: TrainingRecipe, seed:
     """Trains `module` in place, on its device, on x float32 [N, C, H, W], y int64 [N]; returns it in eval mode.
 
     The order of the images is a pure function of (seed, epoch), so the result is the same bits for the same machine,
-    torch and number of intra-op threads. PydriftError if it diverges. Incomplete last batches are left out. torch's global generator is not used by
-    the training itself; see `seeded` for modules that draw from it (dropout).
+    torch and number of intra-op threads. Incomplete last batches are left out. PydriftError if training diverges.
+    torch's global generator is not used by the training itself; see `seeded` for modules that draw from it (dropout).
     """
     batch_size = min(recipe.batch_size, len(x))
     steps_per_epoch = len(x) // batch_size

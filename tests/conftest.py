@@ -48,7 +48,7 @@ class Digits:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
-    """Models "base", "benign" (another sample and seed), "swapped" (classes 3 and 8) and "tuned" (continued training)."""
+    """Models "base", "benign" (other sample and seed), "swapped" (classes 3 and 8), "tuned" (continued training)."""
     folder = tmp_path_factory.mktemp("digits")
     made = Digits(folder, load_data("digits"), load_data("digits", "test"))
     for seed, (name, drift) in enumerate({"base": None, "benign": None, "swapped": "swap:3,8"}.items(), start=1):

@@ -97,7 +97,7 @@ def native_files():
 
 @pytest.mark.parametrize("path", native_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_torch_headers_stay_at_the_border(path):
-    """Stable torch headers only, and only where ops are declared, checked and launched; pybind11 in module.cpp alone."""
+    """Stable torch headers, only where ops are declared, checked and launched; pybind11 in module.cpp alone."""
     torch = [name for name in includes(path) if name.startswith(("torch/", "ATen/", "c10/"))]
     assert all(
         name.startswith(("torch/csrc/stable/", "torch/csrc/inductor/aoti_torch/", "torch/headeronly/"))
