@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from pydrift.baselines import measure_baselines
-from pydrift.calibration import Calibration
+from pydrift.calibration import Calibration, describe_attack
 from pydrift.classifier import Classifier, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.gray import GrayData
-from pydrift.inversion import GradientAscent
+from pydrift.inversion import GradientAscent, InversionAttack
 from pydrift.membership import recognise
 from pydrift.modelfile import LoadedModel
 from pydrift.ops import native_status
@@ -65,7 +65,7 @@ class DriftAuditor:
         recipe: TrainingRecipe | None = None,
         train: Train | None = None,
         size: int | None = None,
-        attack: GradientAscent | None = None,
+        attack: InversionAttack | None = None,
         device: str | None = None,
         work_dir: str | Path | None = None,
         progress: Progress | None = None,
@@ -85,7 +85,7 @@ class DriftAuditor:
         self._shadows, self._null, self._restarts, self._seed = shadows, null, restarts, seed
         self._recipe = recipe or self._base.recipe or TrainingRecipe()
         self._train, self._size = train, size or self._base.train_size
-        self._attack = attack or GradientAscent()
+        self._attack: InversionAttack = attack or GradientAscent()
         self._device = choose_device(device)
         self._work_dir = work_dir
         self._progress = progress or Silent()
@@ -118,7 +118,7 @@ class DriftAuditor:
             "null": self._null,
             "draw": asdict(draw),
             "recipe": asdict(self._recipe),
-            "attack": self._attack.settings(images.input_shape),
+            "attack": describe_attack(self._attack),
             "restarts": self._restarts,
             "seed": self._seed,
             "device": self._device.type,
@@ -142,7 +142,7 @@ class DriftAuditor:
                 )
             models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in bank.modules)]
             with clock("invert base and shadows"):
-                progress.phase("inverting base and shadows", len(models))
+                progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
                 gray = []
                 for made in each(lambda m: self._inverted(models[m], f"gray/{m}", run), range(len(models))):
                     gray.append(made)
@@ -193,7 +193,7 @@ class DriftAuditor:
         plan = {"calibration": fitted.digest(), "production": subject.sha256}
         with self._progress as progress:
             with self._run(f"compare-{subject.sha256[:16]}", plan) as run, clock("invert new model"):
-                progress.phase("inverting the new model", 1)
+                progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
                 (gray,) = each(lambda model: self._inverted(model, "gray/new", run), [new])
                 progress.advance()
             with clock("measure recognition of new model"):
@@ -239,7 +239,7 @@ class DriftAuditor:
                 data=fitted.data,
                 settings={
                     **fitted.settings,
-                    "inversion": fitted.attack.settings(fitted.input_shape),
+                    "inversion": describe_attack(fitted.attack),
                     "restarts": fitted.restarts,
                     "signal": "logit margin",
                 },

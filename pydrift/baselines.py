@@ -36,11 +36,12 @@ def measure_baselines(
         relative_weight_change=change,
         images=len(data),
         data=data.source,
+        data_sha256=data.sha256,
     )
 
 
 def mcnemar(only_first_right: int, only_second_right: int) -> float:
-    """Exact two-sided p of equal accuracy, from the images on which just one of two models is right (McNemar). Never 0."""
+    """Exact two-sided p of equal accuracy (McNemar), from the images that just one model gets right; never 0."""
     discordant = only_first_right + only_second_right
     p_value = float(stats.binomtest(only_first_right, discordant).pvalue) if discordant else 1.0
     return max(p_value, float(np.finfo(float).tiny))

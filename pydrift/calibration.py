@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pydrift.arch import parse, resolve
 from pydrift.errors import InputRefused, UsageError
 from pydrift.gray import GrayData
-from pydrift.inversion import GradientAscent
+from pydrift.inversion import ATTACKS, InversionAttack
 from pydrift.store import (
     read_json,
     safetensors_bytes,
@@ -48,8 +48,8 @@ class Calibration:
     input_shape: tuple[int, int, int]
     null: str
     draw: str
-    shadow_accuracy: tuple[float, ...]
-    attack: GradientAscent
+    shadow_accuracy: tuple[float | None, ...]
+    attack: InversionAttack
     restarts: int
     seed: int
     data: str  # where the reference data came from
@@ -65,6 +65,7 @@ class Calibration:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         strangers = {f.name for f in folder.iterdir()} - {_STATE, _DESCRIPTION, "MANIFEST.json"}
+        strangers = {name for name in strangers if not name.startswith(".")}  # a killed save may have left hidden ones
         if strangers:
             raise UsageError(f"{folder}: holds other files ({min(strangers)}); give a new folder for the calibration")
         (folder / "MANIFEST.json").unlink(missing_ok=True)
@@ -99,7 +100,7 @@ class Calibration:
             class_names=tuple(raw["class_names"]),
             input_shape=tuple(raw["input_shape"]),
             shadow_accuracy=tuple(raw["shadow_accuracy"]),
-            attack=GradientAscent(**raw["attack"]),
+            attack=_attack(raw["attack"], folder),
             **{k: raw[k] for k in ("null", "draw", "restarts", "seed", "data", "data_sha256", "settings", "seconds")},
         )
 
@@ -132,10 +133,23 @@ class Calibration:
             **{name: getattr(self, name) for name in plain},
             "base": base,
             "shadows": len(self.shadows),
-            "attack": asdict(self.attack),
+            "attack": describe_attack(self.attack),
             "settings": self.settings,
             "seconds": self.seconds,
         }
+
+
+def describe_attack(attack: InversionAttack) -> dict[str, Any]:
+    """An attack's name and settings, as plain JSON values."""
+    name = next(name for name, kind in ATTACKS.items() if isinstance(attack, kind))
+    return {"name": name, **attack.settings()}
+
+
+def _attack(described: dict[str, Any], folder: Path) -> InversionAttack:
+    name, settings = described["name"], {k: v for k, v in described.items() if k != "name"}
+    if name not in ATTACKS:
+        raise InputRefused(f"{folder}: made with the inversion {name!a}; known are {', '.join(ATTACKS)}")
+    return ATTACKS[name](**settings)
 
 
 def _template(architecture: str | None, trusted: bool, folder: Path) -> nn.Module:

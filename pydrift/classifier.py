@@ -66,8 +66,9 @@ def _check_logits(
     try:
         with torch.no_grad():
             logits = forward(torch.full((2, *input_shape), 0.5, device=device))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise InputRefused(f"{name}: does not take images of shape {shape}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever the user's forward raises
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputRefused(f"{name}: does not take images of shape {shape}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputRefused(f"{name}: must map [N, {shape}] to logits [N, classes >= 2], got {got} for N = 2")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GrayData:
     """Inverted images of one model: what it takes each class to look like.
 
@@ -21,6 +21,10 @@ class GrayData:
     images: NDArray[np.float32]
     confidence: NDArray[np.float32]
     steps: NDArray[np.int32]
+
+    def __eq__(self, other: object) -> bool:
+        """Equal arrays, so that reports can be compared."""
+        return isinstance(other, GrayData) and all(map(np.array_equal, vars(self).values(), vars(other).values()))
 
     def to_npz(self) -> bytes:
         """The three arrays as a compressed npz file."""

@@ -23,7 +23,7 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
     Inside, torch runs with one intra-op thread; the caller's setting comes back when the iterator ends or is closed.
     After an exception no further item is begun. `function` must not draw from torch's global generator.
     """
-    with _one_intra_op_thread() as threads, ThreadPoolExecutor(threads) as pool:
+    with one_intra_op_thread() as threads, ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(function, item) for item in items]
         try:
             for future in futures:
@@ -34,8 +34,8 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 
 
 @contextmanager
-def _one_intra_op_thread() -> Iterator[int]:
-    """Yields the number of threads that torch had."""
+def one_intra_op_thread() -> Iterator[int]:
+    """torch with one intra-op thread inside; yields the number that it had."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # new threads take it over when they first run an operation
     try:

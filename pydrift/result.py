@@ -26,7 +26,7 @@ class NullSummary:
     kind: str  # "retrain" | "finetune"
     shadows: int
     draw: str  # in words, e.g. "20000 of 60000 images without replacement"
-    shadow_accuracy: tuple[float, ...]  # of each shadow on reference images it did not see
+    shadow_accuracy: tuple[float | None, ...]  # of each shadow on reference images it did not see; None: it saw all
     smallest_effect: float | None  # the least effect, in null standard deviations, that this null can call drift
 
 
@@ -41,6 +41,7 @@ class Baselines:
     relative_weight_change: float | None = None  # |w_new - w_base| / |w_base|, None where the architectures differ
     images: int | None = None  # how many images the data-based figures were computed on
     data: str | None = None  # where they came from
+    data_sha256: str | None = None
 
 
 @dataclass(frozen=True)

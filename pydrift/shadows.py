@@ -66,10 +66,13 @@ def successor_draw(images: int, base_size: int | None) -> Draw:
 
 @dataclass(frozen=True)
 class ShadowBank:
-    """K trained shadow models (eval mode) and each one's accuracy on the reference images that it did not see."""
+    """K trained shadow models (eval mode) and each one's accuracy on the reference images that it did not see.
+
+    The accuracy is None where a shadow saw them all.
+    """
 
     modules: tuple[nn.Module, ...]
-    accuracy: tuple[float, ...]
+    accuracy: tuple[float | None, ...]
 
 
 def train_shadows(
@@ -101,7 +104,7 @@ def train_shadows(
     if draw.kind == "halves" and count % 2:
         raise UsageError(f"complementary halves need an even number of shadows, got {count}")
 
-    def shadow(k: int) -> tuple[nn.Module, float]:
+    def shadow(k: int) -> tuple[nn.Module, float | None]:
         drawn = draw.indices(seed, len(data), k)
         saved = run.get(f"shadow/{k}")
         if saved is None:
@@ -116,11 +119,12 @@ def train_shadows(
     def trained(x: Tensor, y: Tensor, seed: int) -> nn.Module:
         if user_train is not None:
             with seeded(seed):
-                return user_train(x, y, seed)
+                made = user_train(x, y, seed)
+            return copy.deepcopy(made).cpu()  # the user may train one and the same module again
         start = copy.deepcopy(base).requires_grad_(True) if null == "finetune" else fresh(seed)
         how = recipe.continued(len(x)) if null == "finetune" else recipe
         with nullcontext() if built_in else seeded(seed):
-            return train(start.to(device), x, y, how, seed).cpu()
+            return train(start.to(device), x, y, how, seed, channels_last=built_in).cpu()
 
     def fresh(seed: int) -> nn.Module:
         return initial(seed) if initial else reinitialised(base, seed)
@@ -156,7 +160,10 @@ def reinitialised(module: nn.Module, seed: int) -> nn.Module:
     return fresh
 
 
-def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.int64]) -> float:
-    """Accuracy on at most 2,000 of the images that were not drawn."""
-    unseen = np.setdiff1d(np.arange(len(data)), drawn)[:2000]
+def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.int64]) -> float | None:
+    """Accuracy on about 2,000 of the images that were not drawn, evenly spread: the data may be sorted by class."""
+    unseen = np.setdiff1d(np.arange(len(data)), drawn)
+    if len(unseen) == 0:
+        return None
+    unseen = unseen[:: -(-len(unseen) // 2000)]
     return float((predict(module, data.x[unseen]) == data.y[unseen]).float().mean())

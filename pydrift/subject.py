@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from pydrift.arch import is_spec, resolve
@@ -50,7 +51,7 @@ def as_subject(model: nn.Module | LoadedModel | Subject | str | Path, what: str,
         return _from_file(model, what)
     if not isinstance(model, nn.Module):
         raise UsageError(f"{what}: expected an nn.Module or a model file, got {type(model).__name__}")
-    module = copy.deepcopy(model).eval().requires_grad_(False)
+    module = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     return Subject(module, type(model).__name__, tensors_digest(module.state_dict()), None, None, None)
 
 

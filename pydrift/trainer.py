@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydrift.data import LabelledImages, plant
 from pydrift.errors import UsageError
 from pydrift.modelfile import LoadedModel, save_model
 from pydrift.noise import Phase, derived_seed
+from pydrift.parallel import one_intra_op_thread
 from pydrift.subject import RECIPE_KEY, TRAIN_SIZE_KEY
 from pydrift.training import TrainingRecipe, train
 
@@ -42,7 +44,7 @@ def train_model(
     init: LoadedModel | None = None,
     drift: str | None = None,
 ) -> TrainedModel:
-    """Trains a built-in architecture; a pure function of its arguments for one machine, torch and number of threads.
+    """Trains a built-in architecture, on one thread: a pure function of its arguments for one machine and torch.
 
     size   images to draw without replacement (default: all)
     init   a model of the same architecture to continue from, by `recipe.continued`
@@ -60,11 +62,10 @@ def train_model(
     if drift is not None:
         drawn = plant(drawn, drift, seed)
     recipe = recipe or TrainingRecipe()
-    if init is None:
-        module = train(build(spec, seed), drawn.x, drawn.y, recipe, seed)
-    else:
-        module = init.module.requires_grad_(True)
-        module = train(module, drawn.x, drawn.y, recipe.continued(len(drawn)), seed)
+    start = build(spec, seed) if init is None else copy.deepcopy(init.module).requires_grad_(True)
+    with one_intra_op_thread():
+        how = recipe if init is None else recipe.continued(len(drawn))
+        module = train(start, drawn.x, drawn.y, how, seed, channels_last=True)
     return TrainedModel(module.requires_grad_(False), str(spec), recipe, drawn)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pydrift.errors import PydriftError, UsageError
+from pydrift.store import parse_strict_json
 
 Train = Callable[[Tensor, Tensor, int], nn.Module]
 """A user's own training: (x float32 [N, C, H, W], y int64 [N], seed) -> trained module."""
@@ -40,9 +41,12 @@ class TrainingRecipe:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.epochs, int) and isinstance(self.batch_size, int)):
+            raise UsageError(f"recipe: epochs and batch_size must be integers, got {self.epochs} and {self.batch_size}")
         if self.epochs < 0 or self.batch_size < 2:
             raise UsageError(f"recipe: epochs >= 0, batch_size >= 2, got {self.epochs} and {self.batch_size}")
-        if not (self.learning_rate > 0 and self.weight_decay >= 0 and 0 <= self.label_smoothing < 1):
+        in_range = self.learning_rate > 0 and self.weight_decay >= 0 and 0 <= self.label_smoothing < 1
+        if not (in_range and math.isfinite(self.learning_rate + self.weight_decay)):
             raise UsageError(f"recipe: learning_rate > 0, weight_decay >= 0, 0 <= label_smoothing < 1, got {self}")
 
     def epochs_for(self, images: int) -> int:
@@ -63,7 +67,7 @@ class TrainingRecipe:
     def from_json(cls, text: str) -> TrainingRecipe:
         """Reads `to_json`'s text. UsageError on anything else."""
         try:
-            raw = json.loads(text)
+            raw = parse_strict_json(text.encode())
             unknown = set(raw) - {f.name for f in fields(cls)}
             if unknown:
                 raise ValueError(f"unknown keys {sorted(unknown)}")
@@ -72,8 +76,12 @@ class TrainingRecipe:
             raise UsageError(f"recipe: not readable: {error}") from error
 
 
-def train(module: nn.Module, x: Tensor, y: Tensor, recipe: TrainingRecipe, seed: int) -> nn.Module:
+def train(
+    module: nn.Module, x: Tensor, y: Tensor, recipe: TrainingRecipe, seed: int, *, channels_last: bool = False
+) -> nn.Module:
     """Trains `module` in place, on its device, on x float32 [N, C, H, W], y int64 [N]; returns it in eval mode.
+
+    channels_last  the memory layout in which convolutions are faster; a forward that uses `view` may not take it
 
     The order of the images is a pure function of (seed, epoch), so the result is the same bits for the same machine,
     torch and number of intra-op threads. Incomplete last batches are left out. PydriftError if training diverges.
@@ -91,7 +99,7 @@ def train(module: nn.Module, x: Tensor, y: Tensor, recipe: TrainingRecipe, seed:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
     device = next(module.parameters()).device
-    memory_format = torch.channels_last if x.shape[1] > 1 or _has_convolutions(module) else torch.contiguous_format
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     module.to(memory_format=memory_format)  # type: ignore[call-overload]
     module.train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -128,7 +136,3 @@ def predict(forward: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 51
 
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
-
-
-def _has_convolutions(module: nn.Module) -> bool:
-    return any(isinstance(m, nn.Conv2d) for m in module.modules())

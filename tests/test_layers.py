@@ -40,7 +40,7 @@ ALLOWED = {
     "shadows": VALUES | {"data", "noise", "parallel", "progress", "training"},
     "store": {"errors"},
     "subject": VALUES | {"arch", "modelfile", "training"},
-    "trainer": VALUES | {"arch", "data", "modelfile", "noise", "subject", "training"},
+    "trainer": VALUES | {"arch", "data", "modelfile", "noise", "parallel", "subject", "training"},
     "training": VALUES,
     "verdict": set(),
     "version": set(),

@@ -3,4 +3,7 @@
 from pydrift.inversion.base import InversionAttack
 from pydrift.inversion.gradient_ascent import GradientAscent
 
-__all__ = ["GradientAscent", "InversionAttack"]
+ATTACKS: dict[str, type[InversionAttack]] = {"gradient_ascent": GradientAscent}
+"""Attacks by the name that a calibration records."""
+
+__all__ = ["ATTACKS", "GradientAscent", "InversionAttack"]

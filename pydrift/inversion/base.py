@@ -15,6 +15,6 @@ class InversionAttack(Protocol):
         """Gray data of all classes, `restarts` images each: a pure function of settings and arguments."""
         ...
 
-    def settings(self, input_shape: tuple[int, int, int]) -> dict[str, Any]:
-        """Every number that shapes the result for images of this shape, as plain JSON values."""
+    def settings(self) -> dict[str, Any]:
+        """The fields as plain JSON values; the same class made with them is the same attack."""
         ...

@@ -56,8 +56,8 @@ class GradientAscent:
         if self.jitter is not None and self.jitter < 0:
             raise UsageError(f"inversion: jitter must be >= 0, got {self.jitter}")
 
-    def settings(self, input_shape: tuple[int, int, int]) -> dict[str, Any]:
-        return {"attack": "gradient_ascent", **asdict(self), "jitter": self._jitter(input_shape)}
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
 
     def invert(self, classifier: Classifier, restarts: int, seed: int) -> GrayData:
         """Gray data of every class. Restart r of class c starts from the same noise whatever the model, so that two

@@ -23,9 +23,10 @@ def confidence(logits: Tensor, labels: Tensor) -> Tensor:
 def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """log p_y - log(1 - p_y), without ever forming 1 - p_y.
 
-    It equals z_y - logsumexp over the other classes' logits, so it stays exact where p_y rounds to 0 or 1.
+    It equals -logsumexp over the other classes of z_j - z_y, so it stays exact where p_y rounds to 0 or 1, and where
+    all logits are large.
     The statistic of LiRA (Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022).
     """
     label = labels[:, None]
-    others = logits.scatter(1, label, -torch.inf)
-    return logits.gather(1, label)[:, 0] - others.logsumexp(dim=1)
+    lead_of_others = (logits - logits.gather(1, label)).scatter(1, label, -torch.inf)
+    return -lead_of_others.logsumexp(dim=1)
