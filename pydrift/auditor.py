@@ -22,6 +22,7 @@ from pydrift.gray import GrayData
 from pydrift.inversion import GradientAscent, InversionAttack
 from pydrift.membership import recognise
 from pydrift.modelfile import LoadedModel
+from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
 from pydrift.parallel import each
 from pydrift.progress import Progress, Silent
@@ -34,6 +35,11 @@ from pydrift.verdict import judge
 from pydrift.version import __version__
 
 Model = nn.Module | LoadedModel | Subject | str | Path
+
+GUESSED_RECIPE = (
+    "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where that "
+    "differs much, benign updates can read as drift (pass recipe= or train=)"
+)
 
 
 class DriftAuditor:
@@ -73,8 +79,8 @@ class DriftAuditor:
     ) -> None:
         if shadows < 2:
             raise UsageError(f"shadows must be >= 2, got {shadows}")
-        if restarts < 1:
-            raise UsageError(f"restarts must be >= 1, got {restarts}")
+        if not 1 <= restarts <= MAX_RESTARTS:
+            raise UsageError(f"restarts must be in 1..{MAX_RESTARTS}, got {restarts}")
         if null not in NULLS:
             raise UsageError(f"null must be one of {', '.join(NULLS)}, got {null!r}")
         if not 0 <= seed < 2**63:
@@ -84,6 +90,7 @@ class DriftAuditor:
         self._base = as_subject(base, "base", arch)
         self._shadows, self._null, self._restarts, self._seed = shadows, null, restarts, seed
         self._recipe = recipe or self._base.recipe or TrainingRecipe()
+        self._guessed = not (recipe or self._base.recipe or train)
         self._train, self._size = train, size or self._base.train_size
         self._attack: InversionAttack = attack or GradientAscent()
         self._device = choose_device(device)
@@ -122,6 +129,8 @@ class DriftAuditor:
             "restarts": self._restarts,
             "seed": self._seed,
             "device": self._device.type,
+            "train": None if self._train is None else getattr(self._train, "__qualname__", "an object"),
+            "versions": {"pydrift": __version__, "torch": torch.__version__},
         }
         with self._progress as progress, self._run("fit", plan) as run:
             with clock("train shadows"):
@@ -165,7 +174,7 @@ class DriftAuditor:
             seed=self._seed,
             data=images.source,
             data_sha256=images.sha256,
-            settings={"recipe": "the user's own" if self._train else asdict(self._recipe)},
+            settings={"recipe": "the user's own" if self._train else asdict(self._recipe), "guessed": self._guessed},
             seconds=clock.seconds,
         )
         return self
@@ -211,7 +220,7 @@ class DriftAuditor:
             verdict=verdict.verdict,
             p_value=verdict.p_value,
             alpha=alpha,
-            reasons=verdict.reasons,
+            reasons=verdict.reasons + ((GUESSED_RECIPE,) if fitted.settings["guessed"] else ()),
             classes=verdict.classes,
             gray_base=fitted.gray[0],
             gray_production=gray,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pydrift.arch import parse, resolve
@@ -84,10 +85,15 @@ class Calibration:
         manifest = verify_manifest(folder)
         if manifest.get("kind") != "pydrift calibration" or manifest.get("format") != FORMAT:
             raise InputRefused(f"{folder}: not a pydrift calibration of format {FORMAT}")
-        raw = read_json(folder / _DESCRIPTION)
-        from safetensors.torch import load_file
+        try:
+            return cls._from_parts(read_json(folder / _DESCRIPTION), load_file(folder / _STATE), folder, arch, base)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputRefused(f"{folder}: not a readable calibration: {error!r}") from error
 
-        state = load_file(folder / _STATE)
+    @classmethod
+    def _from_parts(
+        cls, raw: dict[str, Any], state: dict[str, Tensor], folder: Path, arch: str | None, base: nn.Module | None
+    ) -> Calibration:
         architecture = arch or raw["base"]["architecture"]
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
         models = range(raw["shadows"] + 1)
@@ -141,7 +147,9 @@ class Calibration:
 
 def describe_attack(attack: InversionAttack) -> dict[str, Any]:
     """An attack's name and settings, as plain JSON values."""
-    name = next(name for name, kind in ATTACKS.items() if isinstance(attack, kind))
+    name = next((name for name, kind in ATTACKS.items() if isinstance(attack, kind)), None)
+    if name is None:
+        raise UsageError(f"{type(attack).__name__} is not in pydrift.inversion.ATTACKS, so no file could name it")
     return {"name": name, **attack.settings()}
 
 

@@ -15,7 +15,7 @@ from pydrift.trainer import train_model
 from pydrift.training import predict
 
 ARCH = "convnet:1x8x8:16,32:64:10"
-SIZE = 1000  # of 1437: each model sees its own draw
+SIZE = 1000  # of 1442: each model sees its own draw
 DRIFT = "swap:3,8"
 
 

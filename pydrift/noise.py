@@ -17,6 +17,9 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
 
+MAX_RESTARTS = 65_535  # restart and label share a word of the counter
+
+
 class Phase(IntEnum):
     """What the noise is for; a part of the key, so that no two uses ever share a stream."""
 

@@ -21,7 +21,8 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
     """`function` of every item, in order, computed by as many threads as torch has been given.
 
     Inside, torch runs with one intra-op thread; the caller's setting comes back when the iterator ends or is closed.
-    After an exception no further item is begun. `function` must not draw from torch's global generator.
+    After an exception the items that no thread has begun are dropped. `function` must not draw from torch's global
+    generator.
     """
     with one_intra_op_thread() as threads, ThreadPoolExecutor(threads) as pool:
         futures = [pool.submit(function, item) for item in items]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pydrift.errors import InputRefused
 from pydrift.gray import GrayData
-from pydrift.store import to_strict_json, write_atomic
+from pydrift.store import parse_strict_json, to_strict_json, write_atomic
 from pydrift.verdict import ClassVerdict
 
 SCHEMA_VERSION = 1
@@ -126,19 +126,25 @@ class DriftReport:
 
     @classmethod
     def load(cls, path: str | Path) -> DriftReport:
-        """Reads a report back from the folder that `save` wrote, or from its report.json.
+        """Reads a report back from the folder that `save` wrote, or from its report.json. InputRefused on all else.
 
         Where gray.npz is not beside the JSON, the gray images come back empty (shape [classes, 0, 0, 0, 0]).
         """
         path = Path(path)
         file = path / "report.json" if path.is_dir() else path
         try:
-            raw = json.loads(file.read_text())
+            raw = parse_strict_json(file.read_bytes())
         except (OSError, ValueError) as error:
             raise InputRefused(f"{file}: not a readable report: {error}") from error
         if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
             raise InputRefused(f"{file}: not a pydrift report of schema version {SCHEMA_VERSION}")
-        images = _load_images(file.with_name("gray.npz"), len(raw["classes"]))
+        try:
+            return cls._from_dict(raw, _load_images(file.with_name("gray.npz"), len(raw["classes"])))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputRefused(f"{file}: not a readable report: {error!r}") from error
+
+    @classmethod
+    def _from_dict(cls, raw: dict[str, Any], images: dict[str, NDArray[np.float32]]) -> DriftReport:
         gray = {
             name: GrayData(
                 images[name],
@@ -171,5 +177,8 @@ def _load_images(file: Path, num_classes: int) -> dict[str, NDArray[np.float32]]
     if not file.exists():
         empty = np.zeros((num_classes, 0, 0, 0, 0), np.float32)
         return {"base": empty, "production": empty}
-    with np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in ("base", "production")}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("base", "production")}
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputRefused(f"{file}: not the images of a report: {error}") from error

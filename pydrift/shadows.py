@@ -34,7 +34,11 @@ class Draw:
     """
 
     kind: str
-    size: int
+    size: int = 0  # of "subset" and "bootstrap"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("halves", "subset", "bootstrap") or (self.kind != "halves") != (self.size > 0):
+            raise UsageError(f"no such draw of reference images: {self.kind!r} of size {self.size}")
 
     def indices(self, seed: int, images: int, k: int) -> NDArray[np.int64]:
         """The drawn indices into the reference data, int64, ascending (a bootstrap repeats some)."""
@@ -45,6 +49,8 @@ class Draw:
         order = random.permutation(images)
         if self.kind == "halves":
             return np.sort(order[: images // 2] if k % 2 == 0 else order[images // 2 :])
+        if self.size > images:
+            raise UsageError(f"cannot draw {self.size} of {images} images without replacement")
         return np.sort(order[: self.size])
 
     def describe(self, images: int) -> str:
@@ -120,6 +126,8 @@ def train_shadows(
         if user_train is not None:
             with seeded(seed):
                 made = user_train(x, y, seed)
+            if _shapes(made) != _shapes(base):
+                raise UsageError("train= returned a model whose parameters are not named and shaped as the base's are")
             return copy.deepcopy(made).cpu()  # the user may train one and the same module again
         start = copy.deepcopy(base).requires_grad_(True) if null == "finetune" else fresh(seed)
         how = recipe.continued(len(x)) if null == "finetune" else recipe
@@ -158,6 +166,10 @@ def reinitialised(module: nn.Module, seed: int) -> nn.Module:
                     "be started afresh; pass train=, a function (x, y, seed) -> trained module"
                 )
     return fresh
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.int64]) -> float | None:

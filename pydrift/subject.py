@@ -51,7 +51,10 @@ def as_subject(model: nn.Module | LoadedModel | Subject | str | Path, what: str,
         return _from_file(model, what)
     if not isinstance(model, nn.Module):
         raise UsageError(f"{what}: expected an nn.Module or a model file, got {type(model).__name__}")
-    module = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    try:
+        module = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    except Exception as error:  # whatever the user's own classes raise
+        raise UsageError(f"{what}: {type(model).__name__} cannot be copied: {error}") from error
     return Subject(module, type(model).__name__, tensors_digest(module.state_dict()), None, None, None)
 
 
@@ -59,11 +62,8 @@ def _from_file(loaded: LoadedModel, name: str) -> Subject:
     recipe, size = loaded.metadata.get(RECIPE_KEY), loaded.metadata.get(TRAIN_SIZE_KEY)
     if size is not None and not (size.isdecimal() and int(size) > 0):
         raise InputRefused(f"{name}: {TRAIN_SIZE_KEY} in its metadata is {size!r}, not a number of images")
-    return Subject(
-        loaded.module,
-        name,
-        loaded.sha256,
-        loaded.arch,
-        None if recipe is None else TrainingRecipe.from_json(recipe),
-        None if size is None else int(size),
-    )
+    try:
+        trained = None if recipe is None else TrainingRecipe.from_json(recipe)
+    except UsageError as error:
+        raise InputRefused(f"{name}: {error}") from error
+    return Subject(loaded.module, name, loaded.sha256, loaded.arch, trained, None if size is None else int(size))

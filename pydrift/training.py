@@ -122,9 +122,9 @@ def train(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torch's global CPU generator seeded with `seed` inside; its state comes back unchanged. Not for threads."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    """torch's global generators seeded with `seed` inside; their states come back unchanged. Not for threads."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
         yield
 
 

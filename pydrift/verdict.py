@@ -3,17 +3,21 @@
 The published sketch of the method fixes one thing: a changed recognition of gray data is drift. How much change is
 too much is this module's own design:
 
-1. For each model M that could be the base's successor (the new model and every shadow) and each class, four figures:
-   how the base recognises M's gray data, how M recognises the base's, how the (other) shadows recognise M's gray data,
-   and how M recognises theirs.
-2. Each figure is standardised by its mean and deviation over the shadows; their average is M's recognition score.
-3. The shadows' own scores are the null distribution. The new model's distance from their mean, in their standard
-   deviations, is the class's *effect*; negative means recognised worse than a benign successor.
-4. p is the lower tail of a Student t. Its degrees of freedom and scale are fitted to the shadows' leave-one-out
-   prediction residuals, pooled over the classes: normal theory (K - 1 degrees of freedom, scale 1) is too optimistic
-   where the shadows' scores have heavy tails, and the ranks of K = 16 shadows cannot give a p below 1/17.
-5. Over classes: Holm. A class with a small adjusted p has drifted. The others are stable if the null is tight enough to
-   have shown a drift of MAX_SMALLEST_EFFECT, else inconclusive.
+1. A candidate successor M (the new model, or a shadow in its place) is looked at in two DIRECTIONS: how M recognises
+   the gray data of the benign models (the base, and the mean over the shadows but M), and how they recognise M's.
+2. In each direction the two figures are standardised by their mean and deviation over the shadows and averaged to a
+   score. The two directions are tested apart, not added: a model that answers sharply recognises others more and is
+   recognised less, so their sum is a small difference of large numbers and has heavy tails.
+3. The new model's distance from the mean of the shadows' scores, in their standard deviations, is its *effect*;
+   negative means less recognition than benign successors have. Each shadow's own effect, measured in the same way
+   against the others alone, is the null distribution. Steps 1 to 3 are repeated without it: a score that was
+   standardised together with the others is drawn towards them, which would make the null too narrow.
+4. The p of a direction is the lower tail of a Student t whose degrees of freedom and scale are fitted to the null of
+   all classes: normal theory (K - 1 degrees of freedom, scale 1) is too optimistic where scores have heavy tails,
+   and the ranks of K = 16 shadows cannot give a p below 1/17.
+5. A class's p is twice the smaller of its two (Bonferroni), its effect that direction's. Over classes: Holm. A class
+   with a small adjusted p has drifted. The others are stable if the null is tight enough to have shown a drift of
+   MAX_SMALLEST_EFFECT, else inconclusive.
 """
 
 from __future__ import annotations
@@ -26,22 +30,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-MIN_SHADOWS = 3  # a leave-one-out residual needs two others
+MIN_SHADOWS = 4  # each is held against the others, and the scores of two say next to nothing about a third
 MIN_CONFIDENCE = 0.5  # below this mean own confidence an inversion has not shown what the class looks like
 MAX_SMALLEST_EFFECT = 8.0  # null deviations; a null that could only call larger effects cannot vouch for stability
+ROUNDING = 1e-9  # figures that differ by less, relatively, do not differ
 SAME_ANSWERS = 1e-4  # models whose mean margins all agree to this (relative) are one function, rounding aside
 
-DIRECTIONS = ("base_sees_new", "new_sees_base", "shadows_see_new", "new_sees_shadows")
+DIRECTIONS = ("new_sees_benign", "benign_see_new")
 
 
 @dataclass(frozen=True)
 class ClassVerdict:
     """The finding for one class.
 
-    effect    distance of the new model from the null mean, in null standard deviations; negative = recognised worse
-    interval  95 % confidence interval of the effect
-    null      each shadow's own standardised score, the distribution that `effect` is held against
-    signals   each of DIRECTIONS alone, in null standard deviations: who recognises whom less
+    effect     distance of the new model from the null mean, in null standard deviations, in the direction that speaks
+               more against it; negative = recognised worse
+    interval   95 % confidence interval of the effect
+    direction  which of DIRECTIONS that is
+    null       each shadow's own effect there against the other shadows, the distribution that `effect` is held against
+    signals    the effect in both directions
     """
 
     index: int
@@ -52,6 +59,7 @@ class ClassVerdict:
     p_value: float | None
     p_adjusted: float | None
     reason: str | None
+    direction: str | None
     null: tuple[float, ...]
     signals: dict[str, float]
 
@@ -102,52 +110,53 @@ def judge(
 
     Deterministic. A permutation of the classes permutes the result.
     """
-    classes = [_measured(recognition[..., c], confidence[:, c], c, name) for c, name in enumerate(class_names)]
-    measured = [c for c in classes if c.effect is not None]
-    if not measured:
-        return Verdict("inconclusive", None, None, _reasons(classes), tuple(classes))
-    tail = fit_tail([np.asarray(c.null) for c in measured])
-    smallest = max(tail.smallest_effect(alpha / len(measured), len(c.null)) for c in measured)
-    if _same_function(recognition):
-        same = [_unchanged(c) if c.effect is not None else c for c in classes]
-        reason = "the new model answers all gray data exactly as the base does: it is the same function"
-        return Verdict("stable", 1.0, smallest, (reason,), tuple(same))
-    p_values = [tail.p_value(c.effect, len(c.null)) for c in measured if c.effect is not None]
-    for finding, p_value, p_adjusted in zip(measured, p_values, holm(p_values), strict=True):
-        classes[finding.index] = _decided(finding, p_value, p_adjusted, alpha, smallest)
+    measured: dict[int, dict[str, _Score]] = {}
+    findings: dict[int, ClassVerdict] = {}
+    for c, name in enumerate(class_names):
+        try:
+            measured[c] = _scores(recognition[..., c], confidence[:, c])
+        except _Unmeasurable as why:
+            findings[c] = ClassVerdict(c, name, "inconclusive", None, None, None, None, str(why), None, (), {})
+    smallest = None
+    if measured:
+        tails = {d: fit_tail([scores[d].null for scores in measured.values()]) for d in DIRECTIONS}
+        level = alpha / (len(DIRECTIONS) * len(measured))
+        smallest = max(tails[d].smallest_effect(level, len(s[d].null)) for s in measured.values() for d in DIRECTIONS)
+        if _same_function(recognition):
+            reason = "the new model answers all gray data as the base does, up to rounding: taken for the same function"
+            findings |= {c: _unchanged(c, class_names[c], scores) for c, scores in measured.items()}
+            return Verdict("stable", 1.0, smallest, (reason,), tuple(findings[c] for c in sorted(findings)))
+        tested = {c: _tested(c, class_names[c], scores, tails) for c, scores in measured.items()}
+        adjusted = holm([_p(finding) for finding in tested.values()])
+        for (c, finding), p_adjusted in zip(tested.items(), adjusted, strict=True):
+            findings[c] = _decided(finding, p_adjusted, alpha, smallest)
+    classes = tuple(findings[c] for c in sorted(findings))
+    p_value = min((c.p_adjusted for c in classes if c.p_adjusted is not None), default=None)
     verdicts = {c.verdict for c in classes}
     verdict = next(v for v in ("drift", "inconclusive", "stable") if v in verdicts)
-    return Verdict(verdict, min(holm(p_values)), smallest, _reasons(classes), tuple(classes))
+    return Verdict(verdict, p_value, smallest, _reasons(classes), classes)
 
 
 def fit_tail(null: Sequence[NDArray[np.float64]]) -> Tail:
-    """Maximum-likelihood Student t of the leave-one-out prediction residuals, pooled over classes.
+    """Maximum-likelihood Student t of the shadows' own effects, pooled over classes.
 
-    null  one array of K standardised scores per class. Degrees of freedom are kept in [1, K - 1], the scale at 1 or
-          above: pooling may only make the test more careful than normal theory, never less.
+    null  one array per class with the effects of its K shadows, each measured against the K - 1 others. Degrees of
+          freedom are kept in [1, K - 1], the scale in [1, 10]: pooling may only make the test more careful than normal
+          theory, never less. The order of classes and shadows does not matter.
     """
-    residuals = np.concatenate([prediction_residuals(scores) for scores in null])
-    most = max(len(scores) for scores in null) - 1
+    # An effect is measured in deviations of single scores; as a prediction from K - 1 of them it has a larger error.
+    residuals = np.sort(np.concatenate([effects / np.sqrt(1 + 1 / (len(effects) - 1)) for effects in null]))
+    most = max(len(effects) for effects in null) - 1
 
     def cost(parameters: NDArray[np.float64]) -> float:
         degrees, scale = np.exp(parameters)
         return float(-stats.t.logpdf(residuals / scale, degrees).sum() + len(residuals) * np.log(scale))
 
     bounds = [(0.0, np.log(most)), (0.0, np.log(10.0))]
-    fitted = optimize.minimize(cost, [np.log(most) / 2, 0.1], method="Nelder-Mead", bounds=bounds)
+    # Not Nelder-Mead: its simplex collapses on the bounds, where the best parameters often lie.
+    fitted = optimize.minimize(cost, [np.log(most) / 2, 0.1], method="L-BFGS-B", bounds=bounds)
     degrees, scale = np.exp(fitted.x)
     return Tail(float(degrees), float(scale))
-
-
-def prediction_residuals(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each score's distance from the mean of the others, in units of its standard error as a new observation: [K].
-
-    Under normal theory each is a Student t with K - 2 degrees of freedom.
-    """
-    count = len(scores)
-    others = np.stack([np.delete(scores, k) for k in range(count)])  # [K, K - 1]
-    error = others.std(axis=1, ddof=1) * np.sqrt(1 + 1 / (count - 1))
-    return np.asarray((scores - others.mean(axis=1)) / np.maximum(error, np.finfo(float).tiny))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -163,68 +172,93 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def effect_interval(effect: float, shadows: int, level: float = 0.95) -> tuple[float, float]:
     """Confidence interval of an effect measured in the standard deviations of `shadows` null values.
 
-    The large-sample variance of a standardised difference, 1/K + d^2 / (2 (K - 1)) (Hedges and Olkin 1985).
+    The large-sample variance of a standardised difference, 1/K + d^2 / (2 (K - 1)) (Hedges and Olkin 1985), with the
+    quantile of a Student t, since K is small.
     """
-    half = stats.norm.isf((1 - level) / 2) * np.sqrt(1 / shadows + effect**2 / (2 * (shadows - 1)))
+    half = stats.t.isf((1 - level) / 2, shadows - 1) * np.sqrt(1 / shadows + effect**2 / (2 * (shadows - 1)))
     return float(effect - half), float(effect + half)
 
 
-def _measured(recognition: NDArray[np.float64], confidence: NDArray[np.float64], index: int, name: str) -> ClassVerdict:
-    """Effect and null of one class (recognition [models, models]), or why there is none; not yet judged."""
+class _Unmeasurable(Exception):
+    """Why a class has no effect."""
 
-    def impossible(reason: str) -> ClassVerdict:
-        return ClassVerdict(index, name, "inconclusive", None, None, None, None, reason, (), {})
 
+@dataclass(frozen=True)
+class _Score:
+    effect: float
+    null: NDArray[np.float64]  # [K]
+
+
+def _scores(recognition: NDArray[np.float64], confidence: NDArray[np.float64]) -> dict[str, _Score]:
+    """Effect and null of one class in both DIRECTIONS, from recognition [models, models] and confidence [models]."""
     new = len(confidence) - 1
     for model, who in ((0, "base"), (new, "new model")):
         if not confidence[model] >= MIN_CONFIDENCE:
-            return impossible(
+            raise _Unmeasurable(
                 f"inversion found no image that the {who} takes for it (mean confidence {confidence[model]:.2f})"
             )
     shadows = [k for k in range(1, new) if confidence[k] >= MIN_CONFIDENCE]
     if len(shadows) < MIN_SHADOWS:
-        return impossible(f"{len(shadows)} usable shadows, {MIN_SHADOWS} are needed for any null")
+        raise _Unmeasurable(
+            f"{len(shadows)} of {new - 1} shadows know it (does the reference data?), a null needs {MIN_SHADOWS}"
+        )
     used = [0, *shadows, new]
     if not np.isfinite(recognition[np.ix_(used, used)]).all():
-        return impossible("a logit margin is not a finite number")
-    null = np.stack([_directions(recognition, k, [s for s in shadows if s != k]) for k in shadows])  # [K, 4]
-    deviation = null.std(axis=0, ddof=1)
-    if not (deviation > 0).all():
-        return impossible("the shadows do not differ at all, so there is nothing to hold the new model against")
-    standard = (null - null.mean(axis=0)) / deviation
-    observed = (_directions(recognition, new, shadows) - null.mean(axis=0)) / deviation
-    scores, score = standard.mean(axis=1), observed.mean()
-    spread = scores.std(ddof=1)
-    if not spread > 0:
-        return impossible("the shadows' scores do not differ, so there is nothing to hold the new model against")
-    effect = float((score - scores.mean()) / spread)
+        raise _Unmeasurable("a logit margin is not a finite number")
+    scores = {}
+    for direction, seen in zip(DIRECTIONS, (recognition, recognition.T), strict=True):
+        effect = _effect(seen, new, shadows)
+        null = np.array([_effect(seen, k, [s for s in shadows if s != k]) for k in shadows])
+        if not (np.isfinite(effect) and np.isfinite(null).all()):
+            raise _Unmeasurable("the shadows do not differ enough to hold the new model against them")
+        scores[direction] = _Score(effect, null)
+    return scores
+
+
+def _effect(seen: NDArray[np.float64], candidate: int, shadows: list[int]) -> float:
+    """A candidate successor's distance from the shadows' mean score, in their deviations; NaN where they all agree."""
+    null = _figures(seen, shadows, shadows)
+    centre, deviation = null.mean(axis=0), null.std(axis=0, ddof=1)
+    if not (deviation > ROUNDING * np.abs(null).max(axis=0)).all():
+        return np.nan
+    spread = ((null - centre) / deviation).mean(axis=1).std(ddof=1)
+    score = ((_figures(seen, [candidate], shadows)[0] - centre) / deviation).mean()
+    return float(score / spread) if spread > ROUNDING else np.nan
+
+
+def _figures(seen: NDArray[np.float64], candidates: list[int], shadows: list[int]) -> NDArray[np.float64]:
+    """How each candidate sees the base, and the mean over the shadows other than itself: [candidates, 2]."""
+    share = (np.array(candidates)[:, None] != np.array(shadows)).astype(float)
+    means = (seen[np.ix_(candidates, shadows)] * share).sum(axis=1) / share.sum(axis=1)
+    return np.stack([seen[candidates, 0], means], axis=1)
+
+
+def _tested(index: int, name: str, scores: dict[str, _Score], tails: dict[str, Tail]) -> ClassVerdict:
+    """The class with its p, in the direction that speaks more against the new model; not yet decided."""
+    p_values = {d: tails[d].p_value(score.effect, len(score.null)) for d, score in scores.items()}
+    direction = min(p_values, key=p_values.__getitem__)
+    score = scores[direction]
     return ClassVerdict(
         index=index,
         name=name,
         verdict="inconclusive",
-        effect=effect,
-        interval=effect_interval(effect, len(shadows)),
-        p_value=None,
+        effect=score.effect,
+        interval=effect_interval(score.effect, len(score.null)),
+        p_value=min(1.0, len(DIRECTIONS) * p_values[direction]),
         p_adjusted=None,
         reason=None,
-        null=tuple(((scores - scores.mean()) / spread).tolist()),
-        signals=dict(zip(DIRECTIONS, observed.tolist(), strict=True)),
+        direction=direction,
+        null=tuple(score.null.tolist()),
+        signals={d: s.effect for d, s in scores.items()},
     )
 
 
-def _directions(recognition: NDArray[np.float64], model: int, shadows: list[int]) -> NDArray[np.float64]:
-    """DIRECTIONS for one candidate successor: [4]."""
-    return np.array(
-        [
-            recognition[0, model],
-            recognition[model, 0],
-            recognition[shadows, model].mean(),
-            recognition[model, shadows].mean(),
-        ]
-    )
+def _p(finding: ClassVerdict) -> float:
+    assert finding.p_value is not None
+    return finding.p_value
 
 
-def _decided(finding: ClassVerdict, p_value: float, p_adjusted: float, alpha: float, smallest: float) -> ClassVerdict:
+def _decided(finding: ClassVerdict, p_adjusted: float, alpha: float, smallest: float) -> ClassVerdict:
     verdict, reason = "stable", None
     if p_adjusted <= alpha:
         verdict = "drift"
@@ -234,7 +268,7 @@ def _decided(finding: ClassVerdict, p_value: float, p_adjusted: float, alpha: fl
             f"{len(finding.null)} shadows can only be sure of effects beyond {smallest:.1f} null deviations at alpha "
             f"{alpha:g}, the limit is {MAX_SMALLEST_EFFECT:g}; train more shadows"
         )
-    return replace(finding, verdict=verdict, p_value=p_value, p_adjusted=p_adjusted, reason=reason)
+    return replace(finding, verdict=verdict, p_adjusted=p_adjusted, reason=reason)
 
 
 def _reasons(classes: Sequence[ClassVerdict]) -> tuple[str, ...]:
@@ -255,8 +289,7 @@ def _same_function(recognition: NDArray[np.float64]) -> bool:
     return bool(np.isfinite(base).all() and np.allclose(base, new, rtol=SAME_ANSWERS, atol=SAME_ANSWERS))
 
 
-def _unchanged(finding: ClassVerdict) -> ClassVerdict:
-    signals = dict.fromkeys(DIRECTIONS, 0.0)
-    return replace(
-        finding, verdict="stable", effect=0.0, interval=(0.0, 0.0), p_value=1.0, p_adjusted=1.0, signals=signals
-    )
+def _unchanged(index: int, name: str, scores: dict[str, _Score]) -> ClassVerdict:
+    direction = DIRECTIONS[0]
+    null, signals = tuple(scores[direction].null.tolist()), dict.fromkeys(DIRECTIONS, 0.0)
+    return ClassVerdict(index, name, "stable", 0.0, (0.0, 0.0), 1.0, 1.0, None, direction, null, signals)

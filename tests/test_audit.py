@@ -10,11 +10,12 @@ from torch import nn
 
 import pydrift
 from pydrift import DriftAuditor, InputRefused, TrainingRecipe, UsageError
+from pydrift.auditor import GUESSED_RECIPE
 from pydrift.data import LabelledImages
 from pydrift.modelfile import load_model
 from pydrift.training import train
 
-SHADOWS, RESTARTS = 8, 6
+SHADOWS, RESTARTS = 12, 6
 
 
 def make_auditor(digits, **options):
@@ -136,7 +137,7 @@ def live(digits):
 
 def test_own_modules_take_the_generic_path(live, digits):
     module, own_training, _ = live
-    report = pydrift.audit(module, module, data=digits.data, shadows=3, restarts=2, train=own_training)
+    report = pydrift.audit(module, module, data=digits.data, shadows=4, restarts=2, train=own_training)
     assert report.provenance.path_base.startswith("generic: ")
     assert report.verdict == "stable"
 
@@ -152,6 +153,12 @@ def test_own_modules_are_left_as_they_were(live, digits):
     assert all(p.requires_grad and p.grad is None for p in module.parameters())
     assert all(torch.equal(state[k], v) for k, v in module.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())
+
+
+def test_a_guessed_recipe_is_said(live, auditor, digits):
+    guessed = pydrift.audit(live[0], live[0], data=digits.data, shadows=3, restarts=2, size=200)
+    assert guessed.reasons[-1] == GUESSED_RECIPE
+    assert GUESSED_RECIPE not in auditor.compare(digits.path("benign")).reasons
 
 
 def test_own_training_makes_every_shadow(live, digits):
@@ -200,7 +207,7 @@ def test_a_dead_class_is_inconclusive_not_drift(auditor, digits):
 
 
 def test_too_few_shadows_are_inconclusive(digits):
-    report = pydrift.audit(digits.path("base"), digits.path("benign"), data=digits.data, shadows=3, restarts=RESTARTS)
+    report = pydrift.audit(digits.path("base"), digits.path("benign"), data=digits.data, shadows=4, restarts=RESTARTS)
     assert report.verdict == "inconclusive"
     assert all(c.p_value is not None for c in report.classes)
     assert "train more shadows" in report.reasons[0]
@@ -210,7 +217,7 @@ def test_too_few_shadows_are_inconclusive(digits):
     ("options", "message"),
     [
         ({"shadows": 1}, "shadows must be >= 2, got 1"),
-        ({"restarts": 0}, "restarts must be >= 1, got 0"),
+        ({"restarts": 0}, "restarts must be in 1..65535, got 0"),
         ({"null": "reuse"}, "null must be one of retrain, finetune, got 'reuse'"),
         ({"seed": -1}, r"seed must be in 0..2\*\*63 - 1, got -1"),
         ({"size": 1}, "size must be >= 2, got 1"),

@@ -29,7 +29,7 @@ def run(*arguments, cwd=None, **environment):
 @pytest.fixture(scope="module")
 def calibration(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "calibration"
-    done = run("calibrate", digits.path("base"), *SMALL[:2], "--shadows", "8", "--restarts", "4", "--out", folder)
+    done = run("calibrate", digits.path("base"), *SMALL[:2], "--shadows", "12", "--restarts", "6", "--out", folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{folder}\n"
     return folder
@@ -58,6 +58,21 @@ def test_the_exit_code_is_the_verdict_and_stdout_one_document(calibration, digit
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     assert "inverting the new model" in done.stderr
+
+
+def test_an_audit_opens_no_connection_and_starts_no_process(calibration, digits):
+    watch = (
+        "import sys\n"
+        "def hook(event, _):\n"
+        "    if event in ('socket.connect', 'socket.bind', 'subprocess.Popen', 'os.system', 'os.exec'):\n"
+        "        sys.stderr.write(f'FORBIDDEN {event}\\n')\n"
+        "sys.addaudithook(hook)\n"
+        "from pydrift.cli import main\nmain()\n"
+    )
+    arguments = ["audit", str(calibration), str(digits.path("benign")), "--data", "digits"]
+    done = subprocess.run([sys.executable, "-c", watch, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "FORBIDDEN" not in done.stderr
 
 
 def test_data_adds_the_baselines(calibration, digits):
@@ -203,6 +218,17 @@ def test_a_killed_audit_resumes_to_the_same_bits(digits, tmp_path, uninterrupted
     resumed = audited(digits, tmp_path)
     assert resumed.returncode == uninterrupted.returncode in (1, 3)
     assert without_times(resumed) == without_times(uninterrupted)
+
+
+def test_an_audit_killed_again_and_again_still_arrives(digits, tmp_path, uninterrupted):
+    command = [*PYDRIFT, "audit", digits.path("base"), digits.path("swapped"), *SMALL, "--work", "work", "--json"]
+    for lifetime_s in np.random.default_rng(0).uniform(1, 6, 3):
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                process.wait(lifetime_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert without_times(audited(digits, tmp_path)) == without_times(uninterrupted)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

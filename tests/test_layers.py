@@ -15,7 +15,18 @@ ALLOWED = {
     "__main__": {"cli"},
     "arch": VALUES,
     "auditor": VALUES
-    | {"baselines", "calibration", "classifier", "data", "inversion", "membership", "modelfile", "ops", "parallel"}
+    | {
+        "baselines",
+        "calibration",
+        "classifier",
+        "data",
+        "inversion",
+        "membership",
+        "modelfile",
+        "noise",
+        "ops",
+        "parallel",
+    }
     | {"progress", "result", "shadows", "subject", "training", "verdict"},
     "baselines": VALUES | {"classifier", "data", "result", "training"},
     "calibration": VALUES | {"arch", "inversion", "subject"},

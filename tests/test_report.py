@@ -55,8 +55,9 @@ def make(
                 p_value=0.00123 if moved else 0.5 + i / 1000,
                 p_adjusted=0.0123 if moved else 1.0,
                 reason=None,
+                direction="new_sees_benign",
                 null=tuple(rng.normal(size=shadows).tolist()),
-                signals={"observers": effect + 1, "new model": effect - 1},
+                signals={"new_sees_benign": effect, "benign_see_new": effect + 1},
             )
         )
     report = DriftReport(
@@ -125,6 +126,7 @@ def inconclusive() -> DriftReport:
         p_adjusted=None,
         reason="inversion of the new model failed",
         null=(),
+        direction=None,
         signals={},
     )
     classes = (*report.classes[:4], untested, *report.classes[5:])
@@ -233,7 +235,7 @@ def test_page_of_a_drift_says_everything_promised() -> None:
         "Inverted images may reveal training data",
         "Against the null distribution",
         "new model -20",
-        "new model -21.00, observers -19.00",
+        "benign models on the new model's gray data -19.00, new model on the benign models' gray data -20.00",
         "91.23 %",
         "91.01 %",
         "0.412",

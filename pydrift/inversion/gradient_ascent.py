@@ -55,6 +55,13 @@ class GradientAscent:
             raise UsageError(f"inversion: steps and patience must be >= 1, got {self.steps} and {self.patience}")
         if self.jitter is not None and self.jitter < 0:
             raise UsageError(f"inversion: jitter must be >= 0, got {self.jitter}")
+        if not (
+            self.learning_rate > 0 and self.tv_weight >= 0 and self.l2_weight >= 0 and 0 <= self.start_contrast <= 1
+        ):
+            raise UsageError(
+                "inversion: learning_rate > 0, tv_weight >= 0, l2_weight >= 0 and 0 <= start_contrast <= 1, got "
+                f"{self.learning_rate:g}, {self.tv_weight:g}, {self.l2_weight:g} and {self.start_contrast:g}"
+            )
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)

@@ -121,3 +121,12 @@ def effect_text(effect: float | None) -> str:
 
 def interval_text(interval: tuple[float, float] | None) -> str:
     return "n/a" if interval is None else f"{effect_text(interval[0])} to {effect_text(interval[1])}"
+
+
+def direction(name: str) -> str:
+    """One of verdict.DIRECTIONS in words."""
+    known = {
+        "new_sees_benign": "new model on the benign models' gray data",
+        "benign_see_new": "benign models on the new model's gray data",
+    }
+    return known.get(name) or printable(name, 60)

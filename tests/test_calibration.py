@@ -1,0 +1,212 @@
+"""Calibrations: the same bits after a round trip, and nothing foreign or damaged is read."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pydrift import GradientAscent, InputRefused, UsageError
+from pydrift.arch import build
+from pydrift.calibration import Calibration
+from pydrift.gray import GrayData
+from pydrift.store import write_manifest
+from pydrift.subject import Subject
+
+ARCH, SHAPE = "mlp:1x4x4:5:3", (1, 4, 4)
+
+
+def gray(seed):
+    rng = np.random.default_rng(seed)
+    return GrayData(
+        rng.random((3, 2, *SHAPE), np.float32), rng.random((3, 2), np.float32), rng.integers(0, 9, (3, 2), np.int32)
+    )
+
+
+def frozen(module):
+    return module.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def calibration():
+    """Of twelve models, so that model.1 and model.10 could be taken for one another."""
+    recognition = np.random.default_rng(0).standard_normal((3, 13, 13)).T[:12, :12]  # not contiguous
+    return Calibration(
+        base=Subject(frozen(build(ARCH, 0)), "base.safetensors", "ab" * 32, ARCH, None, None),
+        shadows=tuple(frozen(build(ARCH, k)) for k in range(1, 12)),
+        gray=tuple(map(gray, range(12))),
+        recognition=recognition,
+        class_names=("a", "b", "ü"),
+        input_shape=SHAPE,
+        null="retrain",
+        draw="40 of 100 images without replacement",
+        shadow_accuracy=(0.1 + 0.2, *[0.5] * 9, None),
+        attack=GradientAscent(steps=7, learning_rate=0.1 + 0.2, jitter=1),
+        restarts=2,
+        seed=2**62 + 1,
+        data="digits (train)",
+        data_sha256="cd" * 32,
+        settings={"recipe": {"epochs": 3}},
+        seconds={"train shadows": 1.5},
+    )
+
+
+def weights(module):
+    return {name: tensor.numpy().tobytes() for name, tensor in module.state_dict().items()}
+
+
+def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
+    calibration.save(tmp_path / "new" / "folder")
+    loaded = Calibration.load(tmp_path / "new" / "folder")
+    assert loaded.recognition.tobytes() == calibration.recognition.tobytes()
+    assert loaded.recognition.shape == (12, 12, 3)
+    models = [(calibration.base.module, loaded.base.module), *zip(calibration.shadows, loaded.shadows, strict=True)]
+    for before, after in models:
+        assert weights(after) == weights(before)
+        assert not after.training
+        assert not any(p.requires_grad for p in after.parameters())
+    assert loaded.gray == calibration.gray
+    assert all(g.steps.dtype == np.int32 and g.images.dtype == np.float32 for g in loaded.gray)
+    assert loaded.digest() == calibration.digest()
+    rest = {"base": None, "shadows": (), "gray": (), "recognition": None}
+    assert replace(loaded, **rest) == replace(calibration, **rest)
+    assert replace(loaded.base, module=None) == replace(calibration.base, module=None)
+
+
+def test_a_calibration_holds_models_gray_data_and_measurements_only(calibration, tmp_path):
+    calibration.save(tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == {"state.safetensors", "calibration.json", "MANIFEST.json"}
+    names = {f"model.{m}.{name}" for m in range(12) for name in calibration.base.module.state_dict()}
+    names |= {f"gray.{m}.{name}" for m in range(12) for name in ("images", "confidence", "steps")}
+    assert set(load_file(tmp_path / "state.safetensors")) == names | {"recognition"}
+
+
+def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibration, tmp_path):
+    calibration.save(tmp_path)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    (tmp_path / ".pydrift-999999999-00.tmp").write_bytes(b"left by a process that was killed")
+    calibration.save(tmp_path)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+    replace(calibration, seed=1).save(tmp_path)
+    assert Calibration.load(tmp_path).seed == 1
+
+
+def test_the_digest_tells_calibrations_apart(calibration):
+    recognition = calibration.recognition.copy()
+    recognition[3, 4, 1] = np.nextafter(recognition[3, 4, 1], 9)
+    assert replace(calibration, recognition=recognition).digest() != calibration.digest()
+    assert replace(calibration, gray=(gray(99), *calibration.gray[1:])).digest() != calibration.digest()
+
+
+def test_a_folder_with_other_files_is_not_written_into(calibration, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UsageError) as error:
+        calibration.save(tmp_path)
+    assert str(error.value) == f"{tmp_path}: holds other files (thesis.tex); give a new folder for the calibration"
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "calibration.json"])
+def test_a_tampered_file_is_refused(calibration, tmp_path, name):
+    calibration.save(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputRefused) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: '{name}' was changed or damaged: its SHA-256 is not the one in MANIFEST.json"
+    )
+
+
+def test_a_missing_or_added_file_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    (tmp_path / "extra").write_text("")
+    with pytest.raises(InputRefused, match=r": 'extra' is not listed in MANIFEST.json$"):
+        Calibration.load(tmp_path)
+    (tmp_path / "extra").unlink()
+    (tmp_path / "state.safetensors").unlink()
+    with pytest.raises(InputRefused, match=r": 'state.safetensors' is listed in MANIFEST.json but missing$"):
+        Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize("manifest", [{"format": 2, "kind": "pydrift calibration"}, {"format": 1, "kind": "other"}, {}])
+def test_a_foreign_manifest_is_refused(calibration, tmp_path, manifest):
+    calibration.save(tmp_path)
+    write_manifest(tmp_path, manifest)
+    with pytest.raises(InputRefused) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == f"{tmp_path}: not a pydrift calibration of format 1"
+
+
+def test_a_folder_without_a_manifest_is_no_calibration(tmp_path):
+    with pytest.raises(UsageError, match=r"MANIFEST.json: no such file$"):
+        Calibration.load(tmp_path)
+
+
+def rewritten(folder, **changes):
+    """Changes calibration.json as someone could who also writes the manifest."""
+    file = folder / "calibration.json"
+    raw = json.loads(file.read_text())
+    raw.update(changes)
+    file.write_text(json.dumps(raw))
+    write_manifest(folder, {"format": 1, "kind": "pydrift calibration"})
+
+
+def test_an_unknown_inversion_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    rewritten(tmp_path, attack={"name": "gan"})
+    with pytest.raises(InputRefused) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == f"{tmp_path}: made with the inversion 'gan'; known are gradient_ascent"
+
+
+def own():
+    return build(ARCH, 0)
+
+
+@pytest.mark.parametrize("name", ["test_calibration:own", "os:getcwd"])
+def test_an_architecture_that_runs_code_must_be_named_by_the_caller(calibration, tmp_path, name):
+    replace(calibration, base=replace(calibration.base, architecture=name)).save(tmp_path)
+    with pytest.raises(UsageError) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: names the architecture '{name}', which is not built in; loading it runs code, "
+        "so name it yourself (arch=, --arch)"
+    )
+    loaded = Calibration.load(tmp_path, arch="test_calibration:own")
+    assert loaded.digest() == calibration.digest()
+    assert loaded.base.architecture == "test_calibration:own"
+
+
+def test_a_live_module_needs_its_like_to_be_loaded(calibration, tmp_path):
+    replace(calibration, base=replace(calibration.base, architecture=None)).save(tmp_path)
+    with pytest.raises(UsageError) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: calibrated on a live module; pass base=, a module of the same architecture"
+    )
+    template = build(ARCH, 77)
+    before = weights(template)
+    assert Calibration.load(tmp_path, base=template).digest() == calibration.digest()
+    assert weights(template) == before
+    assert template.training
+
+
+def test_models_that_do_not_fit_are_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    with pytest.raises(InputRefused, match=r": its models do not fit the architecture: \w+"):
+        Calibration.load(tmp_path, arch="mlp:1x4x4:6:3")
+    with pytest.raises(InputRefused, match=r": its models do not fit the architecture: \w+"):
+        Calibration.load(tmp_path, base=nn.Linear(2, 2))
+
+
+def test_loading_leaves_the_callers_generator_alone(calibration, tmp_path):
+    calibration.save(tmp_path)
+    before = torch.get_rng_state()
+    Calibration.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,44 @@
+"""`make demo`: the main job on real, small data, in both directions."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pydrift import DriftReport
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    done = subprocess.run([sys.executable, "-m", "pydrift", "demo", "--out", out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_the_benign_update_passes_and_the_drifted_one_is_named(demo):
+    out, stdout = demo
+    benign, drifted = (DriftReport.load(out / name) for name in ("benign", "drifted"))
+    assert benign.verdict == "stable"
+    assert drifted.verdict == "drift"
+    assert {c.name for c in sorted(drifted.classes, key=lambda c: c.p_value)[:2]} == {"3", "8"}
+    assert stdout.index("Stable: ") < stdout.index("Drift: ")
+
+
+def test_the_drift_is_one_that_current_test_data_does_not_show(demo):
+    _, stdout = demo
+    accuracies = [float(line.split("accuracy ")[1].split("%")[0]) for line in stdout.splitlines() if "current" in line]
+    assert len(accuracies) == 2
+    assert min(accuracies) > 95
+    assert abs(accuracies[0] - accuracies[1]) < 2
+
+
+def test_the_demo_leaves_models_calibration_and_reports(demo):
+    out, _ = demo
+    assert sorted(p.name for p in out.iterdir()) == [
+        *("base.safetensors", "benign", "benign.safetensors"),
+        *("calibration", "drifted", "drifted.safetensors"),
+    ]
+    for name in ("benign", "drifted"):
+        assert sorted(p.name for p in (out / name).iterdir()) == ["gray.npz", "report.html", "report.json"]
+    assert "data:image/png" in (out / "drifted" / "report.html").read_text()

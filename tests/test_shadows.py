@@ -1,0 +1,237 @@
+"""Shadow models: who sees what, how they are started, and that finished ones are kept."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pydrift import TrainingRecipe, UsageError
+from pydrift.arch import build, resolve
+from pydrift.data import LabelledImages
+from pydrift.modelfile import load_model
+from pydrift.noise import Phase, derived_seed
+from pydrift.parallel import one_intra_op_thread
+from pydrift.progress import Silent
+from pydrift.shadows import Draw, reinitialised, successor_draw, train_shadows
+from pydrift.store import RunFolder, tensors_digest
+from pydrift.training import predict, train
+
+CPU, ARCH, RECIPE = torch.device("cpu"), "mlp:1x8x8:12:10", TrainingRecipe(epochs=2)
+HALVES, SUBSET, BOOTSTRAP = Draw("halves", 0), Draw("subset", 40), Draw("bootstrap", 150)
+
+
+def digests(bank):
+    return [tensors_digest(module.state_dict()) for module in bank.modules]
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits.data.subset(range(300))
+
+
+@pytest.fixture
+def shadows(data):
+    def trained(count=2, run=None, **options):
+        options = {"null": "retrain", "draw": Draw("subset", 200), "recipe": RECIPE, "seed": 5, **options}
+        base = options.pop("base", build(ARCH, 0))
+        with run or RunFolder(None, {}) as folder:
+            return train_shadows(
+                base, options.pop("data", data), count, device=CPU, run=folder, progress=Silent(), **options
+            )
+
+    return trained
+
+
+@pytest.mark.parametrize("draw", [HALVES, SUBSET, BOOTSTRAP], ids=lambda draw: draw.kind)
+def test_a_draw_is_a_function_of_seed_images_and_k(draw):
+    drawn = [draw.indices(1, 100, k) for k in range(4)]
+    assert all(np.array_equal(draw.indices(1, 100, k), indices) for k, indices in enumerate(drawn))
+    assert all((np.diff(indices) >= 0).all() for indices in drawn)
+    assert all(indices.min() >= 0 and indices.max() < 100 and indices.dtype == np.int64 for indices in drawn)
+    assert len({tuple(indices) for indices in drawn}) == 4
+    assert not np.array_equal(draw.indices(2, 100, 0), drawn[0])
+
+
+@pytest.mark.parametrize("images", [100, 101])
+def test_halves_make_every_image_a_member_of_half_of_the_shadows(images):
+    drawn = [HALVES.indices(3, images, k) for k in range(8)]
+    assert (np.bincount(np.concatenate(drawn), minlength=images) == 4).all()
+    for even, odd in zip(drawn[::2], drawn[1::2], strict=True):
+        assert not np.intersect1d(even, odd).size
+        assert len(odd) - len(even) == images % 2
+
+
+def test_subsets_repeat_nothing_and_bootstraps_do():
+    assert [len(set(SUBSET.indices(0, 100, k))) for k in range(3)] == [40] * 3
+    drawn = BOOTSTRAP.indices(0, 150, 0)
+    assert len(drawn) == 150
+    assert len(set(drawn)) == pytest.approx(150 * (1 - np.exp(-1)), abs=15)
+    seen = np.bincount(np.concatenate([SUBSET.indices(0, 100, k) for k in range(200)]), minlength=100)
+    assert seen.min() > 50  # 80 on average: no image is left out
+
+
+@pytest.mark.parametrize(
+    ("images", "base_size", "expected", "words"),
+    [
+        (100, 40, Draw("subset", 40), "40 of 100 images without replacement"),
+        (100, 100, Draw("bootstrap", 100), "100 of 100 images with replacement (bootstrap)"),
+        (100, 250, Draw("bootstrap", 250), "250 of 100 images with replacement (bootstrap)"),
+        (100, None, Draw("bootstrap", 100), "100 of 100 images with replacement (bootstrap)"),
+    ],
+)
+def test_a_successor_sees_as_many_images_as_the_base(images, base_size, expected, words):
+    assert successor_draw(images, base_size) == expected
+    assert expected.describe(images) == words
+
+
+def test_halves_in_words():
+    assert HALVES.describe(100) == "complementary halves of 100 images"
+
+
+def test_a_shadow_depends_on_its_own_number_only(shadows):
+    few, many = digests(shadows(2)), digests(shadows(4))
+    assert many[:2] == few
+    assert len(set(many)) == 4
+    assert digests(shadows(2, seed=6)) != few
+
+
+def test_retrained_shadows_start_from_scratch_on_their_draw(shadows, data):
+    bank = shadows(2, initial=resolve(ARCH))
+    seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 1), Draw("subset", 200).indices(5, 300, 1)
+    expected = train(build(ARCH, seed), data.x[drawn], data.y[drawn], RECIPE, seed)
+    assert digests(bank)[1] == tensors_digest(expected.state_dict())
+    unseen = np.setdiff1d(np.arange(300), drawn)
+    assert bank.accuracy[1] == pytest.approx((predict(expected, data.x[unseen]) == data.y[unseen]).float().mean())
+    assert not any(module.training or any(p.requires_grad for p in module.parameters()) for module in bank.modules)
+
+
+def test_built_in_shadows_are_the_same_side_by_side(shadows):
+    with one_intra_op_thread():  # more change the last bits of a sum
+        one_by_one = digests(shadows(3, initial=resolve(ARCH)))
+    assert digests(shadows(3, initial=resolve(ARCH), built_in=True)) == one_by_one
+
+
+def test_finetuned_shadows_continue_from_the_base(shadows, data, digits):
+    base = load_model(digits.path("base")).module
+    bank = shadows(1, base=base, null="finetune")
+    seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 0), Draw("subset", 200).indices(5, 300, 0)
+    start = copy.deepcopy(base).requires_grad_(True)
+    expected = train(start, data.x[drawn], data.y[drawn], RECIPE.continued(200), seed)
+    assert digests(bank) == [tensors_digest(expected.state_dict())]
+    assert not any(p.requires_grad for p in base.parameters())
+
+
+def test_shadows_do_not_touch_the_callers_generator(shadows):
+    dropout = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
+    before = torch.get_rng_state()
+    first = digests(shadows(1, base=dropout))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert digests(shadows(1, base=dropout)) == first
+
+
+def test_reinitialised_is_fresh_and_seeded():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+    module(torch.rand(8, 1, 8, 8))
+    before = tensors_digest(module.state_dict())
+    first, again, other = (tensors_digest(reinitialised(module, seed).state_dict()) for seed in (1, 1, 2))
+    assert first == again
+    assert len({first, other, before}) == 3
+    assert tensors_digest(module.state_dict()) == before
+    assert torch.equal(reinitialised(module, 1)[2].running_mean, torch.zeros(10))
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(64))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(x.flatten(1) * self.scale)
+
+
+@pytest.mark.parametrize(
+    ("module", "place"), [(Scaled(), "root (Scaled)"), (nn.Sequential(nn.Flatten(), Scaled()), "1 (Scaled)")]
+)
+def test_what_cannot_be_reinitialised_is_refused(module, place):
+    with pytest.raises(UsageError) as error:
+        reinitialised(module, 0)
+    assert str(error.value) == (
+        f"the base's {place} has parameters but no reset_parameters(), so shadows cannot be started afresh; pass "
+        "train=, a function (x, y, seed) -> trained module"
+    )
+
+
+def test_own_training_gets_the_draw_and_the_seed(shadows, data):
+    calls, module = [], nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    def own(x, y, seed):
+        calls.append((x, y, seed, torch.rand(1).item()))
+        with torch.no_grad():
+            module[1].bias.fill_(len(calls))
+        return module  # one and the same each time
+
+    before = torch.get_rng_state()
+    bank = shadows(2, base=module, user_train=own)
+    assert torch.equal(torch.get_rng_state(), before)
+    for k, (x, y, seed, random) in enumerate(calls):
+        drawn = Draw("subset", 200).indices(5, 300, k)
+        assert torch.equal(x, data.x[drawn])
+        assert torch.equal(y, data.y[drawn])
+        assert seed == derived_seed(5, Phase.SHADOW_TRAIN, k)
+        assert random == torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
+    assert [m[1].bias[0].item() for m in bank.modules] == [1, 2]
+    assert all(p.requires_grad for p in module.parameters())
+
+
+def test_finished_shadows_are_not_trained_again(shadows, tmp_path):
+    calls = []
+
+    def own(x, y, seed):
+        calls.append(seed)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(build(ARCH, seed), x, y, RECIPE, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        shadows(4, run=RunFolder(tmp_path, {}), user_train=own)
+    resumed = shadows(4, run=RunFolder(tmp_path, {}), user_train=own)
+    assert len(calls) == 5  # two finished, one interrupted and begun again, one more
+    assert len(set(calls)) == 4
+    at_once = shadows(4, user_train=own)
+    assert digests(resumed) == digests(at_once)
+    assert resumed.accuracy == at_once.accuracy
+    assert len(calls) == 9
+
+
+def test_accuracy_is_none_where_a_shadow_saw_everything(shadows, data):
+    bank = shadows(1, data=data.subset(range(20)), draw=Draw("bootstrap", 2000))
+    assert bank.accuracy == (None,)
+
+
+def test_accuracy_is_measured_on_all_classes_of_sorted_data(shadows, data):
+    count = 4000
+    y = torch.arange(count) * 2 // count  # the first half is of class 0
+    always_zero = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+    with torch.no_grad():
+        always_zero[1].weight.zero_()
+        always_zero[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    images = LabelledImages(torch.zeros(count, 1, 1, 1), y, ("a", "b"), "sorted")
+    bank = shadows(1, base=always_zero, data=images, draw=SUBSET, user_train=lambda x, y, seed: always_zero)
+    assert bank.accuracy[0] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"null": "reuse"}, "null must be one of retrain, finetune, got 'reuse'"),
+        ({"count": 3, "draw": HALVES}, "complementary halves need an even number of shadows, got 3"),
+    ],
+)
+def test_impossible_shadows_are_refused(shadows, options, message):
+    with pytest.raises(UsageError) as error:
+        shadows(**options)
+    assert str(error.value) == message
