@@ -100,7 +100,7 @@ def main():
     interval = stats.binomtest(alarms, len(verdicts)).proportion_ci(method="exact")
     p_values = np.array([v.p_value for v in verdicts if v.p_value is not None])
     result = {
-        "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+        "options": {k: v for k, v in vars(options).items() if k not in ("work", "json")},
         "machine": machine(torch.device("cpu")),
         "false_alarm_rate": alarms / len(verdicts),
         "false_alarm_interval": [interval.low, interval.high],
@@ -113,10 +113,11 @@ def main():
         found = [audit(s[0], s[1:-1], options.models + i) for s in splits]
         detected = float(np.mean([v.verdict == "drift" for v in found]))
         worst = [min((c for c in v.classes if c.p_value is not None), key=lambda c: c.p_value) for v in found]
-        named = drift.split(":")[1].split(",")
-        first = float(np.mean([c.name in named for c in worst]))
-        result["drifts"][drift] = {"detected": detected, "right_class_first": first}
-        print(f"{drift}: found in {detected:.0%}, a planted class first in {first:.0%}")
+        planted = [a for a in drift.partition(":")[2].split(",") if a in names]
+        first = float(np.mean([c.name in planted for c in worst])) if planted else None
+        result["drifts"][drift] = {"detected": detected, "planted_class_first": first}
+        named = "" if first is None else f", a planted class first in {first:.0%}"
+        print(f"{drift}: found in {detected:.0%}{named}")
     if options.json is not None:
         write_atomic(options.json, to_strict_json(result).encode())
 

@@ -12,7 +12,7 @@ import pydrift
 from pydrift import DriftAuditor, InputRefused, TrainingRecipe, UsageError
 from pydrift.auditor import GUESSED_RECIPE
 from pydrift.data import LabelledImages
-from pydrift.modelfile import load_model
+from pydrift.modelfile import load_model, save_model
 from pydrift.training import train
 
 SHADOWS, RESTARTS = 12, 6
@@ -159,6 +159,27 @@ def test_a_guessed_recipe_is_said(live, auditor, digits):
     guessed = pydrift.audit(live[0], live[0], data=digits.data, shadows=3, restarts=2, size=200)
     assert guessed.reasons[-1] == GUESSED_RECIPE
     assert GUESSED_RECIPE not in auditor.compare(digits.path("benign")).reasons
+
+
+def test_own_training_of_another_architecture_is_refused(live, digits):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(UsageError, match=r"^train= returned a model whose parameters are not named and shaped as"):
+        DriftAuditor(live[0], shadows=3, train=lambda x, y, seed: other).fit(digits.data)
+
+
+def test_own_training_and_a_recipe_do_not_share_a_work_folder(live, digits, tmp_path):
+    module, own_training, _ = live
+    options = {"shadows": 2, "restarts": 1, "size": 200, "work_dir": tmp_path}
+    DriftAuditor(module, train=own_training, **options).fit(digits.data)
+    with pytest.raises(UsageError, match=r"holds the work of another run \(train is "):
+        DriftAuditor(module, **options).fit(digits.data)
+
+
+def test_a_recipe_that_cannot_be_read_is_refused_with_the_file_named(digits, tmp_path):
+    base = load_model(digits.path("base"))
+    save_model(tmp_path / "odd.safetensors", base.module, base.arch, {"recipe": '{"speed": 9}'})
+    with pytest.raises(InputRefused, match=r"^odd\.safetensors: recipe: not readable: unknown keys \['speed'\]$"):
+        DriftAuditor(tmp_path / "odd.safetensors")
 
 
 def test_own_training_makes_every_shadow(live, digits):

@@ -169,6 +169,24 @@ def own():
     return build(ARCH, 0)
 
 
+def test_an_attack_that_no_file_could_name_is_refused(calibration, tmp_path):
+    class Mine:
+        def settings(self):
+            return {}
+
+    with pytest.raises(UsageError, match=r"^Mine is not in pydrift\.inversion\.ATTACKS, so no file could name it$"):
+        replace(calibration, attack=Mine()).save(tmp_path / "calibration")
+
+
+def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    description = tmp_path / "calibration.json"
+    description.write_text(json.dumps({k: v for k, v in json.loads(description.read_text()).items() if k != "seed"}))
+    write_manifest(tmp_path, {"format": 1, "kind": "pydrift calibration"})
+    with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('seed'\)$"):
+        Calibration.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["test_calibration:own", "os:getcwd"])
 def test_an_architecture_that_runs_code_must_be_named_by_the_caller(calibration, tmp_path, name):
     replace(calibration, base=replace(calibration.base, architecture=name)).save(tmp_path)

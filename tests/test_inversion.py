@@ -209,6 +209,11 @@ def test_gray_data_of_a_trained_model_convinces_it_and_fresh_eyes(digits):
         ({"steps": 0}, "inversion: steps and patience must be >= 1, got 0 and 25"),
         ({"patience": 0}, "inversion: steps and patience must be >= 1, got 100 and 0"),
         ({"jitter": -1}, "inversion: jitter must be >= 0, got -1"),
+        (
+            {"start_contrast": 2.0, "tv_weight": 0.0},
+            "inversion: learning_rate > 0, tv_weight >= 0, l2_weight >= 0 and 0 <= start_contrast <= 1, got "
+            "0.05, 0, 0.001 and 2",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

@@ -224,6 +224,17 @@ def test_accuracy_is_measured_on_all_classes_of_sorted_data(shadows, data):
     assert bank.accuracy[0] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(("kind", "size"), [("third", 5), ("subset", 0), ("bootstrap", 0), ("halves", 5)])
+def test_impossible_draws_are_refused(kind, size):
+    with pytest.raises(UsageError, match=f"^no such draw of reference images: '{kind}' of size {size}$"):
+        Draw(kind, size)
+
+
+def test_more_images_than_there_are_cannot_be_drawn_without_replacement():
+    with pytest.raises(UsageError, match=r"^cannot draw 11 of 10 images without replacement$"):
+        Draw("subset", 11).indices(0, 10, 0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
