@@ -15,7 +15,7 @@ from torch import nn
 
 from pydrift.baselines import measure_baselines
 from pydrift.calibration import Calibration, describe_attack
-from pydrift.classifier import Classifier, freeze
+from pydrift.classifier import Classifier, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.gray import GrayData
@@ -28,7 +28,7 @@ from pydrift.parallel import each
 from pydrift.progress import Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
 from pydrift.shadows import NULLS, successor_draw, train_shadows
-from pydrift.store import RunFolder
+from pydrift.store import RunFolder, refuse_manifest_folder, sha256_bytes
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
 from pydrift.verdict import judge
@@ -36,10 +36,13 @@ from pydrift.version import __version__
 
 Model = nn.Module | LoadedModel | Subject | str | Path
 
-GUESSED_RECIPE = (
-    "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where that "
-    "differs much, benign updates can read as drift (pass recipe= or train=)"
-)
+GUESSED = {
+    "recipe": "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where "
+    "that differs much, benign updates can read as drift (pass recipe= or train=)",
+    "size": "nothing says how many images the base was trained on, so each shadow saw a bootstrap of all reference "
+    "data; where that differs much, benign updates can read as drift (pass size=, --size)",
+}
+"""What is added to the reasons of a report whose null rests on a guess."""
 
 
 class DriftAuditor:
@@ -90,7 +93,8 @@ class DriftAuditor:
         self._base = as_subject(base, "base", arch)
         self._shadows, self._null, self._restarts, self._seed = shadows, null, restarts, seed
         self._recipe = recipe or self._base.recipe or TrainingRecipe()
-        self._guessed = not (recipe or self._base.recipe or train)
+        known = {"recipe": recipe or self._base.recipe or train, "size": size or self._base.train_size}
+        self._guessed = [name for name, value in known.items() if not value]
         self._train, self._size = train, size or self._base.train_size
         self._attack: InversionAttack = attack or GradientAscent()
         self._device = choose_device(device)
@@ -129,10 +133,10 @@ class DriftAuditor:
             "restarts": self._restarts,
             "seed": self._seed,
             "device": self._device.type,
-            "train": None if self._train is None else getattr(self._train, "__qualname__", "an object"),
-            "versions": {"pydrift": __version__, "torch": torch.__version__},
+            "train": None if self._train is None else _described(self._train),
+            "versions": _versions(),
         }
-        with self._progress as progress, self._run("fit", plan) as run:
+        with exact_arithmetic(), self._progress as progress, self._run("fit", plan) as run:
             with clock("train shadows"):
                 bank = train_shadows(
                     self._base.module,
@@ -199,8 +203,16 @@ class DriftAuditor:
             freeze(m, fitted.input_shape, self._device, "calibrated model")
             for m in (fitted.base.module, *fitted.shadows)
         ]
-        plan = {"calibration": fitted.digest(), "production": subject.sha256}
-        with self._progress as progress:
+        plan = {
+            "calibration": fitted.digest(),
+            "production": subject.sha256,
+            "attack": describe_attack(fitted.attack),
+            "restarts": fitted.restarts,
+            "seed": fitted.seed,
+            "device": self._device.type,
+            "versions": _versions(),
+        }
+        with exact_arithmetic(), self._progress as progress:
             with self._run(f"compare-{subject.sha256[:16]}", plan) as run, clock("invert new model"):
                 progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
                 (gray,) = each(lambda model: self._inverted(model, "gray/new", run), [new])
@@ -220,7 +232,7 @@ class DriftAuditor:
             verdict=verdict.verdict,
             p_value=verdict.p_value,
             alpha=alpha,
-            reasons=verdict.reasons + ((GUESSED_RECIPE,) if fitted.settings["guessed"] else ()),
+            reasons=verdict.reasons + tuple(GUESSED[name] for name in fitted.settings["guessed"]),
             classes=verdict.classes,
             gray_base=fitted.gray[0],
             gray_production=gray,
@@ -243,6 +255,7 @@ class DriftAuditor:
                 base_sha256=fitted.base.sha256,
                 production_sha256=subject.sha256,
                 data_sha256=fitted.data_sha256,
+                calibration_sha256=fitted.digest(),
                 base=fitted.base.name,
                 production=subject.name,
                 data=fitted.data,
@@ -255,6 +268,11 @@ class DriftAuditor:
                 seconds=clock.seconds,
             ),
         )
+
+    @staticmethod
+    def check_target(folder: str | Path) -> None:
+        """Asks before the work whether `save` could write there. See Calibration.check_target."""
+        Calibration.check_target(folder)
 
     def save(self, folder: str | Path) -> None:
         """Writes the calibration: weights, gray data and measurements, no reference images. See Calibration.save."""
@@ -299,6 +317,8 @@ class DriftAuditor:
         return gray
 
     def _run(self, name: str, plan: dict[str, Any]) -> RunFolder:
+        if self._work_dir is not None:
+            refuse_manifest_folder(self._work_dir)
         return RunFolder(None if self._work_dir is None else Path(self._work_dir) / name, plan)
 
 
@@ -334,6 +354,17 @@ def choose_device(name: str | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {name!r}: this torch sees no CUDA device")
     return device
+
+
+def _versions() -> dict[str, str]:
+    return {"pydrift": __version__, "torch": str(torch.__version__)}
+
+
+def _described(train: Train) -> str:
+    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function."""
+    code = getattr(train, "__code__", None)
+    body = "" if code is None else sha256_bytes(code.co_code + repr(code.co_consts).encode())[:16]
+    return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()
 
 
 class _Clock:

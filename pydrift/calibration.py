@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from pydrift.arch import parse, resolve
-from pydrift.errors import InputRefused, UsageError
+from pydrift.errors import InputRefused, PydriftError, UsageError
 from pydrift.gray import GrayData
 from pydrift.inversion import ATTACKS, InversionAttack
 from pydrift.store import (
-    read_json,
+    MANIFEST,
+    check_writable,
+    parse_strict_json,
+    read_file,
     safetensors_bytes,
+    sha256_bytes,
     tensors_digest,
     verify_manifest,
     write_atomic,
@@ -30,6 +34,7 @@ from pydrift.store import (
 from pydrift.subject import Subject
 
 FORMAT = 1
+_MAX_BYTES = 64 << 30
 _STATE, _DESCRIPTION = "state.safetensors", "calibration.json"
 
 
@@ -64,15 +69,21 @@ class Calibration:
         UsageError where the folder holds other files.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        strangers = {f.name for f in folder.iterdir()} - {_STATE, _DESCRIPTION, "MANIFEST.json"}
-        strangers = {name for name in strangers if not name.startswith(".")}  # a killed save may have left hidden ones
-        if strangers:
-            raise UsageError(f"{folder}: holds other files ({min(strangers)}); give a new folder for the calibration")
-        (folder / "MANIFEST.json").unlink(missing_ok=True)
+        self.check_target(folder)
+        (folder / MANIFEST).unlink(missing_ok=True)
         write_atomic(folder / _STATE, safetensors_bytes(self._tensors(), {}))
         write_json(folder / _DESCRIPTION, self._description())
         write_manifest(folder, {"format": FORMAT, "kind": "pydrift calibration"})
+
+    @staticmethod
+    def check_target(folder: str | Path) -> None:
+        """Asks whether `save` could write there: UsageError where not, or where other files are. Leaves nothing."""
+        folder = Path(folder)
+        check_writable(folder / _STATE)
+        strangers = {f.name for f in folder.glob("*")} - {_STATE, _DESCRIPTION, MANIFEST}
+        strangers = {name for name in strangers if not name.startswith(".")}  # a killed save may have left hidden ones
+        if strangers:
+            raise UsageError(f"{folder}: holds other files ({min(strangers)}); give a new folder for the calibration")
 
     @classmethod
     def load(cls, folder: str | Path, arch: str | None = None, base: nn.Module | None = None) -> Calibration:
@@ -86,8 +97,11 @@ class Calibration:
         if manifest.get("kind") != "pydrift calibration" or manifest.get("format") != FORMAT:
             raise InputRefused(f"{folder}: not a pydrift calibration of format {FORMAT}")
         try:
-            return cls._from_parts(read_json(folder / _DESCRIPTION), load_file(folder / _STATE), folder, arch, base)
-        except (KeyError, TypeError, ValueError) as error:
+            description, state = (_verified(folder / name, manifest) for name in (_DESCRIPTION, _STATE))
+            return cls._from_parts(parse_strict_json(description), load_safetensors(state), folder, arch, base)
+        except PydriftError:
+            raise
+        except Exception as error:  # whatever a made-up description or state makes the parsers say
             raise InputRefused(f"{folder}: not a readable calibration: {error!r}") from error
 
     @classmethod
@@ -97,6 +111,11 @@ class Calibration:
         architecture = arch or raw["base"]["architecture"]
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
         models = range(raw["shadows"] + 1)
+        classes, shape = len(raw["class_names"]), (raw["restarts"], *raw["input_shape"])
+        fits = state["recognition"].shape == (len(models), len(models), classes)
+        fits &= all(state[f"gray.{m}.images"].shape == (classes, *shape) for m in models)
+        if not (fits and isinstance(raw["seed"], int) and isinstance(raw["settings"]["guessed"], list)):
+            raise ValueError("its parts do not fit together")
         modules = [_rebuilt(template, _below(f"model.{m}.", state), folder) for m in models]
         return cls(
             base=Subject(modules[0], raw["base"]["name"], raw["base"]["sha256"], architecture, None, None),
@@ -143,6 +162,14 @@ class Calibration:
             "settings": self.settings,
             "seconds": self.seconds,
         }
+
+
+def _verified(file: Path, manifest: dict[str, Any]) -> bytes:
+    """The bytes of a file, read once, so that what was hashed is what is parsed."""
+    data = read_file(file, _MAX_BYTES)
+    if sha256_bytes(data) != manifest["files"].get(file.name):
+        raise InputRefused(f"{file}: its SHA-256 is not the one in {MANIFEST}")
+    return data
 
 
 def describe_attack(attack: InversionAttack) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,18 @@ def freeze(
     return Classifier(forward, input_shape, num_classes, device, path)
 
 
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """float32 as the CPU computes it, and the same every time: no TF32 and no non-deterministic kernels on CUDA."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 def _check_logits(
     forward: Callable[[Tensor], Tensor], input_shape: tuple[int, int, int], device: torch.device, name: str
 ) -> int:
@@ -74,4 +87,6 @@ def _check_logits(
         raise InputRefused(f"{name}: must map [N, {shape}] to logits [N, classes >= 2], got {got} for N = 2")
     if not torch.isfinite(logits).all():
         raise InputRefused(f"{name}: gives non-finite logits for a plain gray image")
+    if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(2, device=device), atol=1e-5):
+        raise InputRefused(f"{name}: gives probabilities, not logits; leave its final softmax out")
     return logits.shape[1]

@@ -8,6 +8,7 @@ torch, numpy and scipy are imported inside the commands: `pydrift --help` and `-
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import signal
@@ -41,10 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DataOption = Annotated[
-    str | None,
-    typer.Option("--data", help="digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE or folder:DIR"),
-]
+_DATA_HELP = "digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE or folder:DIR"
 ArchOption = Annotated[
     str | None,
     typer.Option("--arch", help="architecture of models that do not name their own: a spec or package.module:factory"),
@@ -52,15 +50,16 @@ ArchOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: cuda if there is one")]
 WorkOption = Annotated[Path | None, typer.Option("--work", help="folder for finished pieces, to resume a killed run")]
-ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null [default: 16]")]
+ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null (default: 16)")]
 NullOption = Annotated[
-    str | None, typer.Option("--null", help="how updates are made: retrain or finetune [default: retrain]")
+    str | None, typer.Option("--null", help="how updates are made: retrain or finetune (default: retrain)")
 ]
 RestartsOption = Annotated[
-    int | None, typer.Option("--restarts", min=1, help="gray images per class and model [default: 16]")
+    int | None, typer.Option("--restarts", min=1, help="gray images per class and model (default: 16)")
 ]
 SizeOption = Annotated[
-    int | None, typer.Option("--size", min=2, help="images a shadow sees [default: as many as the base's file names]")
+    int | None,
+    typer.Option("--size", min=2, help="images a shadow sees (default: as many as the base's file says it saw)"),
 ]
 
 
@@ -68,7 +67,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from pydrift.version import __version__
 
-        print(f"pydrift {__version__}")
+        _say(f"pydrift {__version__}")
         raise typer.Exit
 
 
@@ -90,18 +89,18 @@ def demo(
 
     for outcome in run_demo(out, for_terminal()):
         what = f"{DRIFT} planted" if outcome.name == "drifted" else "retrained on another sample"
-        print(f"\n{outcome.name} update ({what}), accuracy {outcome.accuracy:.1%} on current test data")
+        _say(f"\n{outcome.name} update ({what}), accuracy {outcome.accuracy:.1%} on current test data")
         _print_report(outcome.report)
-        print(f"report: {out / outcome.name / 'report.html'}")
+        _say(f"report: {out / outcome.name / 'report.html'}")
 
 
 @app.command()
 def train(
     arch: Annotated[str, typer.Option("--arch", help="for example convnet:1x28x28:32,64:128:10")],
-    data: Annotated[str, typer.Option("--data", help="as for calibrate")],
+    data: Annotated[str, typer.Option("--data", help=_DATA_HELP)],
     out: Annotated[Path, typer.Option("--out", help="the model file to write (safetensors)")],
     init: Annotated[Path | None, typer.Option("--init", help="continue from this model's weights")] = None,
-    size: Annotated[int | None, typer.Option("--size", min=2, help="images to draw [default: all]")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=2, help="images to draw (default: all)")] = None,
     seed: SeedOption = 0,
     plant: Annotated[
         str | None,
@@ -121,9 +120,11 @@ def train(
     from pydrift.data import load_data
     from pydrift.data import plant as plant_drift
     from pydrift.modelfile import load_model
+    from pydrift.store import check_writable
     from pydrift.trainer import train_model
     from pydrift.training import TrainingRecipe, predict
 
+    check_writable(out)
     recipe = TrainingRecipe(epochs, batch_size, learning_rate, weight_decay, label_smoothing)
     images = load_data(data)
     trained = train_model(
@@ -136,22 +137,22 @@ def train(
         drift=plant,
     )
     trained.save(out)
-    print(f"{out}: {trained.arch}, {len(trained.images)} images of {trained.images.source}")
+    _say(f"{out}: {trained.arch}, {len(trained.images)} images of {trained.images.source}")
     accuracies = {"its training images": trained.images}
     test = _test_split(data)
     if test is not None:
         accuracies["the test set"] = test
         if plant is not None:
-            accuracies["the test set with the same drift"] = plant_drift(test, plant, seed)
+            accuracies["the test set with the same drift"] = plant_drift(test, plant, seed, "test")
     for name, images in accuracies.items():
-        print(f"accuracy on {name}: {float((predict(trained.module, images.x) == images.y).float().mean()):.2%}")
+        _say(f"accuracy on {name}: {float((predict(trained.module, images.x) == images.y).float().mean()):.2%}")
 
 
 @app.command()
 def calibrate(
     base: Annotated[Path, typer.Argument(help="model file (safetensors or state dict)")],
-    data: DataOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="folder for the calibration")] = None,
+    data: Annotated[str, typer.Option("--data", help=f"reference data: {_DATA_HELP}")],
+    out: Annotated[Path, typer.Option("--out", help="folder for the calibration")],
     shadows: ShadowsOption = None,
     null: NullOption = None,
     restarts: RestartsOption = None,
@@ -165,8 +166,7 @@ def calibrate(
     from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data
 
-    if data is None or out is None:
-        raise UsageError(f"calibrate needs {'--data' if data is None else '--out'}")
+    DriftAuditor.check_target(out)
     _find_own_architectures(arch)
     auditor = DriftAuditor(
         base,
@@ -178,14 +178,14 @@ def calibrate(
         progress=for_terminal(),
     )
     auditor.fit(load_data(data)).save(out)
-    print(out)
+    _say(f"{out}")
 
 
 @app.command()
 def audit(
     first: Annotated[Path, typer.Argument(metavar="CALIBRATION|BASE", help="calibration folder, or base model file")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="the newer model's file")],
-    data: DataOption = None,
+    data: Annotated[str | None, typer.Option("--data", help=_DATA_HELP)] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="error level over all classes together")] = 0.05,
     out: Annotated[Path | None, typer.Option("--out", help="folder for report.html, report.json and gray.npz")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the result as one JSON document")] = False,
@@ -196,7 +196,7 @@ def audit(
     null: NullOption = None,
     restarts: RestartsOption = None,
     size: SizeOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="of everything random [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="of everything random (default: 0)")] = None,
     arch: ArchOption = None,
     device: DeviceOption = None,
     work: WorkOption = None,
@@ -208,12 +208,17 @@ def audit(
     """
     from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data
+    from pydrift.result import DriftReport
 
     options = _given(shadows=shadows, null=null, restarts=restarts, size=size, seed=seed)
     common: dict[str, Any] = {"arch": arch, "device": device, "work_dir": work, "progress": for_terminal()}
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
     _find_own_architectures(arch)
+    if not first.exists():
+        raise UsageError(f"{first}: no such calibration folder or model file")
+    if out is not None:
+        DriftReport.check_target(out)
     if first.is_dir():
         if options:
             raise UsageError(f"{first} is a calibration: --{next(iter(options))} was fixed when it was made")
@@ -227,14 +232,14 @@ def audit(
     report = auditor.compare(new, holdout, alpha, arch=arch)
     command = shlex.join(["pydrift", *sys.argv[1:]])
     report = replace(report, provenance=replace(report.provenance, command=command))
-    if out is not None:
-        report.save(out, images=not no_images)
     if json:
-        sys.stdout.write(report.to_json())
+        _say(report.to_json(), end="")
     else:
         _print_report(report)
-        if out is not None:
-            print(f"report: {out / 'report.html'}")
+    if out is not None:
+        report.save(out, images=not no_images)
+        if not json:
+            _say(f"report: {out / 'report.html'}")
     raise typer.Exit(EXIT_CODES[report.verdict])
 
 
@@ -256,8 +261,10 @@ def invert(
     from pydrift.classifier import freeze
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model
-    from pydrift.store import write_atomic
+    from pydrift.store import check_writable, write_atomic
 
+    for target in filter(None, (out, png)):
+        check_writable(target)
     _find_own_architectures(arch)
     loaded = load_model(model, arch)
     classifier = freeze(loaded.module, _input_shape(loaded.arch, shape), choose_device(device), str(model))
@@ -269,9 +276,7 @@ def invert(
     if png is not None:
         write_atomic(png, gray.to_png())
     reached = int((torch.from_numpy(gray.confidence).mean(dim=1) >= 0.5).sum())
-    print(
-        f"{out}: {gray.images.shape[0]} classes x {restarts} images, {reached} classes recognised by the model itself"
-    )
+    _say(f"{out}: {gray.images.shape[0]} classes x {restarts} images, {reached} classes recognised by the model itself")
 
 
 @app.command()
@@ -280,7 +285,7 @@ def doctor() -> None:
     from pydrift.doctor import examine
 
     for name, finding in examine():
-        print(f"{name:<18} {finding}")
+        _say(f"{name:<18} {finding}")
 
 
 def main() -> NoReturn:
@@ -297,6 +302,9 @@ def main() -> NoReturn:
         code = error.exit_code
     except OSError as error:
         print(f"pydrift: {error}", file=sys.stderr)
+        code = _RUNTIME_FAILURE
+    except SystemExit as error:  # somebody else's: the commands leave by typer.Exit
+        print(f"pydrift: ended early by code that it called (exit {error.code!r})", file=sys.stderr)
         code = _RUNTIME_FAILURE
     except Exception:
         traceback.print_exc()
@@ -352,4 +360,16 @@ def _print_report(report: DriftReport) -> None:
 
     from pydrift.report import render_terminal
 
-    render_terminal(report, Console())
+    page = io.StringIO()
+    terminal = Console()
+    width = terminal.width if terminal.is_terminal else 120
+    render_terminal(report, Console(file=page, width=width, force_terminal=terminal.is_terminal))
+    _say(page.getvalue(), end="")
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Prints a result. Whoever reads it may have left (`| head`), which must not change the exit code."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

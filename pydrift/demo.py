@@ -44,7 +44,7 @@ def run_demo(out: Path, progress: Progress) -> list[Outcome]:
     for name, seed, drift in plans[1:]:
         report = auditor.compare(out / f"{name}.safetensors", holdout)
         report.save(out / name)
-        current = holdout if drift is None else plant(holdout, drift, seed)
+        current = holdout if drift is None else plant(holdout, drift, seed, "test")
         predictions = predict(load_model(out / f"{name}.safetensors").module, current.x)
         outcomes.append(Outcome(name, float((predictions == current.y).float().mean()), report))
     return outcomes

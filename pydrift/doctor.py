@@ -23,7 +23,7 @@ def examine() -> Iterator[tuple[str, str]]:
     yield "native cuda", "loaded" if status.cuda else "not loaded"
     for reason in status.reasons:
         yield "why", reason
-    yield from status.build.items()
+    yield from ((name, value) for name, value in status.build.items() if name != "version")
     yield "torchvision", _torchvision()
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pydrift.errors import InputRefused
 from pydrift.gray import GrayData
-from pydrift.store import parse_strict_json, to_strict_json, write_atomic
+from pydrift.store import check_writable, parse_strict_json, refuse_manifest_folder, to_strict_json, write_atomic
 from pydrift.verdict import ClassVerdict
 
 SCHEMA_VERSION = 1
@@ -58,6 +58,7 @@ class Provenance:
     base_sha256: str
     production_sha256: str
     data_sha256: str | None
+    calibration_sha256: str | None
     base: str  # file name or class name
     production: str
     data: str | None
@@ -108,7 +109,7 @@ class DriftReport:
         `images=False` leaves the gray images out everywhere; a gray.npz that was there is removed.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        self.check_target(folder)
         if images:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, base=self.gray_base.images, production=self.gray_production.images)
@@ -117,6 +118,12 @@ class DriftReport:
             (folder / "gray.npz").unlink(missing_ok=True)
         self.save_html(folder / "report.html", images)
         write_atomic(folder / "report.json", self.to_json().encode())
+
+    @staticmethod
+    def check_target(folder: str | Path) -> None:
+        """Asks whether `save` could write there: UsageError where not, or where it is a calibration. Leaves nothing."""
+        refuse_manifest_folder(folder)
+        check_writable(Path(folder) / "report.json")
 
     def save_html(self, path: str | Path, images: bool = True) -> None:
         """Writes one HTML file; `images=False` leaves the gray images out (they may reveal training data)."""

@@ -15,6 +15,7 @@ import re
 import secrets
 import signal
 import stat
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,6 +124,21 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         os.close(folder)
 
 
+def check_writable(path: str | Path) -> None:
+    """UsageError where `write_atomic(path, ...)` could not succeed: to ask before hours of work. Leaves nothing."""
+    path = Path(path)
+    folder = path.parent
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def _remove_stale_temps(folder: Path) -> None:
     for entry in os.scandir(folder):
         match = _TEMP_NAME.fullmatch(entry.name)
@@ -210,6 +226,12 @@ def _files_below(folder: Path) -> dict[str, Path]:
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     relative = {path.relative_to(folder).as_posix(): path for path in files}
     return {name: path for name, path in relative.items() if name != MANIFEST and not f"/{name}".count("/.")}
+
+
+def refuse_manifest_folder(folder: str | Path) -> None:
+    """UsageError where `folder` is sealed by a manifest: one more file in it would make it unreadable."""
+    if (Path(folder) / MANIFEST).exists():
+        raise UsageError(f"{folder}: is a calibration; give another folder")
 
 
 class RunFolder:

@@ -13,7 +13,7 @@ from torch import nn
 from pydrift.arch import is_spec, resolve
 from pydrift.errors import InputRefused, UsageError
 from pydrift.modelfile import LoadedModel, load_model
-from pydrift.store import tensors_digest
+from pydrift.store import sha256_bytes, tensors_digest
 from pydrift.training import TrainingRecipe
 
 RECIPE_KEY, TRAIN_SIZE_KEY = "recipe", "train_size"
@@ -21,7 +21,10 @@ RECIPE_KEY, TRAIN_SIZE_KEY = "recipe", "train_size"
 
 @dataclass(frozen=True)
 class Subject:
-    """`architecture` is None for a live module: such a model can only be rebuilt by copying it."""
+    """`sha256` is that of the file; of a live module, over its class, its printed structure and its weights.
+
+    `architecture` is None for a live module: such a model can only be rebuilt by copying it.
+    """
 
     module: nn.Module
     name: str
@@ -55,7 +58,9 @@ def as_subject(model: nn.Module | LoadedModel | Subject | str | Path, what: str,
         module = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     except Exception as error:  # whatever the user's own classes raise
         raise UsageError(f"{what}: {type(model).__name__} cannot be copied: {error}") from error
-    return Subject(module, type(model).__name__, tensors_digest(module.state_dict()), None, None, None)
+    kind = type(model)
+    identity = f"{kind.__module__}.{kind.__qualname__} {module!r} {tensors_digest(module.state_dict())}"
+    return Subject(module, kind.__name__, sha256_bytes(identity.encode()), None, None, None)
 
 
 def _from_file(loaded: LoadedModel, name: str) -> Subject:

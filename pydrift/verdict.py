@@ -199,9 +199,8 @@ def _scores(recognition: NDArray[np.float64], confidence: NDArray[np.float64]) -
             )
     shadows = [k for k in range(1, new) if confidence[k] >= MIN_CONFIDENCE]
     if len(shadows) < MIN_SHADOWS:
-        raise _Unmeasurable(
-            f"{len(shadows)} of {new - 1} shadows know it (does the reference data?), a null needs {MIN_SHADOWS}"
-        )
+        why = "know it (does the reference data?)" if len(shadows) < new - 1 else "are too few"
+        raise _Unmeasurable(f"{len(shadows)} of {new - 1} shadows {why}, a null needs {MIN_SHADOWS}")
     used = [0, *shadows, new]
     if not np.isfinite(recognition[np.ix_(used, used)]).all():
         raise _Unmeasurable("a logit margin is not a finite number")

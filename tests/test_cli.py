@@ -160,13 +160,24 @@ def test_own_architectures_are_found_in_the_current_folder(digits, tmp_path):
         (["audit", "{calibration}", "missing.safetensors"], 2, "missing.safetensors: no such file"),
         (["audit", "{calibration}", "{text}"], 4, "neither safetensors nor a state dict"),
         (["audit", "{folder}", "{benign}"], 2, "MANIFEST.json: no such file"),
-        (["calibrate", "{base}", "--data", "digits"], 2, "calibrate needs --out"),
+        (["calibrate", "{base}", "--data", "digits"], 2, "Missing option '--out'"),
+        (
+            ["calibrate", "{base}", "--data", "digits", "--out", "{text}"],
+            2,
+            "text/state.safetensors: cannot be written",
+        ),
+        (["audit", "missing", "{benign}"], 2, "missing: no such calibration folder or model file"),
+        (["audit", "{calibration}", "{benign}", "--out", "{calibration}"], 2, "is a calibration; give another folder"),
+        (["audit", "{calibration}", "{benign}", "--work", "{calibration}"], 2, "is a calibration; give another folder"),
+        (["audit", "{calibration}", "{benign}", "--out", "{text}/x"], 2, "text/x/report.json: cannot be written"),
+        (["invert", "{base}", "--out", "{folder}"], 2, "folder: cannot be written: Is a directory"),
+        (["invert", "{base}", "--out", "g.npz", "--arch", "leaving:net"], 2, "cannot import leaving: SystemExit: 1"),
         (["calibrate", "{base}", "--data", "nothing", "--out", "c"], 2, "unknown data 'nothing'"),
         (["train", "--arch", "mlp:1x28x28:8:10", "--data", "digits", "--out", "m"], 2, "does not fit digits"),
         (["train", "--arch", "mlp:8", "--data", "digits", "--out", "m"], 2, "architecture 'mlp:8'"),
         (
             ["train", "--arch", "mlp:1x8x8:8:10", "--data", "digits", "--out", "/proc/no/m", "--size", "99"],
-            5,
+            2,
             "/proc/no",
         ),
         (["frobnicate"], 2, "No such command 'frobnicate'"),
@@ -175,28 +186,50 @@ def test_own_architectures_are_found_in_the_current_folder(digits, tmp_path):
 def test_bad_calls_say_what_was_wrong(digits, calibration, tmp_path, arguments, code, words):
     (tmp_path / "text").write_text("not a model")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "leaving.py").write_text("import sys\n\nsys.exit(1)\n")
     places = {n: digits.path(n) for n in ("base", "benign")} | {n: tmp_path / n for n in ("text", "folder")}
     done = run(*(a.format(calibration=calibration, **places) for a in arguments), cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert done.stdout == ""
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["folder", "text"]
+    assert sorted(f.name for f in tmp_path.iterdir() if f.name != "__pycache__") == ["folder", "leaving.py", "text"]
 
 
-def test_a_crash_is_never_drift(digits, tmp_path):
-    """An unexpected exception leaves with 5, not with Python's 1."""
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["page", "json"])
+def test_a_reader_that_leaves_does_not_change_the_verdict(calibration, digits, more):
+    command = [*PYDRIFT, "audit", calibration, digits.path("benign"), *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdout.close()
+        assert process.wait(120) == 0
+
+
+def test_an_installation_that_cannot_be_imported_is_not_drift(tmp_path):
+    (tmp_path / "typer.py").write_text("raise SystemExit(1)\n")
+    done = run("audit", "a", "b", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 5
+
+
+@pytest.mark.parametrize("failure", ["raise KeyError('not what anybody expects')", "raise SystemExit(1)"])
+def test_a_crash_is_never_drift(digits, tmp_path, failure):
+    """Neither an unexpected exception nor user code that exits leaves with Python's 1."""
     (tmp_path / "crashing.py").write_text(
         "import torch\n\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         "        self.w = torch.nn.Linear(64, 10)\n    def forward(self, x):\n"
         "        if len(x) != 2:  # the two images of the check pass\n"
-        "            raise KeyError('not what anybody expects')\n        return self.w(x.flatten(1))\n"
+        f"            {failure}\n        return self.w(x.flatten(1))\n"
     )
     import torch
 
     torch.save({"w.weight": torch.zeros(10, 64), "w.bias": torch.zeros(10)}, tmp_path / "net.pt")
     done = run("invert", "net.pt", "--arch", "crashing:Net", "--shape", "1x8x8", "--out", "g.npz", cwd=tmp_path)
     assert done.returncode == 5
-    assert "not what anybody expects" in done.stderr
+    assert "not what anybody expects" in done.stderr or "ended early by code that it called (exit 1)" in done.stderr
+
+
+def test_help_names_the_defaults():
+    done = run("calibrate", "--help", COLUMNS="200")
+    for default in ("16", "retrain", "as many as the base's file says it saw"):
+        assert f"(default: {default})" in done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ ALLOWED = {
     "errors": set(),
     "gray": set(),
     "inversion": VALUES | {"classifier", "noise", "ops"},
-    "membership": VALUES | {"classifier"},
+    "membership": VALUES | {"classifier", "parallel"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),
     "ops": set(),

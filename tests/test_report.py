@@ -83,6 +83,7 @@ def make(
             base_sha256="a1" * 32,
             production_sha256="b2" * 32,
             data_sha256="c3" * 32,
+            calibration_sha256="d4" * 32,
             base="base.safetensors",
             production="update.safetensors",
             data="digits (train split)",
@@ -329,7 +330,7 @@ def test_effects_as_text(effect: float | None, text: str) -> None:
 
 def test_the_same_model_twice_is_said() -> None:
     report = stable()
-    said = "Both are the same weights: this audit can only confirm that it finds no difference."
+    said = "Both have the same hash: they are the same model."
     assert said not in Page(render_html(report)).text
     twice = replace(report, provenance=replace(report.provenance, production_sha256=report.provenance.base_sha256))
     assert said in Page(render_html(twice)).text
@@ -441,3 +442,12 @@ def test_report_saves_its_page(tmp_path) -> None:  # type: ignore[no-untyped-def
     assert (tmp_path / "report.html").read_text("utf-8") == render_html(report)
     assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "drift"
     assert render_html(DriftReport.load(tmp_path)) == render_html(report)
+
+
+def test_a_stable_verdict_does_not_hide_a_fallen_accuracy() -> None:
+    report = stable()
+    fallen = replace(report.baselines, accuracy_base=0.986, accuracy_production=0.888, accuracy_p_value=5.8e-39)
+    page = Page(render_html(replace(report, baselines=fallen))).text
+    assert "accuracy on digits (test split) fell from 98.60 % to 88.80 %: do not promote on this verdict alone" in page
+    risen = replace(fallen, accuracy_base=0.888, accuracy_production=0.986)
+    assert "do not promote" not in Page(render_html(replace(report, baselines=risen))).text

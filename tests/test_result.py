@@ -62,6 +62,7 @@ def report():
             base_sha256="a" * 64,
             production_sha256="b" * 64,
             data_sha256=None,
+            calibration_sha256=None,
             base="base",
             production="new",
             data=None,

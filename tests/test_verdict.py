@@ -174,7 +174,7 @@ def test_too_few_shadows_are_inconclusive():
         "inconclusive",
         None,
         None,
-        ("classes class 0, class 1: 3 of 3 shadows know it (does the reference data?), a null needs 4",),
+        ("classes class 0, class 1: 3 of 3 shadows are too few, a null needs 4",),
         verdict.classes,
     )
     assert all(c.p_value is c.effect is None for c in verdict.classes)

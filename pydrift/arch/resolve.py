@@ -28,7 +28,7 @@ def resolve(text: str) -> Callable[[int], nn.Module]:
         raise UsageError(f"architecture '{text}': neither built in ({', '.join(EXAMPLES)}) nor package.module:factory")
     try:
         module = import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"architecture '{text}': cannot import {module_name}: {type(error).__name__}: {error}"
         ) from error
@@ -43,7 +43,7 @@ def _call(text: str, factory: Callable[[], object], seed: int) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         try:
             module = factory()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"architecture '{text}': the factory failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"architecture '{text}': the factory returned a {type(module).__name__}, not an nn.Module")

@@ -18,7 +18,7 @@ from pydrift.store import sha256_bytes
 _PATCH = 3  # pixels, square, white, in the lower right corner
 
 
-def plant(data: LabelledImages, spec: str, seed: int) -> LabelledImages:
+def plant(data: LabelledImages, spec: str, seed: int, split: str = "train") -> LabelledImages:
     """Returns a copy of `data` with the drift that `spec` describes; the source of the copy says so.
 
     swap:A,B              the labels A and B are exchanged
@@ -28,10 +28,11 @@ def plant(data: LabelledImages, spec: str, seed: int) -> LabelledImages:
     patch:A,FRACTION      that fraction of class A's images gets a white 3x3 patch in the lower right corner
     backdoor:A,FRACTION   that fraction of all images, of any class, gets the patch and the label A
     noise:SIGMA           Gaussian noise is added to all images, the result is clipped to [0, 1]
-    expand:A,DATA,B       the images of class B of the data spec DATA (its train split) are added as class A
+    expand:A,DATA,B       images of class B of the data spec DATA are added as class A, as many as A has or B offers
 
-    A and B are class names or indices; a name wins over an index. FRACTION is in (0, 1]. The result is a function of
-    `data`, `spec` and `seed` alone. UsageError says what is wrong with a spec.
+    `split` ("train" or "test") is what `expand` reads of the other set. A and B are class names or indices; a name wins
+    over an index. FRACTION is in (0, 1]. The result is a function of the arguments alone. UsageError says what is wrong
+    with a spec.
     """
     kind, _, text = spec.partition(":")
     if kind not in _KINDS:
@@ -43,7 +44,7 @@ def plant(data: LabelledImages, spec: str, seed: int) -> LabelledImages:
     if len(arguments) != count or not all(arguments):
         raise UsageError(f"{spec!r} does not have the form {kind}:{form}")
     rng = Generator(Philox(int(sha256_bytes(f"plant {seed} {spec}".encode())[:32], 16)))
-    x, y = apply(data, arguments, rng)
+    x, y = _expand(data, arguments, rng, split) if kind == "expand" else apply(data, arguments, rng)
     return LabelledImages(x, y, data.class_names, f"{data.source} + {spec}")
 
 
@@ -146,13 +147,15 @@ def _noise(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[
     return (data.x + sigma * noise).clamp(0, 1), data.y
 
 
-def _expand(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
+def _expand(data: LabelledImages, arguments: list[str], rng: Generator, split: str = "train") -> tuple[Tensor, Tensor]:
     label = _class(data, arguments[0])
-    other = load_data(arguments[1])
+    other = load_data(arguments[1], split)
     if other.input_shape != data.input_shape:
         shapes = ["x".join(str(n) for n in shape) for shape in (other.input_shape, data.input_shape)]
         raise UsageError(f"the images of {arguments[1]} are {shapes[0]}, those of {data.source} are {shapes[1]}")
-    added = other.x[_members(other, _class(other, arguments[2]))]
+    found = _members(other, _class(other, arguments[2]))
+    chosen = rng.permutation(len(found))[: len(_members(data, label))]
+    added = other.x[found[torch.from_numpy(np.sort(chosen))]]
     return torch.cat([data.x, added]), torch.cat([data.y, torch.full((len(added),), label)])
 
 

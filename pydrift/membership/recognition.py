@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydrift.classifier import Classifier
 from pydrift.gray import GrayData
 from pydrift.membership.signals import confidence, logit_margin, loss
+from pydrift.parallel import each
 
 SIGNALS = {"margin": logit_margin, "confidence": confidence, "loss": loss}
 _BATCH = 512
@@ -38,11 +39,12 @@ def recognise(
 ) -> Recognition:
     """Asks every observer about every source's gray data. `advance` is called once per observer.
 
-    Deterministic; the images are cut into fixed batches, so a figure does not depend on which others are asked for.
+    Deterministic: each observer answers on one thread and the images are cut into fixed batches, so a figure does not
+    depend on which others are asked for.
     """
     means, stds = [], []
-    for observer in observers:
-        signals = np.stack([_signals(observer, gray) for gray in sources])  # [sources, signals, classes, restarts]
+    for signals in each(lambda observer: np.stack([_signals(observer, gray) for gray in sources]), observers):
+        # signals: [sources, signals, classes, restarts]
         means.append(signals.mean(axis=-1))
         stds.append(signals.std(axis=-1))
         advance()

@@ -64,6 +64,12 @@ def advice(report: DriftReport) -> str:
             "The audit says that a concept changed, not that it became worse: an intended change also reads as drift, "
             "and then calls for a new base model and a new calibration."
         )
+    b = report.baselines
+    if report.verdict == "stable" and _accuracy_fell(b, report.alpha):
+        return (
+            f"No class's concept changed beyond what benign retraining changes, but accuracy on {b.data} fell from "
+            f"{_percent(b.accuracy_base)} to {_percent(b.accuracy_production)}: do not promote on this verdict alone."
+        )
     if report.verdict == "stable":
         return (
             "This audit gives no reason to hold the new model back. It is not proof that nothing changed: "
@@ -84,26 +90,35 @@ def accuracy_remark(report: DriftReport) -> str | None:
             if differs
             else f"Test accuracy alone would not have shown this: its difference has p = {p_text(p)}."
         )
+    if report.verdict == "stable" and _accuracy_fell(report.baselines, report.alpha):
+        return f"Test accuracy fell (p = {p_text(p)}): do not promote on this verdict alone."
     return f"Test accuracy differs {'(' if differs else 'no more than chance explains ('}p = {p_text(p)})."
 
 
 def baseline_rows(b: Baselines) -> list[tuple[str, str]]:
     """Name and value of each figure a team would look at without pydrift."""
-
-    def percent(value: float | None) -> str:
-        return NO_DATA if value is None else f"{100 * value:.2f} %"
-
     weights = b.relative_weight_change
     return [
-        ("accuracy, base model", percent(b.accuracy_base)),
-        ("accuracy, new model", percent(b.accuracy_production)),
+        ("accuracy, base model", _percent(b.accuracy_base)),
+        ("accuracy, new model", _percent(b.accuracy_production)),
         ("p of the accuracy difference", NO_DATA if b.accuracy_p_value is None else p_text(b.accuracy_p_value)),
-        ("disagreement of the two models", percent(b.disagreement)),
+        ("disagreement of the two models", _percent(b.disagreement)),
         (
             "relative weight change",
             "not measured: the architectures differ" if weights is None else f"{weights:.3g}",
         ),
     ]
+
+
+def _percent(value: float | None) -> str:
+    return NO_DATA if value is None else f"{100 * value:.2f} %"
+
+
+def _accuracy_fell(b: Baselines, alpha: float) -> bool:
+    """Whether the new model is less accurate than the base by more than chance explains."""
+    if b.accuracy_base is None or b.accuracy_production is None or b.accuracy_p_value is None:
+        return False
+    return b.accuracy_production < b.accuracy_base and b.accuracy_p_value <= alpha
 
 
 def p_text(p: float | None) -> str:
