@@ -132,7 +132,7 @@ def train(
         images,
         size=size,
         seed=seed,
-        recipe=recipe,
+        recipe=None if recipe == TrainingRecipe() else recipe,  # with --init, what that model's file records
         init=None if init is None else load_model(init),
         drift=plant,
     )

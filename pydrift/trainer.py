@@ -47,6 +47,7 @@ def train_model(
     """Trains a built-in architecture, on one thread: a pure function of its arguments for one machine and torch.
 
     size   images to draw without replacement (default: all)
+    recipe default: the one recorded in `init`, else TrainingRecipe()
     init   a model of the same architecture to continue from, by `recipe.continued`
     drift  a drift to plant into the drawn images first (see pydrift.data.plant)
     """
@@ -61,7 +62,9 @@ def train_model(
     drawn = data.subset(_draw(len(data), size or len(data), seed))
     if drift is not None:
         drawn = plant(drawn, drift, seed)
-    recipe = recipe or TrainingRecipe()
+    if recipe is None:
+        recorded = None if init is None else init.metadata.get(RECIPE_KEY)
+        recipe = TrainingRecipe() if recorded is None else TrainingRecipe.from_json(recorded)
     start = build(spec, seed) if init is None else copy.deepcopy(init.module).requires_grad_(True)
     with one_intra_op_thread():
         how = recipe if init is None else recipe.continued(len(drawn))

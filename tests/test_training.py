@@ -252,6 +252,13 @@ def test_continuing_leaves_the_initial_model_as_it_is(digits):
     assert tuned[0].recipe == SHORT
 
 
+def test_continuing_repeats_the_recorded_recipe(digits, tmp_path):
+    first = train_model(ARCH, digits.data, size=200, seed=1, recipe=SHORT)
+    first.save(tmp_path / "first.safetensors")
+    tuned = train_model(ARCH, digits.data, size=200, seed=2, init=load_model(tmp_path / "first.safetensors"))
+    assert tuned.recipe == SHORT != TrainingRecipe()
+
+
 @pytest.mark.parametrize(
     ("arch", "options", "message"),
     [
