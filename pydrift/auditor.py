@@ -190,6 +190,7 @@ class DriftAuditor:
         if not 0 < alpha < 1:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
         fitted, clock = self.calibration, _Clock(self.calibration.seconds)
+        calibration_sha256 = fitted.digest()
         images = None if data is None else load_data(data) if isinstance(data, str) else as_images(data)
         subject = as_subject(production, "production", arch)
         new = freeze(subject.module, fitted.input_shape, self._device, "production model")
@@ -204,7 +205,7 @@ class DriftAuditor:
             for m in (fitted.base.module, *fitted.shadows)
         ]
         plan = {
-            "calibration": fitted.digest(),
+            "calibration": calibration_sha256,
             "production": subject.sha256,
             "attack": describe_attack(fitted.attack),
             "restarts": fitted.restarts,
@@ -255,7 +256,7 @@ class DriftAuditor:
                 base_sha256=fitted.base.sha256,
                 production_sha256=subject.sha256,
                 data_sha256=fitted.data_sha256,
-                calibration_sha256=fitted.digest(),
+                calibration_sha256=calibration_sha256,
                 base=fitted.base.name,
                 production=subject.name,
                 data=fitted.data,

@@ -1,6 +1,6 @@
 """Figures of the HTML report: inline SVG for numbers, PNG data URIs for gray images.
 
-The SVG is written by hand: 0.3 to 2 kB a figure where matplotlib's is 2 to 15 kB, and its colours follow the page's
+The SVG is written by hand: smaller than a plotting library's, and its colours follow the page's
 style sheet into dark mode and print. Figures hold numbers and fixed words only, never a name.
 """
 
