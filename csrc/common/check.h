@@ -1,31 +1,17 @@
-// Argument checks with sentences a caller can act on; ValueError in Python.
+// What the argument checks say about tensors.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
 
 #include <sstream>
-#include <stdexcept>
 #include <string>
+
+#include "common/refuse.h"
 
 namespace pydrift {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-template <class... Parts>
-[[noreturn]] void refuse(const Parts&... parts) {
-  std::ostringstream text;
-  (text << ... << parts);
-  throw std::invalid_argument(text.str());
-}
-
-// The message is built only when the check fails.
-#define PYDRIFT_CHECK(condition, ...) \
-  do {                                \
-    if (!(condition)) {               \
-      ::pydrift::refuse(__VA_ARGS__); \
-    }                                 \
-  } while (0)
 
 // The name Python uses ("float32", where C++ says "Float").
 inline std::string dtype_name(ScalarType dtype) {

@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <string>
 
 #include "common/check.h"
+#include "invert/ascent_options.h"
 #include "invert/ascent_update_math.h"
 
 namespace pydrift {
@@ -22,47 +22,6 @@ void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype, cons
                        tensor.get_device_index() == x.get_device_index();
   PYDRIFT_CHECK(matches, "ascent_update: ", name, " must be ", shape_text(sizes), " ", dtype_name(dtype),
                 ", contiguous and on the device of x, got ", describe(tensor));
-}
-
-inline AscentOptions check_options(const std::string& optimizer, double learning_rate, double beta1, double beta2,
-                                   double epsilon, double tv_weight, double l2_weight, double lower, double upper,
-                                   double confidence_threshold, int64_t patience) {
-  PYDRIFT_CHECK(optimizer == "adam" || optimizer == "momentum",
-                "ascent_update: optimizer must be 'adam' or 'momentum', got '", optimizer, "'");
-  const auto check_positive = [](const char* name, double value) {
-    PYDRIFT_CHECK(value > 0 && std::isfinite(value), "ascent_update: ", name, " must be finite and > 0, got ", value);
-  };
-  const auto check_weight = [](const char* name, double value) {
-    PYDRIFT_CHECK(value >= 0 && std::isfinite(value), "ascent_update: ", name, " must be finite and >= 0, got ", value);
-  };
-  const auto check_decay = [](const char* name, double value) {
-    PYDRIFT_CHECK(value >= 0 && value < 1, "ascent_update: ", name, " must be in [0, 1), got ", value);
-  };
-  check_positive("learning_rate", learning_rate);
-  check_decay("beta1", beta1);
-  check_decay("beta2", beta2);
-  check_positive("epsilon", epsilon);
-  check_weight("tv_weight", tv_weight);
-  check_weight("l2_weight", l2_weight);
-  PYDRIFT_CHECK(lower <= upper, "ascent_update: lower must be <= upper, got ", lower, " and ", upper);
-  PYDRIFT_CHECK(confidence_threshold > 0, "ascent_update: confidence_threshold must be > 0, got ",
-                confidence_threshold);
-  PYDRIFT_CHECK(patience >= 1, "ascent_update: patience must be >= 1, got ", patience);
-  return {optimizer == "adam" ? Optimizer::kAdam : Optimizer::kMomentum,
-          learning_rate,
-          beta1,
-          beta2,
-          static_cast<float>(beta1),
-          static_cast<float>(1.0 - beta1),
-          static_cast<float>(beta2),
-          static_cast<float>(1.0 - beta2),
-          static_cast<float>(epsilon),
-          static_cast<float>(2.0 * tv_weight),
-          static_cast<float>(2.0 * l2_weight),
-          static_cast<float>(lower),
-          static_cast<float>(upper),
-          confidence_threshold,
-          patience};
 }
 
 // The only validation of the tensors, for both devices.
@@ -109,8 +68,8 @@ void ascent_update(const Tensor x, const Tensor gradient, const Tensor first_mom
                    const Tensor active, std::string optimizer, double learning_rate, double beta1, double beta2,
                    double epsilon, double tv_weight, double l2_weight, double lower, double upper,
                    double confidence_threshold, int64_t patience) {
-  const AscentOptions options = check_options(optimizer, learning_rate, beta1, beta2, epsilon, tv_weight, l2_weight,
-                                              lower, upper, confidence_threshold, patience);
+  const AscentOptions options = check_ascent_options("ascent_update", optimizer, learning_rate, beta1, beta2, epsilon,
+                                                     tv_weight, l2_weight, lower, upper, confidence_threshold, patience);
   const AscentTensors tensors = check_ascent_update(x, gradient, first_moment, second_moment, log_probability,
                                                     best_cost, stale, steps, active, options.optimizer);
   if (tensors.num_samples > 0) kRun(tensors, options, x.get_device_index());

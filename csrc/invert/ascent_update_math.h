@@ -32,6 +32,9 @@ struct AscentTensors {
   PYDRIFT_HD int32_t values_per_sample() const { return num_channels * height * width; }
 };
 
+// One step of one sample: ascent_update_sample.h has one for each instruction set.
+using UpdateSample = void (*)(const struct AscentTensors&, const struct AscentOptions&, int64_t sample);
+
 // Scalars of the call. What multiplies a pixel is rounded to float32 once, here; what is per sample stays double.
 struct AscentOptions {
   Optimizer optimizer;

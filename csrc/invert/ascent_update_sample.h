@@ -71,8 +71,6 @@ PYDRIFT_INLINE void update_sample(const AscentTensors& tensors, const AscentOpti
   }
 }
 
-using UpdateSample = void (*)(const AscentTensors&, const AscentOptions&, int64_t sample);
-
 inline void update_sample_scalar(const AscentTensors& tensors, const AscentOptions& options, int64_t sample) {
   update_sample(tensors, options, sample);
 }

@@ -96,6 +96,26 @@ def map_tensors(layer: Layer, function: Callable[[Tensor], Tensor]) -> Layer:
     return replace(layer, **changed)
 
 
+def _code(layer: Layer) -> list[int]:
+    """The kind of the layer and its sizes."""
+    match layer:
+        case Linear():
+            return [0, layer.weight.shape[1], layer.weight.shape[0]]
+        case Conv2d():
+            c_out, c_in, *kernel = layer.weight.shape
+            return [1, c_in, c_out, *kernel, *layer.stride, *layer.padding]
+        case Affine():
+            return [2, len(layer.scale)]
+        case ReLU():
+            return [3]
+        case MaxPool2d():
+            return [4, *layer.kernel, *layer.stride, *layer.padding]
+        case AvgPool2d():
+            return [5, *layer.kernel, *layer.stride]
+        case Flatten():
+            return [6]
+
+
 def _tensors(layer: Layer) -> Iterator[tuple[str, Tensor]]:
     for field in fields(layer):
         value = getattr(layer, field.name)
@@ -118,6 +138,15 @@ class FusedModel:
         for layer in self.layers:
             x = layer(x)
         return x
+
+    def program(self) -> list[int]:
+        """The layers as integers, as `pydrift.ops.invert` documents them."""
+        return [number for layer in self.layers for number in _code(layer)]
+
+    def parameters(self) -> Tensor:
+        """The layers' numbers, [num_parameters] float32, in the order of `program`."""
+        tensors = [tensor.flatten() for layer in self.layers for _, tensor in _tensors(layer)]
+        return torch.cat(tensors) if tensors else torch.empty(0)
 
     @property
     def num_parameters(self) -> int:

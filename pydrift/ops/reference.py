@@ -1,8 +1,17 @@
 """The operations in plain torch, for any float dtype and device: what they mean, and what the tests compare with."""
 
+from collections.abc import Sequence
+from itertools import islice
+from math import prod
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.functional import pad
+
+from pydrift.noise import MAX_RESTARTS, Phase, integers, words
+
+_BLOCK = 256  # restarts ascended together: bounds the memory, and the work does not depend on the number of restarts
 
 
 def prior_gradient(x: Tensor, tv_weight: float, l2_weight: float) -> Tensor:
@@ -10,7 +19,7 @@ def prior_gradient(x: Tensor, tv_weight: float, l2_weight: float) -> Tensor:
 
     x: [N, C, H, W], any float dtype; the result has its shape. A pixel beyond the border equals the one at it.
     """
-    padded = pad(x, (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     up, down = padded[..., :-2, 1:-1], padded[..., 2:, 1:-1]
     left, right = padded[..., 1:-1, :-2], padded[..., 1:-1, 2:]
     roughness = ((x - up) + (x - down)) + ((x - left) + (x - right))
@@ -73,3 +82,133 @@ def ascent_update(
         change = learning_rate * first
     first_moment.copy_(torch.where(going, first, first_moment))
     x.copy_(torch.where(going, (x + change).clamp(lower, upper), x))
+
+
+def roll(x: Tensor, shift: Tensor) -> Tensor:
+    """Each image of x [N, C, H, W] rolled down and to the right by its own row of shift, int64 [N, 2].
+
+    A permutation of the pixels, undone by -shift.
+    """
+    count, channels, height, width = x.shape
+    row = (torch.arange(height, device=x.device) - shift[:, :1]) % height  # [N, H]
+    column = (torch.arange(width, device=x.device) - shift[:, 1:]) % width  # [N, W]
+    pixel = (row[:, :, None] * width + column[:, None, :]).view(count, 1, -1).expand(-1, channels, -1)
+    return x.flatten(2).gather(2, pixel).view_as(x)
+
+
+def logits(x: Tensor, program: Sequence[int], parameters: Tensor) -> Tensor:
+    """[N, K] of images [N, C, H, W] by the network of a program with the parameters [P] of one model."""
+    codes = iter(program)
+    used = 0
+
+    def take(*shape: int) -> Tensor:
+        nonlocal used
+        start, used = used, used + prod(shape)
+        return parameters[start:used].view(shape)
+
+    for layer, kind in enumerate(codes):
+        match kind:
+            case 0:
+                c_in, c_out = islice(codes, 2)
+                x = F.linear(x, take(c_out, c_in), take(c_out))
+            case 1:
+                c_in, c_out, *window = islice(codes, 8)
+                x = F.conv2d(x, take(c_out, c_in, *window[:2]), take(c_out), window[2:4], window[4:])
+            case 2:
+                (channels,) = islice(codes, 1)
+                shape = (channels, *[1] * (x.ndim - 2))
+                x = x * take(*shape) + take(*shape)
+            case 3:
+                x = F.relu(x)
+            case 4:
+                window = list(islice(codes, 6))
+                x = F.max_pool2d(x, window[:2], window[2:4], window[4:])
+            case 5:
+                window = list(islice(codes, 4))
+                x = F.avg_pool2d(x, window[:2], window[2:])
+            case 6:
+                x = x.flatten(1)
+            case _:
+                raise ValueError(f"invert: program: layer {layer}: unknown kind {kind}")
+    return x
+
+
+def log_probability_gradient(
+    x: Tensor, label: Tensor, program: Sequence[int], parameters: Tensor
+) -> tuple[Tensor, Tensor]:
+    """log p(label | x) [N] and its gradient in x [N, C, H, W]."""
+    x = x.detach().requires_grad_()
+    log_probability = logits(x, program, parameters).log_softmax(1).gather(1, label[:, None])[:, 0]
+    (gradient,) = torch.autograd.grad(log_probability.sum(), x)
+    return log_probability.detach(), gradient
+
+
+def invert(
+    x: Tensor,
+    parameters: Tensor,
+    model: Tensor,
+    label: Tensor,
+    restart: Tensor,
+    *,
+    program: Sequence[int],
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `pydrift.ops.invert`, whose arguments these are."""
+    probe = logits(x[:0], program, parameters.new_zeros(parameters.shape[1]))
+    if not program or probe.ndim != 2:
+        raise ValueError("invert: program: must end in flat logits, one per class")
+    for name, ids, limit in (
+        ("model", model, len(parameters)),
+        ("label", label, probe.shape[1]),
+        ("restart", restart, MAX_RESTARTS + 1),
+    ):
+        outside = ((ids < 0) | (ids >= limit)).nonzero()[:, 0].tolist()
+        if outside:
+            got = f"{ids[outside[0]].item()} at index {outside[0]}"
+            raise ValueError(f"invert: {name} must be in [0, {limit}), got {got}")
+    with torch.inference_mode(False), torch.enable_grad():  # of what the caller is in, autograd must know nothing
+        images, parameters, label = x.clone(), parameters.clone(), label.to(torch.int64, copy=True)
+        log_probability, steps = images.new_empty(len(images)), torch.zeros_like(label, dtype=torch.int32)
+        for owner in model.unique().tolist():
+            for rows in (model == owner).nonzero()[:, 0].split(_BLOCK):
+                images[rows], log_probability[rows], steps[rows] = _ascend(
+                    images[rows], parameters[owner], label[rows], restart[rows], program=program, **options
+                )
+    x.copy_(images)
+    return log_probability.exp(), -log_probability, steps
+
+
+def _ascend(
+    starts: Tensor,
+    parameters: Tensor,
+    label: Tensor,
+    restart: Tensor,
+    *,
+    program: Sequence[int],
+    seed: int,
+    jitter: int,
+    max_steps: int,
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Final images [N, C, H, W], log-probabilities [N] and steps [N] of restarts of one model."""
+    images, taken, labels = starts.clone(), torch.zeros_like(label, dtype=torch.int32), label
+    rows = torch.arange(len(starts), device=starts.device)  # of the restarts that still run; what follows is theirs
+    x, first, second = starts, torch.zeros_like(starts), torch.zeros_like(starts)
+    best_cost = starts.new_full(label.shape, torch.inf)
+    stale, steps, active = taken.clone(), taken.clone(), torch.ones_like(label, dtype=torch.bool)
+    for step in range(max_steps):
+        bits = words(seed, Phase.JITTER, 2, label=label.cpu().numpy(), restart=restart.cpu().numpy(), step=step)
+        shift = torch.from_numpy(integers(bits, -jitter, jitter)).to(x.device)
+        log_probability, gradient = log_probability_gradient(roll(x, shift), label, program, parameters)
+        gradient = roll(gradient, -shift)
+        ascent_update(x, gradient, first, second, log_probability, best_cost, stale, steps, active, **options)
+        if not active.all():
+            images[rows], taken[rows] = x, steps
+            state = (rows, label, restart, x, first, second, best_cost, stale, steps)
+            rows, label, restart, x, first, second, best_cost, stale, steps = (part[active] for part in state)
+            active = active[active]
+        if not len(rows):
+            break
+    images[rows], taken[rows] = x, steps
+    outcome = logits(images, program, parameters).log_softmax(1).gather(1, labels[:, None])[:, 0]
+    return images, outcome, taken

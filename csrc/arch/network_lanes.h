@@ -1,0 +1,48 @@
+// A network and its memory, with one restart per lane. No torch.
+#pragma once
+
+#include "arch/lanes.h"
+#include "arch/plan.h"
+
+namespace pydrift {
+namespace PYDRIFT_LANES {
+
+// A network and the memory of one thread for it.
+struct Network {
+  const PlanView& plan;
+  const float* weights;  // packed
+  float* shared;         // [Plan::shared_floats]
+  float* group;          // [Plan::group_floats], borders zero; used by one group after the other
+  uint8_t* codes;        // [kMaxGroups][Plan::code_bytes]
+  int64_t code_bytes;
+
+  // The origin of a map as group `g` sees it.
+  PYDRIFT_INLINE float* at(const Map& map, int32_t g) const {
+    return map.all_groups ? shared + map.base + g * kLanes : group + map.base;
+  }
+  PYDRIFT_INLINE uint8_t* codes_of(const Stage& stage, int32_t g) const {
+    return stage.codes < 0 ? nullptr : codes + g * code_bytes + stage.codes;
+  }
+};
+
+// function(offset in map `a`, offset in map `b`, channel, number of the element) for all elements of two maps alike
+template <class Function>
+PYDRIFT_INLINE void for_each_element(const Map& a, const Map& b, Function function) {
+  int64_t number = 0;
+  for (int32_t c = 0; c < a.channels; ++c) {
+    const int64_t plane_a = int64_t{c} * a.plane, plane_b = int64_t{c} * b.plane;
+    for (int32_t y = 0; y < a.height; ++y) {
+      for (int32_t x = 0; x < a.width; ++x, ++number) function(plane_a + a.at(y, x), plane_b + b.at(y, x), c, number);
+    }
+  }
+}
+
+PYDRIFT_INLINE void fill_zero(const Network& network, const Map& map, int32_t g) {
+  float* values = network.at(map, g);
+  for_each_element(map, map, [&](int64_t at, int64_t, int32_t, int64_t) { store(values + at, Vec{}); });
+}
+
+PYDRIFT_INLINE IntVec same_code(int32_t code) { return code - IntVec{}; }
+
+}  // namespace PYDRIFT_LANES
+}  // namespace pydrift

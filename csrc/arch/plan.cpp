@@ -1,0 +1,329 @@
+#include "arch/plan.h"
+
+#include <algorithm>
+#include <array>
+
+namespace pydrift {
+namespace {
+
+constexpr int32_t kScatterKernel = 3;
+
+int32_t floor_divide(int32_t a, int32_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+// Rows or columns of zeros before and after a map.
+struct Border {
+  int32_t before = 0, after = 0;
+};
+
+class Planner {
+ public:
+  Planner(const Program& program, int32_t lanes, int32_t rows) : program_(program) {
+    plan_.lanes = lanes;
+    plan_.rows = rows;
+    plan_.num_classes = program.num_classes();
+  }
+
+  Plan run() {
+    fuse();
+    lay_out();
+    for (size_t i = 0; i < plan_.stages.size(); ++i) fill(plan_.stages[i], *layers_[i]);
+    return std::move(plan_);
+  }
+
+ private:
+  // One stage per layer that computes; ReLU and 2x2 max-pooling join the convolution or linear layer before them.
+  void fuse() {
+    const std::vector<Layer>& layers = program_.layers;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const Layer& layer = layers[i];
+      if (layer.kind == LayerKind::kFlatten) continue;
+      Stage stage;
+      stage.kind = kind_of(layer.kind);
+      stage.window = layer.window;
+      if (stage.kind == StageKind::kConv || stage.kind == StageKind::kLinear) {
+        for (; i + 1 < layers.size(); ++i) {
+          const Layer& next = layers[i + 1];
+          if (next.kind == LayerKind::kRelu) {
+            stage.relu = true;
+          } else if (stage.kind == StageKind::kConv && !stage.pooled && is_quad_pooling(next)) {
+            stage.pooled = true;
+          } else {
+            break;
+          }
+        }
+      }
+      stage.scatter = stage.pooled && layer.in.channels <= kMaxScatterInputs && layer.window.stride_h == 1 &&
+                      layer.window.stride_w == 1 && layer.window.kernel_h == kScatterKernel &&
+                      layer.window.kernel_w == kScatterKernel;
+      layers_.push_back(&layer);
+      ends_.push_back(&layers[i]);
+      plan_.stages.push_back(stage);
+    }
+  }
+
+  static StageKind kind_of(LayerKind kind) {
+    switch (kind) {
+      case LayerKind::kLinear:
+        return StageKind::kLinear;
+      case LayerKind::kConv2d:
+        return StageKind::kConv;
+      case LayerKind::kAffine:
+        return StageKind::kAffine;
+      case LayerKind::kMaxPool2d:
+        return StageKind::kMaxPool;
+      case LayerKind::kAvgPool2d:
+        return StageKind::kAvgPool;
+      default:
+        return StageKind::kRelu;
+    }
+  }
+
+  static bool is_quad_pooling(const Layer& layer) {
+    const Window& w = layer.window;
+    return layer.kind == LayerKind::kMaxPool2d && w.kernel_h == 2 && w.kernel_w == 2 && w.stride_h == 2 &&
+           w.stride_w == 2 && w.padding_h == 0 && w.padding_w == 0;
+  }
+
+  // The maps between the stages. What a flat layer reads lies side by side for all groups.
+  void lay_out() {
+    std::vector<Stage>& stages = plan_.stages;
+    LayerShape shape = program_.input;
+    for (size_t i = 0; i <= stages.size(); ++i) {
+      const bool flat = i == stages.size() || layers_[i]->in.flat;
+      Border rows, columns;
+      if (!flat && stages[i].kind == StageKind::kConv) {
+        const Window& w = stages[i].window;
+        const LayerShape& out = layers_[i]->out;
+        rows = {w.padding_h, std::max(0, (out.height - 1) * w.stride_h + w.kernel_h - w.padding_h - shape.height)};
+        columns = {w.padding_w, std::max(0, (out.width - 1) * w.stride_w + w.kernel_w - w.padding_w - shape.width)};
+      }
+      const Map map = add_map(shape, flat, rows, columns), gradient = add_map(shape, flat, {}, {});
+      if (i > 0) stages[i - 1].out = map, stages[i - 1].out_gradient = gradient;
+      if (i < stages.size()) {
+        stages[i].in = flat ? map.flattened() : map;
+        stages[i].in_gradient = flat ? gradient.flattened() : gradient;
+        shape = ends_[i]->out;
+      }
+      if (i == 0) plan_.input = map, plan_.input_gradient = gradient;
+      if (i == stages.size()) plan_.logits = map.flattened(), plan_.logits_gradient = gradient.flattened();
+    }
+  }
+
+  Map add_map(const LayerShape& shape, bool flat, Border rows, Border columns) {
+    Map map;
+    map.channels = shape.channels, map.height = shape.height, map.width = shape.width;
+    map.all_groups = flat;
+    map.pitch = flat ? kMaxGroups * plan_.lanes : plan_.lanes;
+    map.row = (shape.width + columns.before + columns.after) * map.pitch;
+    map.plane = (shape.height + rows.before + rows.after) * map.row;
+    // An even number of vectors from plane to plane would put all channels of a pixel into the same few cache sets.
+    if (!flat && map.plane / map.pitch % 2 == 0) map.plane += map.pitch;
+    int64_t& end = flat ? plan_.shared_floats : plan_.group_floats;
+    map.base = end + rows.before * map.row + columns.before * map.pitch;
+    end += int64_t{map.plane} * shape.channels;
+    return map;
+  }
+
+  void fill(Stage& stage, const Layer& layer) {
+    switch (stage.kind) {
+      case StageKind::kLinear:
+        fill_linear(stage, layer);
+        break;
+      case StageKind::kConv:
+        fill_conv(stage, layer);
+        break;
+      case StageKind::kAffine:
+        stage.weights = add_parameters(layer.weight, 2 * layer.in.channels);
+        break;
+      case StageKind::kRelu:
+      case StageKind::kMaxPool:
+        stage.codes = add_codes(stage.out);
+        break;
+      case StageKind::kAvgPool:
+        break;
+    }
+  }
+
+  int64_t add_codes(const Map& map) {
+    const int64_t begin = plan_.code_bytes;
+    plan_.code_bytes += int64_t{map.channels} * map.plane_size() * plan_.lanes;
+    return begin;
+  }
+
+  int64_t add_parameters(int64_t begin, int64_t count) {
+    const int64_t packed = static_cast<int64_t>(plan_.source.size());
+    for (int64_t i = 0; i < count; ++i) plan_.source.push_back(static_cast<int32_t>(begin + i));
+    return packed;
+  }
+
+  // A pass whose weight[k][o] is the parameter begin + term[k] + o * step.
+  Dense add_dense(int32_t num_outputs, const std::vector<int32_t>& offsets, int64_t begin,
+                  const std::vector<int32_t>& terms, int32_t step) {
+    Dense dense;
+    dense.num_outputs = num_outputs;
+    dense.num_terms = static_cast<int32_t>(offsets.size());
+    dense.offsets = static_cast<int64_t>(plan_.offsets.size());
+    plan_.offsets.insert(plan_.offsets.end(), offsets.begin(), offsets.end());
+    dense.weight = static_cast<int64_t>(plan_.source.size());
+    plan_.source.resize(dense.weight + int64_t{num_outputs} * dense.num_terms);
+    int32_t* source = plan_.source.data() + dense.weight;
+    const int32_t num_blocks = num_output_blocks(num_outputs, plan_.rows);
+    for (int32_t i = 0; i < num_blocks; ++i) {
+      const OutputBlock block = output_block(num_outputs, plan_.rows, i);
+      for (const int32_t term : terms) {
+        for (int32_t o = block.begin; o < block.begin + block.count; ++o) {
+          *source++ = static_cast<int32_t>(begin + term + int64_t{o} * step);
+        }
+      }
+    }
+    return dense;
+  }
+
+  void add_backward(Stage& stage, const Dense& dense) {
+    if (stage.num_backward == 0) stage.first_backward = static_cast<int32_t>(plan_.backward.size());
+    plan_.backward.push_back(dense);
+    stage.num_backward += 1;
+  }
+
+  void fill_linear(Stage& stage, const Layer& layer) {
+    const int32_t num_in = layer.in.channels, num_out = layer.out.channels, pitch = stage.in.pitch;
+    std::vector<int32_t> offsets(num_in), terms(num_in);
+    for (int32_t k = 0; k < num_in; ++k) offsets[k] = k * pitch, terms[k] = k;
+    stage.forward = add_dense(num_out, offsets, layer.weight, terms, num_in);
+    stage.forward.bias = add_parameters(layer.bias, num_out);
+    offsets.resize(num_out), terms.resize(num_out);
+    for (int32_t k = 0; k < num_out; ++k) offsets[k] = k * pitch, terms[k] = k * num_in;
+    add_backward(stage, add_dense(num_in, offsets, layer.weight, terms, 1));
+  }
+
+  void fill_conv(Stage& stage, const Layer& layer) {
+    const Window& w = stage.window;
+    std::vector<int32_t> offsets, terms;
+    for (int32_t c = 0; c < layer.in.channels; ++c) {
+      for (int32_t ky = 0; ky < w.kernel_h; ++ky) {
+        for (int32_t kx = 0; kx < w.kernel_w; ++kx) {
+          offsets.push_back(c * stage.in.plane + stage.in.at(ky - w.padding_h, kx - w.padding_w));
+          terms.push_back((c * w.kernel_h + ky) * w.kernel_w + kx);
+        }
+      }
+    }
+    stage.forward = add_dense(layer.out.channels, offsets, layer.weight, terms, layer.in.channels * w.size());
+    stage.forward.bias = add_parameters(layer.bias, layer.out.channels);
+    stage.forward.tiles = static_cast<int64_t>(plan_.tiles.size());
+    if (stage.pooled) {
+      add_pooled_tiles(stage);
+    } else {
+      add_tiles(stage.in, w.stride_h, w.stride_w, stage.out, {0, 1, layer.out.height}, {0, 1, layer.out.width});
+    }
+    stage.forward.num_tiles = static_cast<int32_t>(plan_.tiles.size() - stage.forward.tiles);
+    if (stage.relu || stage.pooled) stage.codes = add_codes(stage.out);
+    if (stage.scatter) {
+      stage.weights = add_scatter_weights(layer);
+    } else {
+      fill_conv_backward(stage, layer);
+    }
+  }
+
+  // [in][out][kernel_h * kernel_w]
+  int64_t add_scatter_weights(const Layer& layer) {
+    const int64_t packed = static_cast<int64_t>(plan_.source.size());
+    const int32_t num_taps = layer.window.size();
+    for (int32_t c = 0; c < layer.in.channels; ++c) {
+      for (int32_t o = 0; o < layer.out.channels; ++o) {
+        add_parameters(layer.weight + (int64_t{o} * layer.in.channels + c) * num_taps, num_taps);
+      }
+    }
+    return packed;
+  }
+
+  // Every `step`-th row or column, from `begin`, below `end`.
+  struct Range {
+    int32_t begin, step, end;
+  };
+
+  // Tiles over the positions of `to` in `rows` x `columns`; position number (i, j) of them reads `from` at
+  // (i * stride_h, j * stride_w). In blocks of 2x2, which share most of what they read.
+  void add_tiles(const Map& from, int32_t stride_h, int32_t stride_w, const Map& to, Range rows, Range columns) {
+    std::vector<std::array<int32_t, 3>> positions;
+    const auto add = [&](int32_t i, int32_t j) {
+      const int32_t y = rows.begin + i * rows.step, x = columns.begin + j * columns.step;
+      if (y < rows.end && x < columns.end) {
+        positions.push_back({from.at(i * stride_h, j * stride_w), to.at(y, x), y * to.width + x});
+      }
+    };
+    for (int32_t i = 0; rows.begin + i * rows.step < rows.end; i += 2) {
+      for (int32_t j = 0; columns.begin + j * columns.step < columns.end; j += 2) {
+        add(i, j), add(i, j + 1), add(i + 1, j), add(i + 1, j + 1);
+      }
+    }
+    for (size_t first = 0; first < positions.size(); first += kTileSize) {
+      Tile tile;
+      for (int32_t p = 0; p < kTileSize; ++p) {  // the last tile repeats its last position
+        const auto& position = positions[std::min(first + p, positions.size() - 1)];
+        tile.in[p] = position[0], tile.out[p] = position[1], tile.index[p] = position[2];
+      }
+      plan_.tiles.push_back(tile);
+    }
+  }
+
+  void add_pooled_tiles(const Stage& stage) {
+    const Window& w = stage.window;
+    for (int32_t y = 0; y < stage.out.height; ++y) {
+      for (int32_t x = 0; x < stage.out.width; ++x) {
+        Tile tile;
+        for (int32_t p = 0; p < kTileSize; ++p) {
+          tile.in[p] = stage.in.at((2 * y + p / 2) * w.stride_h, (2 * x + p % 2) * w.stride_w);
+          tile.out[p] = stage.out.at(y, x);
+          tile.index[p] = y * stage.out.width + x;
+        }
+        plan_.tiles.push_back(tile);
+      }
+    }
+  }
+
+  // dx[y][x] = sum over taps of w[ky][kx] * dy[(y + padding - ky) / stride][...], where that divides: the positions
+  // whose (y, x) leave the same residue use the same taps.
+  void fill_conv_backward(Stage& stage, const Layer& layer) {
+    const Window& w = stage.window;
+    const int32_t num_taps = w.size();
+    const auto border = [](int32_t kernel, int32_t stride, int32_t padding, int32_t in, int32_t out) {
+      const int32_t first = floor_divide(padding - (kernel - 1), stride), last = (in - 1 + padding) / stride;
+      return Border{std::max(0, -first), std::max(0, last - (out - 1))};
+    };
+    const LayerShape& out = layer.out;
+    stage.spread = add_map(out, false, border(w.kernel_h, w.stride_h, w.padding_h, layer.in.height, out.height),
+                           border(w.kernel_w, w.stride_w, w.padding_w, layer.in.width, out.width));
+    for (int32_t py = 0; py < std::min(w.stride_h, layer.in.height); ++py) {
+      for (int32_t px = 0; px < std::min(w.stride_w, layer.in.width); ++px) {
+        std::vector<int32_t> offsets, terms;
+        for (int32_t o = 0; o < out.channels; ++o) {
+          for (int32_t ky = 0; ky < w.kernel_h; ++ky) {
+            for (int32_t kx = 0; kx < w.kernel_w; ++kx) {
+              const int32_t dy = py + w.padding_h - ky, dx = px + w.padding_w - kx;
+              if (dy % w.stride_h != 0 || dx % w.stride_w != 0) continue;
+              offsets.push_back(o * stage.spread.plane + stage.spread.at(dy / w.stride_h, dx / w.stride_w));
+              terms.push_back(o * layer.in.channels * num_taps + ky * w.kernel_w + kx);
+            }
+          }
+        }
+        Dense dense = add_dense(layer.in.channels, offsets, layer.weight, terms, num_taps);
+        dense.tiles = static_cast<int64_t>(plan_.tiles.size());
+        add_tiles(stage.spread, 1, 1, stage.in_gradient, {py, w.stride_h, layer.in.height},
+                  {px, w.stride_w, layer.in.width});
+        dense.num_tiles = static_cast<int32_t>(plan_.tiles.size() - dense.tiles);
+        add_backward(stage, dense);
+      }
+    }
+  }
+
+  const Program& program_;
+  Plan plan_;
+  std::vector<const Layer*> layers_;  // behind each stage, and
+  std::vector<const Layer*> ends_;    // the last layer that it covers
+};
+
+}  // namespace
+
+Plan make_plan(const Program& program, int32_t lanes, int32_t rows) { return Planner(program, lanes, rows).run(); }
+
+}  // namespace pydrift

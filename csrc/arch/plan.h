@@ -1,0 +1,133 @@
+// How a layer program runs with restarts in the lanes of a vector: stages, buffers and gather tables. No torch.
+//
+// All dense arithmetic, forward and backward, linear and convolution, is one kernel:
+//
+//     out[o][position] = bias[o] + sum over k of weight[k][o] * in[base(position) + offset[k]]
+//
+// with one vector of restarts per element, so nothing is ever shuffled, copied into columns or padded to a vector's
+// width. A plan holds the offsets, the positions and the order in which weights are packed for it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "arch/program.h"
+#include "common/portable.h"
+
+namespace pydrift {
+
+inline constexpr int32_t kTileSize = 4;       // positions computed together
+inline constexpr int32_t kMaxGroups = 4;      // vectors of restarts that share a pass over the weights of a flat layer
+inline constexpr uint8_t kDeadCode = 255;     // of an output whose ReLU let nothing through
+inline constexpr int32_t kMaxScatterInputs = 4;
+
+// Where the elements of a feature map lie, counted in floats. Flat maps hold all groups side by side, others one group.
+struct Map {
+  int32_t channels = 0, height = 0, width = 0;
+  bool all_groups = false;
+  int64_t base = 0;    // of element (0, 0, 0), within the memory of its kind
+  int32_t pitch = 0;   // from one column to the next
+  int32_t row = 0;     // from one row to the next
+  int32_t plane = 0;   // from one channel to the next
+
+  PYDRIFT_INLINE int32_t at(int32_t y, int32_t x) const { return y * row + x * pitch; }
+  PYDRIFT_INLINE int32_t plane_size() const { return height * width; }
+
+  // The same elements as one column, where they lie without gaps.
+  Map flattened() const {
+    Map flat = *this;
+    flat.channels = channels * height * width, flat.height = flat.width = 1;
+    flat.row = flat.plane = pitch;
+    return flat;
+  }
+};
+
+struct Tile {
+  int32_t in[kTileSize];     // base(position)
+  int32_t out[kTileSize];    // where its results go, from the output's plane; with pooling the first for all
+  int32_t index[kTileSize];  // the same place counted in elements, for the codes
+};
+
+// One pass of the dense kernel.
+struct Dense {
+  int32_t num_outputs = 0;
+  int32_t num_terms = 0;
+  int64_t weight = 0;     // in the packed weights: blocks of outputs, each [num_terms][outputs of the block]
+  int64_t bias = -1;      // in the packed weights; -1: none
+  int64_t offsets = 0;    // in Plan::offsets
+  int64_t tiles = 0;      // in Plan::tiles; flat passes have none, their positions are the groups
+  int32_t num_tiles = 0;
+};
+
+enum class StageKind { kLinear, kConv, kAffine, kRelu, kMaxPool, kAvgPool };
+
+struct Stage {
+  StageKind kind;
+  bool relu = false;      // after it, in the same pass
+  bool pooled = false;    // kConv: 2x2 max-pooling in the same pass
+  bool scatter = false;   // kConv: its data gradient goes straight from the pooled gradient to the few input channels
+  Window window;
+  Map in, out;            // activations
+  Map in_gradient, out_gradient;
+  Map spread;             // kConv: the gradient before ReLU and pooling, with a border of zeros
+  int64_t codes = -1;     // one byte per output and lane: which position of its window won, or kDeadCode; -1: none
+  int64_t weights = 0;    // packed, beside the dense passes. kAffine: scale [C], shift [C]; scatter: [in][out][9]
+  Dense forward;
+  int32_t first_backward = 0, num_backward = 0;  // in Plan::backward; one pass per residue class of the stride
+};
+
+struct Plan {
+  int32_t lanes = 0;  // restarts in one vector
+  int32_t rows = 0;   // outputs computed together
+  Map input, input_gradient, logits, logits_gradient;
+  std::vector<Stage> stages;
+  std::vector<Dense> backward;
+  std::vector<int32_t> offsets;
+  std::vector<Tile> tiles;
+  std::vector<int32_t> source;  // parameter behind each packed weight
+  int64_t group_floats = 0;     // memory of one group's maps; their borders are zero and stay so
+  int64_t shared_floats = 0;    // memory of the flat maps
+  int64_t code_bytes = 0;       // memory of one group's codes
+  int32_t num_classes = 0;
+
+  int32_t num_slots() const { return kMaxGroups * lanes; }
+};
+
+// A plan as plain arrays, for code that is compiled for one instruction set.
+struct PlanView {
+  const Stage* stages;
+  const Dense* backward;
+  const int32_t* offsets;
+  const Tile* tiles;
+  int32_t num_stages, num_classes;
+  Map input, input_gradient, logits, logits_gradient;
+
+  explicit PlanView(const Plan& plan)
+      : stages(plan.stages.data()),
+        backward(plan.backward.data()),
+        offsets(plan.offsets.data()),
+        tiles(plan.tiles.data()),
+        num_stages(static_cast<int32_t>(plan.stages.size())),
+        num_classes(plan.num_classes),
+        input(plan.input),
+        input_gradient(plan.input_gradient),
+        logits(plan.logits),
+        logits_gradient(plan.logits_gradient) {}
+};
+
+// Block `i` of the outputs of a dense pass: as even as they can be, so that none is nearly empty.
+struct OutputBlock {
+  int32_t begin, count;
+};
+
+PYDRIFT_INLINE int32_t num_output_blocks(int32_t num_outputs, int32_t rows) { return (num_outputs + rows - 1) / rows; }
+
+PYDRIFT_INLINE OutputBlock output_block(int32_t num_outputs, int32_t rows, int32_t i) {
+  const int32_t num_blocks = num_output_blocks(num_outputs, rows);
+  const int32_t small = num_outputs / num_blocks, num_large = num_outputs % num_blocks;
+  return {i * small + (i < num_large ? i : num_large), small + (i < num_large ? 1 : 0)};
+}
+
+Plan make_plan(const Program& program, int32_t lanes, int32_t rows);
+
+}  // namespace pydrift

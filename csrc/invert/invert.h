@@ -1,0 +1,95 @@
+// pydrift::invert: whole inversions, start to stop. What both devices share: check and signature.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <tuple>
+#include <vector>
+
+#include "common/check.h"
+#include "invert/ascent_options.h"
+#include "invert/invert_task.h"
+
+namespace pydrift {
+
+inline void check_ids(const char* name, const Tensor& ids, const Tensor& x) {
+  PYDRIFT_CHECK(ids.dim() == 1 && ids.size(0) == x.size(0) && ids.scalar_type() == ScalarType::Int &&
+                    ids.is_contiguous() && ids.is_cpu() == x.is_cpu() &&
+                    ids.get_device_index() == x.get_device_index(),
+                "invert: ", name, " must be [", x.size(0), "] int32, contiguous and on the device of x, got ",
+                describe(ids));
+}
+
+// `ids` [count] in host memory.
+inline void check_range(const char* name, const int32_t* ids, int64_t count, int64_t limit) {
+  for (int64_t i = 0; i < count; ++i) {
+    PYDRIFT_CHECK(ids[i] >= 0 && ids[i] < limit, "invert: ", name, " must be in [0, ", limit, "), got ", ids[i],
+                  " at index ", i);
+  }
+}
+
+// The only validation of the tensors, for both devices. The values of the ids are checked where the host can read them.
+inline Program check_invert(const Tensor& x, const Tensor& parameters, const Tensor& model, const Tensor& label,
+                            const Tensor& restart, const std::vector<int64_t>& codes) {
+  PYDRIFT_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float && x.is_contiguous(),
+                "invert: x must be [N, C, H, W] float32 and contiguous, got ", describe(x));
+  const int64_t num_channels = x.size(1), height = x.size(2), width = x.size(3);
+  PYDRIFT_CHECK(num_channels >= 1 && height >= 1 && width >= 1 && num_channels <= kMaxValuesPerLayer / height / width,
+                "invert: C, H and W must be >= 1 and C * H * W <= ", kMaxValuesPerLayer, ", got ", describe(x));
+  const LayerShape input{static_cast<int32_t>(num_channels), static_cast<int32_t>(height), static_cast<int32_t>(width)};
+  Program program;
+  try {
+    program = parse_program(codes.data(), codes.size(), input);
+  } catch (const std::invalid_argument& error) {
+    refuse("invert: ", error.what());
+  }
+  PYDRIFT_CHECK(parameters.dim() == 2 && parameters.size(1) == program.num_parameters &&
+                    parameters.scalar_type() == ScalarType::Float && parameters.is_contiguous() &&
+                    parameters.is_cpu() == x.is_cpu() && parameters.get_device_index() == x.get_device_index(),
+                "invert: parameters must be [models, ", program.num_parameters,
+                "] float32, contiguous and on the device of x, got ", describe(parameters));
+  check_ids("model", model, x);
+  check_ids("label", label, x);
+  check_ids("restart", restart, x);
+  return program;
+}
+
+// The boxed function of a device: kRun does the work on checked arguments.
+template <void (*kRun)(const InvertTask&, int32_t device_index)>
+std::tuple<Tensor, Tensor, Tensor> invert(const Tensor x, const Tensor parameters, const Tensor model,
+                                          const Tensor label, const Tensor restart, std::vector<int64_t> program_codes,
+                                          int64_t seed, int64_t jitter, int64_t max_steps, std::string optimizer,
+                                          double learning_rate, double beta1, double beta2, double epsilon,
+                                          double tv_weight, double l2_weight, double lower, double upper,
+                                          double confidence_threshold, int64_t patience) {
+  const AscentOptions options = check_ascent_options("invert", optimizer, learning_rate, beta1, beta2, epsilon,
+                                                     tv_weight, l2_weight, lower, upper, confidence_threshold, patience);
+  PYDRIFT_CHECK(jitter >= 0 && jitter < (1 << 24), "invert: jitter must be in [0, 2^24), got ", jitter);
+  PYDRIFT_CHECK(max_steps >= 0 && max_steps < (int64_t{1} << 31), "invert: max_steps must be in [0, 2^31), got ",
+                max_steps);
+  const Program program = check_invert(x, parameters, model, label, restart, program_codes);
+  const Tensor confidence = torch::stable::new_empty(x, {x.size(0)});
+  const Tensor loss = torch::stable::new_empty(x, {x.size(0)});
+  const Tensor steps = torch::stable::new_empty(x, {x.size(0)}, ScalarType::Int);
+  const InvertTask task{&program,
+                        parameters.const_data_ptr<float>(),
+                        x.mutable_data_ptr<float>(),
+                        model.const_data_ptr<int32_t>(),
+                        label.const_data_ptr<int32_t>(),
+                        restart.const_data_ptr<int32_t>(),
+                        confidence.mutable_data_ptr<float>(),
+                        loss.mutable_data_ptr<float>(),
+                        steps.mutable_data_ptr<int32_t>(),
+                        parameters.size(0),
+                        x.size(0),
+                        static_cast<uint64_t>(seed),
+                        static_cast<int32_t>(jitter),
+                        static_cast<int32_t>(max_steps),
+                        options};
+  if (task.num_samples > 0) kRun(task, x.get_device_index());
+  return {confidence, loss, steps};
+}
+
+}  // namespace pydrift

@@ -1,0 +1,243 @@
+// The whole inversion of a block of restarts, one restart per lane, on one thread. No torch.
+//
+// A block holds up to Plan::num_slots() restarts of one model. In each round every restart is looked at once, and those
+// that go on take a step. One that ends is looked at once more, without jitter, for its final confidence; then the next
+// of the queue takes its place. The network wants restarts in lanes, the ascent wants images: they meet in transposes,
+// which roll the images on their way.
+#pragma once
+
+#include <cmath>
+
+#include "arch/passes_lanes.h"
+#include "common/philox.h"
+#include "invert/invert_worker.h"
+
+namespace pydrift {
+namespace PYDRIFT_LANES {
+
+// A plane rolled down and to the right: one rotation of its values, then the columns that crossed the border are moved
+// to the row they belong to.
+PYDRIFT_INLINE void roll_plane(const float* from, float* to, int32_t height, int32_t width, Shift shift) {
+  const int32_t down = (shift.down % height + height) % height;
+  int32_t right = (shift.right % width + width) % width;
+  if (2 * right > width) right -= width;
+  const int32_t size = height * width;
+  const int32_t rotation = ((down * width + right) % size + size) % size;
+  std::memcpy(to + rotation, from, sizeof(float) * (size - rotation));
+  std::memcpy(to, from + (size - rotation), sizeof(float) * rotation);
+  for (int32_t x = 0; x < right; ++x) {
+    const float first = to[x];
+    for (int32_t y = 0; y + 1 < height; ++y) to[y * width + x] = to[(y + 1) * width + x];
+    to[(height - 1) * width + x] = first;
+  }
+  for (int32_t x = width + right; right < 0 && x < width; ++x) {
+    const float last = to[(height - 1) * width + x];
+    for (int32_t y = height - 1; y > 0; --y) to[y * width + x] = to[(y - 1) * width + x];
+    to[x] = last;
+  }
+}
+
+class Block {
+ public:
+  explicit Block(const InvertWorker& worker)
+      : worker_(worker),
+        network_{*worker.plan, worker.weights, worker.shared, worker.group, worker.codes, worker.code_bytes},
+        input_(worker.task->program->input),
+        num_values_(worker.task->values_per_sample()) {}
+
+  void run() {
+    while (num_slots_ < kMaxGroups * kLanes && take()) {
+    }
+    while (num_slots_ > 0) {
+      round();
+      for (int32_t s = num_slots_ - 1; s >= 0; --s) {
+        if (!worker_.slots[s].ended) continue;
+        if (!refill(s)) leave(s);
+      }
+    }
+  }
+
+ private:
+  int32_t num_groups() const { return (num_slots_ + kLanes - 1) / kLanes; }
+
+  bool take() {
+    if (!refill(num_slots_)) return false;
+    ++num_slots_;
+    return true;
+  }
+
+  // The next restart of the queue into slot `s`.
+  bool refill(int32_t s) {
+    const int64_t sample = worker_.next(worker_.queue);
+    if (sample < 0) return false;
+    InvertSlot& slot = worker_.slots[s];
+    slot.sample = sample;
+    slot.best_cost = INFINITY;
+    slot.stale = slot.steps = 0;
+    slot.active = true;
+    slot.ended = false;
+    if (slot.moments == nullptr) slot.moments = worker_.moments + int64_t{2} * s * num_values_;
+    std::memset(slot.moments, 0, sizeof(float) * 2 * num_values_);
+    settle(slot);
+    return true;
+  }
+
+  // The last slot takes the place of `s`.
+  void leave(int32_t s) {
+    InvertSlot& slot = worker_.slots[s];
+    InvertSlot& last = worker_.slots[--num_slots_];
+    float* moments = slot.moments;
+    slot = last;
+    last.moments = moments;
+  }
+
+  // What the next round sees of the slot: its image rolled, or plain if it takes no more steps.
+  void settle(InvertSlot& slot) const {
+    const InvertTask& task = *worker_.task;
+    slot.label = task.label[slot.sample];
+    slot.final_look = !slot.active || slot.steps >= task.max_steps;
+    slot.shift = slot.final_look ? Shift{0, 0}
+                                 : jitter_shift(task.seed, slot.label, task.restart[slot.sample], slot.steps, task.jitter);
+  }
+
+  void round() {
+    bool any_step = false;
+    forward(network_, num_groups(), [this](int32_t g) { put_images(g); });
+    for (int32_t g = 0; g < num_groups(); ++g) judge(g);
+    for (int32_t s = 0; s < num_slots_; ++s) any_step |= !worker_.slots[s].final_look;
+    if (any_step) backward(network_, num_groups(), [this](int32_t g) { ascend(g); });
+    for (int32_t s = 0; s < num_slots_; ++s) finish_round(worker_.slots[s]);
+  }
+
+  int32_t lanes_in_use(int32_t g) const {
+    const int32_t left = num_slots_ - g * kLanes;
+    return left < kLanes ? left : kLanes;
+  }
+
+  float* image_row(int32_t lane) const { return worker_.images + lane * worker_.image_pitch; }
+
+  // function(first value of a chunk of up to kLanes, its offset in the map, how many values it has)
+  template <class Function>
+  void for_each_chunk(const Map& map, Function function) const {
+    const bool gapless = map.row == map.width * map.pitch && map.plane == map.height * map.row;
+    const int32_t length = gapless ? num_values_ : map.width, num_rows = gapless ? 1 : map.channels * map.height;
+    for (int32_t row = 0; row < num_rows; ++row) {
+      const int64_t begin = gapless ? 0 : int64_t{row / map.height} * map.plane + map.at(row % map.height, 0);
+      for (int32_t x = 0; x < length; x += kLanes) {
+        const int32_t count = length - x < kLanes ? length - x : kLanes;
+        function(row * length + x, begin + int64_t{x} * map.pitch, count);
+      }
+    }
+  }
+
+  Map image_map(const Map& map) const {
+    Map shaped = map;
+    shaped.channels = input_.channels, shaped.height = input_.height, shaped.width = input_.width;
+    if (map.all_groups) shaped.row = input_.width * map.pitch, shaped.plane = input_.height * shaped.row;
+    return shaped;
+  }
+
+  void put_images(int32_t g) const {
+    const InvertTask& task = *worker_.task;
+    const int32_t plane = input_.plane();
+    for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
+      const InvertSlot& slot = worker_.slots[g * kLanes + lane];
+      const float* x = task.x + slot.sample * num_values_;
+      for (int32_t c = 0; c < input_.channels; ++c) {
+        roll_plane(x + c * plane, image_row(lane) + c * plane, input_.height, input_.width, slot.shift);
+      }
+    }
+    const Map map = image_map(network_.plan.input);
+    float* to = network_.at(map, g);
+    for_each_chunk(map, [&](int32_t value, int64_t at, int32_t count) {
+      Vec rows[kLanes];
+      for (int32_t lane = 0; lane < kLanes; ++lane) rows[lane] = load(image_row(lane) + value);
+      transpose(rows);
+      for (int32_t i = 0; i < count; ++i) store(to + at + i * map.pitch, rows[i]);
+    });
+  }
+
+  // log p of the labels, and its gradient in the logits: one-hot minus softmax.
+  void judge(int32_t g) const {
+    const PlanView& plan = network_.plan;
+    const float* logits = network_.at(plan.logits, g);
+    float* gradient = network_.at(plan.logits_gradient, g);
+    const int64_t pitch = plan.logits.pitch;
+    Vec largest = load(logits), sum = {};
+    for (int32_t k = 1; k < plan.num_classes; ++k) largest = maximum(largest, load(logits + k * pitch));
+    for (int32_t k = 0; k < plan.num_classes; ++k) {
+      const Vec e = exponential(load(logits + k * pitch) - largest);
+      store(gradient + k * pitch, e);
+      sum += e;
+    }
+    const Vec scale = -1.0f / sum;
+    for (int32_t k = 0; k < plan.num_classes; ++k) {
+      store(gradient + k * pitch, load(gradient + k * pitch) * scale);
+    }
+    for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
+      InvertSlot& slot = worker_.slots[g * kLanes + lane];
+      const float margin = logits[slot.label * pitch + lane] - largest[lane];
+      slot.log_probability = static_cast<float>(margin - std::log(static_cast<double>(sum[lane])));
+      gradient[slot.label * pitch + lane] += 1.0f;
+    }
+  }
+
+  void ascend(int32_t g) const {
+    const Map map = image_map(network_.plan.input_gradient);
+    const float* from = network_.at(map, g);
+    for_each_chunk(map, [&](int32_t value, int64_t at, int32_t count) {
+      Vec rows[kLanes];
+      for (int32_t i = 0; i < kLanes; ++i) rows[i] = load(from + at + (i < count ? i : 0) * map.pitch);
+      transpose(rows);
+      for (int32_t lane = 0; lane < kLanes; ++lane) store(image_row(lane) + value, rows[lane]);
+    });
+    const int32_t plane = input_.plane();
+    for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
+      InvertSlot& slot = worker_.slots[g * kLanes + lane];
+      if (slot.final_look) continue;
+      const float* gradient = image_row(lane);
+      if (slot.shift.down != 0 || slot.shift.right != 0) {
+        for (int32_t c = 0; c < input_.channels; ++c) {
+          roll_plane(gradient + c * plane, worker_.gradient + c * plane, input_.height, input_.width,
+                     {-slot.shift.down, -slot.shift.right});
+        }
+        gradient = worker_.gradient;
+      }
+      worker_.update(tensors_of(slot, gradient), worker_.task->ascent, 0);
+    }
+  }
+
+  AscentTensors tensors_of(InvertSlot& slot, const float* gradient) const {
+    return {worker_.task->x + slot.sample * num_values_,
+            gradient,
+            slot.moments,
+            slot.moments + num_values_,
+            &slot.log_probability,
+            &slot.best_cost,
+            &slot.stale,
+            &slot.steps,
+            &slot.active,
+            1,
+            input_.channels,
+            input_.height,
+            input_.width};
+  }
+
+  void finish_round(InvertSlot& slot) const {
+    if (!slot.final_look) return settle(slot);
+    const InvertTask& task = *worker_.task;
+    task.confidence[slot.sample] = static_cast<float>(std::exp(static_cast<double>(slot.log_probability)));
+    task.loss[slot.sample] = -slot.log_probability;
+    task.steps[slot.sample] = slot.steps;
+    slot.ended = true;
+  }
+
+  const InvertWorker& worker_;
+  const Network network_;
+  const LayerShape input_;
+  const int32_t num_values_;
+  int32_t num_slots_ = 0;
+};
+
+}  // namespace PYDRIFT_LANES
+}  // namespace pydrift

@@ -1,0 +1,33 @@
+// What pydrift::invert is asked to do, as plain pointers. No torch.
+#pragma once
+
+#include <cstdint>
+
+#include "arch/program.h"
+#include "invert/ascent_update_math.h"
+
+namespace pydrift {
+
+inline constexpr int32_t kMaxRestarts = 1 << 16;  // restart and label share a word of the noise's counter
+
+struct InvertTask {
+  const Program* program;
+  const float* parameters;  // [M, P]
+  float* x;                 // [N, C, H, W]; starts, then results
+  const int32_t* model;     // [N], in [0, M)
+  const int32_t* label;     // [N], in [0, K)
+  const int32_t* restart;   // [N], in [0, kMaxRestarts)
+  float* confidence;        // [N]
+  float* loss;              // [N]
+  int32_t* steps;           // [N]
+  int64_t num_models;
+  int64_t num_samples;
+  uint64_t seed;
+  int32_t jitter;
+  int32_t max_steps;
+  AscentOptions ascent;
+
+  int32_t values_per_sample() const { return static_cast<int32_t>(program->input.size()); }
+};
+
+}  // namespace pydrift
