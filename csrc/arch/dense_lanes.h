@@ -36,7 +36,7 @@ PYDRIFT_INLINE void run_rows(const Dense& dense, const float* weights, const int
     for (int32_t p = 0; p < kNumPositions; ++p) sum[r][p] = bias;
   }
   const float* weight = weights + dense.weight + int64_t{block.begin} * dense.num_terms;
-  accumulate(weight, offsets + dense.offsets, dense.num_terms, in, sum);
+  accumulate(weight, offsets + dense.terms, dense.num_terms, in, sum);
 #pragma GCC unroll 8
   for (int32_t r = 0; r < kNumRows; ++r) finish(block.begin + r, sum[r]);
 }

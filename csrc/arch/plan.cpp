@@ -133,7 +133,7 @@ class Planner {
         fill_conv(stage, layer);
         break;
       case StageKind::kAffine:
-        stage.weights = add_parameters(layer.weight, 2 * layer.in.channels);
+        stage.weights = add_copy(layer.weight, 2 * layer.in.channels);
         break;
       case StageKind::kRelu:
       case StageKind::kMaxPool:
@@ -150,32 +150,24 @@ class Planner {
     return begin;
   }
 
-  int64_t add_parameters(int64_t begin, int64_t count) {
-    const int64_t packed = static_cast<int64_t>(plan_.source.size());
-    for (int64_t i = 0; i < count; ++i) plan_.source.push_back(static_cast<int32_t>(begin + i));
-    return packed;
+  int64_t add_copy(int64_t begin, int64_t count) {
+    plan_.copies.push_back({begin, plan_.num_weights, count});
+    plan_.num_weights += count;
+    return plan_.copies.back().to;
   }
 
-  // A pass whose weight[k][o] is the parameter begin + term[k] + o * step.
-  Dense add_dense(int32_t num_outputs, const std::vector<int32_t>& offsets, int64_t begin,
-                  const std::vector<int32_t>& terms, int32_t step) {
+  // A pass in which output o of term k has the parameter parameters[k] + o * output_step.
+  Dense add_dense(int32_t num_outputs, int64_t output_step, const std::vector<int32_t>& offsets,
+                  const std::vector<int32_t>& parameters) {
     Dense dense;
     dense.num_outputs = num_outputs;
     dense.num_terms = static_cast<int32_t>(offsets.size());
-    dense.offsets = static_cast<int64_t>(plan_.offsets.size());
+    dense.terms = static_cast<int64_t>(plan_.offsets.size());
+    dense.output_step = output_step;
+    dense.weight = plan_.num_weights;
     plan_.offsets.insert(plan_.offsets.end(), offsets.begin(), offsets.end());
-    dense.weight = static_cast<int64_t>(plan_.source.size());
-    plan_.source.resize(dense.weight + int64_t{num_outputs} * dense.num_terms);
-    int32_t* source = plan_.source.data() + dense.weight;
-    const int32_t num_blocks = num_output_blocks(num_outputs, plan_.rows);
-    for (int32_t i = 0; i < num_blocks; ++i) {
-      const OutputBlock block = output_block(num_outputs, plan_.rows, i);
-      for (const int32_t term : terms) {
-        for (int32_t o = block.begin; o < block.begin + block.count; ++o) {
-          *source++ = static_cast<int32_t>(begin + term + int64_t{o} * step);
-        }
-      }
-    }
+    plan_.parameters.insert(plan_.parameters.end(), parameters.begin(), parameters.end());
+    plan_.num_weights += int64_t{num_outputs} * dense.num_terms;
     return dense;
   }
 
@@ -187,28 +179,30 @@ class Planner {
 
   void fill_linear(Stage& stage, const Layer& layer) {
     const int32_t num_in = layer.in.channels, num_out = layer.out.channels, pitch = stage.in.pitch;
-    std::vector<int32_t> offsets(num_in), terms(num_in);
-    for (int32_t k = 0; k < num_in; ++k) offsets[k] = k * pitch, terms[k] = k;
-    stage.forward = add_dense(num_out, offsets, layer.weight, terms, num_in);
-    stage.forward.bias = add_parameters(layer.bias, num_out);
-    offsets.resize(num_out), terms.resize(num_out);
-    for (int32_t k = 0; k < num_out; ++k) offsets[k] = k * pitch, terms[k] = k * num_in;
-    add_backward(stage, add_dense(num_in, offsets, layer.weight, terms, 1));
+    const int32_t weight = static_cast<int32_t>(layer.weight);
+    std::vector<int32_t> offsets(num_in), parameters(num_in);
+    for (int32_t k = 0; k < num_in; ++k) offsets[k] = k * pitch, parameters[k] = weight + k;
+    stage.forward = add_dense(num_out, num_in, offsets, parameters);
+    stage.forward.bias = add_copy(layer.bias, num_out);
+    offsets.resize(num_out), parameters.resize(num_out);
+    for (int32_t k = 0; k < num_out; ++k) offsets[k] = k * pitch, parameters[k] = weight + k * num_in;
+    add_backward(stage, add_dense(num_in, 1, offsets, parameters));
   }
 
   void fill_conv(Stage& stage, const Layer& layer) {
     const Window& w = stage.window;
-    std::vector<int32_t> offsets, terms;
+    const int32_t weight = static_cast<int32_t>(layer.weight);
+    std::vector<int32_t> offsets, parameters;
     for (int32_t c = 0; c < layer.in.channels; ++c) {
       for (int32_t ky = 0; ky < w.kernel_h; ++ky) {
         for (int32_t kx = 0; kx < w.kernel_w; ++kx) {
           offsets.push_back(c * stage.in.plane + stage.in.at(ky - w.padding_h, kx - w.padding_w));
-          terms.push_back((c * w.kernel_h + ky) * w.kernel_w + kx);
+          parameters.push_back(weight + (c * w.kernel_h + ky) * w.kernel_w + kx);
         }
       }
     }
-    stage.forward = add_dense(layer.out.channels, offsets, layer.weight, terms, layer.in.channels * w.size());
-    stage.forward.bias = add_parameters(layer.bias, layer.out.channels);
+    stage.forward = add_dense(layer.out.channels, int64_t{layer.in.channels} * w.size(), offsets, parameters);
+    stage.forward.bias = add_copy(layer.bias, layer.out.channels);
     stage.forward.tiles = static_cast<int64_t>(plan_.tiles.size());
     if (stage.pooled) {
       add_pooled_tiles(stage);
@@ -226,11 +220,11 @@ class Planner {
 
   // [in][out][kernel_h * kernel_w]
   int64_t add_scatter_weights(const Layer& layer) {
-    const int64_t packed = static_cast<int64_t>(plan_.source.size());
+    const int64_t packed = plan_.num_weights;
     const int32_t num_taps = layer.window.size();
     for (int32_t c = 0; c < layer.in.channels; ++c) {
       for (int32_t o = 0; o < layer.out.channels; ++o) {
-        add_parameters(layer.weight + (int64_t{o} * layer.in.channels + c) * num_taps, num_taps);
+        add_copy(layer.weight + (int64_t{o} * layer.in.channels + c) * num_taps, num_taps);
       }
     }
     return packed;
@@ -285,7 +279,7 @@ class Planner {
   // whose (y, x) leave the same residue use the same taps.
   void fill_conv_backward(Stage& stage, const Layer& layer) {
     const Window& w = stage.window;
-    const int32_t num_taps = w.size();
+    const int32_t num_taps = w.size(), weight = static_cast<int32_t>(layer.weight);
     const auto border = [](int32_t kernel, int32_t stride, int32_t padding, int32_t in, int32_t out) {
       const int32_t first = floor_divide(padding - (kernel - 1), stride), last = (in - 1 + padding) / stride;
       return Border{std::max(0, -first), std::max(0, last - (out - 1))};
@@ -295,18 +289,18 @@ class Planner {
                            border(w.kernel_w, w.stride_w, w.padding_w, layer.in.width, out.width));
     for (int32_t py = 0; py < std::min(w.stride_h, layer.in.height); ++py) {
       for (int32_t px = 0; px < std::min(w.stride_w, layer.in.width); ++px) {
-        std::vector<int32_t> offsets, terms;
+        std::vector<int32_t> offsets, parameters;
         for (int32_t o = 0; o < out.channels; ++o) {
           for (int32_t ky = 0; ky < w.kernel_h; ++ky) {
             for (int32_t kx = 0; kx < w.kernel_w; ++kx) {
               const int32_t dy = py + w.padding_h - ky, dx = px + w.padding_w - kx;
               if (dy % w.stride_h != 0 || dx % w.stride_w != 0) continue;
               offsets.push_back(o * stage.spread.plane + stage.spread.at(dy / w.stride_h, dx / w.stride_w));
-              terms.push_back(o * layer.in.channels * num_taps + ky * w.kernel_w + kx);
+              parameters.push_back(weight + o * layer.in.channels * num_taps + ky * w.kernel_w + kx);
             }
           }
         }
-        Dense dense = add_dense(layer.in.channels, offsets, layer.weight, terms, num_taps);
+        Dense dense = add_dense(layer.in.channels, num_taps, offsets, parameters);
         dense.tiles = static_cast<int64_t>(plan_.tiles.size());
         add_tiles(stage.spread, 1, 1, stage.in_gradient, {py, w.stride_h, layer.in.height},
                   {px, w.stride_w, layer.in.width});
@@ -322,8 +316,29 @@ class Planner {
   std::vector<const Layer*> ends_;    // the last layer that it covers
 };
 
+void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
+  const int32_t* terms = plan.parameters.data() + dense.terms;
+  float* to = weights + dense.weight;
+  const int32_t num_blocks = num_output_blocks(dense.num_outputs, plan.rows);
+  for (int32_t i = 0; i < num_blocks; ++i) {
+    const OutputBlock block = output_block(dense.num_outputs, plan.rows, i);
+    for (int32_t k = 0; k < dense.num_terms; ++k) {
+      const float* from = parameters + terms[k] + block.begin * dense.output_step;
+      for (int32_t o = 0; o < block.count; ++o) *to++ = from[o * dense.output_step];
+    }
+  }
+}
+
 }  // namespace
 
 Plan make_plan(const Program& program, int32_t lanes, int32_t rows) { return Planner(program, lanes, rows).run(); }
+
+void pack_weights(const Plan& plan, const float* parameters, float* weights) {
+  for (const Stage& stage : plan.stages) {
+    if (stage.forward.num_outputs > 0) pack_dense(plan, stage.forward, parameters, weights);
+  }
+  for (const Dense& dense : plan.backward) pack_dense(plan, dense, parameters, weights);
+  for (const Copy& copy : plan.copies) std::copy_n(parameters + copy.from, copy.count, weights + copy.to);
+}
 
 }  // namespace pydrift

@@ -33,7 +33,9 @@ struct Map {
   PYDRIFT_INLINE int32_t at(int32_t y, int32_t x) const { return y * row + x * pitch; }
   PYDRIFT_INLINE int32_t plane_size() const { return height * width; }
 
-  // The same elements as one column, where they lie without gaps.
+  PYDRIFT_INLINE bool gapless() const { return row == width * pitch && plane == height * row; }
+
+  // The same elements as one column, for a map without gaps.
   Map flattened() const {
     Map flat = *this;
     flat.channels = channels * height * width, flat.height = flat.width = 1;
@@ -54,7 +56,8 @@ struct Dense {
   int32_t num_terms = 0;
   int64_t weight = 0;     // in the packed weights: blocks of outputs, each [num_terms][outputs of the block]
   int64_t bias = -1;      // in the packed weights; -1: none
-  int64_t offsets = 0;    // in Plan::offsets
+  int64_t terms = 0;      // in Plan::offsets and Plan::parameters: what each term reads
+  int64_t output_step = 0;  // from one output's parameter to the next one's
   int64_t tiles = 0;      // in Plan::tiles; flat passes have none, their positions are the groups
   int32_t num_tiles = 0;
 };
@@ -76,15 +79,21 @@ struct Stage {
   int32_t first_backward = 0, num_backward = 0;  // in Plan::backward; one pass per residue class of the stride
 };
 
+struct Copy {
+  int64_t from, to, count;
+};
+
 struct Plan {
   int32_t lanes = 0;  // restarts in one vector
   int32_t rows = 0;   // outputs computed together
   Map input, input_gradient, logits, logits_gradient;
   std::vector<Stage> stages;
   std::vector<Dense> backward;
-  std::vector<int32_t> offsets;
+  std::vector<int32_t> offsets;     // of each term of each pass
   std::vector<Tile> tiles;
-  std::vector<int32_t> source;  // parameter behind each packed weight
+  std::vector<int32_t> parameters;  // of each term, for output 0
+  std::vector<Copy> copies;         // parameters that are packed as they are
+  int64_t num_weights = 0;          // packed
   int64_t group_floats = 0;     // memory of one group's maps; their borders are zero and stay so
   int64_t shared_floats = 0;    // memory of the flat maps
   int64_t code_bytes = 0;       // memory of one group's codes
@@ -129,5 +138,8 @@ PYDRIFT_INLINE OutputBlock output_block(int32_t num_outputs, int32_t rows, int32
 }
 
 Plan make_plan(const Program& program, int32_t lanes, int32_t rows);
+
+// The parameters of one model, [Program::num_parameters], in the order of the plan: weights [Plan::num_weights].
+void pack_weights(const Plan& plan, const float* parameters, float* weights);
 
 }  // namespace pydrift

@@ -35,6 +35,8 @@ PYDRIFT_HD int32_t integer_in(uint32_t word, int32_t low, int32_t high) {
 struct Shift {
   int32_t down;
   int32_t right;
+
+  PYDRIFT_HD bool any() const { return down != 0 || right != 0; }
 };
 
 PYDRIFT_HD Shift jitter_shift(uint64_t seed, int32_t label, int32_t restart, int32_t step, int32_t jitter) {

@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "invert/ascent_update.h"
 #include "invert/ascent_update_sample.h"
@@ -15,7 +16,8 @@ void run_cpu(const AscentTensors& tensors, const AscentOptions& options, int32_t
   const UpdateSample update = update_sample_for(chosen_simd());
   const int64_t samples_per_task = std::max<int64_t>(1, kValuesPerTask / tensors.values_per_sample());
   torch::stable::parallel_for(0, tensors.num_samples, samples_per_task, [&](int64_t begin, int64_t end) {
-    for (int64_t sample = begin; sample < end; ++sample) update(tensors, options, sample);
+    const std::unique_ptr<float[]> scratch(new float[tensors.values_per_sample()]);
+    for (int64_t sample = begin; sample < end; ++sample) update(tensors, options, sample, scratch.get());
   });
 }
 

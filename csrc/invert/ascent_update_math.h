@@ -33,7 +33,8 @@ struct AscentTensors {
 };
 
 // One step of one sample: ascent_update_sample.h has one for each instruction set.
-using UpdateSample = void (*)(const struct AscentTensors&, const struct AscentOptions&, int64_t sample);
+using UpdateSample = void (*)(const struct AscentTensors&, const struct AscentOptions&, int64_t sample,
+                              float* scratch);
 
 // Scalars of the call. What multiplies a pixel is rounded to float32 once, here; what is per sample stays double.
 struct AscentOptions {
@@ -61,11 +62,15 @@ struct AscentStep {
   float second_scale;  // Adam: 1 / sqrt(1 - beta2^t)
 };
 
-// base^exponent by squaring: the same bits on every device, which no pow() promises.
-PYDRIFT_HD double integer_power(double base, int32_t exponent) {
-  double power = 1.0;
-  for (; exponent > 0; exponent >>= 1, base *= base) {
-    if (exponent & 1) power *= base;
+// Both bases to the power `exponent`, by squaring: the same bits on every device, which no pow() promises.
+struct TwoPowers {
+  double first = 1.0, second = 1.0;
+};
+
+PYDRIFT_HD TwoPowers integer_powers(double first_base, double second_base, int32_t exponent) {
+  TwoPowers power;
+  for (; exponent > 0; exponent >>= 1, first_base *= first_base, second_base *= second_base) {
+    if (exponent & 1) power.first *= first_base, power.second *= second_base;
   }
   return power;
 }
@@ -94,10 +99,9 @@ PYDRIFT_HD AscentStep begin_step(const AscentTensors& tensors, const AscentOptio
   }
   const int32_t step = tensors.steps[sample] += 1;
   if (options.optimizer == Optimizer::kMomentum) return {true, static_cast<float>(options.learning_rate), 0.0f};
-  const double first_correction = 1.0 - integer_power(options.beta1, step);
-  const double second_correction = 1.0 - integer_power(options.beta2, step);
-  return {true, static_cast<float>(options.learning_rate / first_correction),
-          static_cast<float>(1.0 / sqrt(second_correction))};
+  const TwoPowers decay = integer_powers(options.beta1, options.beta2, step);
+  return {true, static_cast<float>(options.learning_rate / (1.0 - decay.first)),
+          static_cast<float>(1.0 / sqrt(1.0 - decay.second))};
 }
 
 // d(tv_weight TV + l2_weight L2)/dx at one pixel. A neighbour beyond the border is passed as x: it adds exactly 0.

@@ -12,77 +12,85 @@ PYDRIFT_INLINE bool all_finite(const float* values, int32_t num_values) {
   return finite != 0;
 }
 
-template <Optimizer kOptimizer>
-PYDRIFT_INLINE void update_moment_row(const AscentOptions& options, int32_t width, const float* x, const float* up,
-                                      const float* down, const float* gradient, float* __restrict__ first,
-                                      float* __restrict__ second) {
-  const auto update = [&](int32_t i, int32_t left, int32_t right) __attribute__((always_inline)) {
-    const float prior = prior_gradient(options, x[i], up[i], down[i], x[left], x[right]);
-    update_moments<kOptimizer>(options, gradient[i] - prior, first[i], second[i]);
-  };
-  const int32_t last = width - 1;
-  update(0, 0, last > 0 ? 1 : 0);
-  for (int32_t i = 1; i < last; ++i) update(i, i - 1, i + 1);
-  if (last > 0) update(last, last - 1, last);
-}
+// The ascent direction before the optimizer: gradient minus that of the priors, from the x around each pixel.
+struct AscentPlane {
+  const AscentOptions options;
+  const int32_t height, width;
+  const float* x;
+  const float* gradient;
+  float* __restrict__ ascent;
 
-template <Optimizer kOptimizer>
-PYDRIFT_INLINE void ascend_row(const AscentOptions& options, const AscentStep& step, int32_t width,
-                               const float* __restrict__ first, const float* __restrict__ second,
-                               float* __restrict__ x) {
-  for (int32_t i = 0; i < width; ++i) x[i] = ascend<kOptimizer>(options, step, x[i], first[i], second[i]);
-}
+  PYDRIFT_INLINE void set(int32_t i, int32_t up, int32_t down, int32_t left, int32_t right) const {
+    ascent[i] = gradient[i] - prior_gradient(options, x[i], x[up], x[down], x[left], x[right]);
+  }
 
-// The moments of row h see the old x of rows h - 1, h and h + 1; so row h - 1 ascends right after them, still in cache.
-template <Optimizer kOptimizer>
-PYDRIFT_INLINE void update_pixels(const AscentTensors& tensors, AscentOptions options, AscentStep step,
-                                  int64_t sample) {
-  const int32_t height = tensors.height, width = tensors.width;
-  for (int32_t channel = 0; channel < tensors.num_channels; ++channel) {
-    const int64_t plane = (sample * tensors.num_channels + channel) * height * width;
-    float* x = tensors.x + plane;
-    float* first = tensors.first_moment + plane;
-    float* second = tensors.second_moment + plane;
-    const auto ascend_at = [&](int64_t row) __attribute__((always_inline)) {
-      ascend_row<kOptimizer>(options, step, width, first + row, second + row, x + row);
-    };
-    for (int32_t h = 0; h < height; ++h) {
-      const int64_t row = static_cast<int64_t>(h) * width;
-      const float* up = x + (h > 0 ? row - width : row);
-      const float* down = x + (h + 1 < height ? row + width : row);
-      update_moment_row<kOptimizer>(options, width, x + row, up, down, tensors.gradient + plane + row, first + row,
-                                    second + row);
-      if (h > 0) ascend_at(row - width);
+  PYDRIFT_INLINE void set_row(int32_t begin, int32_t up, int32_t down) const {
+    const int32_t last = width - 1;
+    for (int32_t c = 1; c < last; ++c) set(begin + c, up + c, down + c, begin + c - 1, begin + c + 1);
+    set(begin, up, down, begin, begin + (last > 0 ? 1 : 0));
+    set(begin + last, up + last, down + last, begin + (last > 0 ? last - 1 : 0), begin + last);
+  }
+
+  // Rows between the first and the last run as one line, in which the border columns find wrong neighbours: these are
+  // set again.
+  PYDRIFT_INLINE void set_all() const {
+    const int32_t last_row = (height - 1) * width;
+    set_row(0, 0, height > 1 ? width : 0);
+    for (int32_t i = width; i < last_row; ++i) set(i, i - width, i + width, i - 1, i + 1);
+    for (int32_t i = width; i < last_row; i += width) {
+      const int32_t end = i + width - 1;
+      set(i, i - width, i + width, i, width > 1 ? i + 1 : i);
+      set(end, end - width, end + width, width > 1 ? end - 1 : end, end);
     }
-    ascend_at(static_cast<int64_t>(height - 1) * width);
+    if (height > 1) set_row(last_row, last_row - width, last_row);
+  }
+};
+
+template <Optimizer kOptimizer>
+PYDRIFT_INLINE void move_pixels(AscentOptions options, AscentStep step, int32_t num_values,
+                                const float* __restrict__ ascent, float* __restrict__ first,
+                                float* __restrict__ second, float* __restrict__ x) {
+  for (int32_t i = 0; i < num_values; ++i) {
+    update_moments<kOptimizer>(options, ascent[i], first[i], second[i]);
+    x[i] = ascend<kOptimizer>(options, step, x[i], first[i], second[i]);
   }
 }
 
-PYDRIFT_INLINE void update_sample(const AscentTensors& tensors, const AscentOptions& options, int64_t sample) {
+// scratch: [C, H, W], overwritten
+PYDRIFT_INLINE void update_sample(const AscentTensors& tensors, const AscentOptions& options, int64_t sample,
+                                  float* scratch) {
   if (!tensors.active[sample]) return;
   const int32_t num_values = tensors.values_per_sample();
   const bool finite = all_finite(tensors.gradient + sample * num_values, num_values);
   const AscentStep step = begin_step(tensors, options, sample, finite);
   if (!step.taken) return;
+  const int64_t begin = sample * num_values;
+  const int32_t plane = tensors.height * tensors.width;
+  for (int32_t i = 0; i < num_values; i += plane) {
+    AscentPlane{options, tensors.height, tensors.width, tensors.x + begin + i, tensors.gradient + begin + i, scratch + i}
+        .set_all();
+  }
+  float *x = tensors.x + begin, *first = tensors.first_moment + begin, *second = tensors.second_moment + begin;
   if (options.optimizer == Optimizer::kAdam) {
-    update_pixels<Optimizer::kAdam>(tensors, options, step, sample);
+    move_pixels<Optimizer::kAdam>(options, step, num_values, scratch, first, second, x);
   } else {
-    update_pixels<Optimizer::kMomentum>(tensors, options, step, sample);
+    move_pixels<Optimizer::kMomentum>(options, step, num_values, scratch, first, second, x);
   }
 }
 
-inline void update_sample_scalar(const AscentTensors& tensors, const AscentOptions& options, int64_t sample) {
-  update_sample(tensors, options, sample);
+inline void update_sample_scalar(const AscentTensors& tensors, const AscentOptions& options, int64_t sample,
+                                 float* scratch) {
+  update_sample(tensors, options, sample, scratch);
 }
 
 PYDRIFT_TARGET_AVX2 inline void update_sample_avx2(const AscentTensors& tensors, const AscentOptions& options,
-                                                   int64_t sample) {
-  update_sample(tensors, options, sample);
+                                                   int64_t sample, float* scratch) {
+  update_sample(tensors, options, sample, scratch);
 }
 
 PYDRIFT_TARGET_AVX512 inline void update_sample_avx512(const AscentTensors& tensors, const AscentOptions& options,
-                                                       int64_t sample) {
-  update_sample(tensors, options, sample);
+                                                       int64_t sample, float* scratch) {
+  update_sample(tensors, options, sample, scratch);
 }
 
 inline UpdateSample update_sample_for(Simd simd) {

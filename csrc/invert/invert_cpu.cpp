@@ -57,19 +57,15 @@ struct Scratch {
         slots(plan.num_slots()),
         moments(2 * plan.num_slots() * num_values),
         images(plan.lanes * image_pitch),
-        gradient(image_pitch) {}
+        gradient(image_pitch),
+        ascent(image_pitch) {}
 
   int64_t image_pitch;
   Buffer<float> shared, group;
   Buffer<uint8_t> codes;
   Buffer<InvertSlot> slots;
-  Buffer<float> moments, images, gradient;
+  Buffer<float> moments, images, gradient, ascent;
 };
-
-void pack(const Plan& plan, const float* parameters, std::vector<float>& weights) {
-  weights.resize(plan.source.size());
-  for (size_t i = 0; i < weights.size(); ++i) weights[i] = parameters[plan.source[i]];
-}
 
 void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
   const int64_t num_samples = task.num_samples;
@@ -88,7 +84,7 @@ void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
   const int64_t num_threads = std::min<int64_t>(torch::stable::get_num_threads(), most_threads);
   std::vector<std::unique_ptr<Scratch>> scratch;
   for (int64_t i = 0; i < num_threads; ++i) scratch.push_back(std::make_unique<Scratch>(plan, task.values_per_sample()));
-  for (Queue& queue : queues) queue.weights.reserve(queue.samples.empty() ? 0 : plan.source.size());
+  for (Queue& queue : queues) queue.weights.resize(queue.samples.empty() ? 0 : plan.num_weights);
 
   // A thread begins with models of its own and then helps with the others'.
   torch::stable::parallel_for(0, num_threads, 1, [&](int64_t begin, int64_t end) {
@@ -98,10 +94,11 @@ void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
         const int64_t model = (i + thread * task.num_models / num_threads) % task.num_models;
         Queue& queue = queues[model];
         if (queue.next >= static_cast<int64_t>(queue.samples.size())) continue;
-        std::call_once(queue.packed, [&] { pack(plan, task.parameters + model * task.program->num_parameters, queue.weights); });
+        const float* parameters = task.parameters + model * task.program->num_parameters;
+        std::call_once(queue.packed, [&] { pack_weights(plan, parameters, queue.weights.data()); });
         variant.run({&task, &view, queue.weights.data(), take_next, &queue, update_sample_for(simd), mine.shared.data(),
                      mine.group.data(), mine.codes.data(), plan.code_bytes, mine.slots.data(), mine.moments.data(),
-                     mine.images.data(), mine.gradient.data(), mine.image_pitch});
+                     mine.images.data(), mine.gradient.data(), mine.ascent.data(), mine.image_pitch});
       }
     }
   });

@@ -119,7 +119,7 @@ class Block {
   // function(first value of a chunk of up to kLanes, its offset in the map, how many values it has)
   template <class Function>
   void for_each_chunk(const Map& map, Function function) const {
-    const bool gapless = map.row == map.width * map.pitch && map.plane == map.height * map.row;
+    const bool gapless = map.gapless();
     const int32_t length = gapless ? num_values_ : map.width, num_rows = gapless ? 1 : map.channels * map.height;
     for (int32_t row = 0; row < num_rows; ++row) {
       const int64_t begin = gapless ? 0 : int64_t{row / map.height} * map.plane + map.at(row % map.height, 0);
@@ -137,21 +137,32 @@ class Block {
     return shaped;
   }
 
+  void roll(const float* from, float* to, Shift shift) const {
+    for (int32_t c = 0; c < input_.channels; ++c) {
+      const int32_t plane = c * input_.plane();
+      roll_plane(from + plane, to + plane, input_.height, input_.width, shift);
+    }
+  }
+
   void put_images(int32_t g) const {
-    const InvertTask& task = *worker_.task;
-    const int32_t plane = input_.plane();
-    for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
+    const Map map = image_map(network_.plan.input);
+    const bool whole_chunks = map.gapless() && num_values_ % kLanes == 0;  // reads nothing behind an image
+    const float* images[kLanes];
+    for (int32_t lane = 0; lane < kLanes; ++lane) {
+      images[lane] = image_row(lane);
+      if (lane >= lanes_in_use(g)) continue;
       const InvertSlot& slot = worker_.slots[g * kLanes + lane];
-      const float* x = task.x + slot.sample * num_values_;
-      for (int32_t c = 0; c < input_.channels; ++c) {
-        roll_plane(x + c * plane, image_row(lane) + c * plane, input_.height, input_.width, slot.shift);
+      const float* x = worker_.task->x + slot.sample * num_values_;
+      if (whole_chunks && !slot.shift.any()) {
+        images[lane] = x;
+      } else {
+        roll(x, image_row(lane), slot.shift);
       }
     }
-    const Map map = image_map(network_.plan.input);
     float* to = network_.at(map, g);
     for_each_chunk(map, [&](int32_t value, int64_t at, int32_t count) {
       Vec rows[kLanes];
-      for (int32_t lane = 0; lane < kLanes; ++lane) rows[lane] = load(image_row(lane) + value);
+      for (int32_t lane = 0; lane < kLanes; ++lane) rows[lane] = load(images[lane] + value);
       transpose(rows);
       for (int32_t i = 0; i < count; ++i) store(to + at + i * map.pitch, rows[i]);
     });
@@ -191,19 +202,15 @@ class Block {
       transpose(rows);
       for (int32_t lane = 0; lane < kLanes; ++lane) store(image_row(lane) + value, rows[lane]);
     });
-    const int32_t plane = input_.plane();
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
       InvertSlot& slot = worker_.slots[g * kLanes + lane];
       if (slot.final_look) continue;
       const float* gradient = image_row(lane);
-      if (slot.shift.down != 0 || slot.shift.right != 0) {
-        for (int32_t c = 0; c < input_.channels; ++c) {
-          roll_plane(gradient + c * plane, worker_.gradient + c * plane, input_.height, input_.width,
-                     {-slot.shift.down, -slot.shift.right});
-        }
+      if (slot.shift.any()) {
+        roll(gradient, worker_.gradient, {-slot.shift.down, -slot.shift.right});
         gradient = worker_.gradient;
       }
-      worker_.update(tensors_of(slot, gradient), worker_.task->ascent, 0);
+      worker_.update(tensors_of(slot, gradient), worker_.task->ascent, 0, worker_.ascent);
     }
   }
 

@@ -38,6 +38,7 @@ struct InvertWorker {
   float* moments;       // [Plan::num_slots()][2][values]
   float* images;        // [lanes][image_pitch]
   float* gradient;      // [image_pitch]
+  float* ascent;        // [image_pitch]
   int64_t image_pitch;  // at least the values of an image, and room for one more vector
 };
 
