@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +19,11 @@ from pydrift.classifier import Classifier, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.gray import GrayData
-from pydrift.inversion import GradientAscent, InversionAttack
+from pydrift.inversion import GradientAscent, InversionAttack, invert_models
 from pydrift.membership import recognise
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
-from pydrift.parallel import each
 from pydrift.progress import Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
 from pydrift.shadows import NULLS, successor_draw, train_shadows
@@ -156,10 +155,7 @@ class DriftAuditor:
             models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in bank.modules)]
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
-                gray = []
-                for made in each(lambda m: self._inverted(models[m], f"gray/{m}", run), range(len(models))):
-                    gray.append(made)
-                    progress.advance()
+                gray, _ = self._inverted(models, [f"gray/{m}" for m in range(len(models))], run, progress)
             with clock("measure recognition"):
                 progress.phase("measuring recognition", len(models))
                 recognition = recognise(models, gray, progress.advance)["margin"]
@@ -216,8 +212,7 @@ class DriftAuditor:
         with exact_arithmetic(), self._progress as progress:
             with self._run(f"compare-{subject.sha256[:16]}", plan) as run, clock("invert new model"):
                 progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
-                (gray,) = each(lambda model: self._inverted(model, "gray/new", run), [new])
-                progress.advance()
+                (gray,), rate = self._inverted([new], ["gray/new"], run, progress)
             with clock("measure recognition of new model"):
                 progress.phase("measuring recognition", len(models) + 1)
                 seen_by_others = recognise(models, [gray], progress.advance)["margin"]
@@ -252,6 +247,7 @@ class DriftAuditor:
                 native=native_status().describe(self._device.type),
                 path_base=models[0].path,
                 path_production=new.path,
+                restart_steps_per_second=rate,
                 seed=fitted.seed,
                 base_sha256=fitted.base.sha256,
                 production_sha256=subject.sha256,
@@ -307,15 +303,25 @@ class DriftAuditor:
         auditor._calibration = fitted
         return auditor
 
-    def _inverted(self, model: Classifier, task: str, run: RunFolder) -> GrayData:
-        """Gray data of one model, kept as a task of the run."""
-        saved = run.get(task)
-        if saved is None:
-            gray = self._attack.invert(model, self._restarts, self._seed)
-            run.put(task, {name: torch.from_numpy(array) for name, array in vars(gray).items()})
-        else:
-            gray = GrayData(**{name: tensor.numpy() for name, tensor in saved.items()})
-        return gray
+    def _inverted(
+        self, models: Sequence[Classifier], tasks: Sequence[str], run: RunFolder, progress: Progress
+    ) -> tuple[list[GrayData], float | None]:
+        """Gray data of each model, kept as a task of the run, and restart-steps per second if any had to be made."""
+        gray = {}
+        for task in tasks:
+            if (saved := run.get(task)) is not None:
+                gray[task] = GrayData(**{name: tensor.numpy() for name, tensor in saved.items()})
+                progress.advance()
+        missing = [task for task in tasks if task not in gray]
+        made = invert_models(self._attack, [models[tasks.index(task)] for task in missing], self._restarts, self._seed)
+        began, steps = time.perf_counter(), 0
+        for task, images in zip(missing, made, strict=True):
+            run.put(task, {name: torch.from_numpy(array) for name, array in vars(images).items()})
+            gray[task] = images
+            steps += int(images.steps.sum())
+            progress.advance()
+        rate = steps / (time.perf_counter() - began) if missing else None
+        return [gray[task] for task in tasks], rate
 
     def _run(self, name: str, plan: dict[str, Any]) -> RunFolder:
         if self._work_dir is not None:

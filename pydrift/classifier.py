@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydrift.arch import NotLowerable, lower
+from pydrift.arch import FusedModel, NotLowerable, lower
 from pydrift.errors import InputRefused
+from pydrift.ops import native_status
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Classifier:
     """A frozen classifier.
 
     forward      float32 [N, C, H, W] in [0, 1] -> logits float32 [N, num_classes], differentiable in its input
-    path         "fused" where the module could be lowered, else "generic: <why not>"
+    path         what inverts it: "native AVX-512" and the like, "fused, in plain torch" where no library is loaded,
+                 or "generic: <why it could not be lowered>"
+    fused        the lowered network, where there is one
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -28,6 +31,7 @@ class Classifier:
     num_classes: int
     device: torch.device
     path: str
+    fused: FusedModel | None = None
 
     def log_probability_gradient(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """log p(label | x) [N] and its gradient in x [N, C, H, W]. Weights get no gradient."""
@@ -49,15 +53,16 @@ def freeze(
 
     InputRefused where it does not map the shape to finite logits of two or more classes.
     """
+    fused = None
     try:
         fused = lower(module, input_shape).to(device)
         forward: Callable[[Tensor], Tensor] = fused
-        path = "fused"
+        path = native_status().path(device.type) or "fused, in plain torch"
     except NotLowerable as reason:
         frozen = copy.deepcopy(module).to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         forward, path = frozen, f"generic: {reason}"
     num_classes = _check_logits(forward, input_shape, device, name)
-    return Classifier(forward, input_shape, num_classes, device, path)
+    return Classifier(forward, input_shape, num_classes, device, path, fused)
 
 
 @contextmanager

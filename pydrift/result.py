@@ -52,7 +52,7 @@ class Provenance:
     torch: str
     device: str
     native: str  # which library ran the ascent update, e.g. "cpu (avx512)" or "none (plain torch): reason"
-    path_base: str  # "fused" | "generic: reason"
+    path_base: str  # what inverts it: "native AVX-512" and the like | "fused, in plain torch" | "generic: reason"
     path_production: str
     seed: int
     base_sha256: str
@@ -63,7 +63,8 @@ class Provenance:
     production: str
     data: str | None
     settings: dict[str, Any]  # inversion, recipe, restarts: every number that shaped the result
-    seconds: dict[str, float] = field(default_factory=dict)  # per phase; the only part that a re-run may change
+    seconds: dict[str, float] = field(default_factory=dict)  # per phase; with the rate, all that a re-run may change
+    restart_steps_per_second: float | None = None  # of the inversion of the production model
     command: str | None = None  # the command line that made it
 
 

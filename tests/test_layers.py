@@ -30,7 +30,7 @@ ALLOWED = {
     | {"progress", "result", "shadows", "subject", "training", "verdict"},
     "baselines": VALUES | {"classifier", "data", "result", "training"},
     "calibration": VALUES | {"arch", "inversion", "subject"},
-    "classifier": VALUES | {"arch"},
+    "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
     | {"result", "trainer", "training"},
@@ -39,11 +39,11 @@ ALLOWED = {
     "doctor": VALUES | {"ops"},
     "errors": set(),
     "gray": set(),
-    "inversion": VALUES | {"classifier", "noise", "ops"},
+    "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel"},
     "membership": VALUES | {"classifier", "parallel"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),
-    "ops": set(),
+    "ops": {"noise"},
     "parallel": set(),
     "progress": set(),
     "report": VALUES | {"result", "verdict"},

@@ -7,18 +7,21 @@ longer falls. Total-variation and L2 priors and the jitter follow DeepInversion 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pydrift.arch import FusedModel
 from pydrift.classifier import Classifier
 from pydrift.errors import UsageError
 from pydrift.gray import GrayData
 from pydrift.noise import Phase, integers, uniform, words
-from pydrift.ops import ascent_update
+from pydrift.ops import ascent_update, invert
 
 _BLOCK = 160  # images ascended together: fixed, because a convolution's last bits may depend on the batch
 
@@ -69,9 +72,50 @@ class GradientAscent:
     def invert(self, classifier: Classifier, restarts: int, seed: int) -> GrayData:
         """Gray data of every class. Restart r of class c starts from the same noise whatever the model, so that two
         models differ by what they have learnt and not by their starts."""
+        return self.invert_all([classifier], restarts, seed)[0]
+
+    def invert_all(self, classifiers: Sequence[Classifier], restarts: int, seed: int) -> list[GrayData]:
+        """`invert` of each; lowered networks of one structure share a native call, with the same results."""
+        networks = [c.fused for c in classifiers if c.fused is not None]
+        if len(networks) == len(classifiers) and len({tuple(n.program()) for n in networks}) == 1:
+            return self._invert_fused(networks, classifiers[0].device, restarts, seed)
+        return [
+            self._invert_generic(c, restarts, seed)
+            if c.fused is None
+            else self._invert_fused([c.fused], c.device, restarts, seed)[0]
+            for c in classifiers
+        ]
+
+    def _invert_fused(
+        self, networks: Sequence[FusedModel], device: torch.device, restarts: int, seed: int
+    ) -> list[GrayData]:
+        """Gray data of networks that differ by their parameters only."""
+        shape, classes = networks[0].input_shape, networks[0].num_classes
+        label, restart = _plan(classes, restarts)
+        x = self._starts(label, restart, seed, shape).to(device).repeat(len(networks), 1, 1, 1)
+
+        def ids(values: NDArray[np.int64]) -> Tensor:
+            return torch.from_numpy(values.astype(np.int32)).to(device)
+
+        confidence, _, steps = invert(
+            x,
+            torch.stack([network.parameters() for network in networks]),
+            ids(np.repeat(np.arange(len(networks)), len(label))),
+            ids(np.tile(label, len(networks))),
+            ids(np.tile(restart, len(networks))),
+            program=networks[0].program(),
+            seed=seed,
+            jitter=self._jitter(shape),
+            max_steps=self.steps,
+            **self._ascent(),
+        )
+        images = x.view(len(networks), classes, restarts, *shape).cpu().numpy()
+        per_restart = (values.view(len(networks), classes, restarts).cpu().numpy() for values in (confidence, steps))
+        return [GrayData(*arrays) for arrays in zip(images, *per_restart, strict=True)]
+
+    def _invert_generic(self, classifier: Classifier, restarts: int, seed: int) -> GrayData:
         classes = classifier.num_classes
-        label = np.repeat(np.arange(classes), restarts)
-        restart = np.tile(np.arange(restarts), classes)
+        label, restart = _plan(classes, restarts)
         blocks = [
             self._ascend(classifier, label[i : i + _BLOCK], restart[i : i + _BLOCK], seed)
             for i in range(0, len(label), _BLOCK)
@@ -84,12 +128,11 @@ class GradientAscent:
         )
 
     def _ascend(
-        self, classifier: Classifier, label: np.ndarray, restart: np.ndarray, seed: int
+        self, classifier: Classifier, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """-> images [N, C, H, W], confidence [N], steps [N] of one block of restarts."""
+        """-> images [N, C, H, W], confidence [N], steps [N] of one block of restarts, by torch's own gradient."""
         device, shape, count = classifier.device, classifier.input_shape, len(label)
-        noise = uniform(words(seed, Phase.START, int(np.prod(shape)), label=label, restart=restart))
-        x = torch.from_numpy(0.5 + self.start_contrast * (noise - 0.5)).to(device, torch.float32).view(count, *shape)
+        x = self._starts(label, restart, seed, shape).to(device)
         shift = self._shifts(label, restart, seed, shape).to(device)  # [steps, N, 2]
         labels = torch.from_numpy(label).to(device)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
@@ -99,42 +142,55 @@ class GradientAscent:
         active = torch.ones(count, dtype=torch.bool, device=device)
         for step in range(self.steps):
             log_probability, gradient = classifier.log_probability_gradient(_roll(x, shift[step]), labels)
+            gradient = _roll(gradient, -shift[step])
             ascent_update(
-                x,
-                _roll(gradient, -shift[step]),
-                first,
-                second,
-                log_probability,
-                best_cost,
-                stale,
-                steps,
-                active,
-                optimizer="adam",
-                learning_rate=self.learning_rate,
-                beta1=self.beta1,
-                beta2=self.beta2,
-                epsilon=self.epsilon,
-                tv_weight=self.tv_weight,
-                l2_weight=self.l2_weight,
-                lower=0.0,
-                upper=1.0,
-                confidence_threshold=self.confidence_threshold,
-                patience=self.patience,
+                x, gradient, first, second, log_probability, best_cost, stale, steps, active, **self._ascent()
             )
             if not active.any():
                 break
         probability = classifier.logits(x).softmax(dim=1).gather(1, labels[:, None])[:, 0]
         return x, probability, steps
 
+    def _ascent(self) -> dict[str, Any]:
+        """The settings of one ascent step, as the operations take them."""
+        return {
+            "optimizer": "adam",
+            "learning_rate": self.learning_rate,
+            "beta1": self.beta1,
+            "beta2": self.beta2,
+            "epsilon": self.epsilon,
+            "tv_weight": self.tv_weight,
+            "l2_weight": self.l2_weight,
+            "lower": 0.0,
+            "upper": 1.0,
+            "confidence_threshold": self.confidence_threshold,
+            "patience": self.patience,
+        }
+
+    def _starts(
+        self, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int, shape: tuple[int, int, int]
+    ) -> Tensor:
+        """float32 [N, C, H, W]"""
+        noise = uniform(words(seed, Phase.START, int(np.prod(shape)), label=label, restart=restart))
+        starts = 0.5 + self.start_contrast * (noise - 0.5)
+        return torch.from_numpy(starts.astype(np.float32)).view(len(label), *shape)
+
     def _jitter(self, input_shape: tuple[int, int, int]) -> int:
         return round(min(input_shape[1:]) / 14) if self.jitter is None else self.jitter
 
-    def _shifts(self, label: np.ndarray, restart: np.ndarray, seed: int, shape: tuple[int, int, int]) -> Tensor:
+    def _shifts(
+        self, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int, shape: tuple[int, int, int]
+    ) -> Tensor:
         """int64 [steps, N, 2]: how far each image is rolled down and to the right at each step."""
         jitter = self._jitter(shape)
         step = np.arange(self.steps)[:, None]
         bits = words(seed, Phase.JITTER, 2, label=label[None], restart=restart[None], step=step)
         return torch.from_numpy(integers(bits, -jitter, jitter))
+
+
+def _plan(classes: int, restarts: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Label and restart of every image: class by class."""
+    return np.repeat(np.arange(classes), restarts), np.tile(np.arange(restarts), classes)
 
 
 def _roll(x: Tensor, shift: Tensor) -> Tensor:

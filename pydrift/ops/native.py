@@ -28,6 +28,13 @@ class NativeStatus:
     reasons: tuple[str, ...] = ()
     build: dict[str, str] = field(default_factory=dict)
 
+    def path(self, device_type: str) -> str | None:
+        """What the operations run as on "cpu" or "cuda", such as "native AVX-512"; None: in plain torch."""
+        if device_type == "cuda":
+            return "native CUDA" if self.cuda else None
+        names = {"avx512": "native AVX-512", "avx2": "native AVX2", "scalar": "native scalar"}
+        return names.get(self.build.get("simd", ""), "native") if self.cpu and device_type == "cpu" else None
+
     def describe(self, device_type: str) -> str:
         """What runs on "cpu" or "cuda": "cpu (avx512)", "cuda", or "none (plain torch): " and the reasons."""
         if device_type == "cpu" and self.cpu:

@@ -133,14 +133,22 @@ def logits(x: Tensor, program: Sequence[int], parameters: Tensor) -> Tensor:
     return x
 
 
+def log_probability(x: Tensor, label: Tensor, program: Sequence[int], parameters: Tensor) -> Tensor:
+    """log p(label | x) [N]; NaN where a logit is not finite."""
+    values = logits(x, program, parameters)
+    chosen = values.log_softmax(1).gather(1, label[:, None])[:, 0]
+    return torch.where(values.isfinite().all(1), chosen, torch.nan)
+
+
 def log_probability_gradient(
     x: Tensor, label: Tensor, program: Sequence[int], parameters: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """log p(label | x) [N] and its gradient in x [N, C, H, W]."""
+    """log p(label | x) [N] and its gradient in x [N, C, H, W], both NaN where a logit is not finite."""
     x = x.detach().requires_grad_()
-    log_probability = logits(x, program, parameters).log_softmax(1).gather(1, label[:, None])[:, 0]
-    (gradient,) = torch.autograd.grad(log_probability.sum(), x)
-    return log_probability.detach(), gradient
+    value = log_probability(x, label, program, parameters)
+    (gradient,) = torch.autograd.grad(value.sum(), x)
+    value = value.detach()
+    return value, torch.where(value.isnan().view(-1, 1, 1, 1), torch.nan, gradient)
 
 
 def invert(
@@ -168,14 +176,14 @@ def invert(
             raise ValueError(f"invert: {name} must be in [0, {limit}), got {got}")
     with torch.inference_mode(False), torch.enable_grad():  # of what the caller is in, autograd must know nothing
         images, parameters, label = x.clone(), parameters.clone(), label.to(torch.int64, copy=True)
-        log_probability, steps = images.new_empty(len(images)), torch.zeros_like(label, dtype=torch.int32)
+        value, steps = images.new_empty(len(images)), torch.zeros_like(label, dtype=torch.int32)
         for owner in model.unique().tolist():
             for rows in (model == owner).nonzero()[:, 0].split(_BLOCK):
-                images[rows], log_probability[rows], steps[rows] = _ascend(
+                images[rows], value[rows], steps[rows] = _ascend(
                     images[rows], parameters[owner], label[rows], restart[rows], program=program, **options
                 )
     x.copy_(images)
-    return log_probability.exp(), -log_probability, steps
+    return value.exp(), -value, steps
 
 
 def _ascend(
@@ -199,9 +207,9 @@ def _ascend(
     for step in range(max_steps):
         bits = words(seed, Phase.JITTER, 2, label=label.cpu().numpy(), restart=restart.cpu().numpy(), step=step)
         shift = torch.from_numpy(integers(bits, -jitter, jitter)).to(x.device)
-        log_probability, gradient = log_probability_gradient(roll(x, shift), label, program, parameters)
+        value, gradient = log_probability_gradient(roll(x, shift), label, program, parameters)
         gradient = roll(gradient, -shift)
-        ascent_update(x, gradient, first, second, log_probability, best_cost, stale, steps, active, **options)
+        ascent_update(x, gradient, first, second, value, best_cost, stale, steps, active, **options)
         if not active.all():
             images[rows], taken[rows] = x, steps
             state = (rows, label, restart, x, first, second, best_cost, stale, steps)
@@ -210,5 +218,4 @@ def _ascend(
         if not len(rows):
             break
     images[rows], taken[rows] = x, steps
-    outcome = logits(images, program, parameters).log_softmax(1).gather(1, labels[:, None])[:, 0]
-    return images, outcome, taken
+    return images, log_probability(images, labels, program, parameters), taken
