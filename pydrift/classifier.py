@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydrift.arch import FusedModel, NotLowerable, lower
+from pydrift.arch import FusedModel, NotLowerable, frozen_copy, lower
 from pydrift.errors import InputRefused
 from pydrift.ops import native_status
 
@@ -38,7 +37,7 @@ class Classifier:
         x = x.detach().requires_grad_(True)
         log_probability = F.log_softmax(self.forward(x), dim=1).gather(1, labels[:, None])[:, 0]
         (gradient,) = torch.autograd.grad(log_probability.sum(), x)
-        return log_probability.detach(), gradient
+        return log_probability.detach(), gradient.contiguous()
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits [N, num_classes] without a gradient."""
@@ -59,8 +58,7 @@ def freeze(
         forward: Callable[[Tensor], Tensor] = fused
         path = native_status().path(device.type) or "fused, in plain torch"
     except NotLowerable as reason:
-        frozen = copy.deepcopy(module).to(device=device, dtype=torch.float32).eval().requires_grad_(False)
-        forward, path = frozen, f"generic: {reason}"
+        forward, path = _channels_last(frozen_copy(module, input_shape).to(device)), f"generic: {reason}"
     num_classes = _check_logits(forward, input_shape, device, name)
     return Classifier(forward, input_shape, num_classes, device, path, fused)
 
@@ -75,6 +73,15 @@ def exact_arithmetic() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def _channels_last(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The module in the memory format that convolutions prefer on the CPU; elsewhere, and without any, as it is."""
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    if not convolves or any(parameter.device.type != "cpu" for parameter in module.parameters()):
+        return module
+    converted = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return lambda x: converted(x.contiguous(memory_format=torch.channels_last))
 
 
 def _check_logits(

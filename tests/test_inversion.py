@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pydrift import GradientAscent, UsageError
 from pydrift.classifier import Classifier, freeze
 from pydrift.gray import GrayData
-from pydrift.inversion import gradient_ascent
+from pydrift.inversion import gradient_ascent, invert_models
 from pydrift.inversion.gradient_ascent import _roll
 from pydrift.modelfile import load_model
 from pydrift.noise import Phase, integers, uniform, words
@@ -163,14 +163,28 @@ def test_restarts_start_from_the_same_noise_whatever_the_model_and_count(network
     np.testing.assert_allclose(few, many[:, :2], atol=1e-6)
 
 
-def test_blocks_do_not_change_a_restart(network, monkeypatch):
-    classifier, attack = freeze(network, SHAPE, CPU), GradientAscent(steps=15)
+def test_blocks_of_the_generic_path_do_not_change_a_restart(network, monkeypatch):
+    classifier, attack = freeze(Opaque(network), SHAPE, CPU), GradientAscent(steps=15)
     whole = attack.invert(classifier, 5, 3)
     monkeypatch.setattr(gradient_ascent, "_BLOCK", 4)
     cut = attack.invert(classifier, 5, 3)
     np.testing.assert_allclose(cut.images, whole.images, atol=1e-4)
     np.testing.assert_allclose(cut.confidence, whole.confidence, atol=1e-4)
     assert cut.images.shape == (3, 5, *SHAPE)
+
+
+def test_models_inverted_together_are_those_inverted_alone(network):
+    torch.manual_seed(1)
+    twin = nn.Sequential(*(type(m)(*a) for m, a in zip(network, [(2, 4, 3, 1, 1), (), (), (120, 3)], strict=True)))
+    other = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
+    attack = GradientAscent(steps=12, patience=4)
+    for modules in ([network, twin], [network, other], [network, Opaque(twin)]):
+        models = [freeze(module, SHAPE, CPU) for module in modules]
+        alone = [attack.invert(model, 5, 0) for model in models]
+        assert attack.invert_all(models, 5, 0) == alone
+        assert list(invert_models(attack, models, 5, 0)) == alone
+        assert list(invert_models(attack, models[:1], 5, 0)) == alone[:1]
+    assert list(invert_models(attack, [], 5, 0)) == []
 
 
 def test_images_stay_in_the_box_and_reach_its_walls(network):

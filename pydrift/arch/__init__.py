@@ -1,9 +1,10 @@
 """Architectures: the built-in networks by their text, the user's own, and lowering to a flat chain of layers."""
 
+from pydrift.arch.fold import frozen_copy
 from pydrift.arch.fused import FusedModel
 from pydrift.arch.lower import NotLowerable, lower
 from pydrift.arch.networks import build
 from pydrift.arch.resolve import resolve
 from pydrift.arch.spec import ArchSpec, is_spec, parse
 
-__all__ = ["ArchSpec", "FusedModel", "NotLowerable", "build", "is_spec", "lower", "parse", "resolve"]
+__all__ = ["ArchSpec", "FusedModel", "NotLowerable", "build", "frozen_copy", "is_spec", "lower", "parse", "resolve"]

@@ -20,6 +20,7 @@ from pydrift.arch import FusedModel
 from pydrift.classifier import Classifier
 from pydrift.errors import UsageError
 from pydrift.gray import GrayData
+from pydrift.inversion.repeated import repeated
 from pydrift.noise import Phase, integers, uniform, words
 from pydrift.ops import ascent_update, invert
 
@@ -131,21 +132,27 @@ class GradientAscent:
         self, classifier: Classifier, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """-> images [N, C, H, W], confidence [N], steps [N] of one block of restarts, by torch's own gradient."""
-        device, shape, count = classifier.device, classifier.input_shape, len(label)
+        device, shape = classifier.device, classifier.input_shape
         x = self._starts(label, restart, seed, shape).to(device)
         shift = self._shifts(label, restart, seed, shape).to(device)  # [steps, N, 2]
         labels = torch.from_numpy(label).to(device)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
-        best_cost = torch.full((count,), torch.inf, device=device)
-        stale = torch.zeros(count, dtype=torch.int32, device=device)
-        steps = torch.zeros(count, dtype=torch.int32, device=device)
-        active = torch.ones(count, dtype=torch.bool, device=device)
-        for step in range(self.steps):
-            log_probability, gradient = classifier.log_probability_gradient(_roll(x, shift[step]), labels)
-            gradient = _roll(gradient, -shift[step])
+        best_cost = torch.full((len(label),), torch.inf, device=device)
+        stale = torch.zeros(len(label), dtype=torch.int32, device=device)
+        steps = torch.zeros(len(label), dtype=torch.int32, device=device)
+        active = torch.ones(len(label), dtype=torch.bool, device=device)
+        count = torch.zeros(1, dtype=torch.int64, device=device)  # of the steps done, where a CUDA graph can read it
+
+        def step() -> None:
+            now = shift.index_select(0, count)[0]
+            log_probability, gradient = classifier.log_probability_gradient(_roll(x, now), labels)
+            gradient = _roll(gradient, -now)
             ascent_update(
                 x, gradient, first, second, log_probability, best_cost, stale, steps, active, **self._ascent()
             )
+            count.add_(1)
+
+        for _ in repeated(step, self.steps, device):
             if not active.any():
                 break
         probability = classifier.logits(x).softmax(dim=1).gather(1, labels[:, None])[:, 0]
