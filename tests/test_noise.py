@@ -1,8 +1,11 @@
 """Counter-based noise: known answers, and that a value depends on its own coordinates only."""
 
+import ctypes
+
 import numpy as np
 import pytest
 from scipy import stats
+from test_native_build import compile_cpp, needs_compiler
 
 from pydrift.noise import Phase, derived_seed, integers, philox_4x32, uniform, words
 
@@ -96,3 +99,41 @@ def test_integers_cover_their_range_evenly(low, high):
     assert values.tolist() == list(range(low, high + 1))
     assert values.dtype == np.int64
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    library = tmp_path_factory.mktemp("native") / "noise.so"
+    built = compile_cpp("noise_host.cpp", library, "-O1", "-shared", "-fPIC")
+    assert built.returncode == 0, built.stderr
+    return ctypes.CDLL(str(library))
+
+
+SEEDS = [0, 1, 2**32 - 1, 2**32, 2**63 + 7, 2**64 - 1]
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", SEEDS)
+def test_native_code_draws_the_same_words(native, seed):
+    counters = np.random.default_rng(seed).integers(0, 2**32, (1000, 4), dtype=np.uint32)
+    counters[:2] = [[0] * 4, [ONES] * 4]
+    got = np.empty_like(counters)
+    native.philox_blocks(
+        ctypes.c_void_p(counters.ctypes.data), 1000, ctypes.c_uint64(seed), ctypes.c_void_p(got.ctypes.data)
+    )
+    assert np.array_equal(got, philox_4x32(counters, (seed & ONES, seed >> 32)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("jitter", [0, 1, 2, 16, 2**24 - 1])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_native_code_shifts_alike(native, seed, jitter):
+    rng = np.random.default_rng(seed)
+    label, restart = (rng.integers(0, 2**16, 1000, dtype=np.int32) for _ in range(2))
+    step = rng.integers(0, 2**31, 1000, dtype=np.int32)
+    label[:3], restart[:3], step[:3] = [0, 65535, 65535], [65535, 0, 65535], [0, 1, 2**31 - 1]
+    got = np.empty((1000, 2), np.int32)
+    arrays = [ctypes.c_void_p(array.ctypes.data) for array in (label, restart, step)]
+    native.jitter_shifts(ctypes.c_uint64(seed), *arrays, 1000, jitter, ctypes.c_void_p(got.ctypes.data))
+    expected = integers(words(seed, Phase.JITTER, 2, label=label, restart=restart, step=step), -jitter, jitter)
+    assert np.array_equal(got, expected)

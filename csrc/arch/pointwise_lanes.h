@@ -75,8 +75,9 @@ inline void max_pool_forward(const Network& network, const Stage& stage, int32_t
       store_codes(code, same_code(position));
     } else {
       const Vec best = load(out + to);
-      store(out + to, value > best ? value : best);
-      store_codes(code, value > best ? same_code(position) : load_codes(code));
+      const IntVec better = is_better(value, best);
+      store(out + to, better ? value : best);
+      store_codes(code, better ? same_code(position) : load_codes(code));
     }
   });
 }

@@ -117,6 +117,7 @@ inline std::pair<int64_t, int64_t> read_layer(Layer& layer, const int64_t* argum
     case LayerKind::kConv2d: {
       const int32_t channels = read_channels(arguments[0], layer.in.channels, arguments[1], index);
       set_window(layer, read_window(layer, arguments + 2, 6, index), channels);
+      if (arguments[0] * arguments[1] > kMaxParameters) refuse(index, "more than ", kMaxParameters, " parameters");
       return {arguments[0] * arguments[1] * layer.window.size(), arguments[1]};
     }
     case LayerKind::kAffine:

@@ -174,21 +174,27 @@ class Block {
     const float* logits = network_.at(plan.logits, g);
     float* gradient = network_.at(plan.logits_gradient, g);
     const int64_t pitch = plan.logits.pitch;
-    Vec largest = load(logits), sum = {};
-    for (int32_t k = 1; k < plan.num_classes; ++k) largest = maximum(largest, load(logits + k * pitch));
-    for (int32_t k = 0; k < plan.num_classes; ++k) {
-      const Vec e = exponential(load(logits + k * pitch) - largest);
-      store(gradient + k * pitch, e);
-      sum += e;
+    Vec largest = load(logits), poison = largest * 0.0f;  // NaN where any logit is not finite
+    for (int32_t k = 1; k < plan.num_classes; ++k) {
+      const Vec logit = load(logits + k * pitch);
+      largest = maximum(largest, logit);
+      poison += logit * 0.0f;
     }
-    const Vec scale = -1.0f / sum;
+    Vec sum = {}, lost = {};  // compensated, for the sake of a thousand classes
+    for (int32_t k = 0; k < plan.num_classes; ++k) {
+      const Vec e = exponential(load(logits + k * pitch) - largest), next = sum + (e - lost);
+      store(gradient + k * pitch, e);
+      lost = (next - sum) - (e - lost);
+      sum = next;
+    }
+    const Vec scale = -1.0f / sum + poison;
     for (int32_t k = 0; k < plan.num_classes; ++k) {
       store(gradient + k * pitch, load(gradient + k * pitch) * scale);
     }
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
       InvertSlot& slot = worker_.slots[g * kLanes + lane];
       const float margin = logits[slot.label * pitch + lane] - largest[lane];
-      slot.log_probability = static_cast<float>(margin - std::log(static_cast<double>(sum[lane])));
+      slot.log_probability = static_cast<float>(margin - std::log(static_cast<double>(sum[lane]))) + poison[lane];
       gradient[slot.label * pitch + lane] += 1.0f;
     }
   }
@@ -205,6 +211,8 @@ class Block {
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
       InvertSlot& slot = worker_.slots[g * kLanes + lane];
       if (slot.final_look) continue;
+      // A ReLU may have hidden the NaN from the gradient; with it the ascent stops.
+      if (slot.log_probability != slot.log_probability) image_row(lane)[0] = slot.log_probability;
       const float* gradient = image_row(lane);
       if (slot.shift.any()) {
         roll(gradient, worker_.gradient, {-slot.shift.down, -slot.shift.right});

@@ -85,15 +85,20 @@ int main() {
                              Shape{5, 3, 7, 19}, Shape{3, 1, 28, 28}, Shape{2, 3, 33, 35}}) {
     for (const Optimizer optimizer : {Optimizer::kAdam, Optimizer::kMomentum}) {
       const AscentOptions options = options_of(optimizer);
+      std::vector<float> scratch(shape.num_channels * shape.height * shape.width);
       State expected(shape);
       for (int step = 0; step < kNumSteps; ++step) {
-        for (int64_t n = 0; n < shape.num_samples; ++n) update_sample_scalar(expected.tensors(), options, n);
+        for (int64_t n = 0; n < shape.num_samples; ++n) {
+          update_sample_scalar(expected.tensors(), options, n, scratch.data());
+        }
       }
       for (const Simd simd : kAllSimd) {
         if (!simd_supported(simd)) continue;
         State state(shape);
         for (int step = 0; step < kNumSteps; ++step) {
-          for (int64_t n = 0; n < shape.num_samples; ++n) update_sample_for(simd)(state.tensors(), options, n);
+          for (int64_t n = 0; n < shape.num_samples; ++n) {
+            update_sample_for(simd)(state.tensors(), options, n, scratch.data());
+          }
         }
         ++num_compared;
         if (!same_bits(state, expected)) return std::printf("%s differs from scalar\n", simd_name(simd)), 1;
