@@ -10,6 +10,7 @@ correctly rounded square root is replaced by torch's own for them.
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from _harness import copy_bytes_per_second, median_seconds, write_json
@@ -26,7 +27,7 @@ WORKLOADS = {
 }
 ACCESSES_PER_VALUE = 7
 TENSORS_PER_VALUE = 4
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 0.01,
     "beta1": 0.9,
@@ -50,9 +51,9 @@ def state_of(shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
     return [tensor.to(device) for tensor in [*tensors, torch.ones(per_sample, dtype=torch.bool)]]
 
 
-def measure(name: str, shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, object]:
+def measure(name: str, shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
     compiled = torch.compile(reference.ascent_update, fullgraph=True, dynamic=False)
-    functions = {"native": ascent_update, "eager": reference.ascent_update, "compile": compiled}
+    functions: dict[str, Any] = {"native": ascent_update, "eager": reference.ascent_update, "compile": compiled}
     variants = {key: partial(function, *state_of(shape, device), **OPTIONS) for key, function in functions.items()}
     seconds = median_seconds(variants, device, rounds)
     num_values = torch.Size(shape).numel()
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write machine, versions and numbers to this file")
     parser.add_argument("--device", default="cpu", type=torch.device)
     arguments = parser.parse_args()
-    reference.square_root = torch.sqrt
+    reference.square_root = torch.sqrt  # type: ignore[assignment]
     rows = []
     for name, shape in WORKLOADS.items():
         if arguments.quick and name == "beyond caches":

@@ -8,27 +8,30 @@ one) is the new model. The audits share their models, so the rates are estimates
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from _harness import machine
 from scipy import stats
+from torch import nn
 
 from pydrift.classifier import freeze
-from pydrift.data import load_data
+from pydrift.data import LabelledImages, load_data
 from pydrift.gray import GrayData
 from pydrift.inversion import GradientAscent
 from pydrift.membership import recognise
 from pydrift.modelfile import load_model
 from pydrift.parallel import each
-from pydrift.progress import for_terminal
+from pydrift.progress import Progress, for_terminal
 from pydrift.store import RunFolder, to_strict_json, write_atomic
 from pydrift.trainer import train_model
-from pydrift.verdict import judge
+from pydrift.verdict import Verdict, judge
 
 
-def arguments():
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--arch", default="mlp:1x8x8:48:10")
@@ -44,13 +47,13 @@ def arguments():
     return parser.parse_args()
 
 
-def measure(options, data, progress):
+def measure(options: argparse.Namespace, data: LabelledImages, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """-> margins [models, models, classes] and own confidences [models, classes]; benign models first, then drifted."""
     plans = [None] * options.models + options.plant
     plan = {k: str(v) for k, v in vars(options).items() if k in ("data", "arch", "size", "models", "plant", "restarts")}
     with RunFolder(options.work, plan) as run, progress:
 
-        def made(i):
+        def made(i: int) -> nn.Module:
             path = None if options.work is None else options.work / f"model-{i}.safetensors"
             if path is not None and path.exists():
                 module = load_model(path).module
@@ -61,7 +64,7 @@ def measure(options, data, progress):
                 module = trained.module
             return module
 
-        def inverted(i):
+        def inverted(i: int) -> GrayData:
             saved = run.get(f"gray/{i}")
             if saved is None:
                 gray = GradientAscent().invert(classifiers[i], options.restarts, seed=0)
@@ -69,7 +72,7 @@ def measure(options, data, progress):
                 return gray
             return GrayData(**{name: tensor.numpy() for name, tensor in saved.items()})
 
-        def all_of(name, function):
+        def all_of(name: str, function: Callable[[int], Any]) -> list[Any]:
             progress.phase(name, len(plans))
             results = []
             for result in each(function, range(len(plans))):
@@ -83,14 +86,14 @@ def measure(options, data, progress):
     return np.stack(seen), np.stack([g.confidence.mean(axis=1, dtype=np.float64) for g in grays])
 
 
-def main():
+def main() -> None:
     options = arguments()
     data = load_data(options.data)
     margins, confidence = measure(options, data, for_terminal())
     names = [str(c) for c in range(data.num_classes)]
     random = np.random.default_rng(0)
 
-    def audit(base, shadows, new):
+    def audit(base: int, shadows: np.ndarray, new: int) -> Verdict:
         chosen = [base, *shadows, new]
         return judge(margins[np.ix_(chosen, chosen)], confidence[chosen], names, options.alpha)
 
@@ -99,7 +102,7 @@ def main():
     alarms = sum(v.verdict == "drift" for v in verdicts)
     interval = stats.binomtest(alarms, len(verdicts)).proportion_ci(method="exact")
     p_values = np.array([v.p_value for v in verdicts if v.p_value is not None])
-    result = {
+    result: dict[str, Any] = {
         "options": {k: v for k, v in vars(options).items() if k not in ("work", "json")},
         "machine": machine(torch.device("cpu")),
         "false_alarm_rate": alarms / len(verdicts),
@@ -112,7 +115,7 @@ def main():
     for i, drift in enumerate(options.plant):
         found = [audit(s[0], s[1:-1], options.models + i) for s in splits]
         detected = float(np.mean([v.verdict == "drift" for v in found]))
-        worst = [min((c for c in v.classes if c.p_value is not None), key=lambda c: c.p_value) for v in found]
+        worst = [min((c for c in v.classes if c.p_value is not None), key=lambda c: c.p_value or 0.0) for v in found]
         planted = [a for a in drift.partition(":")[2].split(",") if a in names]
         first = float(np.mean([c.name in planted for c in worst])) if planted else None
         result["drifts"][drift] = {"detected": detected, "planted_class_first": first}

@@ -67,6 +67,14 @@ struct Scratch {
   Buffer<float> moments, images, gradient, ascent;
 };
 
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Places of a block: a thread's share of the restarts in as few blocks as will hold it, and these about equally full.
+int32_t choose_slots(const Plan& plan, int64_t num_restarts, int64_t num_threads) {
+  const int64_t groups = std::max<int64_t>(1, divide_up(num_restarts, plan.lanes * num_threads));
+  return static_cast<int32_t>(plan.lanes * divide_up(groups, divide_up(groups, kMaxGroups)));
+}
+
 void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
   const int64_t num_samples = task.num_samples;
   check_range("model", task.model, num_samples, task.num_models);
@@ -80,8 +88,9 @@ void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
   for (int64_t n = 0; n < num_samples; ++n) queues[task.model[n]].samples.push_back(n);
 
   // All memory before the threads: a failure in one of them could not be thrown through torch.
-  const int64_t most_threads = (num_samples + variant.lanes - 1) / variant.lanes;
-  const int64_t num_threads = std::min<int64_t>(torch::stable::get_num_threads(), most_threads);
+  const int64_t num_threads =
+      std::min<int64_t>(torch::stable::get_num_threads(), divide_up(num_samples, variant.lanes));
+  const int64_t threads_per_model = std::max<int64_t>(1, num_threads / task.num_models);
   std::vector<std::unique_ptr<Scratch>> scratch;
   for (int64_t i = 0; i < num_threads; ++i) scratch.push_back(std::make_unique<Scratch>(plan, task.values_per_sample()));
   for (Queue& queue : queues) queue.weights.resize(queue.samples.empty() ? 0 : plan.num_weights);
@@ -97,7 +106,8 @@ void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
         const float* parameters = task.parameters + model * task.program->num_parameters;
         std::call_once(queue.packed, [&] { pack_weights(plan, parameters, queue.weights.data()); });
         variant.run({&task, &view, queue.weights.data(), take_next, &queue, update_sample_for(simd), mine.shared.data(),
-                     mine.group.data(), mine.codes.data(), plan.code_bytes, mine.slots.data(), mine.moments.data(),
+                     mine.group.data(), mine.codes.data(), plan.code_bytes, mine.slots.data(),
+                     choose_slots(plan, static_cast<int64_t>(queue.samples.size()), threads_per_model), mine.moments.data(),
                      mine.images.data(), mine.gradient.data(), mine.ascent.data(), mine.image_pitch});
       }
     }

@@ -1,6 +1,6 @@
 // The whole inversion of a block of restarts, one restart per lane, on one thread. No torch.
 //
-// A block holds up to Plan::num_slots() restarts of one model. In each round every restart is looked at once, and those
+// A block holds up to InvertWorker::num_slots restarts of one model. In each round every restart is looked at once, and those
 // that go on take a step. One that ends is looked at once more, without jitter, for its final confidence; then the next
 // of the queue takes its place. The network wants restarts in lanes, the ascent wants images: they meet in transposes,
 // which roll the images on their way.
@@ -46,7 +46,7 @@ class Block {
         num_values_(worker.task->values_per_sample()) {}
 
   void run() {
-    while (num_slots_ < kMaxGroups * kLanes && take()) {
+    while (num_slots_ < worker_.num_slots && take()) {
     }
     while (num_slots_ > 0) {
       round();

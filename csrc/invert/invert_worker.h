@@ -35,6 +35,7 @@ struct InvertWorker {
   uint8_t* codes;       // [kMaxGroups][code_bytes]
   int64_t code_bytes;
   InvertSlot* slots;    // [Plan::num_slots()]
+  int32_t num_slots;    // at most so many are used
   float* moments;       // [Plan::num_slots()][2][values]
   float* images;        // [lanes][image_pitch]
   float* gradient;      // [image_pitch]
