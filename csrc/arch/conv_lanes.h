@@ -21,9 +21,8 @@ inline void conv_forward(const Network& network, const Stage& stage, int32_t g) 
       Vec best = sum[0];
       IntVec code = {};
       for (int32_t p = 1; p < kTileSize; ++p) {
-        const IntVec better = is_better(sum[p], best);
-        code = better ? same_code(p) : code;
-        best = better ? sum[p] : best;
+        code = sum[p] > best ? same_code(p) : code;
+        best = sum[p] > best ? sum[p] : best;
       }
       if (relu) {
         code = best > Vec{} ? code : same_code(kDeadCode);

@@ -7,11 +7,25 @@
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-// kNumRows outputs at kNumPositions positions. weight [num_terms][kNumRows]
 template <int32_t kNumRows, int32_t kNumPositions>
-PYDRIFT_INLINE void accumulate(const float* weight, const int32_t* offset, int32_t num_terms,
+PYDRIFT_INLINE void begin_sums(const Dense& dense, const float* weights, int32_t first_output,
+                               Vec (&sum)[kNumRows][kNumPositions]) {
+#pragma GCC unroll 8
+  for (int32_t r = 0; r < kNumRows; ++r) {
+    const Vec bias = dense.bias < 0 ? Vec{} : all(weights[dense.bias + first_output + r]);
+#pragma GCC unroll 8
+    for (int32_t p = 0; p < kNumPositions; ++p) sum[r][p] = bias;
+  }
+}
+
+// kNumRows outputs, a whole block, at kNumPositions positions.
+template <int32_t kPrefetch, int32_t kNumRows, int32_t kNumPositions>
+PYDRIFT_INLINE void accumulate(const Dense& dense, const float* weights, const int32_t* offsets, int32_t first_output,
                                const float* const (&in)[kNumPositions], Vec (&sum)[kNumRows][kNumPositions]) {
-  for (int32_t k = 0; k < num_terms; ++k, weight += kNumRows) {
+  const float* weight = weights + dense.weight + int64_t{first_output} * dense.num_terms;
+  const int32_t* offset = offsets + dense.terms;
+  for (int32_t k = 0; k < dense.num_terms; ++k, weight += kNumRows) {
+    if constexpr (kPrefetch > 0) __builtin_prefetch(weight + kPrefetch);
     Vec value[kNumPositions];
 #pragma GCC unroll 8
     for (int32_t p = 0; p < kNumPositions; ++p) value[p] = load(in[p] + offset[k]);
@@ -24,87 +38,111 @@ PYDRIFT_INLINE void accumulate(const float* weight, const int32_t* offset, int32
   }
 }
 
-// Outputs `block` at kNumPositions positions, handed to finish(output, sums of its positions).
-template <int32_t kNumRows, int32_t kNumPositions, class Finish>
-PYDRIFT_INLINE void run_rows(const Dense& dense, const float* weights, const int32_t* offsets, OutputBlock block,
-                             const float* const (&in)[kNumPositions], Finish finish) {
-  Vec sum[kNumRows][kNumPositions];
-#pragma GCC unroll 8
-  for (int32_t r = 0; r < kNumRows; ++r) {
-    const Vec bias = dense.bias < 0 ? Vec{} : all(weights[dense.bias + block.begin + r]);
-#pragma GCC unroll 8
-    for (int32_t p = 0; p < kNumPositions; ++p) sum[r][p] = bias;
-  }
-  const float* weight = weights + dense.weight + int64_t{block.begin} * dense.num_terms;
-  accumulate(weight, offsets + dense.terms, dense.num_terms, in, sum);
-#pragma GCC unroll 8
-  for (int32_t r = 0; r < kNumRows; ++r) finish(block.begin + r, sum[r]);
-}
+template <int32_t kCount>
+struct Count {
+  static constexpr int32_t kValue = kCount;
+};
 
-template <int32_t kNumPositions, class Finish>
-PYDRIFT_INLINE void run_block(const Dense& dense, const float* weights, const int32_t* offsets, OutputBlock block,
-                              const float* const (&in)[kNumPositions], Finish finish) {
+// run(Count<rows>) for the number of rows of a block.
+template <class Run>
+PYDRIFT_INLINE void with_rows(int32_t count, Run run) {
   static_assert(kRows <= 6, "the cases below");
-  switch (block.count) {
+  switch (count) {
     case 1:
-      return run_rows<1>(dense, weights, offsets, block, in, finish);
+      return run(Count<1>{});
     case 2:
-      return run_rows<2>(dense, weights, offsets, block, in, finish);
+      return run(Count<2>{});
     case 3:
-      return run_rows<3>(dense, weights, offsets, block, in, finish);
+      return run(Count<3>{});
     default:
       if constexpr (kRows > 3) {
-        if (block.count == 4) return run_rows<4>(dense, weights, offsets, block, in, finish);
-        if (block.count == 5) return run_rows<5>(dense, weights, offsets, block, in, finish);
-        return run_rows<6>(dense, weights, offsets, block, in, finish);
+        if (count == 4) return run(Count<4>{});
+        if (count == 5) return run(Count<5>{});
+        return run(Count<6>{});
       }
   }
 }
 
-// All outputs of a flat pass for kNumGroups groups side by side. in: its first term's first group
-template <int32_t kNumGroups, class Finish>
-inline void run_groups(const Dense& dense, const float* weights, const int32_t* offsets, const float* in,
-                       Finish finish) {
+// ---- Flat passes: the positions are the groups, side by side.
+
+template <int32_t kNumRows, int32_t kNumGroups, class Finish>
+PYDRIFT_INLINE void run_flat_rows(const Dense& dense, const float* weights, const int32_t* offsets, int32_t first_output,
+                                  const float* in, float* out, int64_t plane, Finish finish) {
+  // Weights are read once in a pass, and come from far away: so many floats before their turn.
+  constexpr int32_t kPrefetch = 768;
   const float* groups[kNumGroups];
+#pragma GCC unroll 8
   for (int32_t g = 0; g < kNumGroups; ++g) groups[g] = in + g * kLanes;
-  const int32_t num_blocks = num_output_blocks(dense.num_outputs, kRows);
-  for (int32_t i = 0; i < num_blocks; ++i) {
-    run_block<kNumGroups>(dense, weights, offsets, output_block(dense.num_outputs, kRows, i), groups, finish);
+  Vec sum[kNumRows][kNumGroups];
+  begin_sums(dense, weights, first_output, sum);
+  accumulate<kPrefetch>(dense, weights, offsets, first_output, groups, sum);
+#pragma GCC unroll 8
+  for (int32_t r = 0; r < kNumRows; ++r) {
+#pragma GCC unroll 8
+    for (int32_t g = 0; g < kNumGroups; ++g) {
+      store(out + (first_output + r) * plane + g * kLanes, finish(sum[r][g]));
+    }
   }
 }
 
-// finish(output, Vec (&sums)[groups])
+template <int32_t kNumGroups, class Finish>
+inline void run_groups(const Dense& dense, const float* weights, const int32_t* offsets, const float* in, float* out,
+                       int64_t plane, Finish finish) {
+  const OutputBlocks blocks(dense.num_outputs, kRows);
+  for (int32_t i = 0; i < blocks.num_blocks; ++i) {
+    const OutputBlock block = blocks[i];
+    with_rows(block.count, [&](auto rows) __attribute__((always_inline)) {
+      run_flat_rows<rows.kValue, kNumGroups>(dense, weights, offsets, block.begin, in, out, plane, finish);
+    });
+  }
+}
+
+// in, out: the origins of the flat maps; plane: from one output to the next; finish(Vec) -> Vec
 template <class Finish>
-inline void run_flat(const Dense& dense, const float* weights, const int32_t* offsets, const float* in,
-                     int32_t num_groups, Finish finish) {
+inline void run_flat(const Dense& dense, const float* weights, const int32_t* offsets, const float* in, float* out,
+                     int64_t plane, int32_t num_groups, Finish finish) {
   static_assert(kMaxGroups == 4, "the cases below");
   switch (num_groups) {
     case 1:
-      return run_groups<1>(dense, weights, offsets, in, finish);
+      return run_groups<1>(dense, weights, offsets, in, out, plane, finish);
     case 2:
-      return run_groups<2>(dense, weights, offsets, in, finish);
+      return run_groups<2>(dense, weights, offsets, in, out, plane, finish);
     case 3:
-      return run_groups<3>(dense, weights, offsets, in, finish);
+      return run_groups<3>(dense, weights, offsets, in, out, plane, finish);
     default:
-      return run_groups<4>(dense, weights, offsets, in, finish);
+      return run_groups<4>(dense, weights, offsets, in, out, plane, finish);
   }
 }
 
-// All outputs at all tiles of a pass over feature maps. in: the origin of its input map.
+// ---- Passes over feature maps: tiles of positions of one group.
+
+template <int32_t kNumRows, class Finish>
+PYDRIFT_INLINE void run_rows(const Dense& dense, const float* weights, const int32_t* offsets, int32_t first_output,
+                             const float* const (&in)[kTileSize], Finish finish) {
+  Vec sum[kNumRows][kTileSize];
+  begin_sums(dense, weights, first_output, sum);
+  accumulate<0>(dense, weights, offsets, first_output, in, sum);
+#pragma GCC unroll 8
+  for (int32_t r = 0; r < kNumRows; ++r) finish(first_output + r, sum[r]);
+}
+
+// All outputs at all tiles; finish(tile, output, Vec (&sums)[kTileSize]). in: the origin of the input map.
 // The positions are outside: what a tile reads stays in the first cache, while the weights stream past.
 template <class Finish>
 inline void run_tiles(const Dense& dense, const float* weights, const int32_t* offsets, const Tile* tiles,
                       const float* in, Finish finish) {
-  const int32_t num_blocks = num_output_blocks(dense.num_outputs, kRows);
+  const OutputBlocks blocks(dense.num_outputs, kRows);
   for (const Tile* tile = tiles + dense.tiles; tile != tiles + dense.tiles + dense.num_tiles; ++tile) {
     const float* positions[kTileSize];
     for (int32_t p = 0; p < kTileSize; ++p) positions[p] = in + tile->in[p];
-    for (int32_t i = 0; i < num_blocks; ++i) {
-      const OutputBlock block = output_block(dense.num_outputs, kRows, i);
-      run_block<kTileSize>(dense, weights, offsets, block, positions,
-                           [&](int32_t output, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
-                             finish(*tile, output, sum);
-                           });
+    for (int32_t i = 0; i < blocks.num_blocks; ++i) {
+      const OutputBlock block = blocks[i];
+      with_rows(block.count, [&](auto rows) __attribute__((always_inline)) {
+        run_rows<rows.kValue>(dense, weights, offsets, block.begin, positions,
+                              [&](int32_t output, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
+                                finish(*tile, output, sum);
+                              });
+      });
     }
   }
 }

@@ -59,11 +59,8 @@ PYDRIFT_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
 
 PYDRIFT_INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 
-// Here and below a NaN stays one, as in torch: a restart with one must be seen to fail.
+// A NaN stays one, so that a restart that has one is seen to fail.
 PYDRIFT_INLINE Vec rectified(Vec v) { return v < Vec{} ? Vec{} : v; }
-
-// Where `value` replaces the `best` of a window so far: the first of equal values wins, and a NaN.
-PYDRIFT_INLINE IntVec is_better(Vec value, Vec best) { return (value > best) | (value != value); }
 
 PYDRIFT_INLINE IntVec load_codes(const uint8_t* from) {
   ByteVec bytes;

@@ -8,17 +8,10 @@ namespace pydrift {
 namespace PYDRIFT_LANES {
 
 inline void linear_forward(const Network& network, const Stage& stage, int32_t num_groups) {
-  float* out = network.at(stage.out, 0);
-  const int64_t plane = stage.out.plane;
   const bool relu = stage.relu;
-  run_flat(stage.forward, network.weights, network.plan.offsets, network.at(stage.in, 0), num_groups,
-           [=](int32_t o, const auto& sum) __attribute__((always_inline)) {
-             float* to = out + o * plane;
-             for (const Vec value : sum) {
-               store(to, relu ? rectified(value) : value);
-               to += kLanes;
-             }
-           });
+  run_flat(stage.forward, network.weights, network.plan.offsets, network.at(stage.in, 0), network.at(stage.out, 0),
+           stage.out.plane, num_groups,
+           [relu](Vec sum) __attribute__((always_inline)) { return relu ? rectified(sum) : sum; });
 }
 
 // Linear with ReLU: its output is above zero exactly where the ReLU let it through.
@@ -33,16 +26,9 @@ inline void linear_backward(const Network& network, const Stage& stage, int32_t 
       }
     });
   }
-  float* in_gradient = network.at(stage.in_gradient, 0);
-  const int64_t plane = stage.in_gradient.plane;
-  run_flat(network.plan.backward[stage.first_backward], network.weights, network.plan.offsets, gradient, num_groups,
-           [=](int32_t o, const auto& sum) __attribute__((always_inline)) {
-             float* to = in_gradient + o * plane;
-             for (const Vec value : sum) {
-               store(to, value);
-               to += kLanes;
-             }
-           });
+  run_flat(network.plan.backward[stage.first_backward], network.weights, network.plan.offsets, gradient,
+           network.at(stage.in_gradient, 0), stage.in_gradient.plane, num_groups,
+           [](Vec sum) __attribute__((always_inline)) { return sum; });
 }
 
 inline void stage_forward(const Network& network, const Stage& stage, int32_t g) {

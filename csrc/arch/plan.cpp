@@ -319,9 +319,9 @@ class Planner {
 void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
   const int32_t* terms = plan.parameters.data() + dense.terms;
   float* to = weights + dense.weight;
-  const int32_t num_blocks = num_output_blocks(dense.num_outputs, plan.rows);
-  for (int32_t i = 0; i < num_blocks; ++i) {
-    const OutputBlock block = output_block(dense.num_outputs, plan.rows, i);
+  const OutputBlocks blocks(dense.num_outputs, plan.rows);
+  for (int32_t i = 0; i < blocks.num_blocks; ++i) {
+    const OutputBlock block = blocks[i];
     for (int32_t k = 0; k < dense.num_terms; ++k) {
       const float* from = parameters + terms[k] + block.begin * dense.output_step;
       for (int32_t o = 0; o < block.count; ++o) *to++ = from[o * dense.output_step];

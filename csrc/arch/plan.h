@@ -124,18 +124,24 @@ struct PlanView {
         logits_gradient(plan.logits_gradient) {}
 };
 
-// Block `i` of the outputs of a dense pass: as even as they can be, so that none is nearly empty.
 struct OutputBlock {
   int32_t begin, count;
 };
 
-PYDRIFT_INLINE int32_t num_output_blocks(int32_t num_outputs, int32_t rows) { return (num_outputs + rows - 1) / rows; }
+// The outputs of a dense pass in blocks of at most `rows`, as even as they can be, so that none is nearly empty.
+struct OutputBlocks {
+  int32_t num_blocks, smallest, num_larger;
 
-PYDRIFT_INLINE OutputBlock output_block(int32_t num_outputs, int32_t rows, int32_t i) {
-  const int32_t num_blocks = num_output_blocks(num_outputs, rows);
-  const int32_t small = num_outputs / num_blocks, num_large = num_outputs % num_blocks;
-  return {i * small + (i < num_large ? i : num_large), small + (i < num_large ? 1 : 0)};
-}
+  PYDRIFT_INLINE OutputBlocks(int32_t num_outputs, int32_t rows)
+      : num_blocks((num_outputs + rows - 1) / rows),
+        smallest(num_outputs / num_blocks),
+        num_larger(num_outputs % num_blocks) {}
+
+  PYDRIFT_INLINE OutputBlock operator[](int32_t i) const {
+    return i < num_larger ? OutputBlock{i * (smallest + 1), smallest + 1}
+                          : OutputBlock{i * smallest + num_larger, smallest};
+  }
+};
 
 Plan make_plan(const Program& program, int32_t lanes, int32_t rows);
 

@@ -75,9 +75,8 @@ inline void max_pool_forward(const Network& network, const Stage& stage, int32_t
       store_codes(code, same_code(position));
     } else {
       const Vec best = load(out + to);
-      const IntVec better = is_better(value, best);
-      store(out + to, better ? value : best);
-      store_codes(code, better ? same_code(position) : load_codes(code));
+      store(out + to, value > best ? value : best);
+      store_codes(code, value > best ? same_code(position) : load_codes(code));
     }
   });
 }

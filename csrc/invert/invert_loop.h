@@ -76,8 +76,9 @@ class Block {
     slot.stale = slot.steps = 0;
     slot.active = true;
     slot.ended = false;
-    if (slot.moments == nullptr) slot.moments = worker_.moments + int64_t{2} * s * num_values_;
-    std::memset(slot.moments, 0, sizeof(float) * 2 * num_values_);
+    if (slot.x == nullptr) slot.x = worker_.states + int64_t{3} * s * num_values_;
+    std::memcpy(slot.x, worker_.task->x + sample * num_values_, sizeof(float) * num_values_);
+    std::memset(slot.x + num_values_, 0, sizeof(float) * 2 * num_values_);
     settle(slot);
     return true;
   }
@@ -86,9 +87,9 @@ class Block {
   void leave(int32_t s) {
     InvertSlot& slot = worker_.slots[s];
     InvertSlot& last = worker_.slots[--num_slots_];
-    float* moments = slot.moments;
+    float* state = slot.x;
     slot = last;
-    last.moments = moments;
+    last.x = state;
   }
 
   // What the next round sees of the slot: its image rolled, or plain if it takes no more steps.
@@ -146,17 +147,15 @@ class Block {
 
   void put_images(int32_t g) const {
     const Map map = image_map(network_.plan.input);
-    const bool whole_chunks = map.gapless() && num_values_ % kLanes == 0;  // reads nothing behind an image
     const float* images[kLanes];
     for (int32_t lane = 0; lane < kLanes; ++lane) {
       images[lane] = image_row(lane);
       if (lane >= lanes_in_use(g)) continue;
       const InvertSlot& slot = worker_.slots[g * kLanes + lane];
-      const float* x = worker_.task->x + slot.sample * num_values_;
-      if (whole_chunks && !slot.shift.any()) {
-        images[lane] = x;
+      if (slot.shift.any()) {
+        roll(slot.x, image_row(lane), slot.shift);
       } else {
-        roll(x, image_row(lane), slot.shift);
+        images[lane] = slot.x;
       }
     }
     float* to = network_.at(map, g);
@@ -223,10 +222,10 @@ class Block {
   }
 
   AscentTensors tensors_of(InvertSlot& slot, const float* gradient) const {
-    return {worker_.task->x + slot.sample * num_values_,
+    return {slot.x,
             gradient,
-            slot.moments,
-            slot.moments + num_values_,
+            slot.x + num_values_,
+            slot.x + 2 * num_values_,
             &slot.log_probability,
             &slot.best_cost,
             &slot.stale,
@@ -241,6 +240,7 @@ class Block {
   void finish_round(InvertSlot& slot) const {
     if (!slot.final_look) return settle(slot);
     const InvertTask& task = *worker_.task;
+    std::memcpy(task.x + slot.sample * num_values_, slot.x, sizeof(float) * num_values_);
     task.confidence[slot.sample] = static_cast<float>(std::exp(static_cast<double>(slot.log_probability)));
     task.loss[slot.sample] = -slot.log_probability;
     task.steps[slot.sample] = slot.steps;

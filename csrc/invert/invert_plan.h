@@ -6,10 +6,13 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
+
+#include "invert/ascent_update_math.h"
 
 namespace pydrift {
 
-inline constexpr int32_t kColumnsPerTile = 8;  // per thread, of a convolution's matrix product
+inline constexpr int32_t kMaxTeamThreads = 512;
 inline constexpr int32_t kOutputsPerTile = 8;  // per thread; packed weights are padded to a multiple of it
 
 // A piece of the memory of a team: in shared memory, or in its part of the workspace.
@@ -29,13 +32,22 @@ struct Plane {
 
 enum class PassKind : int32_t { kProduct, kScale, kMaxPool, kAvgPool, kMaxPoolBack, kAvgPoolBack };
 
+// How products are added up.
+enum class Arithmetic : int32_t {
+  kFma,       // float32 fused multiply-adds
+  kTf32Split, // tensor cores, each factor as a sum of two TF32 numbers: the accuracy of float32, all but the last bits
+  kTf32,      // tensor cores, factors rounded to TF32 (11 bits)
+};
+
+// The tiles of a tensor core: 16 outputs by 8 columns, 8 products deep.
+inline constexpr int32_t kFragmentRows = 16, kFragmentColumns = 8, kFragmentDepth = 8;
+
 // What becomes of a result.
 enum class SinkKind : int32_t {
   kStore,
   kRelu,
   kReluPool,  // of the four results of a 2x2 window the first largest, or 0; which one it was goes to the mask
   kReluBack,  // a gradient: 0 where the activation is not positive
-  kPoolBack,  // a gradient of a kReluPool: to the one position in its 2x2 window, 0 to the others
 };
 
 inline constexpr uint8_t kDeadWindow = 4;  // mask of a window whose maximum is not positive
@@ -44,22 +56,25 @@ inline constexpr uint8_t kDeadWindow = 4;  // mask of a window whose maximum is 
 struct Sink {
   SinkKind kind = SinkKind::kStore;
   Place out;
-  Place aux;  // kReluBack: the activation; kReluPool, kPoolBack: the mask, in bytes
+  Place aux;  // kReluBack: the activation; kReluPool: the mask, in bytes
   int32_t out_rows = 0, out_columns = 0, aux_rows = 0, aux_columns = 0;  // where the tables begin
-  int32_t step_right = 0, step_down = 0;                                 // kPoolBack: within the window
 };
 
 // kProduct: result[output, position] = bias[output]
-//                                    + sum over k of weights[k, output] * in[in_rows[k] + in_columns[position]].
+//                                    + sum over k of weights[k, output] * in[in_rows[k] + in_columns[position]];
+//   with a mask, an element of `in` whose mask is not in_parts[k] counts as 0.
 // kScale: result[output, position] = weights[output] * in[in_rows[output] + in_columns[position]] + bias[output].
 // Pooling: between the planes `from` and `to` (the smaller one), of values forward and of gradients back.
 struct Pass {
   PassKind kind = PassKind::kProduct;
+  Arithmetic arithmetic = Arithmetic::kFma;  // of a kProduct; the order of its weights depends on it
+  bool ends_phase = true;  // false: the next pass does not depend on this one
   int32_t num_outputs = 0, num_positions = 0;
   int32_t padded_outputs = 0;  // row length of the weights
   int32_t depth = 0;           // range of k
-  int32_t split_depth = 0;     // if less than depth: sums over ranges of k this long are added up in a second phase
-  int32_t in_rows = 0, in_columns = 0;
+  bool is_flat = false;        // a linear layer: one position
+  int32_t split_depth = 0;     // if flat: sums over ranges of k this long are added up in a second phase
+  int32_t in_rows = 0, in_columns = 0, in_parts = -1;
   int32_t step_right = 0, step_down = 0;  // kReluPool: in `in`, between the four results of a window
   int64_t weights = 0, bias = -1;         // in the packed parameters of a model; no bias: -1
   int64_t weight_source = 0;              // kProduct: parameter of (k, output) is
@@ -67,16 +82,27 @@ struct Pass {
   int32_t source_stride = 0;
   int64_t bias_source = -1;
   Place in;
+  Place mask;     // bytes, laid out as `in`
   Place partial;  // [splits, padded_outputs, slots]
   Sink sink;
   Plane from, to;
   Place winners;  // bytes [C, H', W', slots]: position of the maximum within its window
   int32_t kernel_h = 0, kernel_w = 0, stride_h = 0, stride_w = 0, padding_h = 0, padding_w = 0;
 
-  PYDRIFT_HD int32_t num_splits() const { return depth > split_depth ? (depth + split_depth - 1) / split_depth : 1; }
+  PYDRIFT_HD int32_t num_steps() const { return (depth + kFragmentDepth - 1) / kFragmentDepth; }
+
+  // Weights, with the zeros that pad them: [depth, padded_outputs], or fragments [tiles, steps, 32 lanes, 4].
+  PYDRIFT_HD int64_t num_weights() const {
+    return (arithmetic == Arithmetic::kFma ? depth : int64_t{num_steps()} * kFragmentDepth) * padded_outputs;
+  }
+
+  PYDRIFT_HD int32_t num_splits() const { return (depth + split_depth - 1) / split_depth; }
 };
 
 enum class Phase : int32_t { kEmpty, kRunning, kLast };  // kLast: evaluated once more, then written out
+
+// Where a team learns of the phases of all restarts of its cluster: a bit per phase, of this step and the last in turn.
+inline constexpr int32_t kNumPhaseWords = 2;
 
 // One restart under way.
 struct Slot {
@@ -90,14 +116,26 @@ struct Slot {
   bool active, is_fresh;
 };
 
-// What the kernel gets: the plan, the task and the memory. [M] models, [N] restarts, [T] teams.
+// What the planner makes.
+struct InvertPlan {
+  std::vector<Pass> passes;  // forward, then back
+  std::vector<int32_t> tables;
+  int64_t packed_size = 0;  // floats per model
+  int64_t shared_size = 0, workspace_size = 0;  // floats per team
+  int32_t num_slots = 0, num_forward = 0, num_classes = 0, logit_rows = 0;
+  Place slots, phases, image, first_moment, second_moment, logits;
+  Plane input, input_gradient;
+  Sink seed_sink;
+};
+
+// What the kernel gets: the plan, the task and the memory. [M] models, [N] restarts, [T] teams in [L] clusters.
 struct InvertArguments {
   const Pass* passes;  // [num_forward + num_back]
   const int32_t* tables;
   const float* parameters;      // [M, num_parameters]
   float* packed;                // [M, packed_size]
   float* workspace;             // [T, workspace_size]
-  const int32_t* team_model;    // [T]
+  const int32_t* cluster_model;  // [L]
   const int32_t* queue;         // [N] samples, sorted by model
   const int32_t* queue_begin;   // [M + 1]
   int32_t* queue_next;          // [M], 0 at the start
@@ -111,7 +149,7 @@ struct InvertArguments {
   int32_t num_models, num_slots, num_forward, num_back, num_classes, logit_rows;
   uint64_t seed;
   int32_t jitter, max_steps;
-  Place slots, image, first_moment, second_moment, logits;
+  Place slots, phases, image, first_moment, second_moment, logits;
   Plane input, input_gradient;  // of the rolled images
   Sink seed_sink;               // of the gradient of the logits
   AscentOptions ascent;

@@ -69,7 +69,8 @@ __device__ inline void run_pooling_back(const Team& team, const Pass& pass, cons
     const PoolElement from(i, pass.num_positions, pass.from.width, num_slots);
     float sum = 0.0f;
     for (int32_t tap = pass.kernel_h * pass.kernel_w - 1; tap >= 0; --tap) {  // the windows in scan order
-      const int32_t y = from.y + pass.padding_h - tap / pass.kernel_w, x = from.x + pass.padding_w - tap % pass.kernel_w;
+      const int32_t y = from.y + pass.padding_h - tap / pass.kernel_w;
+      const int32_t x = from.x + pass.padding_w - tap % pass.kernel_w;
       if (y < 0 || x < 0 || y % pass.stride_h != 0 || x % pass.stride_w != 0) continue;
       const int32_t to_y = y / pass.stride_h, to_x = x / pass.stride_w;
       if (to_y >= pass.to.height || to_x >= pass.to.width) continue;

@@ -10,27 +10,14 @@ namespace pydrift {
 PYDRIFT_HD float relu(float value) { return value < 0.0f ? 0.0f : value; }  // NaN stays
 
 // Any sink but kReluPool.
-__device__ inline void put(const Team& team, const int32_t* tables, const Sink& sink, int32_t output, int32_t position,
-                           int32_t slot, float value) {
-  float* out = team.at(sink.out) + tables[sink.out_rows + output] + tables[sink.out_columns + position] + slot;
-  if (sink.kind == SinkKind::kStore) {
-    *out = value;
-    return;
-  }
-  if (sink.kind == SinkKind::kRelu) {
-    *out = relu(value);
-    return;
-  }
-  const int32_t aux = tables[sink.aux_rows + output] + tables[sink.aux_columns + position] + slot;
+__device__ __forceinline__ void put(const Team& team, const int32_t* tables, const Sink& sink, int32_t output,
+                                    int32_t position, int32_t slot, float value) {
+  if (sink.kind == SinkKind::kRelu) value = relu(value);
   if (sink.kind == SinkKind::kReluBack) {
-    *out = team.at(sink.aux)[aux] <= 0.0f ? 0.0f : value;
-    return;
+    const int32_t aux = tables[sink.aux_rows + output] + tables[sink.aux_columns + position] + slot;
+    if (team.at(sink.aux)[aux] <= 0.0f) value = 0.0f;
   }
-  const uint8_t winner = team.bytes_at(sink.aux)[aux];
-  out[0] = winner == 0 ? value : 0.0f;
-  out[sink.step_right] = winner == 1 ? value : 0.0f;
-  out[sink.step_down] = winner == 2 ? value : 0.0f;
-  out[sink.step_down + sink.step_right] = winner == 3 ? value : 0.0f;
+  team.at(sink.out)[tables[sink.out_rows + output] + tables[sink.out_columns + position] + slot] = value;
 }
 
 // The first largest of a window's four results in scan order, as max_pool2d has it; a NaN wins.
@@ -46,14 +33,56 @@ __device__ inline void put_window(const Team& team, const int32_t* tables, const
       best <= 0.0f ? kDeadWindow : winner;
 }
 
+// ---- Where a product's columns come from
+
+// Pairs of a position and a slot, in the planes of this team.
+template <int kColumns, bool kMasked>
+struct PlaneColumns {
+  const float* in;
+  const uint8_t* mask;
+  int32_t base[kColumns];
+
+  __device__ __forceinline__ PlaneColumns(const Team& team, const Pass& pass)
+      : in(team.at(pass.in)), mask(team.bytes_at(pass.mask)) {}
+
+  __device__ __forceinline__ void set(int c, const Team&, const Pass& pass, const int32_t* tables, int32_t column,
+                                      int32_t num_slots) {
+    const int32_t position = column / num_slots;
+    base[c] = tables[pass.in_columns + position] + (column - position * num_slots);
+  }
+
+  __device__ __forceinline__ float operator()(int c, int32_t row, int32_t part) const {
+    const int32_t at = base[c] + row;
+    const float value = in[at];
+    if constexpr (kMasked) return mask[at] == part ? value : 0.0f;
+    return value;
+  }
+};
+
+// The slots of all teams of the cluster.
+template <int kColumns>
+struct SlotColumns {
+  const float* in[kColumns];
+
+  __device__ __forceinline__ SlotColumns(const Team&, const Pass&) {}
+
+  __device__ __forceinline__ void set(int c, const Team& team, const Pass& pass, const int32_t*, int32_t column,
+                                      int32_t num_slots) {
+    const int32_t rank = column / num_slots;
+    in[c] = team.at(pass.in, rank) + (column - rank * num_slots);
+  }
+
+  __device__ __forceinline__ float operator()(int c, int32_t row, int32_t /*part*/) const { return in[c][row]; }
+};
+
 // ---- The product
 
-// What one thread works on: kOutputs rows, and kColumns columns of kWindow positions each.
-// The lanes of a warp are kColumnLanes neighbouring columns by as many output tiles as that leaves.
-template <int kOutputs_, int kColumns_, int kWindow_, int kColumnLanes_>
+// What one thread works on: kOutputs rows, and kColumns columns of kWindow positions each; whether there is a mask.
+template <int kOutputs_, int kColumns_, int kWindow_ = 1, bool kMasked_ = false>
 struct ProductTile {
-  static constexpr int kOutputs = kOutputs_, kColumns = kColumns_, kWindow = kWindow_, kColumnLanes = kColumnLanes_;
-  static constexpr int kOutputLanes = kWarpSize / kColumnLanes;
+  static constexpr int kOutputs = kOutputs_, kColumns = kColumns_, kWindow = kWindow_;
+  static constexpr bool kMasked = kMasked_;
+  using Sums = float[kOutputs][kColumns][kWindow];
 };
 
 template <int kOutputs>
@@ -70,114 +99,147 @@ __device__ __forceinline__ void load_weights(const float* __restrict__ weights, 
   }
 }
 
-template <class Tile>
-__device__ void multiply(const Team& team, const Pass& pass, const int32_t* __restrict__ tables,
-                         const float* __restrict__ packed, int32_t num_slots) {
-  const int32_t num_columns = pass.num_positions * num_slots, num_splits = pass.num_splits();
-  const int32_t num_column_tiles = (num_columns - 1) / (Tile::kColumnLanes * Tile::kColumns) + 1;
-  const int32_t num_output_tiles = (pass.num_outputs - 1) / (Tile::kOutputLanes * Tile::kOutputs) + 1;
-  const int32_t column_lane = team.lane() % Tile::kColumnLanes, output_lane = team.lane() / Tile::kColumnLanes;
-  const int32_t step_right = Tile::kWindow == 4 ? pass.step_right : 0, step_down = Tile::kWindow == 4 ? pass.step_down : 0;
-  const float* in = team.at(pass.in);
-  const int32_t* in_rows = tables + pass.in_rows;
-
-  for (int32_t task = team.warp(); task < num_column_tiles * num_output_tiles * num_splits; task += team.num_warps()) {
-    const int32_t column_tile = task % num_column_tiles, rest = task / num_column_tiles;
-    const int32_t output_tile = rest % num_output_tiles, split = rest / num_output_tiles;
-    const int32_t first_output = (output_tile * Tile::kOutputLanes + output_lane) * Tile::kOutputs;
-    const bool has_outputs = first_output < pass.num_outputs;
-    const float* weights = packed + pass.weights + (has_outputs ? first_output : 0);
-
-    int32_t base[Tile::kColumns], position[Tile::kColumns], slot[Tile::kColumns];
+// Adds products [begin, end) of the outputs from `first_output` on.
+template <class Tile, class Columns>
+__device__ __forceinline__ void add_products(const Pass& pass, const int32_t* __restrict__ tables,
+                                             const float* __restrict__ packed, int32_t first_output, int32_t begin,
+                                             int32_t end, const Columns& columns, typename Tile::Sums& sum) {
+  const float* weights = packed + pass.weights + int64_t{begin} * pass.padded_outputs + first_output;
+  const int32_t *in_rows = tables + pass.in_rows, *in_parts = tables + pass.in_parts;
+  const int32_t step_right = Tile::kWindow == 4 ? pass.step_right : 0;
+  const int32_t step_down = Tile::kWindow == 4 ? pass.step_down : 0;
+  PYDRIFT_UNROLL_BY(Tile::kOutputs * Tile::kColumns * Tile::kWindow >= 64 ? 2 : 4)
+  for (int32_t k = begin; k < end; ++k, weights += pass.padded_outputs) {
+    float weight[Tile::kOutputs];
+    load_weights(weights, weight);
+    const int32_t row = in_rows[k], part = Tile::kMasked ? in_parts[k] : 0;
     PYDRIFT_UNROLL
     for (int c = 0; c < Tile::kColumns; ++c) {
-      const int32_t column = (column_tile * Tile::kColumns + c) * Tile::kColumnLanes + column_lane;
-      const int32_t valid = column < num_columns ? column : num_columns - 1;
-      position[c] = valid / num_slots;
-      slot[c] = column < num_columns ? valid - position[c] * num_slots : -1;
-      base[c] = tables[pass.in_columns + position[c]] + (valid - position[c] * num_slots);
-    }
-    float sum[Tile::kOutputs][Tile::kColumns][Tile::kWindow] = {};
-    if (pass.bias >= 0 && num_splits == 1) {
       PYDRIFT_UNROLL
-      for (int o = 0; o < Tile::kOutputs; ++o) {
-        const float bias = packed[pass.bias + (has_outputs ? first_output + o : 0)];
+      for (int p = 0; p < Tile::kWindow; ++p) {
+        const float value = columns(c, row + (p % 2) * step_right + (p / 2) * step_down, part);
         PYDRIFT_UNROLL
-        for (int c = 0; c < Tile::kColumns; ++c) {
-          PYDRIFT_UNROLL
-          for (int p = 0; p < Tile::kWindow; ++p) sum[o][c][p] = bias;
-        }
-      }
-    }
-
-    const int32_t begin = split * pass.split_depth;
-    const int32_t end = num_splits == 1 ? pass.depth : min(begin + pass.split_depth, pass.depth);
-#if defined(__CUDACC__)
-#pragma unroll 4
-#endif
-    for (int32_t k = begin; k < end; ++k) {
-      float weight[Tile::kOutputs];
-      load_weights(weights + int64_t{k} * pass.padded_outputs, weight);
-      const float* row = in + in_rows[k];
-      PYDRIFT_UNROLL
-      for (int c = 0; c < Tile::kColumns; ++c) {
-        PYDRIFT_UNROLL
-        for (int p = 0; p < Tile::kWindow; ++p) {
-          const float value = row[base[c] + (p % 2) * step_right + (p / 2) * step_down];
-          PYDRIFT_UNROLL
-          for (int o = 0; o < Tile::kOutputs; ++o) sum[o][c][p] = fmaf(weight[o], value, sum[o][c][p]);
-        }
-      }
-    }
-
-    PYDRIFT_UNROLL
-    for (int o = 0; o < Tile::kOutputs; ++o) {
-      const int32_t output = first_output + o;
-      PYDRIFT_UNROLL
-      for (int c = 0; c < Tile::kColumns; ++c) {
-        if (output >= pass.num_outputs || slot[c] < 0) continue;
-        if constexpr (Tile::kWindow == 4) {
-          put_window(team, tables, pass.sink, output, position[c], slot[c], sum[o][c]);
-        } else if (num_splits > 1) {
-          team.at(pass.partial)[(split * pass.padded_outputs + output) * num_slots + slot[c]] = sum[o][c][0];
-        } else {
-          put(team, tables, pass.sink, output, position[c], slot[c], sum[o][c][0]);
-        }
+        for (int o = 0; o < Tile::kOutputs; ++o) sum[o][c][p] = fmaf(weight[o], value, sum[o][c][p]);
       }
     }
   }
 }
 
-// Second phase of a product with cut sums: always added up in the same order.
+// The tasks of many positions: this warp's first, if `first_warp` gets the first one of all.
+__device__ inline int32_t first_task(const Team& team, int32_t first_warp) {
+  return (team.warp() + team.num_warps() - first_warp) % team.num_warps();
+}
+
+// Many positions: the lanes of a warp are neighbouring columns. Returns the warp after the one with the last task.
+template <class Tile>
+__device__ PYDRIFT_NOINLINE int32_t multiply(const Team& team, const Pass& pass, const int32_t* __restrict__ tables,
+                                             const float* __restrict__ packed, int32_t num_slots, int32_t first_warp) {
+  const int32_t num_columns = pass.num_positions * num_slots;
+  const int32_t num_column_tiles = (num_columns - 1) / (kWarpSize * Tile::kColumns) + 1;
+  const int32_t num_output_tiles = (pass.num_outputs - 1) / Tile::kOutputs + 1;
+  const int32_t num_tasks = num_column_tiles * num_output_tiles;
+  for (int32_t task = first_task(team, first_warp); task < num_tasks; task += team.num_warps()) {
+    const int32_t column_tile = task % num_column_tiles, first_output = task / num_column_tiles * Tile::kOutputs;
+    const auto column_of = [&](int c) { return (column_tile * Tile::kColumns + c) * kWarpSize + team.lane(); };
+    PlaneColumns<Tile::kColumns, Tile::kMasked> columns(team, pass);
+    PYDRIFT_UNROLL
+    for (int c = 0; c < Tile::kColumns; ++c) {
+      columns.set(c, team, pass, tables, min(column_of(c), num_columns - 1), num_slots);
+    }
+    typename Tile::Sums sum = {};
+    add_products<Tile>(pass, tables, packed, first_output, 0, pass.depth, columns, sum);
+
+    PYDRIFT_UNROLL
+    for (int c = 0; c < Tile::kColumns; ++c) {
+      const int32_t column = column_of(c), position = column / num_slots, slot = column - position * num_slots;
+      if (column >= num_columns) continue;
+      PYDRIFT_UNROLL
+      for (int o = 0; o < Tile::kOutputs; ++o) {
+        const int32_t output = first_output + o;
+        if (output >= pass.num_outputs) continue;
+        const float bias = pass.bias >= 0 ? packed[pass.bias + output] : 0.0f;
+        PYDRIFT_UNROLL
+        for (int p = 0; p < Tile::kWindow; ++p) sum[o][c][p] += bias;
+        if constexpr (Tile::kWindow == 4) {
+          put_window(team, tables, pass.sink, output, position, slot, sum[o][c]);
+        } else {
+          put(team, tables, pass.sink, output, position, slot, sum[o][c][0]);
+        }
+      }
+    }
+  }
+  return (first_warp + num_tasks) % team.num_warps();
+}
+
+// The tasks of a flat product, in one range for each team of the cluster: neighbours share weights.
+struct FlatTasks {
+  int32_t num_column_tiles, num_output_tiles, begin, end;
+
+  __device__ FlatTasks(const Team& team, const Pass& pass, int32_t num_slots, int32_t tile_outputs,
+                       int32_t tile_columns)
+      : num_column_tiles((team.num_ranks * num_slots - 1) / tile_columns + 1),
+        num_output_tiles((pass.num_outputs - 1) / tile_outputs + 1) {
+    const int32_t num_tasks = num_column_tiles * num_output_tiles * pass.num_splits();
+    begin = num_tasks * team.rank / team.num_ranks, end = num_tasks * (team.rank + 1) / team.num_ranks;
+  }
+
+  __device__ int32_t column_tile(int32_t task) const { return task % num_column_tiles; }
+  __device__ int32_t output_tile(int32_t task) const { return task / num_column_tiles % num_output_tiles; }
+  __device__ int32_t split(int32_t task) const { return task / num_column_tiles / num_output_tiles; }
+};
+
+// Where the pieces of a column's sums go: to the team whose slot it is.
+__device__ inline float* partial_sums(const Team& team, const Pass& pass, int32_t split, int32_t column,
+                                      int32_t num_slots) {
+  const int32_t rank = column / num_slots;
+  return team.at(pass.partial, rank) + (column - rank * num_slots) + split * pass.padded_outputs * num_slots;
+}
+
+// One position, so that the columns are the slots of all teams of the cluster: the sums are cut, and the teams divide
+// the pieces. The lanes of a warp are 8 columns by 4 output tiles.
+template <class Tile>
+__device__ PYDRIFT_NOINLINE void multiply_flat(const Team& team, const Pass& pass, const int32_t* __restrict__ tables,
+                                               const float* __restrict__ packed, int32_t num_slots) {
+  constexpr int kColumnLanes = 8, kOutputLanes = kWarpSize / kColumnLanes;
+  const int32_t num_columns = team.num_ranks * num_slots;
+  const int32_t column_lane = team.lane() % kColumnLanes, output_lane = team.lane() / kColumnLanes;
+  const FlatTasks tasks(team, pass, num_slots, kOutputLanes * Tile::kOutputs, kColumnLanes * Tile::kColumns);
+  for (int32_t task = tasks.begin + team.warp(); task < tasks.end; task += team.num_warps()) {
+    const int32_t split = tasks.split(task), column_tile = tasks.column_tile(task);
+    const int32_t first_output = (tasks.output_tile(task) * kOutputLanes + output_lane) * Tile::kOutputs;
+    const auto column_of = [&](int c) { return (column_tile * Tile::kColumns + c) * kColumnLanes + column_lane; };
+    SlotColumns<Tile::kColumns> columns(team, pass);
+    PYDRIFT_UNROLL
+    for (int c = 0; c < Tile::kColumns; ++c) {
+      columns.set(c, team, pass, tables, min(column_of(c), num_columns - 1), num_slots);
+    }
+    const bool has_outputs = first_output < pass.num_outputs;
+    const int32_t begin = split * pass.split_depth, end = min(begin + pass.split_depth, pass.depth);
+    typename Tile::Sums sum = {};
+    add_products<Tile>(pass, tables, packed, has_outputs ? first_output : 0, begin, end, columns, sum);
+
+    PYDRIFT_UNROLL
+    for (int c = 0; c < Tile::kColumns; ++c) {
+      if (column_of(c) >= num_columns || !has_outputs) continue;
+      float* partial = partial_sums(team, pass, split, column_of(c), num_slots) + first_output * num_slots;
+      PYDRIFT_UNROLL
+      for (int o = 0; o < Tile::kOutputs; ++o) partial[o * num_slots] = sum[o][c][0];
+    }
+  }
+}
+
+// The pieces of the sums of this team's slots, always added up in the same order.
 __device__ inline void add_partial_sums(const Team& team, const Pass& pass, const int32_t* tables, const float* packed,
                                         int32_t num_slots) {
   const float* partial = team.at(pass.partial);
   const int32_t num_splits = pass.num_splits();
   for (int32_t i = team.thread; i < pass.num_outputs * num_slots; i += team.num_threads) {
-    float sum = pass.bias >= 0 ? packed[pass.bias + i / num_slots] : 0.0f;
+    const int32_t output = i / num_slots;
+    float sum = 0.0f;
     for (int32_t split = 0; split < num_splits; ++split) sum += partial[split * pass.padded_outputs * num_slots + i];
-    put(team, tables, pass.sink, i / num_slots, 0, i % num_slots, sum);
+    if (pass.bias >= 0) sum += packed[pass.bias + output];
+    put(team, tables, pass.sink, output, 0, i - output * num_slots, sum);
   }
-}
-
-__device__ inline void run_product(const Team& team, const Pass& pass, const int32_t* tables, const float* packed,
-                                   int32_t num_slots) {
-  if (pass.sink.kind == SinkKind::kReluPool) {
-    multiply<ProductTile<8, 2, 4, 32>>(team, pass, tables, packed, num_slots);
-  } else if (pass.num_positions > 1) {
-    if (pass.num_outputs <= 4) {
-      multiply<ProductTile<4, 4, 1, 32>>(team, pass, tables, packed, num_slots);
-    } else {
-      multiply<ProductTile<8, 8, 1, 32>>(team, pass, tables, packed, num_slots);
-    }
-  } else if (num_slots <= 8) {
-    multiply<ProductTile<8, 1, 1, 8>>(team, pass, tables, packed, num_slots);
-  } else {
-    multiply<ProductTile<8, 4, 1, 8>>(team, pass, tables, packed, num_slots);
-  }
-  if (pass.num_splits() == 1) return;
-  team.sync();
-  add_partial_sums(team, pass, tables, packed, num_slots);
 }
 
 }  // namespace pydrift

@@ -11,7 +11,7 @@ namespace pydrift {
 // A place for one running restart.
 struct InvertSlot {
   int64_t sample;
-  float* moments;  // [2, values]: first, second
+  float* x;        // [3, values]: the image, its first and its second moment
   Shift shift;     // of this round's look
   int32_t label;
   float log_probability;
@@ -36,7 +36,7 @@ struct InvertWorker {
   int64_t code_bytes;
   InvertSlot* slots;    // [Plan::num_slots()]
   int32_t num_slots;    // at most so many are used
-  float* moments;       // [Plan::num_slots()][2][values]
+  float* states;        // [Plan::num_slots()][3][values], and room for one more vector
   float* images;        // [lanes][image_pitch]
   float* gradient;      // [image_pitch]
   float* ascent;        // [image_pitch]

@@ -96,14 +96,30 @@ Result run(Simd simd, const Program& program, Optimizer optimizer, float scale) 
   std::vector<float> weights(plan.num_weights);
   pack_weights(plan, parameters.data(), weights.data());
   const int64_t image_pitch = num_values + 2 * plan.lanes;
-  std::vector<float> shared(plan.shared_floats), group(plan.group_floats), moments(2 * plan.num_slots() * num_values),
-      images(plan.lanes * image_pitch), gradient(image_pitch), ascent(image_pitch);
+  std::vector<float> shared(plan.shared_floats), group(plan.group_floats), images(plan.lanes * image_pitch),
+      states(3 * plan.num_slots() * num_values + plan.lanes), gradient(image_pitch), ascent(image_pitch);
   std::vector<uint8_t> codes(kMaxGroups * plan.code_bytes);
   std::vector<InvertSlot> slots(plan.num_slots());
   int64_t next = 0;
-  variant.run({&task, &view, weights.data(), take_next, &next, update_sample_for(simd), shared.data(), group.data(),
-               codes.data(), plan.code_bytes, slots.data(), moments.data(), images.data(), gradient.data(),
-               ascent.data(), image_pitch});
+  InvertWorker worker{};
+  worker.task = &task;
+  worker.plan = &view;
+  worker.weights = weights.data();
+  worker.next = take_next;
+  worker.queue = &next;
+  worker.update = update_sample_for(simd);
+  worker.shared = shared.data();
+  worker.group = group.data();
+  worker.codes = codes.data();
+  worker.code_bytes = plan.code_bytes;
+  worker.slots = slots.data();
+  worker.num_slots = plan.num_slots();
+  worker.states = states.data();
+  worker.images = images.data();
+  worker.gradient = gradient.data();
+  worker.ascent = ascent.data();
+  worker.image_pitch = image_pitch;
+  variant.run(worker);
   return result;
 }
 

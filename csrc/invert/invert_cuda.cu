@@ -1,0 +1,132 @@
+// invert on the GPU: ids to the host, plan and queues to the device, the launches.
+#include <algorithm>
+#include <vector>
+
+#include "common/cuda.h"
+#include "invert/invert.h"
+#include "invert/invert_kernel.cuh"
+#include "invert/invert_launch.h"
+
+namespace pydrift {
+namespace {
+
+constexpr Arithmetic kArithmetic = Arithmetic::kFma;
+constexpr uint32_t kPackThreads = 256;
+constexpr uint32_t kPackBlocks = 1024;
+
+int32_t device_attribute(cudaDeviceAttr attribute, int32_t device_index) {
+  int value = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device_index));
+  return value;
+}
+
+// One team per multiprocessor, in clusters where the device has them and it pays.
+class ClusterLaunch {
+ public:
+  ClusterLaunch(int32_t cluster_size, int32_t num_threads, int32_t shared_bytes, cudaStream_t stream) {
+    attribute_.id = cudaLaunchAttributeClusterDimension;
+    attribute_.val.clusterDim = {static_cast<uint32_t>(cluster_size), 1, 1};
+    config_.attrs = &attribute_;
+    config_.numAttrs = cluster_size > 1 ? 1 : 0;
+    config_.gridDim = {static_cast<uint32_t>(cluster_size), 1, 1};
+    config_.blockDim = {static_cast<uint32_t>(num_threads), 1, 1};
+    config_.dynamicSmemBytes = shared_bytes;
+    config_.stream = stream;
+    STD_CUDA_CHECK(cudaFuncSetAttribute(invert_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  }
+
+  ClusterLaunch(const ClusterLaunch&) = delete;
+  ClusterLaunch& operator=(const ClusterLaunch&) = delete;
+
+  int32_t max_active_clusters() const {
+    int count = 0;
+    STD_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&count, invert_kernel, &config_));
+    return count;
+  }
+
+  void operator()(size_t num_blocks, const InvertArguments& arguments) {
+    config_.gridDim.x = static_cast<uint32_t>(num_blocks);
+    config_.dynamicSmemBytes = arguments.shared_size * sizeof(float);
+    STD_CUDA_CHECK(cudaLaunchKernelEx(&config_, invert_kernel, arguments));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+ private:
+  cudaLaunchAttribute attribute_{};
+  cudaLaunchConfig_t config_{};
+};
+
+// Memory of the current stream, kept until all that was launched with it is enqueued.
+class DeviceMemory {
+ public:
+  DeviceMemory(int32_t device_index, cudaStream_t stream) : device_index_(device_index), stream_(stream) {}
+
+  template <class T>
+  T* allocate(int64_t count) {
+    const int64_t bytes = std::max<int64_t>(1, count * static_cast<int64_t>(sizeof(T)));
+    const torch::stable::Device device(torch::headeronly::DeviceType::CUDA, device_index_);
+    tensors_.push_back(torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, device));
+    return static_cast<T*>(tensors_.back().mutable_data_ptr());
+  }
+
+  template <class T>
+  T* upload(const std::vector<T>& values) {
+    T* copy = allocate<T>(static_cast<int64_t>(values.size()));
+    STD_CUDA_CHECK(cudaMemcpyAsync(copy, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice, stream_));
+    return copy;
+  }
+
+ private:
+  int32_t device_index_;
+  cudaStream_t stream_;
+  std::vector<Tensor> tensors_;
+};
+
+std::vector<int32_t> download(const int32_t* ids, int64_t count, cudaStream_t stream) {
+  std::vector<int32_t> copy(count);
+  STD_CUDA_CHECK(cudaMemcpyAsync(copy.data(), ids, count * sizeof(int32_t), cudaMemcpyDeviceToHost, stream));
+  STD_CUDA_CHECK(cudaStreamSynchronize(stream));
+  return copy;
+}
+
+void run_cuda(const InvertTask& task, int32_t device_index) {
+  const DeviceGuard guard(device_index);
+  const cudaStream_t stream = current_stream(device_index);
+  const std::vector<int32_t> model = download(task.model, task.num_samples, stream);
+  const std::vector<int32_t> label = download(task.label, task.num_samples, stream);
+  const std::vector<int32_t> restart = download(task.restart, task.num_samples, stream);
+  check_range("model", model.data(), task.num_samples, task.num_models);
+  check_range("label", label.data(), task.num_samples, task.program->num_classes());
+  check_range("restart", restart.data(), task.num_samples, kMaxRestarts);
+
+  InvertQueues queues = make_queues(model.data(), task.num_samples, task.num_models);
+  const bool has_clusters = device_attribute(cudaDevAttrClusterLaunch, device_index) != 0;
+  const int32_t cluster_size = has_clusters ? choose_cluster_size(*task.program, queues) : 1;
+  const int32_t shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_index);
+  ClusterLaunch launch(cluster_size, kMaxTeamThreads, shared_bytes, stream);
+  const int32_t max_clusters = cluster_size > 1 ? std::max(1, launch.max_active_clusters())
+                                                : device_attribute(cudaDevAttrMultiProcessorCount, device_index);
+  const InvertShape shape = choose_shape(queues, cluster_size, max_clusters, shared_bytes / sizeof(float));
+  assign_clusters(queues, shape);
+  const InvertPlan plan = InvertPlanner(*task.program, kArithmetic, shape.num_slots, shape.shared_limit).take();
+
+  DeviceMemory memory(device_index, stream);
+  InvertArguments arguments = make_arguments(task, plan);
+  arguments.passes = memory.upload(plan.passes), arguments.tables = memory.upload(plan.tables);
+  arguments.cluster_model = memory.upload(queues.cluster_model);
+  arguments.queue = memory.upload(queues.queue), arguments.queue_begin = memory.upload(queues.queue_begin);
+  arguments.queue_next = memory.upload(std::vector<int32_t>(task.num_models));
+  arguments.packed = memory.allocate<float>(task.num_models * plan.packed_size);
+  const size_t num_teams = queues.cluster_model.size() * cluster_size;
+  arguments.workspace = memory.allocate<float>(static_cast<int64_t>(num_teams) * plan.workspace_size);
+
+  pack_kernel<<<kPackBlocks, kPackThreads, 0, stream>>>(arguments);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  launch(num_teams, arguments);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(pydrift, CUDA, m) { m.impl("invert", TORCH_BOX(&invert<run_cuda>)); }
+
+}  // namespace pydrift

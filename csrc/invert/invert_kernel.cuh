@@ -1,0 +1,323 @@
+// The fused inversion loop on the GPU. No torch; also compiled and executed on the host by the tests.
+//
+// A team runs the restarts of one model that it takes from the model's queue, all its slots in step: forward, seed,
+// gradient of the pixels, ascent. A restart that stops is evaluated once more, written out, and the next one takes its
+// slot. No team waits for another, and no restart's arithmetic depends on its slot or its neighbours.
+#pragma once
+
+#include "common/philox.h"
+#include "invert/invert_pooling.cuh"
+#include "invert/invert_tensor.cuh"
+
+namespace pydrift {
+
+// ---- Slots
+
+__device__ inline Slot* slots_of(const Team& team, const InvertArguments& arguments) {
+  return reinterpret_cast<Slot*>(team.at(arguments.slots));
+}
+
+__device__ inline int32_t wrapped(int32_t index, int32_t size) {
+  const int32_t remainder = index % size;
+  return remainder < 0 ? remainder + size : remainder;
+}
+
+// How the image is rolled at the slot's next evaluation.
+__device__ inline void set_roll(const InvertArguments& arguments, Slot& slot) {
+  slot.down = slot.right = 0;
+  if (slot.phase != Phase::kRunning || arguments.jitter == 0) return;
+  const Shift shift = jitter_shift(arguments.seed, slot.label, slot.restart, slot.steps, arguments.jitter);
+  slot.down = wrapped(shift.down, arguments.input.height), slot.right = wrapped(shift.right, arguments.input.width);
+}
+
+// The next restart of the model, or none.
+__device__ inline void refill(const InvertArguments& arguments, int32_t model, Slot& slot) {
+  slot.sample = -1;
+  slot.phase = Phase::kEmpty;
+  slot.down = slot.right = 0;
+  slot.is_fresh = false;
+  const int32_t taken = atomicAdd(&arguments.queue_next[model], 1), begin = arguments.queue_begin[model];
+  if (taken >= arguments.queue_begin[model + 1] - begin) return;
+  slot.sample = arguments.queue[begin + taken];
+  slot.phase = arguments.max_steps > 0 ? Phase::kRunning : Phase::kLast;
+  slot.label = arguments.label[slot.sample], slot.restart = arguments.restart[slot.sample];
+  slot.steps = slot.stale = slot.has_bad_gradient = 0;
+  slot.best_cost = INFINITY;
+  slot.active = slot.is_fresh = true;
+  set_roll(arguments, slot);
+}
+
+// Books the evaluation: begins the step of a running restart or ends it; replaces one that is through.
+__device__ inline void decide(const InvertArguments& arguments, int32_t model, Slot& slot) {
+  slot.retired = -1;
+  slot.is_fresh = false;
+  slot.step.taken = false;
+  if (slot.phase == Phase::kLast) {
+    const float log_probability = slot.log_probability;
+    arguments.confidence[slot.sample] = expf(log_probability);
+    arguments.loss[slot.sample] = -log_probability;
+    arguments.steps[slot.sample] = slot.steps;
+    slot.retired = slot.sample;
+    refill(arguments, model, slot);
+  } else if (slot.phase == Phase::kRunning) {
+    AscentTensors tensors{};
+    tensors.log_probability = &slot.log_probability;
+    tensors.best_cost = &slot.best_cost;
+    tensors.stale = &slot.stale;
+    tensors.steps = &slot.steps;
+    tensors.active = &slot.active;
+    slot.step = begin_step(tensors, arguments.ascent, 0, slot.has_bad_gradient == 0);
+    slot.has_bad_gradient = 0;
+    if (!slot.step.taken || slot.steps == arguments.max_steps) slot.phase = Phase::kLast;
+    set_roll(arguments, slot);
+  }
+}
+
+// ---- Between forward and back
+
+__device__ inline double add_over_warp(double value) {
+  for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffu, value, lane);
+  return value;
+}
+
+// log softmax at the label, and its gradient in the logits: a warp per slot.
+__device__ inline void seed_gradient(const Team& team, const InvertArguments& arguments) {
+  const float* logits = team.at(arguments.logits);
+  const int32_t* rows = arguments.tables + arguments.logit_rows;
+  for (int32_t s = team.warp(); s < arguments.num_slots; s += team.num_warps()) {
+    Slot& slot = slots_of(team, arguments)[s];
+    if (slot.phase == Phase::kEmpty) continue;
+    float largest = -INFINITY;
+    for (int32_t k = team.lane(); k < arguments.num_classes; k += kWarpSize) {
+      const float logit = logits[rows[k] + s];
+      if (!(logit <= largest)) largest = logit;
+    }
+    for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) {
+      const float other = __shfl_xor_sync(0xffffffffu, largest, lane);
+      if (!(other <= largest)) largest = other;  // a NaN stays or spoils the sum
+    }
+    double others = 0.0;  // without the label's own term, so that a confidence near 1 keeps its digits
+    for (int32_t k = team.lane(); k < arguments.num_classes; k += kWarpSize) {
+      if (k != slot.label) others += exp(static_cast<double>(logits[rows[k] + s]) - largest);
+    }
+    others = add_over_warp(others);
+    const double logit = static_cast<double>(logits[rows[slot.label] + s]) - largest, own = exp(logit);
+    __syncwarp();  // the gradient may take the memory of the logits
+    for (int32_t k = team.lane(); k < arguments.num_classes; k += kWarpSize) {
+      const double odds = k == slot.label ? others : -exp(static_cast<double>(logits[rows[k] + s]) - largest);
+      put(team, arguments.tables, arguments.seed_sink, k, 0, s, static_cast<float>(odds / (own + others)));
+    }
+    const double log_probability = logit == 0.0 ? -log1p(others) : logit - log(own + others);
+    if (team.lane() == 0) slot.log_probability = static_cast<float>(log_probability);
+  }
+}
+
+// ---- Pixels
+
+// One pixel of one slot's image.
+struct Pixel {
+  int32_t slot, channel, y, x;
+
+  __device__ Pixel(int32_t i, const InvertArguments& arguments) {
+    const int32_t index = i / arguments.num_slots, row = index / arguments.input.width;
+    slot = i - index * arguments.num_slots;
+    x = index - row * arguments.input.width;
+    channel = row / arguments.input.height;
+    y = row - channel * arguments.input.height;
+  }
+
+  // Where it is in a plane of the rolled image.
+  __device__ int32_t rolled(const Plane& plane, const Slot& state) const {
+    int32_t to_y = y + state.down, to_x = x + state.right;
+    if (to_y >= plane.height) to_y -= plane.height;
+    if (to_x >= plane.width) to_x -= plane.width;
+    return plane.lead + channel * plane.channel_pitch + to_y * plane.row_pitch + to_x * plane.column_pitch + slot;
+  }
+};
+
+__device__ inline int32_t num_image_values(const InvertArguments& arguments) {
+  return arguments.input.channels * arguments.input.height * arguments.input.width;
+}
+
+// The moments of all running restarts, from the old image. Those of a restart that stops now are not needed again.
+template <Optimizer kOptimizer>
+__device__ void update_all_moments(const Team& team, const InvertArguments& arguments) {
+  Slot* slots = slots_of(team, arguments);
+  const float *image = team.at(arguments.image), *gradients = team.at(arguments.input_gradient.place);
+  float *first = team.at(arguments.first_moment), *second = team.at(arguments.second_moment);
+  const int32_t right = arguments.num_slots, down = arguments.num_slots * arguments.input.width;
+  for (int32_t i = team.thread; i < num_image_values(arguments) * arguments.num_slots; i += team.num_threads) {
+    const Pixel pixel(i, arguments);
+    Slot& slot = slots[pixel.slot];
+    if (slot.phase != Phase::kRunning) continue;
+    const float here = image[i];
+    const float gradient = gradients[pixel.rolled(arguments.input_gradient, slot)];
+    if (!is_finite(gradient)) slot.has_bad_gradient = 1;  // by several threads, all the same value
+    const float prior = prior_gradient(arguments.ascent, here, pixel.y > 0 ? image[i - down] : here,
+                                       pixel.y + 1 < arguments.input.height ? image[i + down] : here,
+                                       pixel.x > 0 ? image[i - right] : here,
+                                       pixel.x + 1 < arguments.input.width ? image[i + right] : here);
+    update_moments<kOptimizer>(arguments.ascent, gradient - prior, first[i], second[i]);
+  }
+}
+
+// Moves, writes out or loads every image, and rolls it for the next evaluation.
+template <Optimizer kOptimizer>
+__device__ void advance_all(const Team& team, const InvertArguments& arguments) {
+  const Slot* slots = slots_of(team, arguments);
+  float *image = team.at(arguments.image), *input = team.at(arguments.input.place);
+  float *first = team.at(arguments.first_moment), *second = team.at(arguments.second_moment);
+  const int32_t num_values = num_image_values(arguments);
+  for (int32_t i = team.thread; i < num_values * arguments.num_slots; i += team.num_threads) {
+    const Pixel pixel(i, arguments);
+    const Slot& slot = slots[pixel.slot];
+    const int32_t index = i / arguments.num_slots;
+    if (slot.retired >= 0) arguments.x[slot.retired * num_values + index] = image[i];
+    if (slot.phase == Phase::kEmpty) continue;
+    float value = image[i];
+    if (slot.is_fresh) {
+      value = arguments.x[slot.sample * num_values + index];
+      first[i] = second[i] = 0.0f;
+    } else if (slot.step.taken) {
+      value = ascend<kOptimizer>(arguments.ascent, slot.step, value, first[i], second[i]);
+    }
+    image[i] = value;
+    input[pixel.rolled(arguments.input, slot)] = value;
+  }
+}
+
+// ---- The loop
+
+__device__ inline void run_passes(const Team& team, const InvertArguments& arguments, const float* packed,
+                                  int32_t begin, int32_t end) {
+  int32_t next_warp = 0;
+  for (int32_t i = begin; i < end; ++i) {
+    const Pass& pass = arguments.passes[i];
+    if (pass.is_flat) {
+      run_flat_product(team, pass, arguments.tables, packed, arguments.num_slots);
+    } else if (pass.kind == PassKind::kProduct) {
+      next_warp = run_product(team, pass, arguments.tables, packed, arguments.num_slots, next_warp);
+    } else if (pass.kind == PassKind::kScale) {
+      run_scale(team, pass, arguments.tables, packed, arguments.num_slots);
+    } else if (pass.kind == PassKind::kMaxPool || pass.kind == PassKind::kAvgPool) {
+      run_pooling(team, pass, arguments.tables, arguments.num_slots);
+    } else {
+      run_pooling_back(team, pass, arguments.tables, arguments.num_slots);
+    }
+    if (pass.ends_phase) team.sync();
+  }
+}
+
+// Tells all teams of the cluster what the slot is up to. `step` counts the steps of the cluster.
+__device__ inline void publish(const Team& team, const InvertArguments& arguments, const Slot& slot, int32_t step) {
+  for (int32_t rank = 0; rank < team.num_ranks; ++rank) {
+    int32_t* words = reinterpret_cast<int32_t*>(team.at(arguments.phases, rank));
+    atomicOr(&words[step % kNumPhaseWords], 1 << static_cast<int32_t>(slot.phase));
+  }
+}
+
+__device__ inline void update_all_moments(const Team& team, const InvertArguments& arguments) {
+  if (arguments.ascent.optimizer == Optimizer::kAdam) {
+    update_all_moments<Optimizer::kAdam>(team, arguments);
+  } else {
+    update_all_moments<Optimizer::kMomentum>(team, arguments);
+  }
+}
+
+__device__ inline void advance_all(const Team& team, const InvertArguments& arguments) {
+  if (arguments.ascent.optimizer == Optimizer::kAdam) {
+    advance_all<Optimizer::kAdam>(team, arguments);
+  } else {
+    advance_all<Optimizer::kMomentum>(team, arguments);
+  }
+}
+
+// A block per team, of any number of whole warps.
+__global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArguments arguments) {
+  Team team{};
+  team.rank = cluster_rank(), team.num_ranks = cluster_size();
+  team.thread = static_cast<int32_t>(threadIdx.x), team.num_threads = static_cast<int32_t>(blockDim.x);
+  team.shared = dynamic_shared();
+  team.workspace = arguments.workspace + blockIdx.x * arguments.workspace_size;
+  team.workspace_size = arguments.workspace_size;
+  const int32_t model = arguments.cluster_model[blockIdx.x / team.num_ranks];
+  const float* packed = arguments.packed + model * arguments.packed_size;
+  Slot* slots = slots_of(team, arguments);
+  int32_t* phases = reinterpret_cast<int32_t*>(team.at(arguments.phases));
+
+  // Borders and what no pass ever writes are 0 from here on
+  for (int64_t i = team.thread; i < arguments.shared_size; i += team.num_threads) team.shared[i] = 0.0f;
+  for (int64_t i = team.thread; i < arguments.workspace_size; i += team.num_threads) team.workspace[i] = 0.0f;
+  team.sync_cluster();
+  for (int32_t s = team.thread; s < arguments.num_slots; s += team.num_threads) {
+    slots[s].retired = -1;
+    refill(arguments, model, slots[s]);
+    publish(team, arguments, slots[s], 0);
+  }
+  team.sync();
+  advance_all(team, arguments);
+  team.sync_cluster();
+  for (int32_t step = 0;; ++step) {
+    const int32_t seen = phases[step % kNumPhaseWords];
+    const bool any_running = seen & 1 << static_cast<int32_t>(Phase::kRunning);
+    if (!any_running && !(seen & 1 << static_cast<int32_t>(Phase::kLast))) break;
+    run_passes(team, arguments, packed, 0, arguments.num_forward);
+    seed_gradient(team, arguments);
+    team.sync();
+    if (any_running) {
+      run_passes(team, arguments, packed, arguments.num_forward, arguments.num_forward + arguments.num_back);
+      update_all_moments(team, arguments);
+      team.sync();
+    }
+    for (int32_t s = team.thread; s < arguments.num_slots; s += team.num_threads) {
+      decide(arguments, model, slots[s]);
+      publish(team, arguments, slots[s], step + 1);
+    }
+    team.sync();
+    if (team.thread == 0) phases[step % kNumPhaseWords] = 0;
+    advance_all(team, arguments);
+    team.sync_cluster();
+  }
+}
+
+// Weight `index` of a pass: which output and which of its products.
+struct PackedWeight {
+  int32_t output, k;
+
+  __device__ PackedWeight(const Pass& pass, int64_t index) {
+    if (pass.arithmetic == Arithmetic::kFma) {
+      output = static_cast<int32_t>(index % pass.padded_outputs), k = static_cast<int32_t>(index / pass.padded_outputs);
+      return;
+    }
+    const int32_t part = static_cast<int32_t>(index % 4), lane = static_cast<int32_t>(index / 4 % kWarpSize);
+    const int32_t fragment = static_cast<int32_t>(index / 4 / kWarpSize);
+    output = fragment / pass.num_steps() * kFragmentRows + lane / 4 + part % 2 * 8;
+    k = fragment % pass.num_steps() * kFragmentDepth + lane % 4 + part / 2 * 4;
+  }
+};
+
+// The weights of each pass in the order in which it reads them, padded with zeros.
+__global__ void pack_kernel(const InvertArguments arguments) {
+  const int64_t first = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, stride = int64_t{gridDim.x} * blockDim.x;
+  for (int32_t p = 0; p < arguments.num_forward + arguments.num_back; ++p) {
+    const Pass& pass = arguments.passes[p];
+    const int64_t num_weights = pass.num_weights(), num_numbers = num_weights + pass.padded_outputs;
+    for (int64_t i = first; i < num_numbers * arguments.num_models; i += stride) {
+      const int64_t model = i / num_numbers, index = i % num_numbers;
+      const float* from = arguments.parameters + model * arguments.num_parameters;
+      float* to = arguments.packed + model * arguments.packed_size;
+      if (index < num_weights) {
+        const PackedWeight weight(pass, index);
+        const bool real = weight.output < pass.num_outputs && weight.k < pass.depth;
+        to[pass.weights + index] = real ? from[pass.weight_source + arguments.tables[pass.source_rows + weight.k] +
+                                               int64_t{weight.output} * pass.source_stride]
+                                        : 0.0f;
+      } else if (pass.bias >= 0) {
+        const int64_t output = index - num_weights;
+        to[pass.bias + output] = output < pass.num_outputs ? from[pass.bias_source + output] : 0.0f;
+      }
+    }
+  }
+}
+
+}  // namespace pydrift

@@ -1,0 +1,127 @@
+// What the launcher of the fused inversion decides before it launches. Host code without torch or CUDA.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "invert/invert_planner.h"
+#include "invert/invert_task.h"
+
+namespace pydrift {
+
+// What decides how the work is cut up. No result depends on it.
+struct InvertShape {
+  int32_t num_slots;     // of a team
+  int32_t num_threads;   // of a team
+  int32_t cluster_size;  // teams that divide the linear layers of a model among them
+  int32_t max_clusters;  // more restarts than these have slots for queue up
+  int64_t shared_limit;  // floats of shared memory that a team may use
+};
+
+// The restarts of each model, and the clusters that take them.
+struct InvertQueues {
+  std::vector<int32_t> queue;          // [N]
+  std::vector<int32_t> queue_begin;    // [M + 1]
+  std::vector<int32_t> cluster_model;  // [L]
+};
+
+inline InvertQueues make_queues(const int32_t* model, int64_t num_samples, int64_t num_models) {
+  InvertQueues made;
+  made.queue_begin.assign(num_models + 1, 0);
+  for (int64_t n = 0; n < num_samples; ++n) ++made.queue_begin[model[n] + 1];
+  for (int64_t m = 0; m < num_models; ++m) made.queue_begin[m + 1] += made.queue_begin[m];
+  std::vector<int32_t> next(made.queue_begin.begin(), made.queue_begin.end() - 1);
+  made.queue.resize(num_samples);
+  for (int64_t n = 0; n < num_samples; ++n) made.queue[next[model[n]]++] = static_cast<int32_t>(n);
+  return made;
+}
+
+// Clusters for each model: as many as fill their slots; if those are too many, its share of them, and one at least.
+inline std::vector<int64_t> share_clusters(const InvertQueues& queues, const InvertShape& shape) {
+  const int32_t num_slots = shape.num_slots * shape.cluster_size;
+  std::vector<int64_t> counts;
+  int64_t all_wanted = 0;
+  for (size_t m = 0; m + 1 < queues.queue_begin.size(); ++m) {
+    counts.push_back((queues.queue_begin[m + 1] - queues.queue_begin[m] + num_slots - 1) / num_slots);
+    all_wanted += counts.back();
+  }
+  if (all_wanted <= shape.max_clusters) return counts;
+  for (int64_t& count : counts) {
+    if (count > 0) count = std::max<int64_t>(1, count * shape.max_clusters / all_wanted);
+  }
+  return counts;
+}
+
+inline void assign_clusters(InvertQueues& queues, const InvertShape& shape) {
+  const std::vector<int64_t> counts = share_clusters(queues, shape);
+  for (size_t m = 0; m < counts.size(); ++m) {
+    queues.cluster_model.insert(queues.cluster_model.end(), counts[m], static_cast<int32_t>(m));
+  }
+}
+
+// In units of what a slot costs in a step: how long all restarts take if none stops early.
+inline int64_t time_of(const InvertQueues& queues, const InvertShape& shape) {
+  constexpr int64_t kCostOfStep = 2;  // barriers and weights, whatever the number of slots
+  const std::vector<int64_t> counts = share_clusters(queues, shape);
+  int64_t num_clusters = 0, rounds = 0;
+  for (size_t m = 0; m < counts.size(); ++m) {
+    const int64_t num_restarts = queues.queue_begin[m + 1] - queues.queue_begin[m];
+    const int64_t num_slots = counts[m] * shape.num_slots * shape.cluster_size;
+    if (num_slots > 0) rounds = std::max(rounds, (num_restarts + num_slots - 1) / num_slots);
+    num_clusters += counts[m];
+  }
+  const int64_t waves = (num_clusters + shape.max_clusters - 1) / shape.max_clusters;
+  return waves * rounds * (shape.num_slots + kCostOfStep);
+}
+
+// Clusters pay where the weights of the linear layers are too many for each multiprocessor to read them at each step.
+inline int32_t choose_cluster_size(const Program& program, const InvertQueues& queues) {
+  constexpr int64_t kManyWeights = 1 << 16;
+  constexpr int32_t kMaxClusterSize = 8;  // the largest that every device with clusters has
+  int64_t num_weights = 0, most_restarts = 0;
+  for (const Layer& layer : program.layers) {
+    if (layer.kind == LayerKind::kLinear) num_weights += int64_t{layer.in.channels} * layer.out.channels;
+  }
+  for (size_t m = 0; m + 1 < queues.queue_begin.size(); ++m) {
+    most_restarts = std::max<int64_t>(most_restarts, queues.queue_begin[m + 1] - queues.queue_begin[m]);
+  }
+  if (num_weights < kManyWeights) return 1;
+  int32_t size = kMaxClusterSize;
+  while (size > 1 && size > most_restarts) size /= 2;
+  return size;
+}
+
+inline InvertShape choose_shape(const InvertQueues& queues, int32_t cluster_size, int32_t max_clusters,
+                                int64_t shared_limit) {
+  constexpr int32_t kMaxSlots = 32;
+  InvertShape best{1, kMaxTeamThreads, cluster_size, max_clusters, shared_limit};
+  for (InvertShape shape = best; shape.num_slots <= kMaxSlots; ++shape.num_slots) {
+    if (time_of(queues, shape) < time_of(queues, best)) best = shape;
+  }
+  return best;
+}
+
+// All that the kernel needs to know except where its memory is.
+inline InvertArguments make_arguments(const InvertTask& task, const InvertPlan& plan) {
+  InvertArguments made{};
+  made.parameters = task.parameters;
+  made.x = task.x;
+  made.label = task.label, made.restart = task.restart;
+  made.confidence = task.confidence, made.loss = task.loss, made.steps = task.steps;
+  made.num_parameters = task.program->num_parameters, made.packed_size = plan.packed_size;
+  made.workspace_size = plan.workspace_size, made.shared_size = plan.shared_size;
+  made.num_models = static_cast<int32_t>(task.num_models), made.num_slots = plan.num_slots;
+  made.num_forward = plan.num_forward;
+  made.num_back = static_cast<int32_t>(plan.passes.size()) - plan.num_forward;
+  made.num_classes = plan.num_classes, made.logit_rows = plan.logit_rows;
+  made.seed = task.seed, made.jitter = task.jitter, made.max_steps = task.max_steps;
+  made.slots = plan.slots, made.phases = plan.phases, made.image = plan.image, made.logits = plan.logits;
+  made.first_moment = plan.first_moment, made.second_moment = plan.second_moment;
+  made.input = plan.input, made.input_gradient = plan.input_gradient;
+  made.seed_sink = plan.seed_sink;
+  made.ascent = task.ascent;
+  return made;
+}
+
+}  // namespace pydrift
