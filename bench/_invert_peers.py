@@ -29,7 +29,7 @@ from _invert_steps import (
     step_of,
     whole_step,
 )
-from _invert_task import BETA1, BETA2, EPSILON, L2_WEIGHT, LEARNING_RATE, TV_WEIGHT, Run, Task, generic
+from _invert_task import BETA1, BETA2, EPSILON, L2_WEIGHT, LEARNING_RATE, TV_WEIGHT, Run, Task, generic, native
 from torch import Tensor
 
 
@@ -74,6 +74,9 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
     if task.lowered is not None:
         add("by hand", by_hand())
     if on_cuda:
+        if task.lowered is not None:
+            add("native 3xtf32", native(task, "3xtf32"))
+            add("native tf32", native(task, "tf32"), "tf32")
         add("graph of eager", graphed(run_of(step_of(autograd(network)))))
         add(f"graph of compile{suffix}", graphed(run_of(compiled(whole_step(best)))))
         small = in_bfloat16(network)

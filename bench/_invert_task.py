@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +119,7 @@ class Task:
                 yield model, slice(start, min(start + self.block, last))
 
 
-def native(task: Task) -> Run:
+def native(task: Task, precision: Literal["float32", "3xtf32", "tf32"] = "float32") -> Run:
     models = task.lowered
     assert models is not None
     parameters, program = torch.stack([m.parameters() for m in models]), models[0].program()
@@ -127,7 +127,8 @@ def native(task: Task) -> Run:
 
     def run() -> Tensor:
         x = task.x.clone()
-        invert(x, parameters, model, label, restart, program=program, max_steps=task.steps, **options(task), **NEVER)
+        how = {"program": program, "max_steps": task.steps, **options(task), **NEVER}
+        invert(x, parameters, model, label, restart, precision=precision, **how)
         return x
 
     return run

@@ -13,7 +13,8 @@ STABLE_TORCH_LIBRARY(pydrift, m) {
   // -> confidence [N] float32, loss [N] float32, steps [N] int32
   m.def(
       "invert(Tensor(a!) x, Tensor parameters, Tensor model, Tensor label, Tensor restart, *, int[] program, int seed, "
-      "int jitter, int max_steps, str optimizer, float learning_rate, float beta1, float beta2, float epsilon, "
-      "float tv_weight, float l2_weight, float lower, float upper, float confidence_threshold, int patience) "
+      "int jitter, int max_steps, str precision, str optimizer, float learning_rate, float beta1, float beta2, "
+      "float epsilon, float tv_weight, float l2_weight, float lower, float upper, float confidence_threshold, "
+      "int patience) "
       "-> (Tensor confidence, Tensor loss, Tensor steps)");
 }

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from pydrift.data import LabelledImages, load_data
 from pydrift.modelfile import load_model
 from pydrift.trainer import train_model
 
 DIGITS_ARCH = "mlp:1x8x8:48:10"
+
+torch.set_num_threads(1)  # the operations of these tests are tiny: threads would only wait for each other
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 PYDRIFT = [sys.executable, "-m", "pydrift"]

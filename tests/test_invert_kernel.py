@@ -31,7 +31,7 @@ OPTIONS: dict[str, Any] = {
     "patience": 100,
 }
 
-ARITHMETIC = ["fma", "tf32 split", "tf32"]  # Arithmetic of csrc/invert/invert_plan.h
+ARITHMETIC = ["fma", "tf32 split", "tf32"]  # Arithmetic of csrc/invert/arithmetic.h
 
 RELU, FLATTEN = [3], [6]
 
@@ -136,6 +136,7 @@ class Task(ctypes.Structure):
         ("jitter", ctypes.c_int32),
         ("max_steps", ctypes.c_int32),
         ("ascent", Options),
+        ("arithmetic", ctypes.c_int32),
     )
 
 
@@ -212,11 +213,12 @@ def run_kernel(
         jitter=options["jitter"],
         max_steps=options["max_steps"],
         ascent=options_struct(options),
+        arithmetic=ARITHMETIC.index(arithmetic),
     )
     codes = (ctypes.c_int64 * len(program))(*program)
     shape = Shape(slots, threads, cluster, clusters, shared)
     arguments = (ctypes.byref(task), codes, ctypes.c_int64(len(program)), *x.shape[1:])
-    error = library.run_invert_kernel(*arguments, ARITHMETIC.index(arithmetic), ctypes.byref(shape), reverse)
+    error = library.run_invert_kernel(*arguments, ctypes.byref(shape), reverse)
     if error:
         raise ValueError(error.decode())
     return x, confidence, loss, steps
@@ -227,7 +229,7 @@ def run_reference(
 ) -> Outcome:
     x, parameters, *ids = tensors
     x = x.to(dtype, copy=True)
-    return (x, *reference.invert(x, parameters.to(dtype), *ids, program=program, **options))
+    return (x, *reference.invert(x, parameters.to(dtype), *ids, program=program, precision="float32", **options))
 
 
 def tensors_of(name: str, count: int, num_models: int = 1, seed: int = 0) -> tuple[tuple[Tensor, ...], list[int]]:

@@ -25,6 +25,7 @@ OPTIONS = {
     "seed": 2**63 + 5,
     "jitter": 2,
     "max_steps": 10,
+    "precision": "float32",
     "optimizer": "adam",
     "learning_rate": 0.05,
     "beta1": 0.9,

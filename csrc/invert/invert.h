@@ -30,6 +30,14 @@ inline void check_range(const char* name, const int32_t* ids, int64_t count, int
   }
 }
 
+inline Arithmetic check_precision(const std::string& precision, const Tensor& x) {
+  if (precision == "float32") return Arithmetic::kFma;
+  PYDRIFT_CHECK(precision == "3xtf32" || precision == "tf32",
+                "invert: precision must be 'float32', '3xtf32' or 'tf32', got '", precision, "'");
+  PYDRIFT_CHECK(!x.is_cpu(), "invert: precision '", precision, "' needs a GPU; on the CPU there is 'float32'");
+  return precision == "tf32" ? Arithmetic::kTf32 : Arithmetic::kTf32Split;
+}
+
 // The only validation of the tensors, for both devices. The values of the ids are checked where the host can read them.
 inline Program check_invert(const Tensor& x, const Tensor& parameters, const Tensor& model, const Tensor& label,
                             const Tensor& restart, const std::vector<int64_t>& codes) {
@@ -60,10 +68,10 @@ inline Program check_invert(const Tensor& x, const Tensor& parameters, const Ten
 template <void (*kRun)(const InvertTask&, int32_t device_index)>
 std::tuple<Tensor, Tensor, Tensor> invert(const Tensor x, const Tensor parameters, const Tensor model,
                                           const Tensor label, const Tensor restart, std::vector<int64_t> program_codes,
-                                          int64_t seed, int64_t jitter, int64_t max_steps, std::string optimizer,
-                                          double learning_rate, double beta1, double beta2, double epsilon,
-                                          double tv_weight, double l2_weight, double lower, double upper,
-                                          double confidence_threshold, int64_t patience) {
+                                          int64_t seed, int64_t jitter, int64_t max_steps, std::string precision,
+                                          std::string optimizer, double learning_rate, double beta1, double beta2,
+                                          double epsilon, double tv_weight, double l2_weight, double lower,
+                                          double upper, double confidence_threshold, int64_t patience) {
   const AscentOptions options = check_ascent_options("invert", optimizer, learning_rate, beta1, beta2, epsilon,
                                                      tv_weight, l2_weight, lower, upper, confidence_threshold, patience);
   PYDRIFT_CHECK(jitter >= 0 && jitter < (1 << 24), "invert: jitter must be in [0, 2^24), got ", jitter);
@@ -87,7 +95,8 @@ std::tuple<Tensor, Tensor, Tensor> invert(const Tensor x, const Tensor parameter
                         static_cast<uint64_t>(seed),
                         static_cast<int32_t>(jitter),
                         static_cast<int32_t>(max_steps),
-                        options};
+                        options,
+                        check_precision(precision, x)};
   if (task.num_samples > 0) kRun(task, x.get_device_index());
   return {confidence, loss, steps};
 }

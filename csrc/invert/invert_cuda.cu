@@ -10,7 +10,6 @@
 namespace pydrift {
 namespace {
 
-constexpr Arithmetic kArithmetic = Arithmetic::kFma;
 constexpr uint32_t kPackThreads = 256;
 constexpr uint32_t kPackBlocks = 1024;
 
@@ -108,7 +107,7 @@ void run_cuda(const InvertTask& task, int32_t device_index) {
                                                 : device_attribute(cudaDevAttrMultiProcessorCount, device_index);
   const InvertShape shape = choose_shape(queues, cluster_size, max_clusters, shared_bytes / sizeof(float));
   assign_clusters(queues, shape);
-  const InvertPlan plan = InvertPlanner(*task.program, kArithmetic, shape.num_slots, shape.shared_limit).take();
+  const InvertPlan plan = InvertPlanner(*task.program, task.arithmetic, shape.num_slots, shape.shared_limit).take();
 
   DeviceMemory memory(device_index, stream);
   InvertArguments arguments = make_arguments(task, plan);

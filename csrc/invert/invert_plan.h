@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "invert/arithmetic.h"
 #include "invert/ascent_update_math.h"
 
 namespace pydrift {
@@ -31,13 +32,6 @@ struct Plane {
 };
 
 enum class PassKind : int32_t { kProduct, kScale, kMaxPool, kAvgPool, kMaxPoolBack, kAvgPoolBack };
-
-// How products are added up.
-enum class Arithmetic : int32_t {
-  kFma,       // float32 fused multiply-adds
-  kTf32Split, // tensor cores, each factor as a sum of two TF32 numbers: the accuracy of float32, all but the last bits
-  kTf32,      // tensor cores, factors rounded to TF32 (11 bits)
-};
 
 // The tiles of a tensor core: 16 outputs by 8 columns, 8 products deep.
 inline constexpr int32_t kFragmentRows = 16, kFragmentColumns = 8, kFragmentDepth = 8;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "arch/program.h"
+#include "invert/arithmetic.h"
 #include "invert/ascent_update_math.h"
 
 namespace pydrift {
@@ -26,6 +27,7 @@ struct InvertTask {
   int32_t jitter;
   int32_t max_steps;
   AscentOptions ascent;
+  Arithmetic arithmetic;
 
   int32_t values_per_sample() const { return static_cast<int32_t>(program->input.size()); }
 };

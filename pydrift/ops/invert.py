@@ -34,6 +34,7 @@ def invert(
     seed: int,
     jitter: int,
     max_steps: int,
+    precision: Literal["float32", "3xtf32", "tf32"] = "float32",
     optimizer: Literal["adam", "momentum"],
     learning_rate: float,
     beta1: float,
@@ -77,6 +78,9 @@ def invert(
         5 avg_pool2d   kernel h, w, stride h, w
         6 flatten
 
+    precision: of the products. "float32" everywhere; on a GPU also "3xtf32" (tensor cores at the accuracy of float32 but
+    for the last bits) and "tf32" (tensor cores, factors rounded to 11 bits, gradients good to about 1e-3).
+
     Ranges: N >= 0; C, H, W >= 1; at most 2^24 values at any layer and 2^28 parameters; seed any 64-bit integer; jitter
     and max_steps >= 0; the others as for `ascent_update`. Tensors are contiguous, on one device, and share no memory.
 
@@ -105,6 +109,7 @@ def invert(
             seed=seed if seed < 2**63 else seed - 2**64,  # the same 64 bits as the signed number of the schema
             jitter=jitter,
             max_steps=max_steps,
+            precision=precision,
             optimizer=optimizer,
             learning_rate=learning_rate,
             beta1=beta1,

@@ -159,9 +159,14 @@ def invert(
     restart: Tensor,
     *,
     program: Sequence[int],
+    precision: str,
     **options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `pydrift.ops.invert`, whose arguments these are."""
+    """See `pydrift.ops.invert`, whose arguments these are. Computes in the dtype of x, whatever the precision."""
+    if precision not in ("float32", "3xtf32", "tf32"):
+        raise ValueError(f"invert: precision must be 'float32', '3xtf32' or 'tf32', got '{precision}'")
+    if precision != "float32" and x.device.type == "cpu":
+        raise ValueError(f"invert: precision '{precision}' needs a GPU; on the CPU there is 'float32'")
     probe = logits(x[:0], program, parameters.new_zeros(parameters.shape[1]))
     if not program or probe.ndim != 2:
         raise ValueError("invert: program: must end in flat logits, one per class")

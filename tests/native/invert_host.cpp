@@ -10,8 +10,8 @@ using namespace pydrift;
 
 namespace {
 
-void run(const InvertTask& task, Arithmetic arithmetic, const InvertShape& shape, bool reversed) {
-  const InvertPlan plan = InvertPlanner(*task.program, arithmetic, shape.num_slots, shape.shared_limit).take();
+void run(const InvertTask& task, const InvertShape& shape, bool reversed) {
+  const InvertPlan plan = InvertPlanner(*task.program, task.arithmetic, shape.num_slots, shape.shared_limit).take();
   InvertQueues queues = make_queues(task.model, task.num_samples, task.num_models);
   assign_clusters(queues, shape);
   const uint32_t num_teams = queues.cluster_model.size() * shape.cluster_size;
@@ -36,14 +36,14 @@ void run(const InvertTask& task, Arithmetic arithmetic, const InvertShape& shape
 
 // `task` without its program. Returns null, or what went wrong.
 extern "C" const char* run_invert_kernel(const InvertTask* task, const int64_t* codes, int64_t num_codes,
-                                         int32_t channels, int32_t height, int32_t width, Arithmetic arithmetic,
+                                         int32_t channels, int32_t height, int32_t width,
                                          const InvertShape* shape, bool reversed) {
   static std::string message;
   try {
     const Program program = parse_program(codes, num_codes, {channels, height, width});
     InvertTask complete = *task;
     complete.program = &program;
-    run(complete, arithmetic, *shape, reversed);
+    run(complete, *shape, reversed);
   } catch (const std::exception& error) {
     message = error.what();
     return message.c_str();

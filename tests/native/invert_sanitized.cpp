@@ -88,7 +88,8 @@ Result run(Simd simd, const Program& program, Optimizer optimizer, float scale) 
                         ~uint64_t{0},
                         3,
                         kMaxSteps,
-                        options_of(optimizer)};
+                        options_of(optimizer),
+                        Arithmetic::kFma};
 
   const InvertVariant& variant = invert_variant(simd);
   const Plan plan = make_plan(program, variant.lanes, variant.rows);
