@@ -94,25 +94,5 @@ PYDRIFT_INLINE Vec exponential(Vec x) {
   return x < -87.0f ? Vec{} : p * power;  // a NaN stays one
 }
 
-// The transpose of kLanes x kLanes values, in place: log2(kLanes) rounds of exchanges between pairs of vectors.
-PYDRIFT_INLINE void transpose(Vec (&rows)[kLanes]) {
-#pragma GCC unroll 4
-  for (int32_t width = 1; width < kLanes; width *= 2) {
-    IntVec low, high;
-#pragma GCC unroll 16
-    for (int32_t lane = 0; lane < kLanes; ++lane) {
-      low[lane] = lane & width ? kLanes + lane - width : lane;
-      high[lane] = lane & width ? kLanes + lane : lane + width;
-    }
-#pragma GCC unroll 16
-    for (int32_t i = 0; i < kLanes; ++i) {
-      if (i & width) continue;
-      const Vec a = rows[i], b = rows[i + width];
-      rows[i] = __builtin_shuffle(a, b, low);
-      rows[i + width] = __builtin_shuffle(a, b, high);
-    }
-  }
-}
-
 }  // namespace PYDRIFT_LANES
 }  // namespace pydrift

@@ -49,7 +49,8 @@ __global__ void ascent_update_kernel(AscentTensors tensors, AscentOptions option
     __syncthreads();
     for (int32_t pixel = thread; pixel < num_values; pixel += num_threads) {
       const int64_t i = begin + pixel;
-      x[pixel] = ascend<kOptimizer>(options, step, x[pixel], tensors.first_moment[i], tensors.second_moment[i]);
+      x[pixel] = ascend<kOptimizer>(options, step.step_size, step.second_scale, x[pixel], tensors.first_moment[i],
+                                    tensors.second_moment[i]);
     }
   }
 }

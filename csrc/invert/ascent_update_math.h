@@ -32,10 +32,6 @@ struct AscentTensors {
   PYDRIFT_HD int32_t values_per_sample() const { return num_channels * height * width; }
 };
 
-// One step of one sample: ascent_update_sample.h has one for each instruction set.
-using UpdateSample = void (*)(const struct AscentTensors&, const struct AscentOptions&, int64_t sample,
-                              float* scratch);
-
 // Scalars of the call. What multiplies a pixel is rounded to float32 once, here; what is per sample stays double.
 struct AscentOptions {
   Optimizer optimizer;
@@ -104,14 +100,28 @@ PYDRIFT_HD AscentStep begin_step(const AscentTensors& tensors, const AscentOptio
           static_cast<float>(1.0 / sqrt(1.0 - decay.second))};
 }
 
-// d(tv_weight TV + l2_weight L2)/dx at one pixel. A neighbour beyond the border is passed as x: it adds exactly 0.
-PYDRIFT_HD float prior_gradient(const AscentOptions& options, float x, float up, float down, float left, float right) {
-  const float roughness = ((x - up) + (x - down)) + ((x - left) + (x - right));
+// The formulas of a pixel: of one restart (Value = float), or of a vector of restarts (ascent_lanes.h).
+
+template <class Value>
+struct PixelMath;
+
+template <>
+struct PixelMath<float> {
+  PYDRIFT_HD static float square_root(float value) { return sqrtf(value); }
+  PYDRIFT_HD static float clamped(float value, float lower, float upper) {
+    return value < lower ? lower : (value > upper ? upper : value);
+  }
+};
+
+// d(tv_weight TV + l2_weight L2)/dx. A neighbour beyond the border is passed as x: it adds exactly 0.
+template <class Value>
+PYDRIFT_HD Value prior_gradient(const AscentOptions& options, Value x, Value up, Value down, Value left, Value right) {
+  const Value roughness = ((x - up) + (x - down)) + ((x - left) + (x - right));
   return options.roughness_weight * roughness + options.size_weight * x;
 }
 
-template <Optimizer kOptimizer>
-PYDRIFT_HD void update_moments(const AscentOptions& options, float gradient, float& first, float& second) {
+template <Optimizer kOptimizer, class Value>
+PYDRIFT_HD void update_moments(const AscentOptions& options, Value gradient, Value& first, Value& second) {
   if constexpr (kOptimizer == Optimizer::kAdam) {
     first = options.first_decay * first + options.first_weight * gradient;
     second = options.second_decay * second + options.second_weight * (gradient * gradient);
@@ -120,15 +130,15 @@ PYDRIFT_HD void update_moments(const AscentOptions& options, float gradient, flo
   }
 }
 
-// x one step up along its moments, clamped to [lower, upper].
-template <Optimizer kOptimizer>
-PYDRIFT_HD float ascend(const AscentOptions& options, const AscentStep& step, float x, float first, float second) {
-  float direction = first;
+// x one step up along its moments, clamped to [lower, upper]. step_size, second_scale: of AscentStep
+template <Optimizer kOptimizer, class Value>
+PYDRIFT_HD Value ascend(const AscentOptions& options, Value step_size, Value second_scale, Value x, Value first,
+                        Value second) {
+  Value direction = first;
   if constexpr (kOptimizer == Optimizer::kAdam) {
-    direction = first / (sqrtf(second) * step.second_scale + options.epsilon);
+    direction = first / (PixelMath<Value>::square_root(second) * second_scale + options.epsilon);
   }
-  const float moved = x + step.step_size * direction;
-  return moved < options.lower ? options.lower : (moved > options.upper ? options.upper : moved);
+  return PixelMath<Value>::clamped(x + step_size * direction, options.lower, options.upper);
 }
 
 }  // namespace pydrift

@@ -52,7 +52,7 @@ PYDRIFT_INLINE void move_pixels(AscentOptions options, AscentStep step, int32_t 
                                 float* __restrict__ second, float* __restrict__ x) {
   for (int32_t i = 0; i < num_values; ++i) {
     update_moments<kOptimizer>(options, ascent[i], first[i], second[i]);
-    x[i] = ascend<kOptimizer>(options, step, x[i], first[i], second[i]);
+    x[i] = ascend<kOptimizer>(options, step.step_size, step.second_scale, x[i], first[i], second[i]);
   }
 }
 
@@ -92,6 +92,8 @@ PYDRIFT_TARGET_AVX512 inline void update_sample_avx512(const AscentTensors& tens
                                                        int64_t sample, float* scratch) {
   update_sample(tensors, options, sample, scratch);
 }
+
+using UpdateSample = void (*)(const AscentTensors&, const AscentOptions&, int64_t sample, float* scratch);
 
 inline UpdateSample update_sample_for(Simd simd) {
   switch (simd) {

@@ -11,7 +11,6 @@
 #include <new>
 #include <vector>
 
-#include "invert/ascent_update_sample.h"
 #include "invert/invert.h"
 #include "invert/invert_worker.h"
 
@@ -69,16 +68,14 @@ int64_t take_next(void* queue) {
 // The memory of one thread.
 class Scratch {
  public:
-  Scratch(const Plan& plan, int64_t num_values)
-      : image_pitch_(num_values + 2 * plan.lanes),
-        shared_(reserve<float>(plan.shared_floats)),
+  Scratch(const Plan& plan, const LayerShape& image)
+      : shared_(reserve<float>(plan.shared_floats)),
         group_(reserve<float>(plan.group_floats)),
         codes_(reserve<uint8_t>(kMaxGroups * plan.code_bytes)),
         slots_(reserve<InvertSlot>(plan.num_slots())),
-        states_(reserve<float>(3 * plan.num_slots() * num_values + plan.lanes)),
-        images_(reserve<float>(plan.lanes * image_pitch_)),
-        gradient_(reserve<float>(image_pitch_)),
-        ascent_(reserve<float>(image_pitch_)),
+        states_(reserve<float>(3 * plan.num_slots() * image.size())),
+        gradient_(reserve<float>(plan.lanes * image.size())),
+        line_(reserve<float>(2 * plan.lanes * image.width)),
         memory_(size_) {}
 
   void lend(InvertWorker& worker) const {
@@ -87,10 +84,8 @@ class Scratch {
     worker.codes = memory_.at<uint8_t>(codes_);
     worker.slots = memory_.at<InvertSlot>(slots_);
     worker.states = memory_.at<float>(states_);
-    worker.images = memory_.at<float>(images_);
     worker.gradient = memory_.at<float>(gradient_);
-    worker.ascent = memory_.at<float>(ascent_);
-    worker.image_pitch = image_pitch_;
+    worker.line = memory_.at<float>(line_);
   }
 
  private:
@@ -102,8 +97,7 @@ class Scratch {
   }
 
   size_t size_ = 0;  // before what is reserved
-  int64_t image_pitch_;
-  size_t shared_, group_, codes_, slots_, states_, images_, gradient_, ascent_;
+  size_t shared_, group_, codes_, slots_, states_, gradient_, line_;
   Memory memory_;
 };
 
@@ -118,8 +112,7 @@ void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
   check_range("model", task.model, num_samples, task.num_models);
   check_range("label", task.label, num_samples, task.program->num_classes());
   check_range("restart", task.restart, num_samples, kMaxRestarts);
-  const Simd simd = chosen_simd();
-  const InvertVariant& variant = invert_variant(simd);
+  const InvertVariant& variant = invert_variant(chosen_simd());
   const Plan plan = make_plan(*task.program, variant.lanes, variant.rows);
   const PlanView view(plan);
   std::vector<Queue> queues(task.num_models);
@@ -130,7 +123,7 @@ void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
       std::min<int64_t>(torch::stable::get_num_threads(), divide_up<int64_t>(num_samples, variant.lanes));
   const int64_t threads_per_model = std::max<int64_t>(1, num_threads / task.num_models);
   std::vector<std::unique_ptr<Scratch>> scratch;
-  for (int64_t i = 0; i < num_threads; ++i) scratch.push_back(std::make_unique<Scratch>(plan, task.values_per_sample()));
+  for (int64_t i = 0; i < num_threads; ++i) scratch.push_back(std::make_unique<Scratch>(plan, task.program->input));
   for (Queue& queue : queues) {
     if (!queue.samples.empty()) queue.weights = std::make_unique<Memory>(sizeof(float) * plan.num_weights);
   }
@@ -151,7 +144,6 @@ void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
         worker.weights = weights;
         worker.next = take_next;
         worker.queue = &queue;
-        worker.update = update_sample_for(simd);
         worker.code_bytes = plan.code_bytes;
         worker.num_slots = choose_slots(plan, static_cast<int64_t>(queue.samples.size()), threads_per_model);
         scratch[thread]->lend(worker);

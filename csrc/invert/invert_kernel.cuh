@@ -179,7 +179,7 @@ __device__ void advance_all(const Team& team, const InvertArguments& arguments) 
       value = arguments.x[slot.sample * num_values + index];
       first[i] = second[i] = 0.0f;
     } else if (slot.step.taken) {
-      value = ascend<kOptimizer>(arguments.ascent, slot.step, value, first[i], second[i]);
+      value = ascend<kOptimizer>(arguments.ascent, slot.step.step_size, slot.step.second_scale, value, first[i], second[i]);
     }
     image[i] = value;
     input[pixel.rolled(arguments.input, slot)] = value;

@@ -2,40 +2,19 @@
 //
 // A block holds up to InvertWorker::num_slots restarts of one model. In each round every restart is looked at once, and those
 // that go on take a step. One that ends is looked at once more, without jitter, for its final confidence; then the next
-// of the queue takes its place. The network wants restarts in lanes, the ascent wants images: they meet in transposes,
-// which roll the images on their way.
+// of the queue takes its place.
 #pragma once
 
 #include <cmath>
 
 #include "arch/passes_lanes.h"
 #include "common/philox.h"
+#include "invert/ascent_lanes.h"
 #include "invert/invert_worker.h"
+#include "invert/roll_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {
-
-// A plane rolled down and to the right: one rotation of its values, then the columns that crossed the border are moved
-// to the row they belong to.
-PYDRIFT_INLINE void roll_plane(const float* from, float* to, int32_t height, int32_t width, Shift shift) {
-  const int32_t down = (shift.down % height + height) % height;
-  int32_t right = (shift.right % width + width) % width;
-  if (2 * right > width) right -= width;
-  const int32_t size = height * width;
-  const int32_t rotation = ((down * width + right) % size + size) % size;
-  std::memcpy(to + rotation, from, sizeof(float) * (size - rotation));
-  std::memcpy(to, from + (size - rotation), sizeof(float) * rotation);
-  for (int32_t x = 0; x < right; ++x) {
-    const float first = to[x];
-    for (int32_t y = 0; y + 1 < height; ++y) to[y * width + x] = to[(y + 1) * width + x];
-    to[(height - 1) * width + x] = first;
-  }
-  for (int32_t x = width + right; right < 0 && x < width; ++x) {
-    const float last = to[(height - 1) * width + x];
-    for (int32_t y = height - 1; y > 0; --y) to[y * width + x] = to[(y - 1) * width + x];
-    to[x] = last;
-  }
-}
 
 class Block {
  public:
@@ -66,6 +45,13 @@ class Block {
     return true;
   }
 
+  // The values of slot `s` are kLanes apart.
+  AscentState state_of(int32_t s) const {
+    const int64_t size = int64_t{num_values_} * kLanes;
+    float* x = worker_.states + s / kLanes * 3 * size + s % kLanes;
+    return {x, x + size, x + 2 * size};
+  }
+
   // The next restart of the queue into slot `s`.
   bool refill(int32_t s) {
     const int64_t sample = worker_.next(worker_.queue);
@@ -76,20 +62,27 @@ class Block {
     slot.stale = slot.steps = 0;
     slot.active = true;
     slot.ended = false;
-    if (slot.x == nullptr) slot.x = worker_.states + int64_t{3} * s * num_values_;
-    std::memcpy(slot.x, worker_.task->x + sample * num_values_, sizeof(float) * num_values_);
-    std::memset(slot.x + num_values_, 0, sizeof(float) * 2 * num_values_);
+    const AscentState state = state_of(s);
+    const float* x = worker_.task->x + sample * num_values_;
+    for (int64_t i = 0; i < num_values_; ++i) {
+      state.x[i * kLanes] = x[i];
+      state.first[i * kLanes] = state.second[i * kLanes] = 0.0f;
+    }
     settle(slot);
     return true;
   }
 
   // The last slot takes the place of `s`.
   void leave(int32_t s) {
-    InvertSlot& slot = worker_.slots[s];
-    InvertSlot& last = worker_.slots[--num_slots_];
-    float* state = slot.x;
-    slot = last;
-    last.x = state;
+    const int32_t last = --num_slots_;
+    if (s == last) return;
+    worker_.slots[s] = worker_.slots[last];
+    const AscentState from = state_of(last), to = state_of(s);
+    for (int64_t i = 0; i < num_values_ * kLanes; i += kLanes) {
+      to.x[i] = from.x[i];
+      to.first[i] = from.first[i];
+      to.second[i] = from.second[i];
+    }
   }
 
   // What the next round sees of the slot: its image rolled, or plain if it takes no more steps.
@@ -107,7 +100,7 @@ class Block {
     for (int32_t g = 0; g < num_groups(); ++g) judge(g);
     for (int32_t s = 0; s < num_slots_; ++s) any_step |= !worker_.slots[s].final_look;
     if (any_step) backward(network_, num_groups(), [this](int32_t g) { ascend(g); });
-    for (int32_t s = 0; s < num_slots_; ++s) finish_round(worker_.slots[s]);
+    for (int32_t s = 0; s < num_slots_; ++s) finish_round(s);
   }
 
   int32_t lanes_in_use(int32_t g) const {
@@ -115,20 +108,12 @@ class Block {
     return left < kLanes ? left : kLanes;
   }
 
-  float* image_row(int32_t lane) const { return worker_.images + lane * worker_.image_pitch; }
-
-  // function(first value of a chunk of up to kLanes, its offset in the map, how many values it has)
-  template <class Function>
-  void for_each_chunk(const Map& map, Function function) const {
-    const bool gapless = map.gapless();
-    const int32_t length = gapless ? num_values_ : map.width, num_rows = gapless ? 1 : map.channels * map.height;
-    for (int32_t row = 0; row < num_rows; ++row) {
-      const int64_t begin = gapless ? 0 : int64_t{row / map.height} * map.plane + map.at(row % map.height, 0);
-      for (int32_t x = 0; x < length; x += kLanes) {
-        const int32_t count = length - x < kLanes ? length - x : kLanes;
-        function(row * length + x, begin + int64_t{x} * map.pitch, count);
-      }
-    }
+  // The images of a group without gaps, and a map of the network as such images.
+  Map dense_map() const {
+    Map map;
+    map.channels = input_.channels, map.height = input_.height, map.width = input_.width;
+    map.pitch = kLanes, map.row = input_.width * kLanes, map.plane = input_.height * map.row;
+    return map;
   }
 
   Map image_map(const Map& map) const {
@@ -138,33 +123,23 @@ class Block {
     return shaped;
   }
 
-  void roll(const float* from, float* to, Shift shift) const {
-    for (int32_t c = 0; c < input_.channels; ++c) {
-      const int32_t plane = c * input_.plane();
-      roll_plane(from + plane, to + plane, input_.height, input_.width, shift);
+  struct Shifts {
+    IntVec down, right;
+  };
+
+  Shifts shifts_of(int32_t g) const {
+    Shifts shifts = {};
+    for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
+      const Shift& shift = worker_.slots[g * kLanes + lane].shift;
+      shifts.down[lane] = shift.down, shifts.right[lane] = shift.right;
     }
+    return shifts;
   }
 
   void put_images(int32_t g) const {
     const Map map = image_map(network_.plan.input);
-    const float* images[kLanes];
-    for (int32_t lane = 0; lane < kLanes; ++lane) {
-      images[lane] = image_row(lane);
-      if (lane >= lanes_in_use(g)) continue;
-      const InvertSlot& slot = worker_.slots[g * kLanes + lane];
-      if (slot.shift.any()) {
-        roll(slot.x, image_row(lane), slot.shift);
-      } else {
-        images[lane] = slot.x;
-      }
-    }
-    float* to = network_.at(map, g);
-    for_each_chunk(map, [&](int32_t value, int64_t at, int32_t count) {
-      Vec rows[kLanes];
-      for (int32_t lane = 0; lane < kLanes; ++lane) rows[lane] = load(images[lane] + value);
-      transpose(rows);
-      for (int32_t i = 0; i < count; ++i) store(to + at + i * map.pitch, rows[i]);
-    });
+    const Shifts shifts = shifts_of(g);
+    roll(state_of(g * kLanes).x, dense_map(), network_.at(map, g), map, shifts.down, shifts.right, worker_.line);
   }
 
   // log p of the labels, and its gradient in the logits: one-hot minus softmax.
@@ -200,47 +175,43 @@ class Block {
 
   void ascend(int32_t g) const {
     const Map map = image_map(network_.plan.input_gradient);
-    const float* from = network_.at(map, g);
-    for_each_chunk(map, [&](int32_t value, int64_t at, int32_t count) {
-      Vec rows[kLanes];
-      for (int32_t i = 0; i < kLanes; ++i) rows[i] = load(from + at + (i < count ? i : 0) * map.pitch);
-      transpose(rows);
-      for (int32_t lane = 0; lane < kLanes; ++lane) store(image_row(lane) + value, rows[lane]);
-    });
+    const Shifts shifts = shifts_of(g);
+    roll(network_.at(map, g), map, worker_.gradient, dense_map(), -shifts.down, -shifts.right, worker_.line);
+    const Vec poison = not_finite(worker_.gradient, num_values_);
+    AscentSteps steps = {};
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
       InvertSlot& slot = worker_.slots[g * kLanes + lane];
       if (slot.final_look) continue;
-      // A ReLU may have hidden the NaN from the gradient; with it the ascent stops.
-      if (slot.log_probability != slot.log_probability) image_row(lane)[0] = slot.log_probability;
-      const float* gradient = image_row(lane);
-      if (slot.shift.any()) {
-        roll(gradient, worker_.gradient, {-slot.shift.down, -slot.shift.right});
-        gradient = worker_.gradient;
-      }
-      worker_.update(tensors_of(slot, gradient), worker_.task->ascent, 0, worker_.ascent);
+      // A ReLU may have hidden a NaN from the gradient; with it the ascent stops.
+      const bool finite = poison[lane] == 0.0f && slot.log_probability == slot.log_probability;
+      const AscentStep step = begin_step(books_of(slot), worker_.task->ascent, 0, finite);
+      steps.taken[lane] = step.taken ? -1 : 0;
+      steps.step_size[lane] = step.step_size, steps.second_scale[lane] = step.second_scale;
     }
+    const AscentOptions& options = worker_.task->ascent;
+    const auto run = options.optimizer == Optimizer::kAdam ? ascend_group<Optimizer::kAdam>
+                                                           : ascend_group<Optimizer::kMomentum>;
+    run(options, steps, input_.channels, input_.height, input_.width, state_of(g * kLanes), worker_.gradient,
+        worker_.line);
   }
 
-  AscentTensors tensors_of(InvertSlot& slot, const float* gradient) const {
-    return {slot.x,
-            gradient,
-            slot.x + num_values_,
-            slot.x + 2 * num_values_,
-            &slot.log_probability,
-            &slot.best_cost,
-            &slot.stale,
-            &slot.steps,
-            &slot.active,
-            1,
-            input_.channels,
-            input_.height,
-            input_.width};
+  // What the stop rule reads and writes; the pixels are in the lanes.
+  static AscentTensors books_of(InvertSlot& slot) {
+    AscentTensors books{};
+    books.log_probability = &slot.log_probability;
+    books.best_cost = &slot.best_cost;
+    books.stale = &slot.stale;
+    books.steps = &slot.steps;
+    books.active = &slot.active;
+    return books;
   }
 
-  void finish_round(InvertSlot& slot) const {
+  void finish_round(int32_t s) const {
+    InvertSlot& slot = worker_.slots[s];
     if (!slot.final_look) return settle(slot);
     const InvertTask& task = *worker_.task;
-    std::memcpy(task.x + slot.sample * num_values_, slot.x, sizeof(float) * num_values_);
+    const AscentState state = state_of(s);
+    for (int64_t i = 0; i < num_values_; ++i) task.x[slot.sample * num_values_ + i] = state.x[i * kLanes];
     task.confidence[slot.sample] = static_cast<float>(std::exp(static_cast<double>(slot.log_probability)));
     task.loss[slot.sample] = -slot.log_probability;
     task.steps[slot.sample] = slot.steps;

@@ -11,7 +11,6 @@ namespace pydrift {
 // A place for one running restart.
 struct InvertSlot {
   int64_t sample;
-  float* x;        // [3, values]: the image, its first and its second moment
   Shift shift;     // of this round's look
   int32_t label;
   float log_probability;
@@ -29,18 +28,15 @@ struct InvertWorker {
   const float* weights;  // packed for the plan
   int64_t (*next)(void* queue);  // the next restart of the model, or -1; other threads take from the same queue
   void* queue;
-  UpdateSample update;
   float* shared;        // [Plan::shared_floats]
   float* group;         // [Plan::group_floats], zero
   uint8_t* codes;       // [kMaxGroups][code_bytes]
   int64_t code_bytes;
   InvertSlot* slots;    // [Plan::num_slots()]
   int32_t num_slots;    // at most so many are used
-  float* states;        // [Plan::num_slots()][3][values], and room for one more vector
-  float* images;        // [lanes][image_pitch]
-  float* gradient;      // [image_pitch]
-  float* ascent;        // [image_pitch]
-  int64_t image_pitch;  // at least the values of an image, and room for one more vector
+  float* states;        // [kMaxGroups][3][values][lanes]: images, first and second moments
+  float* gradient;      // [values][lanes]
+  float* line;          // [2 * width][lanes]
 };
 
 // The loop for an instruction set, and the sizes that its plan must have.

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <vector>
 
-#include "invert/ascent_update_sample.h"
 #include "invert/invert_worker.h"
 
 using namespace pydrift;
@@ -96,9 +95,8 @@ Result run(Simd simd, const Program& program, Optimizer optimizer, float scale) 
   const PlanView view(plan);
   std::vector<float> weights(plan.num_weights);
   pack_weights(plan, parameters.data(), weights.data());
-  const int64_t image_pitch = num_values + 2 * plan.lanes;
-  std::vector<float> shared(plan.shared_floats), group(plan.group_floats), images(plan.lanes * image_pitch),
-      states(3 * plan.num_slots() * num_values + plan.lanes), gradient(image_pitch), ascent(image_pitch);
+  std::vector<float> shared(plan.shared_floats), group(plan.group_floats), states(3 * plan.num_slots() * num_values),
+      gradient(plan.lanes * num_values), line(2 * plan.lanes * program.input.width);
   std::vector<uint8_t> codes(kMaxGroups * plan.code_bytes);
   std::vector<InvertSlot> slots(plan.num_slots());
   int64_t next = 0;
@@ -108,7 +106,6 @@ Result run(Simd simd, const Program& program, Optimizer optimizer, float scale) 
   worker.weights = weights.data();
   worker.next = take_next;
   worker.queue = &next;
-  worker.update = update_sample_for(simd);
   worker.shared = shared.data();
   worker.group = group.data();
   worker.codes = codes.data();
@@ -116,10 +113,8 @@ Result run(Simd simd, const Program& program, Optimizer optimizer, float scale) 
   worker.slots = slots.data();
   worker.num_slots = plan.num_slots();
   worker.states = states.data();
-  worker.images = images.data();
   worker.gradient = gradient.data();
-  worker.ascent = ascent.data();
-  worker.image_pitch = image_pitch;
+  worker.line = line.data();
   variant.run(worker);
   return result;
 }
