@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pydrift.arch import FusedModel, NotLowerable, frozen_copy, lower
 from pydrift.errors import InputRefused
-from pydrift.ops import native_status
+from pydrift.ops import native_status, refuses
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,8 @@ class Classifier:
     """A frozen classifier.
 
     forward      float32 [N, C, H, W] in [0, 1] -> logits float32 [N, num_classes], differentiable in its input
-    path         what inverts it: "native AVX-512" and the like, "fused, in plain torch" where no library is loaded,
-                 or "generic: <why it could not be lowered>"
-    fused        the lowered network, where there is one
+    path         what inverts it: "native AVX-512" and the like, or "generic: <why not natively>"
+    fused        the lowered network, where it is inverted natively
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -52,11 +51,13 @@ def freeze(
 
     InputRefused where it does not map the shape to finite logits of two or more classes.
     """
-    fused = None
+    fused: FusedModel | None = None
     try:
-        fused = lower(module, input_shape).to(device)
-        forward: Callable[[Tensor], Tensor] = fused
-        path = native_status().path(device.type) or "fused, in plain torch"
+        lowered = lower(module, input_shape).to(device)
+        forward: Callable[[Tensor], Tensor] = lowered
+        refusal = refuses(lowered.program(), lowered.parameters(), input_shape)
+        fused = lowered if refusal is None else None
+        path = f"generic: {refusal}" if fused is None else native_status().path(device.type)
     except NotLowerable as reason:
         forward, path = _channels_last(frozen_copy(module, input_shape).to(device)), f"generic: {reason}"
     num_classes = _check_logits(forward, input_shape, device, name)

@@ -258,7 +258,7 @@ def invert(
     import torch
 
     from pydrift.auditor import choose_device
-    from pydrift.classifier import freeze
+    from pydrift.classifier import exact_arithmetic, freeze
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model
     from pydrift.store import check_writable, write_atomic
@@ -270,7 +270,8 @@ def invert(
     classifier = freeze(loaded.module, _input_shape(loaded.arch, shape), choose_device(device), str(model))
     with for_terminal() as progress:
         progress.phase("inverting", 1)
-        gray = GradientAscent().invert(classifier, restarts, seed)
+        with exact_arithmetic():
+            gray = GradientAscent().invert(classifier, restarts, seed)
         progress.advance()
     write_atomic(out, gray.to_npz())
     if png is not None:

@@ -52,7 +52,7 @@ class Provenance:
     torch: str
     device: str
     native: str  # which library ran the ascent update, e.g. "cpu (avx512)" or "none (plain torch): reason"
-    path_base: str  # what inverts it: "native AVX-512" and the like | "fused, in plain torch" | "generic: reason"
+    path_base: str  # what inverts it: "native AVX-512" and the like | "generic: reason"
     path_production: str
     seed: int
     base_sha256: str

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pydrift import InputRefused
+from pydrift import GradientAscent, InputRefused
 from pydrift.classifier import freeze
+from pydrift.ops import native_status
 
 CPU, SHAPE = torch.device("cpu"), (1, 4, 4)
 
@@ -42,7 +43,7 @@ def images(count=6):
 def test_a_classifier_computes_what_the_module_does_in_eval_mode(skip):
     module = network(skip)
     classifier = freeze(module, SHAPE, CPU)
-    assert classifier.path.startswith("generic: " if skip else ("native ", "fused, in plain torch"))
+    assert classifier.path.startswith("generic: " if skip else ("native ", "generic: no native library for cpu"))
     assert (classifier.input_shape, classifier.num_classes, classifier.device) == (SHAPE, 3, CPU)
     expected = module.eval()(images())
     got = classifier.logits(images())
@@ -97,6 +98,16 @@ def test_float64_modules_are_taken(skip):
     module = network(skip)
     expected = freeze(module, SHAPE, CPU).logits(images())
     torch.testing.assert_close(freeze(module.double(), SHAPE, CPU).logits(images()), expected)
+
+
+def test_what_the_native_loop_refuses_takes_the_generic_path():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(9), nn.Flatten(), nn.Linear(2, 3))
+    classifier = freeze(module, (1, 9, 9), CPU)
+    assert classifier.fused is None
+    if native_status().cpu:
+        reason = "program: layer 2: a max-pooling window may have 64 positions, got 81"
+        assert classifier.path == f"generic: {reason}"
+    assert GradientAscent(steps=2).invert(classifier, 2, 0).images.shape == (3, 2, 1, 9, 9)
 
 
 class Returns(nn.Module):

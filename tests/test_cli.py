@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 PYDRIFT = [sys.executable, "-m", "pydrift"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from test_native_build import Options
+from test_ops_invert_edges import NOT_FINITE
 from torch import Tensor
 
 from pydrift.ops import reference
@@ -376,6 +377,17 @@ def test_loss_near_certainty(library: ctypes.CDLL) -> None:
     certain, hopeless = math.log1p(math.exp(-28.5)), 28.5
     expected = torch.tensor([certain, hopeless, certain, hopeless, certain])
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("program", "numbers"), NOT_FINITE.values(), ids=NOT_FINITE.keys())
+def test_stops_where_a_logit_is_not_finite(library: ctypes.CDLL, program: list[int], numbers: list[float]) -> None:
+    x, parameters = torch.full((6, 1, 3, 4), 0.5), torch.tensor([numbers])
+    ids = (torch.tensor(values, dtype=torch.int32) for values in ([0] * 6, [0, 1, 2] * 2, range(6)))
+    images, confidence, loss, steps = run_kernel(library, (x, parameters, *ids), program, **STOPPING)
+    assert steps.tolist() == [0] * 6
+    assert confidence.isnan().all()
+    assert loss.isnan().all()
+    assert torch.equal(images, x)
 
 
 def test_logits_that_are_not_finite_stop_their_restart(library: ctypes.CDLL) -> None:

@@ -69,6 +69,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] =
     "mlp width 1": (mlp(35, 1, 3), (1, 5, 7)),
     "mlp 17-100": (mlp(64, 17, 100, 10), (1, 8, 8)),
     "mlp 33-16-20": (mlp(784, 33, 16, 20, 10), (1, 28, 28)),
+    "mlp wide": (mlp(784, 96, 10), (1, 28, 28)),  # weights enough for a cluster of blocks on a GPU
     "mlp 1x1 image": (mlp(2, 5, 2), (2, 1, 1)),
     "conv 3x3": (convnet(nn.Conv2d(1, 5, 3, padding=1), nn.ReLU(), features=585), (1, 9, 13)),
     "conv 3x3 no padding": (convnet(nn.Conv2d(3, 17, 3), nn.ReLU(), features=612), (3, 8, 8)),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_native_build import COMPILER, FLAGS, NATIVE_TESTS, ROOT, needs_compiler
 from test_ops_ascent_update import BAD_OPTIONS, DEVICES, needs_native
-from test_ops_invert import OPTIONS, Implementation, devices, exact, implementations, problem, run
+from test_ops_invert import OPTIONS, TO_GRADIENT, Implementation, devices, exact, implementations, problem, run
 from test_ops_invert_bits import assert_same_bits
 from torch import Tensor
 
@@ -88,6 +88,10 @@ NOT_FINITE = {
         [6, 0, 12, 2, 0, 2, 1, 3, 0, 1, 3],
         [*INFINITE_PAIR, *dense(1.0, fan_in=2), *dense(0.1, 1.0, -0.2, fan_in=1)],
     ),
+    "inf behind a dead relu": (
+        [6, 0, 12, 1, 3, 0, 1, 1, 3, 0, 1, 3],
+        [*dense(-1.0, fan_in=12), 1.0, 3e38, *dense(10.0, -10.0, 1.0, fan_in=1)],
+    ),
 }
 
 
@@ -110,6 +114,27 @@ def test_logits_that_are_not_finite_stop_their_restarts(
     assert result["confidence"].isnan().all()
     assert result["loss"].isnan().all()
     assert torch.equal(result["x"], tensors["x"])
+
+
+@devices
+def test_certainty_keeps_its_digits(device: str) -> None:
+    """Where 1 - p is far below the last bit of p: the loss, and a gradient that is proportional to 1 - p."""
+    pixels, margins = 4, [9.0, 12.0, 16.0, 28.5]
+    rows = [[m / (2 * pixels * 0.5)] * pixels + [-m / (2 * pixels * 0.5)] * pixels + [0.0, 0.0] for m in margins]
+    tensors = {
+        "x": torch.full((4, 1, 2, 2), 0.5, device=device),
+        "parameters": torch.tensor(rows, device=device),
+        "model": torch.arange(4, dtype=torch.int32, device=device),
+        "label": torch.zeros(4, dtype=torch.int32, device=device),
+        "restart": torch.arange(4, dtype=torch.int32, device=device),
+    }
+    program = [6, 0, 4, 2]
+    loss = run(tensors, program=program, max_steps=0)["loss"].double().cpu()
+    torch.testing.assert_close(loss, torch.tensor(margins).double().neg().exp().log1p(), rtol=1e-6, atol=0)
+    gradient = run(tensors, **(TO_GRADIENT | {"program": program, "learning_rate": 1e30}))["x"].double().cpu() / 1e30
+    doubt = torch.tensor(margins).double().neg().sigmoid()[:, None]
+    expected = doubt * 2 * tensors["parameters"][:, :4].double().cpu()
+    torch.testing.assert_close(gradient.flatten(1), expected, rtol=1e-5, atol=0)
 
 
 @devices
@@ -271,6 +296,15 @@ def test_bad_settings_are_refused(change: dict[str, object], message: str) -> No
 @pytest.mark.parametrize(("program", "message"), BAD_PROGRAMS, ids=[message for _, message in BAD_PROGRAMS])
 def test_bad_programs_are_refused(program: list[int], message: str) -> None:
     assert_refused(small_problem()[0], {"program": program}, f"program: {message}")
+
+
+@needs_native
+def test_maps_too_large_for_a_thread_are_refused() -> None:
+    """Borders of 4096 rows around 32765 pixels."""
+    tensors = small_problem()[0] | {"x": torch.zeros(5, 1, 1, 32_765)}
+    program = [1, 1, 1, 1, 1, 4096, 4096, 4096, 0, 6, 0, 24, 2]
+    tensors |= {"parameters": torch.zeros(2, 2 + 24 * 2 + 2), "label": torch.zeros(5, dtype=torch.int32)}
+    assert_refused(tensors, {"program": program}, "program: its feature maps need more than 1024 MiB a thread")
 
 
 @needs_native

@@ -66,8 +66,8 @@ PYDRIFT_INLINE void with_rows(int32_t count, Run run) {
 // ---- Flat passes: the positions are the groups, side by side.
 
 template <int32_t kNumRows, int32_t kNumGroups, class Finish>
-PYDRIFT_INLINE void run_flat_rows(const Dense& dense, const float* weights, const int32_t* offsets, int32_t first_output,
-                                  const float* in, float* out, int64_t plane, Finish finish) {
+PYDRIFT_INLINE void run_flat_rows(const Dense& dense, const float* weights, const int32_t* offsets,
+                                  int32_t first_output, const float* in, float* out, int64_t plane, Finish finish) {
   // Weights are read once in a pass, and come from far away: so many floats before their turn.
   constexpr int32_t kPrefetch = 768;
   const float* groups[kNumGroups];

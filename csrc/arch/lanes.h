@@ -73,7 +73,7 @@ PYDRIFT_INLINE void store_codes(uint8_t* to, IntVec codes) {
   std::memcpy(to, &bytes, sizeof(bytes));
 }
 
-// exp(x) for x <= 0 to about one unit in the last place; 0 below -87.
+// exp(x) for x <= 0 to about one unit in the last place; 0 below -87. A NaN is the caller's to find.
 PYDRIFT_INLINE Vec exponential(Vec x) {
   constexpr float kLog2e = 1.44269504f, kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Vec clipped = maximum(x, all(-87.0f));
@@ -91,7 +91,7 @@ PYDRIFT_INLINE Vec exponential(Vec x) {
   const IntVec exponent = (__builtin_convertvector(n, IntVec) + 127) << 23;
   Vec power;
   std::memcpy(&power, &exponent, sizeof(power));
-  return x < -87.0f ? Vec{} : p * power;  // a NaN stays one
+  return x < -87.0f ? Vec{} : p * power;
 }
 
 }  // namespace PYDRIFT_LANES

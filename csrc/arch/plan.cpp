@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 
+#include "common/refuse.h"
+
 namespace pydrift {
 namespace {
 
 constexpr int32_t kScatterKernel = 3;
+constexpr int64_t kMaxMapFloats = int64_t{1} << 28;  // of one kind of map; also keeps their offsets in 32 bits
 
 int32_t floor_divide(int32_t a, int32_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
@@ -78,12 +81,6 @@ class Planner {
     }
   }
 
-  static bool is_quad_pooling(const Layer& layer) {
-    const Window& w = layer.window;
-    return layer.kind == LayerKind::kMaxPool2d && w.kernel_h == 2 && w.kernel_w == 2 && w.stride_h == 2 &&
-           w.stride_w == 2 && w.padding_h == 0 && w.padding_w == 0;
-  }
-
   // The maps between the stages. What a flat layer reads lies side by side for all groups.
   void lay_out() {
     std::vector<Stage>& stages = plan_.stages;
@@ -114,11 +111,17 @@ class Planner {
     map.channels = shape.channels, map.height = shape.height, map.width = shape.width;
     map.all_groups = flat;
     map.pitch = flat ? kMaxGroups * plan_.lanes : plan_.lanes;
-    map.row = (shape.width + columns.before + columns.after) * map.pitch;
+    const int64_t row = (int64_t{shape.width} + columns.before + columns.after) * map.pitch;
+    const int64_t plane = (int64_t{shape.height} + rows.before + rows.after + 1) * row;
+    int64_t& end = flat ? plan_.shared_floats : plan_.group_floats;
+    // In two steps: the product of all three could exceed 64 bits.
+    if (plane > kMaxMapFloats || plane * shape.channels + end > kMaxMapFloats) {
+      refuse("program: its feature maps need more than ", kMaxMapFloats * sizeof(float) >> 20, " MiB a thread");
+    }
+    map.row = static_cast<int32_t>(row);
     map.plane = (shape.height + rows.before + rows.after) * map.row;
     // An even number of vectors from plane to plane would put all channels of a pixel into the same few cache sets.
     if (!flat && map.plane / map.pitch % 2 == 0) map.plane += map.pitch;
-    int64_t& end = flat ? plan_.shared_floats : plan_.group_floats;
     map.base = end + rows.before * map.row + columns.before * map.pitch;
     end += int64_t{map.plane} * shape.channels;
     return map;

@@ -66,7 +66,7 @@ inline void max_pool_forward(const Network& network, const Stage& stage, int32_t
   float* out = network.at(stage.out, g);
   uint8_t* codes = network.codes_of(stage, g);
   int64_t last = -1;
-  for_each_in_windows(stage.window, stage.in, stage.out, [&](int64_t to, int64_t number, int64_t from, int32_t position) {
+  const auto offer = [&](int64_t to, int64_t number, int64_t from, int32_t position) {
     const Vec value = load(in + from);
     uint8_t* code = codes + number * kLanes;
     if (number != last) {
@@ -78,7 +78,8 @@ inline void max_pool_forward(const Network& network, const Stage& stage, int32_t
       store(out + to, value > best ? value : best);
       store_codes(code, value > best ? same_code(position) : load_codes(code));
     }
-  });
+  };
+  for_each_in_windows(stage.window, stage.in, stage.out, offer);
 }
 
 inline void max_pool_backward(const Network& network, const Stage& stage, int32_t g) {
@@ -88,7 +89,8 @@ inline void max_pool_backward(const Network& network, const Stage& stage, int32_
   fill_zero(network, stage.in_gradient, g);
   for_each_in_windows(stage.window, stage.in_gradient, stage.out_gradient,
                       [&](int64_t from, int64_t number, int64_t to, int32_t position) {
-                        const Vec share = load_codes(codes + number * kLanes) == position ? load(gradient + from) : Vec{};
+                        const IntVec code = load_codes(codes + number * kLanes);
+                        const Vec share = code == position ? load(gradient + from) : Vec{};
                         store(in_gradient + to, load(in_gradient + to) + share);
                       });
 }

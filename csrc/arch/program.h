@@ -4,17 +4,17 @@
 #pragma once
 
 #include <cstdint>
-#include <sstream>
-#include <stdexcept>
-#include <string>
+#include <utility>
 #include <vector>
+
+#include "common/refuse.h"
 
 namespace pydrift {
 
 enum class LayerKind : int32_t { kLinear, kConv2d, kAffine, kRelu, kMaxPool2d, kAvgPool2d, kFlatten };
 
 inline constexpr int32_t kNumLayerKinds = 7;
-inline constexpr int64_t kMaxValuesPerLayer = int64_t{1} << 24;   // keeps every index of a layer in 32 bits
+inline constexpr int64_t kMaxValuesPerLayer = int64_t{1} << 24;
 inline constexpr int64_t kMaxParameters = int64_t{1} << 28;       // 1 GiB of float32, as pydrift.arch has it
 inline constexpr int64_t kMaxPoolWindow = 64;                     // positions, so that one fits in a byte
 
@@ -53,6 +53,13 @@ struct Layer {
   int64_t bias = 0;    // offset of the bias or shift, one per output channel
 };
 
+// 2x2 max-pooling of a map into quarters, which the loops do while they have the values in registers.
+inline bool is_quad_pooling(const Layer& layer) {
+  const Window& w = layer.window;
+  return layer.kind == LayerKind::kMaxPool2d && w.kernel_h == 2 && w.kernel_w == 2 && w.stride_h == 2 &&
+         w.stride_w == 2 && w.padding_h == 0 && w.padding_w == 0;
+}
+
 struct Program {
   LayerShape input;
   std::vector<Layer> layers;
@@ -64,18 +71,15 @@ struct Program {
 namespace program_detail {
 
 template <class... Parts>
-[[noreturn]] void refuse(size_t layer, const Parts&... parts) {
-  std::ostringstream text;
-  text << "program: layer " << layer << ": ";
-  (text << ... << parts);
-  throw std::invalid_argument(text.str());
+[[noreturn]] void refuse_layer(size_t layer, const Parts&... parts) {
+  refuse("program: layer ", layer, ": ", parts...);
 }
 
 inline Window read_window(const Layer& layer, const int64_t* sizes, int32_t num_sizes, size_t index) {
   for (int32_t i = 0; i < num_sizes; ++i) {
     const int64_t least = i < 4 ? 1 : 0;
     if (sizes[i] < least || sizes[i] > 4096) {
-      refuse(index, "kernel and stride must be in [1, 4096] and padding in [0, 4096], got ", sizes[i]);
+      refuse_layer(index, "kernel and stride must be in [1, 4096] and padding in [0, 4096], got ", sizes[i]);
     }
   }
   Window window;
@@ -86,7 +90,7 @@ inline Window read_window(const Layer& layer, const int64_t* sizes, int32_t num_
   }
   if (layer.in.flat || window.kernel_h > layer.in.height + 2 * window.padding_h ||
       window.kernel_w > layer.in.width + 2 * window.padding_w) {
-    refuse(index, "a window of ", window.kernel_h, "x", window.kernel_w, " does not fit ", layer.in.height, "x",
+    refuse_layer(index, "a window of ", window.kernel_h, "x", window.kernel_w, " does not fit ", layer.in.height, "x",
            layer.in.width, layer.in.flat ? " (flat)" : "");
   }
   return window;
@@ -100,8 +104,8 @@ inline void set_window(Layer& layer, const Window& window, int32_t channels) {
 }
 
 inline int32_t read_channels(int64_t channels, int32_t expected, int64_t out, size_t index) {
-  if (channels != expected) refuse(index, "takes ", channels, " channels, but gets ", expected);
-  if (out < 1 || out > kMaxValuesPerLayer) refuse(index, "makes ", out, " channels");
+  if (channels != expected) refuse_layer(index, "takes ", channels, " channels, but gets ", expected);
+  if (out < 1 || out > kMaxValuesPerLayer) refuse_layer(index, "makes ", out, " channels");
   return static_cast<int32_t>(out);
 }
 
@@ -110,14 +114,14 @@ inline std::pair<int64_t, int64_t> read_layer(Layer& layer, const int64_t* argum
   layer.out = layer.in;
   switch (layer.kind) {
     case LayerKind::kLinear: {
-      if (!layer.in.flat) refuse(index, "linear needs a flatten before it");
+      if (!layer.in.flat) refuse_layer(index, "linear needs a flatten before it");
       layer.out.channels = read_channels(arguments[0], layer.in.channels, arguments[1], index);
       return {arguments[0] * arguments[1], arguments[1]};
     }
     case LayerKind::kConv2d: {
       const int32_t channels = read_channels(arguments[0], layer.in.channels, arguments[1], index);
       set_window(layer, read_window(layer, arguments + 2, 6, index), channels);
-      if (arguments[0] * arguments[1] > kMaxParameters) refuse(index, "more than ", kMaxParameters, " parameters");
+      if (arguments[0] * arguments[1] > kMaxParameters) refuse_layer(index, "more than ", kMaxParameters, " parameters");
       return {arguments[0] * arguments[1] * layer.window.size(), arguments[1]};
     }
     case LayerKind::kAffine:
@@ -128,10 +132,10 @@ inline std::pair<int64_t, int64_t> read_layer(Layer& layer, const int64_t* argum
       const bool max = layer.kind == LayerKind::kMaxPool2d;
       const Window window = read_window(layer, arguments, max ? 6 : 4, index);
       if (window.size() > kMaxPoolWindow && max) {
-        refuse(index, "a max-pooling window may have ", kMaxPoolWindow, " positions, got ", window.size());
+        refuse_layer(index, "a max-pooling window may have ", kMaxPoolWindow, " positions, got ", window.size());
       }
       if (2 * window.padding_h > window.kernel_h || 2 * window.padding_w > window.kernel_w) {
-        refuse(index, "padding of pooling may be half its kernel at most");
+        refuse_layer(index, "padding of pooling may be half its kernel at most");
       }
       set_window(layer, window, layer.in.channels);
       return {0, 0};
@@ -148,30 +152,30 @@ inline std::pair<int64_t, int64_t> read_layer(Layer& layer, const int64_t* argum
 
 // The program that `codes` [num_codes] write for images of shape `input`. Throws std::invalid_argument with a sentence.
 inline Program parse_program(const int64_t* codes, size_t num_codes, LayerShape input) {
-  using program_detail::refuse;
+  using program_detail::refuse_layer;
   Program program;
   program.input = input;
   LayerShape shape = input;
   for (size_t i = 0; i < num_codes;) {
     const size_t index = program.layers.size();
-    if (codes[i] < 0 || codes[i] >= kNumLayerKinds) refuse(index, "unknown kind ", codes[i]);
+    if (codes[i] < 0 || codes[i] >= kNumLayerKinds) refuse_layer(index, "unknown kind ", codes[i]);
     const LayerForm& form = kLayerForms[codes[i]];
-    if (num_codes - i - 1 < static_cast<size_t>(form.num_arguments)) refuse(index, form.name, " is cut off");
+    if (num_codes - i - 1 < static_cast<size_t>(form.num_arguments)) refuse_layer(index, form.name, " is cut off");
     Layer layer;
     layer.kind = static_cast<LayerKind>(codes[i]);
     layer.in = shape;
     const auto [num_weights, num_biases] = program_detail::read_layer(layer, codes + i + 1, index);
-    if (layer.out.size() > kMaxValuesPerLayer) refuse(index, "makes more than ", kMaxValuesPerLayer, " values");
+    if (layer.out.size() > kMaxValuesPerLayer) refuse_layer(index, "makes more than ", kMaxValuesPerLayer, " values");
     layer.weight = program.num_parameters;
     layer.bias = layer.weight + num_weights;
     program.num_parameters = layer.bias + num_biases;
-    if (program.num_parameters > kMaxParameters) refuse(index, "more than ", kMaxParameters, " parameters");
+    if (program.num_parameters > kMaxParameters) refuse_layer(index, "more than ", kMaxParameters, " parameters");
     program.layers.push_back(layer);
     shape = layer.out;
     i += 1 + form.num_arguments;
   }
   if (program.layers.empty() || !shape.flat) {
-    throw std::invalid_argument("program: must end in flat logits, one per class");
+    refuse("program: must end in flat logits, one per class");
   }
   return program;
 }

@@ -69,7 +69,8 @@ void ascent_update(const Tensor x, const Tensor gradient, const Tensor first_mom
                    double epsilon, double tv_weight, double l2_weight, double lower, double upper,
                    double confidence_threshold, int64_t patience) {
   const AscentOptions options = check_ascent_options("ascent_update", optimizer, learning_rate, beta1, beta2, epsilon,
-                                                     tv_weight, l2_weight, lower, upper, confidence_threshold, patience);
+                                                     tv_weight, l2_weight, lower, upper, confidence_threshold,
+                                                     patience);
   const AscentTensors tensors = check_ascent_update(x, gradient, first_moment, second_moment, log_probability,
                                                     best_cost, stale, steps, active, options.optimizer);
   if (tensors.num_samples > 0) kRun(tensors, options, x.get_device_index());

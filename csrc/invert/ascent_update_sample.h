@@ -67,8 +67,8 @@ PYDRIFT_INLINE void update_sample(const AscentTensors& tensors, const AscentOpti
   const int64_t begin = sample * num_values;
   const int32_t plane = tensors.height * tensors.width;
   for (int32_t i = 0; i < num_values; i += plane) {
-    AscentPlane{options, tensors.height, tensors.width, tensors.x + begin + i, tensors.gradient + begin + i, scratch + i}
-        .set_all();
+    const float *x = tensors.x + begin + i, *gradient = tensors.gradient + begin + i;
+    AscentPlane{options, tensors.height, tensors.width, x, gradient, scratch + i}.set_all();
   }
   float *x = tensors.x + begin, *first = tensors.first_moment + begin, *second = tensors.second_moment + begin;
   if (options.optimizer == Optimizer::kAdam) {

@@ -107,13 +107,21 @@ int32_t choose_slots(const Plan& plan, int64_t num_restarts, int64_t num_threads
   return static_cast<int32_t>(plan.lanes * divide_up<int64_t>(groups, divide_up<int64_t>(groups, kMaxGroups)));
 }
 
+Plan plan_for(const Program& program, const InvertVariant& variant) {
+  try {
+    return make_plan(program, variant.lanes, variant.rows);
+  } catch (const std::invalid_argument& error) {
+    refuse("invert: ", error.what());
+  }
+}
+
 void run_cpu(const InvertTask& task, int32_t /*device_index*/) {
   const int64_t num_samples = task.num_samples;
   check_range("model", task.model, num_samples, task.num_models);
   check_range("label", task.label, num_samples, task.program->num_classes());
   check_range("restart", task.restart, num_samples, kMaxRestarts);
   const InvertVariant& variant = invert_variant(chosen_simd());
-  const Plan plan = make_plan(*task.program, variant.lanes, variant.rows);
+  const Plan plan = plan_for(*task.program, variant);
   const PlanView view(plan);
   std::vector<Queue> queues(task.num_models);
   for (int64_t n = 0; n < num_samples; ++n) queues[task.model[n]].samples.push_back(n);

@@ -19,15 +19,19 @@ int32_t device_attribute(cudaDeviceAttr attribute, int32_t device_index) {
   return value;
 }
 
+// Whether the device has clusters and runs code that was compiled for them: it may run older code.
+bool knows_clusters(int32_t device_index) {
+  cudaFuncAttributes attributes{};
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, invert_kernel));
+  return device_attribute(cudaDevAttrClusterLaunch, device_index) != 0 && attributes.ptxVersion >= 90;
+}
+
 // One team per multiprocessor, in clusters where the device has them and it pays.
 class ClusterLaunch {
  public:
-  ClusterLaunch(int32_t cluster_size, int32_t num_threads, int32_t shared_bytes, cudaStream_t stream) {
+  ClusterLaunch(int32_t num_threads, int32_t shared_bytes, cudaStream_t stream) {
     attribute_.id = cudaLaunchAttributeClusterDimension;
-    attribute_.val.clusterDim = {static_cast<uint32_t>(cluster_size), 1, 1};
     config_.attrs = &attribute_;
-    config_.numAttrs = cluster_size > 1 ? 1 : 0;
-    config_.gridDim = {static_cast<uint32_t>(cluster_size), 1, 1};
     config_.blockDim = {static_cast<uint32_t>(num_threads), 1, 1};
     config_.dynamicSmemBytes = shared_bytes;
     config_.stream = stream;
@@ -37,9 +41,17 @@ class ClusterLaunch {
   ClusterLaunch(const ClusterLaunch&) = delete;
   ClusterLaunch& operator=(const ClusterLaunch&) = delete;
 
-  int32_t max_active_clusters() const {
+  // Clusters of this size that run at once; 0 where the device has no room for one. Later launches have this size.
+  int32_t set_cluster_size(int32_t cluster_size, int32_t num_multiprocessors) {
+    attribute_.val.clusterDim = {static_cast<uint32_t>(cluster_size), 1, 1};
+    config_.numAttrs = cluster_size > 1 ? 1 : 0;
+    config_.gridDim = {static_cast<uint32_t>(cluster_size), 1, 1};
+    if (cluster_size == 1) return num_multiprocessors;
     int count = 0;
-    STD_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&count, invert_kernel, &config_));
+    if (cudaOccupancyMaxActiveClusters(&count, invert_kernel, &config_) != cudaSuccess) {
+      cudaGetLastError();  // the size is not to be had; forget it
+      return 0;
+    }
     return count;
   }
 
@@ -72,6 +84,7 @@ class DeviceMemory {
   T* upload(const std::vector<T>& values) {
     T* copy = allocate<T>(static_cast<int64_t>(values.size()));
     STD_CUDA_CHECK(cudaMemcpyAsync(copy, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice, stream_));
+    STD_CUDA_CHECK(cudaStreamSynchronize(stream_));  // `values` may be gone the moment this returns
     return copy;
   }
 
@@ -99,12 +112,12 @@ void run_cuda(const InvertTask& task, int32_t device_index) {
   check_range("restart", restart.data(), task.num_samples, kMaxRestarts);
 
   InvertQueues queues = make_queues(model.data(), task.num_samples, task.num_models);
-  const bool has_clusters = device_attribute(cudaDevAttrClusterLaunch, device_index) != 0;
-  const int32_t cluster_size = has_clusters ? choose_cluster_size(*task.program, queues) : 1;
   const int32_t shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_index);
-  ClusterLaunch launch(cluster_size, kMaxTeamThreads, shared_bytes, stream);
-  const int32_t max_clusters = cluster_size > 1 ? std::max(1, launch.max_active_clusters())
-                                                : device_attribute(cudaDevAttrMultiProcessorCount, device_index);
+  const int32_t num_multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount, device_index);
+  ClusterLaunch launch(kMaxTeamThreads, shared_bytes, stream);
+  int32_t cluster_size = knows_clusters(device_index) ? choose_cluster_size(*task.program, queues) : 1;
+  int32_t max_clusters = launch.set_cluster_size(cluster_size, num_multiprocessors);
+  while (max_clusters == 0) max_clusters = launch.set_cluster_size(cluster_size /= 2, num_multiprocessors);
   const InvertShape shape = choose_shape(queues, cluster_size, max_clusters, shared_bytes / sizeof(float));
   assign_clusters(queues, shape);
   const InvertPlan plan = InvertPlanner(*task.program, task.arithmetic, shape.num_slots, shape.shared_limit).take();

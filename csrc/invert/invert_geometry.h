@@ -13,12 +13,6 @@ namespace pydrift {
 
 inline int32_t rounded_up(int32_t size, int32_t unit) { return (size + unit - 1) / unit * unit; }
 
-inline bool is_simple_pool(const Layer& layer) {
-  const Window& w = layer.window;
-  return layer.kind == LayerKind::kMaxPool2d && w.kernel_h == 2 && w.kernel_w == 2 && w.stride_h == 2 &&
-         w.stride_w == 2 && w.padding_h == 0 && w.padding_w == 0;
-}
-
 // How far beyond an image is read, on either side.
 struct Border {
   int32_t rows = 0, columns = 0;

@@ -66,7 +66,9 @@ __device__ inline void decide(const InvertArguments& arguments, int32_t model, S
     tensors.stale = &slot.stale;
     tensors.steps = &slot.steps;
     tensors.active = &slot.active;
-    slot.step = begin_step(tensors, arguments.ascent, 0, slot.has_bad_gradient == 0);
+    // A ReLU may have hidden a NaN from the gradient; with it the ascent stops.
+    const bool is_finite = slot.has_bad_gradient == 0 && slot.log_probability == slot.log_probability;
+    slot.step = begin_step(tensors, arguments.ascent, 0, is_finite);
     slot.has_bad_gradient = 0;
     if (!slot.step.taken || slot.steps == arguments.max_steps) slot.phase = Phase::kLast;
     set_roll(arguments, slot);
@@ -88,10 +90,13 @@ __device__ inline void seed_gradient(const Team& team, const InvertArguments& ar
     Slot& slot = slots_of(team, arguments)[s];
     if (slot.phase == Phase::kEmpty) continue;
     float largest = -INFINITY;
+    double poison = 0.0;  // NaN where any logit is not finite
     for (int32_t k = team.lane(); k < arguments.num_classes; k += kWarpSize) {
       const float logit = logits[rows[k] + s];
       if (!(logit <= largest)) largest = logit;
+      poison += logit * 0.0f;
     }
+    poison = add_over_warp(poison);
     for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) {
       const float other = __shfl_xor_sync(0xffffffffu, largest, lane);
       if (!(other <= largest)) largest = other;  // a NaN stays or spoils the sum
@@ -105,10 +110,10 @@ __device__ inline void seed_gradient(const Team& team, const InvertArguments& ar
     __syncwarp();  // the gradient may take the memory of the logits
     for (int32_t k = team.lane(); k < arguments.num_classes; k += kWarpSize) {
       const double odds = k == slot.label ? others : -exp(static_cast<double>(logits[rows[k] + s]) - largest);
-      put(team, arguments.tables, arguments.seed_sink, k, 0, s, static_cast<float>(odds / (own + others)));
+      put(team, arguments.tables, arguments.seed_sink, k, 0, s, static_cast<float>(odds / (own + others) + poison));
     }
     const double log_probability = logit == 0.0 ? -log1p(others) : logit - log(own + others);
-    if (team.lane() == 0) slot.log_probability = static_cast<float>(log_probability);
+    if (team.lane() == 0) slot.log_probability = static_cast<float>(log_probability + poison);
   }
 }
 
@@ -179,7 +184,8 @@ __device__ void advance_all(const Team& team, const InvertArguments& arguments) 
       value = arguments.x[slot.sample * num_values + index];
       first[i] = second[i] = 0.0f;
     } else if (slot.step.taken) {
-      value = ascend<kOptimizer>(arguments.ascent, slot.step.step_size, slot.step.second_scale, value, first[i], second[i]);
+      value = ascend<kOptimizer>(arguments.ascent, slot.step.step_size, slot.step.second_scale, value, first[i],
+                                 second[i]);
     }
     image[i] = value;
     input[pixel.rolled(arguments.input, slot)] = value;

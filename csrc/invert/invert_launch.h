@@ -78,7 +78,7 @@ inline int64_t time_of(const InvertQueues& queues, const InvertShape& shape) {
 // Clusters pay where the weights of the linear layers are too many for each multiprocessor to read them at each step.
 inline int32_t choose_cluster_size(const Program& program, const InvertQueues& queues) {
   constexpr int64_t kManyWeights = 1 << 16;
-  constexpr int32_t kMaxClusterSize = 8;  // the largest that every device with clusters has
+  constexpr int32_t kMaxClusterSize = 8;  // the largest portable one; the launcher halves it where it does not fit
   int64_t num_weights = 0, most_restarts = 0;
   for (const Layer& layer : program.layers) {
     if (layer.kind == LayerKind::kLinear) num_weights += int64_t{layer.in.channels} * layer.out.channels;

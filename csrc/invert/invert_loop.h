@@ -1,8 +1,8 @@
 // The whole inversion of a block of restarts, one restart per lane, on one thread. No torch.
 //
-// A block holds up to InvertWorker::num_slots restarts of one model. In each round every restart is looked at once, and those
-// that go on take a step. One that ends is looked at once more, without jitter, for its final confidence; then the next
-// of the queue takes its place.
+// A block holds up to InvertWorker::num_slots restarts of one model. In each round every restart is looked at once, and
+// those that go on take a step. One that ends is looked at once more, without jitter, for its final confidence; then
+// the next of the queue takes its place.
 #pragma once
 
 #include <cmath>
@@ -90,8 +90,9 @@ class Block {
     const InvertTask& task = *worker_.task;
     slot.label = task.label[slot.sample];
     slot.final_look = !slot.active || slot.steps >= task.max_steps;
-    slot.shift = slot.final_look ? Shift{0, 0}
-                                 : jitter_shift(task.seed, slot.label, task.restart[slot.sample], slot.steps, task.jitter);
+    slot.shift = {0, 0};
+    if (slot.final_look) return;
+    slot.shift = jitter_shift(task.seed, slot.label, task.restart[slot.sample], slot.steps, task.jitter);
   }
 
   void round() {
@@ -142,34 +143,40 @@ class Block {
     roll(state_of(g * kLanes).x, dense_map(), network_.at(map, g), map, shifts.down, shifts.right, worker_.line);
   }
 
-  // log p of the labels, and its gradient in the logits: one-hot minus softmax.
+  // log p of the labels, and its gradient in the logits: one-hot minus softmax, without taking 1 - p, so that it keeps
+  // its digits where p is nearly 1.
   void judge(int32_t g) const {
     const PlanView& plan = network_.plan;
     const float* logits = network_.at(plan.logits, g);
     float* gradient = network_.at(plan.logits_gradient, g);
     const int64_t pitch = plan.logits.pitch;
+    IntVec label = {};
+    for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) label[lane] = worker_.slots[g * kLanes + lane].label;
     Vec largest = load(logits), poison = largest * 0.0f;  // NaN where any logit is not finite
     for (int32_t k = 1; k < plan.num_classes; ++k) {
       const Vec logit = load(logits + k * pitch);
       largest = maximum(largest, logit);
       poison += logit * 0.0f;
     }
-    Vec sum = {}, lost = {};  // compensated, for the sake of a thousand classes
+    Vec own = {}, others = {}, lost = {};  // the sum is compensated, for the sake of a thousand classes
     for (int32_t k = 0; k < plan.num_classes; ++k) {
-      const Vec e = exponential(load(logits + k * pitch) - largest), next = sum + (e - lost);
-      store(gradient + k * pitch, e);
-      lost = (next - sum) - (e - lost);
-      sum = next;
+      const Vec e = exponential(load(logits + k * pitch) - largest);
+      store(gradient + k * pitch, -e);
+      own = label == k ? e : own;
+      const Vec term = (label == k ? Vec{} : e) - lost, next = others + term;
+      lost = (next - others) - term;
+      others = next;
     }
-    const Vec scale = -1.0f / sum + poison;
+    const Vec scale = 1.0f / (own + others) + poison;
     for (int32_t k = 0; k < plan.num_classes; ++k) {
-      store(gradient + k * pitch, load(gradient + k * pitch) * scale);
+      float* of_class = gradient + k * pitch;
+      store(of_class, (label == k ? others : load(of_class)) * scale);
     }
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
       InvertSlot& slot = worker_.slots[g * kLanes + lane];
-      const float margin = logits[slot.label * pitch + lane] - largest[lane];
-      slot.log_probability = static_cast<float>(margin - std::log(static_cast<double>(sum[lane]))) + poison[lane];
-      gradient[slot.label * pitch + lane] += 1.0f;
+      const double margin = static_cast<double>(logits[slot.label * pitch + lane]) - largest[lane], rest = others[lane];
+      const double log_probability = margin == 0.0 ? -std::log1p(rest) : margin - std::log(own[lane] + rest);
+      slot.log_probability = static_cast<float>(log_probability) + poison[lane];
     }
   }
 

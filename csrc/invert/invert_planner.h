@@ -72,7 +72,7 @@ class InvertPlanner {
       } else if (i + 1 < layers.size() && layers[i + 1].kind == LayerKind::kRelu) {
         out.relu = true;
         ++i;
-        if (layer.kind == LayerKind::kConv2d && i + 1 < layers.size() && is_simple_pool(layers[i + 1])) {
+        if (layer.kind == LayerKind::kConv2d && i + 1 < layers.size() && is_quad_pooling(layers[i + 1])) {
           out.pooled = true;
           out.height /= 2, out.width /= 2;
           ++i;

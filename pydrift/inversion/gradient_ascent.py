@@ -23,6 +23,7 @@ from pydrift.gray import GrayData
 from pydrift.inversion.repeated import repeated
 from pydrift.noise import Phase, integers, uniform, words
 from pydrift.ops import ascent_update, invert
+from pydrift.ops.reference import roll
 
 _BLOCK = 160  # images ascended together: fixed, because a convolution's last bits may depend on the batch
 
@@ -78,7 +79,7 @@ class GradientAscent:
     def invert_all(self, classifiers: Sequence[Classifier], restarts: int, seed: int) -> list[GrayData]:
         """`invert` of each; lowered networks of one structure share a native call, with the same results."""
         networks = [c.fused for c in classifiers if c.fused is not None]
-        if len(networks) == len(classifiers) and len({tuple(n.program()) for n in networks}) == 1:
+        if len(networks) == len(classifiers) and len({(n.input_shape, *n.program()) for n in networks}) == 1:
             return self._invert_fused(networks, classifiers[0].device, restarts, seed)
         return [
             self._invert_generic(c, restarts, seed)
@@ -117,10 +118,11 @@ class GradientAscent:
     def _invert_generic(self, classifier: Classifier, restarts: int, seed: int) -> GrayData:
         classes = classifier.num_classes
         label, restart = _plan(classes, restarts)
-        blocks = [
-            self._ascend(classifier, label[i : i + _BLOCK], restart[i : i + _BLOCK], seed)
-            for i in range(0, len(label), _BLOCK)
-        ]
+        with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
+            blocks = [
+                self._ascend(classifier, label[i : i + _BLOCK], restart[i : i + _BLOCK], seed)
+                for i in range(0, len(label), _BLOCK)
+            ]
         images, confidence, steps = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))
         return GrayData(
             images.reshape(classes, restarts, *classifier.input_shape),
@@ -145,8 +147,8 @@ class GradientAscent:
 
         def step() -> None:
             now = shift.index_select(0, count)[0]
-            log_probability, gradient = classifier.log_probability_gradient(_roll(x, now), labels)
-            gradient = _roll(gradient, -now)
+            log_probability, gradient = classifier.log_probability_gradient(roll(x, now), labels)
+            gradient = roll(gradient, -now)
             ascent_update(
                 x, gradient, first, second, log_probability, best_cost, stale, steps, active, **self._ascent()
             )
@@ -198,12 +200,3 @@ class GradientAscent:
 def _plan(classes: int, restarts: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Label and restart of every image: class by class."""
     return np.repeat(np.arange(classes), restarts), np.tile(np.arange(restarts), classes)
-
-
-def _roll(x: Tensor, shift: Tensor) -> Tensor:
-    """Each image of x [N, C, H, W] rolled by its own shift [N, 2]: a permutation of pixels, undone by -shift."""
-    count, channels, height, width = x.shape
-    row = (torch.arange(height, device=x.device) - shift[:, :1]) % height  # [N, H]
-    column = (torch.arange(width, device=x.device) - shift[:, 1:]) % width  # [N, W]
-    pixel = (row[:, :, None] * width + column[:, None, :]).view(count, 1, -1).expand(-1, channels, -1)
-    return x.view(count, channels, -1).gather(2, pixel).view_as(x)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pydrift.classifier import Classifier
 from pydrift.gray import GrayData
 from pydrift.inversion.base import InversionAttack
-from pydrift.ops import native_status
 from pydrift.parallel import each
 
 
@@ -21,7 +20,7 @@ def invert_models(
     """
     if not models:
         return
-    alone = len(models) == 1 and models[0].fused is not None and native_status().cpu
+    alone = len(models) == 1 and models[0].fused is not None
     if models[0].device.type == "cuda":
         yield from attack.invert_all(models, restarts, seed)
     elif alone:

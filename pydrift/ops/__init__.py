@@ -2,7 +2,7 @@
 torch of `pydrift.ops.reference`, after one warning; `native_status()` says why."""
 
 from pydrift.ops.ascent_update import ascent_update
-from pydrift.ops.invert import Inverted, invert
+from pydrift.ops.invert import Inverted, invert, refuses
 from pydrift.ops.native import NativeStatus, native_status
 
-__all__ = ["Inverted", "NativeStatus", "ascent_update", "invert", "native_status"]
+__all__ = ["Inverted", "NativeStatus", "ascent_update", "invert", "native_status", "refuses"]

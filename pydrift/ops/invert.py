@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pydrift.ops import reference
-from pydrift.ops.native import native_op, register_fake
+from pydrift.ops.native import native_op, native_status, register_fake
 
 
 class Inverted(NamedTuple):
@@ -78,15 +78,15 @@ def invert(
         5 avg_pool2d   kernel h, w, stride h, w
         6 flatten
 
-    precision: of the products. "float32" everywhere; on a GPU also "3xtf32" (tensor cores at the accuracy of float32 but
-    for the last bits) and "tf32" (tensor cores, factors rounded to 11 bits, gradients good to about 1e-3).
+    precision: of the products. "float32" everywhere; on a GPU also "3xtf32" (tensor cores at the accuracy of float32
+    but for the last bits) and "tf32" (tensor cores, factors rounded to 11 bits, gradients good to about 1e-3).
 
     Ranges: N >= 0; C, H, W >= 1; at most 2^24 values at any layer and 2^28 parameters; seed any 64-bit integer; jitter
     and max_steps >= 0; the others as for `ascent_update`. Tensors are contiguous, on one device, and share no memory.
 
     Errors: ValueError with the argument's name, what it must be and what it is; also for parameters that are not
     finite, and for tensors that require grad. Nothing has been changed then. Not finite logits stop their restart, as
-    in `ascent_update`; its confidence is then NaN.
+    in `ascent_update`; its confidence is then NaN. (On the CPU max-pooling prefers a number to a NaN.)
 
     Determinism: a restart's result depends on its own arguments only: not on the other restarts, their order, the
     number of threads or of models. AVX2 and AVX-512 give the same bits; scalar code, plain torch and a GPU add in
@@ -123,6 +123,44 @@ def invert(
             patience=patience,
         )
     )
+
+
+def refuses(program: Sequence[int], parameters: Tensor, input_shape: Sequence[int]) -> str | None:
+    """Why no native `invert` runs this network on the device of its parameters [P]; None if one does.
+
+    Asked by one image and no steps, since what a loop can hold is its own business.
+    """
+    device = parameters.device
+    if not native_status().runs_on(device.type):
+        return f"no native library for {device.type}"
+    zero = torch.zeros(1, dtype=torch.int32, device=device)
+    x = torch.zeros((1, *input_shape), device=device)
+    try:
+        invert(
+            x,
+            parameters[None],
+            zero,
+            zero,
+            zero,
+            program=program,
+            seed=0,
+            jitter=0,
+            max_steps=0,
+            optimizer="adam",
+            learning_rate=1.0,
+            beta1=0.0,
+            beta2=0.0,
+            epsilon=1.0,
+            tv_weight=0.0,
+            l2_weight=0.0,
+            lower=0.0,
+            upper=1.0,
+            confidence_threshold=1.0,
+            patience=1,
+        )
+    except ValueError as error:
+        return str(error).removeprefix("invert: ")
+    return None
 
 
 def _fake(x: Tensor, *tensors: Tensor, **options: object) -> tuple[Tensor, Tensor, Tensor]:

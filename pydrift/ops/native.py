@@ -28,12 +28,16 @@ class NativeStatus:
     reasons: tuple[str, ...] = ()
     build: dict[str, str] = field(default_factory=dict)
 
-    def path(self, device_type: str) -> str | None:
-        """What the operations run as on "cpu" or "cuda", such as "native AVX-512"; None: in plain torch."""
+    def runs_on(self, device_type: str) -> bool:
+        """Whether the library for "cpu" or "cuda" is loaded."""
+        return {"cpu": self.cpu, "cuda": self.cuda}.get(device_type, False)
+
+    def path(self, device_type: str) -> str:
+        """What the operations run as where `runs_on`: "native AVX-512", "native CUDA" and the like."""
         if device_type == "cuda":
-            return "native CUDA" if self.cuda else None
+            return "native CUDA"
         names = {"avx512": "native AVX-512", "avx2": "native AVX2", "scalar": "native scalar"}
-        return names.get(self.build.get("simd", ""), "native") if self.cpu and device_type == "cpu" else None
+        return names.get(self.build.get("simd", ""), "native")
 
     def describe(self, device_type: str) -> str:
         """What runs on "cpu" or "cuda": "cpu (avx512)", "cuda", or "none (plain torch): " and the reasons."""
