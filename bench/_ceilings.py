@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ def float32_products(precision: str) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def ceilings(device: torch.device, threads: int = 1) -> tuple[dict[str, Ceiling], list[str]]:
+def ceilings(device: torch.device) -> tuple[dict[str, Ceiling], list[str]]:
     """Ceilings by name, and a sentence for each that could not be had."""
     if device.type == "cuda":
         products = {f"matmul {p}": _matmul(8192, device, p) for p in ("float32", "tf32", "bfloat16")}
@@ -44,7 +43,7 @@ def ceilings(device: torch.device, threads: int = 1) -> tuple[dict[str, Ceiling]
         target = torch.empty_like(source)
         return {**products, "copy": Ceiling(lambda: target.copy_(source), 2 * source.nbytes)}, []
     found = {"matmul float32": _matmul(1536, device, "float32")}
-    fma = _fma(threads)
+    fma = _fma()
     if isinstance(fma, str):
         return found, [fma]
     return {"fma": fma, **found}, []
@@ -62,8 +61,8 @@ def _matmul(size: int, device: torch.device, precision: str) -> Ceiling:
     return Ceiling(run, 2.0 * size**3)
 
 
-def _fma(threads: int) -> Ceiling | str:
-    """The peak of `threads` cores, from fma_peak.cpp; or why it is not known."""
+def _fma() -> Ceiling | str:
+    """The peak of a core, from fma_peak.cpp; or why it is not known."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return "no register peak: there is no C++ compiler"
@@ -75,12 +74,9 @@ def _fma(threads: int) -> Ceiling | str:
         )
         if made.returncode:
             return f"no register peak: {compiler} fails on {source.name}: {made.stderr.strip()[:200]}"
-        function = ctypes.CDLL(str(library)).fma_peak_run  # releases Python's lock while it runs
+        function = ctypes.CDLL(str(library)).fma_peak_run
     function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int64]
-    work = threads * float(function(_FMA_LOOPS))
+    work = float(function(_FMA_LOOPS))
     if work == 0:
         return "no register peak: the processor has neither AVX-512 nor AVX2"
-    if threads == 1:
-        return Ceiling(lambda: function(_FMA_LOOPS), work)
-    pool = ThreadPoolExecutor(threads)
-    return Ceiling(lambda: list(pool.map(function, [_FMA_LOOPS] * threads)), work)
+    return Ceiling(lambda: function(_FMA_LOOPS), work)

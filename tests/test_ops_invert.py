@@ -332,6 +332,16 @@ def test_gradient_against_float64(device: str, name: str) -> None:
     assert_images_agree(result["x"], expected["x"], 1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@architectures
+@pytest.mark.parametrize(("precision", "bound"), [("3xtf32", 1e-5), ("tf32", 2e-3)])
+def test_gradient_of_tensor_cores_against_float64(name: str, precision: str, bound: float) -> None:
+    tensors, program = problem(name, count=7, device="cuda")
+    options = TO_GRADIENT | {"program": program}
+    result = run(tensors, **(options | {"precision": precision}))
+    assert_images_agree(result["x"], exact(tensors, **options)["x"], bound)
+
+
 @devices
 @architectures
 @pytest.mark.parametrize(("steps", "bound"), [(1, 1e-5), (10, 1e-4)])
