@@ -3,8 +3,8 @@
 First the op is compared with its reference in float64. Then it and its peers run in turns: the same number of steps of
 the same restarts of random networks, without a stop rule; on the CPU on one thread with CPU time as the clock, and once
 more on all threads in wall time. The fractions of the ceilings count forward and data gradient only, twice the
-forward's operations (padding included). A stop rule, with which a restart's end waits for no other, is reported apart, and so is
-how the cost of a step grows with restarts, models and threads.
+forward's operations (padding included). A stop rule, with which a restart's end waits for no other, is reported apart,
+and so is how the cost of a step grows with restarts, models and threads.
 
     python bench/bench_invert.py [--workload w1|w1m|w2|w2c|w3] [--device cpu|cuda] [--json FILE] [--quick]
 
