@@ -1,83 +1,39 @@
-"""The command line. stdout carries the result only, progress and errors go to stderr.
-
-Exit codes: 0 stable or done, 1 drift, 2 usage, 3 inconclusive, 4 input refused, 5 runtime failure, 130 and 143
-interrupted (what was finished is kept in the work folder). A crash is always 5, so 1 always means a finding.
-
-torch, numpy and scipy are imported inside the commands: `pydrift --help` and `--version` must answer at once.
-"""
+"""The commands of the main job: train, calibrate, audit, invert, and the demo of all of them."""
 
 from __future__ import annotations
 
 import io
-import os
 import shlex
-import signal
 import sys
-import traceback
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pydrift.errors import PydriftError, UsageError
+from pydrift.cli.app import (
+    DATA_HELP,
+    ArchOption,
+    DeviceOption,
+    NullOption,
+    RestartsOption,
+    SeedOption,
+    ShadowsOption,
+    SizeOption,
+    WorkOption,
+    app,
+    find_own_architectures,
+    given,
+    say,
+    test_split,
+)
+from pydrift.errors import UsageError
 from pydrift.progress import for_terminal
 
 if TYPE_CHECKING:
-    from pydrift.data import LabelledImages
     from pydrift.result import DriftReport
 
-# The base of every parsing error. Newer typers carry a click of their own, so click is reached through typer.
-_ParsingError: type[Any] = typer.BadParameter.__mro__[1]
-
 EXIT_CODES = {"stable": 0, "drift": 1, "inconclusive": 3}
-_RUNTIME_FAILURE = 5
-
-app = typer.Typer(
-    name="pydrift",
-    help="Audits image classifiers: has a newer model's concept of a class drifted, even where accuracy did not move?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-_DATA_HELP = "digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE or folder:DIR"
-ArchOption = Annotated[
-    str | None,
-    typer.Option("--arch", help="architecture of models that do not name their own: a spec or package.module:factory"),
-]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: cuda if there is one")]
-WorkOption = Annotated[Path | None, typer.Option("--work", help="folder for finished pieces, to resume a killed run")]
-ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null (default: 16)")]
-NullOption = Annotated[
-    str | None, typer.Option("--null", help="how updates are made: retrain or finetune (default: retrain)")
-]
-RestartsOption = Annotated[
-    int | None, typer.Option("--restarts", min=1, help="gray images per class and model (default: 16)")
-]
-SizeOption = Annotated[
-    int | None,
-    typer.Option("--size", min=2, help="images a shadow sees (default: as many as the base's file says it saw)"),
-]
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from pydrift.version import __version__
-
-        _say(f"pydrift {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()
@@ -89,15 +45,15 @@ def demo(
 
     for outcome in run_demo(out, for_terminal()):
         what = f"{DRIFT} planted" if outcome.name == "drifted" else "retrained on another sample"
-        _say(f"\n{outcome.name} update ({what}), accuracy {outcome.accuracy:.1%} on current test data")
+        say(f"\n{outcome.name} update ({what}), accuracy {outcome.accuracy:.1%} on current test data")
         _print_report(outcome.report)
-        _say(f"report: {out / outcome.name / 'report.html'}")
+        say(f"report: {out / outcome.name / 'report.html'}")
 
 
 @app.command()
 def train(
     arch: Annotated[str, typer.Option("--arch", help="for example convnet:1x28x28:32,64:128:10")],
-    data: Annotated[str, typer.Option("--data", help=_DATA_HELP)],
+    data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     out: Annotated[Path, typer.Option("--out", help="the model file to write (safetensors)")],
     init: Annotated[Path | None, typer.Option("--init", help="continue from this model's weights")] = None,
     size: Annotated[int | None, typer.Option("--size", min=2, help="images to draw (default: all)")] = None,
@@ -137,21 +93,21 @@ def train(
         drift=plant,
     )
     trained.save(out)
-    _say(f"{out}: {trained.arch}, {len(trained.images)} images of {trained.images.source}")
+    say(f"{out}: {trained.arch}, {len(trained.images)} images of {trained.images.source}")
     accuracies = {"its training images": trained.images}
-    test = _test_split(data)
+    test = test_split(data)
     if test is not None:
         accuracies["the test set"] = test
         if plant is not None:
             accuracies["the test set with the same drift"] = plant_drift(test, plant, seed, "test")
     for name, images in accuracies.items():
-        _say(f"accuracy on {name}: {float((predict(trained.module, images.x) == images.y).float().mean()):.2%}")
+        say(f"accuracy on {name}: {float((predict(trained.module, images.x) == images.y).float().mean()):.2%}")
 
 
 @app.command()
 def calibrate(
     base: Annotated[Path, typer.Argument(help="model file (safetensors or state dict)")],
-    data: Annotated[str, typer.Option("--data", help=f"reference data: {_DATA_HELP}")],
+    data: Annotated[str, typer.Option("--data", help=f"reference data: {DATA_HELP}")],
     out: Annotated[Path, typer.Option("--out", help="folder for the calibration")],
     shadows: ShadowsOption = None,
     null: NullOption = None,
@@ -167,10 +123,10 @@ def calibrate(
     from pydrift.data import load_data
 
     DriftAuditor.check_target(out)
-    _find_own_architectures(arch)
+    find_own_architectures(arch)
     auditor = DriftAuditor(
         base,
-        **_given(shadows=shadows, null=null, restarts=restarts, size=size),
+        **given(shadows=shadows, null=null, restarts=restarts, size=size),
         seed=seed,
         arch=arch,
         device=device,
@@ -178,14 +134,14 @@ def calibrate(
         progress=for_terminal(),
     )
     auditor.fit(load_data(data)).save(out)
-    _say(f"{out}")
+    say(f"{out}")
 
 
 @app.command()
 def audit(
     first: Annotated[Path, typer.Argument(metavar="CALIBRATION|BASE", help="calibration folder, or base model file")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="the newer model's file")],
-    data: Annotated[str | None, typer.Option("--data", help=_DATA_HELP)] = None,
+    data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="error level over all classes together")] = 0.05,
     out: Annotated[Path | None, typer.Option("--out", help="folder for report.html, report.json and gray.npz")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the result as one JSON document")] = False,
@@ -210,11 +166,11 @@ def audit(
     from pydrift.data import load_data
     from pydrift.result import DriftReport
 
-    options = _given(shadows=shadows, null=null, restarts=restarts, size=size, seed=seed)
+    options = given(shadows=shadows, null=null, restarts=restarts, size=size, seed=seed)
     common: dict[str, Any] = {"arch": arch, "device": device, "work_dir": work, "progress": for_terminal()}
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
-    _find_own_architectures(arch)
+    find_own_architectures(arch)
     if not first.exists():
         raise UsageError(f"{first}: no such calibration folder or model file")
     if out is not None:
@@ -228,18 +184,18 @@ def audit(
             raise UsageError(f"{first} is a model file: calibrating on it needs --data")
         auditor = DriftAuditor(first, **options, **common).fit(load_data(data))
     # The baselines want images that neither model was trained on; the reference data itself where there are no others.
-    holdout = None if data is None else _test_split(data) or load_data(data)
+    holdout = None if data is None else test_split(data) or load_data(data)
     report = auditor.compare(new, holdout, alpha, arch=arch)
     command = shlex.join(["pydrift", *sys.argv[1:]])
     report = replace(report, provenance=replace(report.provenance, command=command))
     if json:
-        _say(report.to_json(), end="")
+        say(report.to_json(), end="")
     else:
         _print_report(report)
     if out is not None:
         report.save(out, images=not no_images)
         if not json:
-            _say(f"report: {out / 'report.html'}")
+            say(f"report: {out / 'report.html'}")
     raise typer.Exit(EXIT_CODES[report.verdict])
 
 
@@ -265,7 +221,7 @@ def invert(
 
     for target in filter(None, (out, png)):
         check_writable(target)
-    _find_own_architectures(arch)
+    find_own_architectures(arch)
     loaded = load_model(model, arch)
     classifier = freeze(loaded.module, _input_shape(loaded.arch, shape), choose_device(device), str(model))
     with for_terminal() as progress:
@@ -277,7 +233,7 @@ def invert(
     if png is not None:
         write_atomic(png, gray.to_png())
     reached = int((torch.from_numpy(gray.confidence).mean(dim=1) >= 0.5).sum())
-    _say(f"{out}: {gray.images.shape[0]} classes x {restarts} images, {reached} classes recognised by the model itself")
+    say(f"{out}: {gray.images.shape[0]} classes x {restarts} images, {reached} classes recognised by the model itself")
 
 
 @app.command()
@@ -286,59 +242,7 @@ def doctor() -> None:
     from pydrift.doctor import examine
 
     for name, finding in examine():
-        _say(f"{name:<18} {finding}")
-
-
-def main() -> NoReturn:
-    """Runs the command line and always leaves by SystemExit with a code of the table above."""
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, _leave)
-    try:
-        code = app(standalone_mode=False)
-    except _ParsingError as error:
-        error.show()
-        code = UsageError.exit_code
-    except PydriftError as error:
-        print(f"pydrift: {error}", file=sys.stderr)
-        code = error.exit_code
-    except OSError as error:
-        print(f"pydrift: {error}", file=sys.stderr)
-        code = _RUNTIME_FAILURE
-    except SystemExit as error:  # somebody else's: the commands leave by typer.Exit
-        print(f"pydrift: ended early by code that it called (exit {error.code!r})", file=sys.stderr)
-        code = _RUNTIME_FAILURE
-    except Exception:
-        traceback.print_exc()
-        print("pydrift: this is a failure of pydrift or of its surroundings, not a finding", file=sys.stderr)
-        code = _RUNTIME_FAILURE
-    raise SystemExit(code or 0)
-
-
-def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
-    """Ends at once, without waiting for threads in mid-training: every write is atomic, so nothing is half-written."""
-    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-    os.write(2, f"{show_cursor}pydrift: {signal.Signals(signal_number).name}\n".encode())
-    os._exit(128 + signal_number)
-
-
-def _find_own_architectures(arch: str | None) -> None:
-    """Lets --arch package.module:factory name a module in the current folder; last, so that it can shadow nothing."""
-    if arch is not None:
-        sys.path.append(os.getcwd())
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given, so that the defaults stand in one place: DriftAuditor."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _test_split(source: str) -> LabelledImages | None:
-    from pydrift.data import load_data
-
-    try:
-        return load_data(source, "test")
-    except UsageError:  # a source without one
-        return None
+        say(f"{name:<18} {finding}")
 
 
 def _input_shape(arch: str, given: str | None) -> tuple[int, int, int]:
@@ -365,12 +269,4 @@ def _print_report(report: DriftReport) -> None:
     terminal = Console()
     width = terminal.width if terminal.is_terminal else 120
     render_terminal(report, Console(file=page, width=width, force_terminal=terminal.is_terminal))
-    _say(page.getvalue(), end="")
-
-
-def _say(text: str, end: str = "\n") -> None:
-    """Prints a result. Whoever reads it may have left (`| head`), which must not change the exit code."""
-    try:
-        print(text, end=end, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    say(page.getvalue(), end="")

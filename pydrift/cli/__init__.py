@@ -1,0 +1,59 @@
+"""The command line. stdout carries the result only, progress and errors go to stderr.
+
+Exit codes: 0 stable or done, 1 drift, 2 usage, 3 inconclusive, 4 input refused, 5 runtime failure, 130 and 143
+interrupted (what was finished is kept in the work folder). A crash is always 5, so 1 always means a finding.
+
+torch, numpy and scipy are imported inside the commands: `pydrift --help` and `--version` must answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+from pydrift.cli import drift  # noqa: F401 its commands join the app
+from pydrift.cli.app import app
+from pydrift.errors import PydriftError, UsageError
+
+# The base of every parsing error. Newer typers carry a click of their own, so click is reached through typer.
+_ParsingError: type[Any] = typer.BadParameter.__mro__[1]
+
+_RUNTIME_FAILURE = 5
+
+
+def main() -> NoReturn:
+    """Runs the command line and always leaves by SystemExit with a code of the table above."""
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, _leave)
+    try:
+        code = app(standalone_mode=False)
+    except _ParsingError as error:
+        error.show()
+        code = UsageError.exit_code
+    except PydriftError as error:
+        print(f"pydrift: {error}", file=sys.stderr)
+        code = error.exit_code
+    except OSError as error:
+        print(f"pydrift: {error}", file=sys.stderr)
+        code = _RUNTIME_FAILURE
+    except SystemExit as error:  # somebody else's: the commands leave by typer.Exit
+        print(f"pydrift: ended early by code that it called (exit {error.code!r})", file=sys.stderr)
+        code = _RUNTIME_FAILURE
+    except Exception:
+        traceback.print_exc()
+        print("pydrift: this is a failure of pydrift or of its surroundings, not a finding", file=sys.stderr)
+        code = _RUNTIME_FAILURE
+    raise SystemExit(code or 0)
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Ends at once, without waiting for threads in mid-training: every write is atomic, so nothing is half-written."""
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{show_cursor}pydrift: {signal.Signals(signal_number).name}\n".encode())
+    os._exit(128 + signal_number)

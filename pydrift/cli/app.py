@@ -1,0 +1,88 @@
+"""The command line's frame: the app, the options that commands share, and how they speak."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pydrift.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydrift.data import LabelledImages
+
+app = typer.Typer(
+    name="pydrift",
+    help="Audits image classifiers: has a newer model's concept of a class drifted, even where accuracy did not move?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DATA_HELP = "digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE or folder:DIR"
+ArchOption = Annotated[
+    str | None,
+    typer.Option("--arch", help="architecture of models that do not name their own: a spec or package.module:factory"),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: cuda if there is one")]
+WorkOption = Annotated[Path | None, typer.Option("--work", help="folder for finished pieces, to resume a killed run")]
+ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null (default: 16)")]
+NullOption = Annotated[
+    str | None, typer.Option("--null", help="how updates are made: retrain or finetune (default: retrain)")
+]
+RestartsOption = Annotated[
+    int | None, typer.Option("--restarts", min=1, help="gray images per class and model (default: 16)")
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option("--size", min=2, help="images a shadow sees (default: as many as the base's file says it saw)"),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pydrift.version import __version__
+
+        say(f"pydrift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def find_own_architectures(arch: str | None) -> None:
+    """Lets --arch package.module:factory name a module in the current folder; last, so that it can shadow nothing."""
+    if arch is not None:
+        sys.path.append(os.getcwd())
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given, so that the defaults stand in one place: DriftAuditor."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def test_split(source: str) -> LabelledImages | None:
+    from pydrift.data import load_data
+
+    try:
+        return load_data(source, "test")
+    except UsageError:  # a source without one
+        return None
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Prints a result. Whoever reads it may have left (`| head`), which must not change the exit code."""
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
