@@ -109,7 +109,9 @@ PYDRIFT_INLINE void add_gradient_rows(const float* samples, const float* factors
       if (v < kNumVectors - 1 || last_count == kLanes) {
         store(to, load(to) + sum[r][v]);
       } else {
-        for (int32_t lane = 0; lane < last_count; ++lane) to[lane] += sum[r][v][lane];
+        float lanes[kLanes];
+        store(lanes, sum[r][v]);
+        for (int32_t lane = 0; lane < last_count; ++lane) to[lane] += lanes[lane];
       }
     }
   }

@@ -37,6 +37,7 @@ PYDRIFT_INLINE void add_conv_tile(const Stage& stage, const float* in, const flo
     }
   }
   constexpr int32_t kNumSums = kNumOutputs * kNumTerms;
+#pragma GCC unroll 16
   for (int32_t first = 0; first < kNumSums; first += kLanes) {
     Vec rows[kLanes];
 #pragma GCC unroll 16
@@ -44,7 +45,8 @@ PYDRIFT_INLINE void add_conv_tile(const Stage& stage, const float* in, const flo
       const int32_t n = first + i;
       rows[i] = n < kNumSums ? sum[n / kNumTerms][n % kNumTerms] : Vec{};
     }
-    const Vec total = sums_of_lanes(rows);
+    float total[kLanes];
+    store(total, sums_of_lanes(rows));
     for (int32_t i = 0; i < kLanes && first + i < kNumSums; ++i) {
       const int32_t n = first + i;
       gradient[n / kNumTerms * row + n % kNumTerms] += total[i];
