@@ -148,6 +148,15 @@ def test_anything_else_is_trained_in_torch(digits, name):
     assert all(tensor.isfinite().all() for tensor in trained.state_dict().values())
 
 
+def test_bfloat16_is_torchs(digits):
+    recipes = [TrainingRecipe(precision="bfloat16")] * 2
+    modules = many(digits, count=2, recipes=recipes, drawn=[np.arange(1000)] * 2, built_in=True)
+    for module in modules:
+        assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+        assert (predict(module, digits.holdout.x) == digits.holdout.y).float().mean() > 0.9
+    assert digest(modules[0]) != digest(many(digits, count=1, drawn=[np.arange(1000)], recipes=[TrainingRecipe()])[0])
+
+
 def test_a_checkpoint_of_what_torch_trains_is_refused(digits):
     kept = []
     many(digits, on_epoch=kept.append)

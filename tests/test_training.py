@@ -34,7 +34,7 @@ def test_recipe_survives_json():
     assert TrainingRecipe.from_json(sgd.to_json()) == sgd
     assert TrainingRecipe(weight_decay=0.5).to_json() == (
         '{"augment": "", "batch_size": 64, "epochs": 0, "label_smoothing": 0.0, "learning_rate": 0.002, '
-        '"momentum": 0.9, "optimizer": "adam", "schedule": "cosine", "weight_decay": 0.5}'
+        '"momentum": 0.9, "optimizer": "adam", "precision": "float32", "schedule": "cosine", "weight_decay": 0.5}'
     )
 
 
@@ -63,6 +63,7 @@ def test_recipe_survives_json():
         ('{"augment": "shift:0"}', "recipe: augment must be shift:N, "),
         ('{"augment": ","}', "recipe: augment must be shift:N, "),
         ('{"augment": "shift:128"}', "recipe: augment shifts by at most 127 pixels, got 'shift:128'"),
+        ('{"precision": "float16"}', "recipe: precision must be one of float32, bfloat16, got 'float16'"),
         ('{"augment": 4}', "recipe: not readable: "),
     ],
 )
