@@ -1,5 +1,4 @@
 // invert on the GPU: ids to the host, plan and queues to the device, the launches.
-#include <algorithm>
 #include <vector>
 
 #include "common/cuda.h"
@@ -66,40 +65,6 @@ class ClusterLaunch {
   cudaLaunchAttribute attribute_{};
   cudaLaunchConfig_t config_{};
 };
-
-// Memory of the current stream, kept until all that was launched with it is enqueued.
-class DeviceMemory {
- public:
-  DeviceMemory(int32_t device_index, cudaStream_t stream) : device_index_(device_index), stream_(stream) {}
-
-  template <class T>
-  T* allocate(int64_t count) {
-    const int64_t bytes = std::max<int64_t>(1, count * static_cast<int64_t>(sizeof(T)));
-    const torch::stable::Device device(torch::headeronly::DeviceType::CUDA, device_index_);
-    tensors_.push_back(torch::stable::empty({bytes}, ScalarType::Byte, std::nullopt, device));
-    return static_cast<T*>(tensors_.back().mutable_data_ptr());
-  }
-
-  template <class T>
-  T* upload(const std::vector<T>& values) {
-    T* copy = allocate<T>(static_cast<int64_t>(values.size()));
-    STD_CUDA_CHECK(cudaMemcpyAsync(copy, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice, stream_));
-    STD_CUDA_CHECK(cudaStreamSynchronize(stream_));  // `values` may be gone the moment this returns
-    return copy;
-  }
-
- private:
-  int32_t device_index_;
-  cudaStream_t stream_;
-  std::vector<Tensor> tensors_;
-};
-
-std::vector<int32_t> download(const int32_t* ids, int64_t count, cudaStream_t stream) {
-  std::vector<int32_t> copy(count);
-  STD_CUDA_CHECK(cudaMemcpyAsync(copy.data(), ids, count * sizeof(int32_t), cudaMemcpyDeviceToHost, stream));
-  STD_CUDA_CHECK(cudaStreamSynchronize(stream));
-  return copy;
-}
 
 void run_cuda(const InvertTask& task, int32_t device_index) {
   const DeviceGuard guard(device_index);
