@@ -3,7 +3,6 @@
 import ctypes
 import math
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,13 @@ from test_native_build import COMPILER, FLAGS, NATIVE_TESTS, ROOT
 from test_ops_shadow_train import OPTIMIZERS, copied, exact, relative, run, task
 from torch import Tensor
 
-from pydrift.ops import reference, reference_train
+from pydrift.ops import native_status, reference, reference_train, shadow_train, trains
 
 WAVE_BYTES = 1 << 31
+
+needs_gpu = pytest.mark.skipif(
+    not (torch.cuda.is_available() and native_status().cuda), reason="needs a GPU and the CUDA library"
+)
 
 
 class Task(ctypes.Structure):
@@ -179,9 +182,7 @@ def test_same_bits_however_the_work_is_cut(library: ctypes.CDLL, name: str) -> N
         assert torch.equal(run_kernel(library, arguments, program, "adam", **cut), loss)
         for key in ("parameters", "first_moment", "second_moment"):
             assert torch.equal(arguments[key], expected[key])
-    alone = {
-        key: tensor[1:2].clone() if len(tensor) == 3 else tensor.clone() for key, tensor in start.items()
-    }
+    alone = {key: tensor[1:2].clone() if len(tensor) == 3 else tensor.clone() for key, tensor in start.items()}
     order, look, rate = start["order"][40:61], start["look"][40:61], start["rate"][2:5]
     for begin, end in ((0, 2), (2, 3)):
         part = slice(begin * 7, end * 7)
@@ -220,3 +221,64 @@ def test_wrong_values_are_refused(library: ctypes.CDLL) -> None:
     arguments, _ = of("linear")
     with pytest.raises(ValueError, match="no linear or conv2d layer, so there is nothing to train"):
         run_kernel(library, arguments, [*RELU, *FLATTEN], "sgd")
+
+
+# ---- On a GPU
+
+
+def cuda_result(arguments: dict[str, Tensor], program: list[int], optimizer: str) -> tuple[dict[str, Tensor], Tensor]:
+    on_gpu = {name: tensor.cuda() for name, tensor in arguments.items()}
+    loss = run(shadow_train, on_gpu, program, optimizer)
+    assert loss.is_cuda
+    return {name: tensor.cpu() for name, tensor in on_gpu.items()}, loss.cpu()
+
+
+@needs_gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("batch_size", [9, 300])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_step_on_cuda(name: str, batch_size: int, optimizer: str) -> None:
+    arguments, program = of(name, optimizer=optimizer, batch_size=[batch_size, 37], weight_decay=0.1)
+    truth = exact(arguments)
+    true_loss = run(reference_train.shadow_train, truth, program, optimizer)
+    result, loss = cuda_result(arguments, program, optimizer)
+    torch.testing.assert_close(loss.double(), true_loss.double(), rtol=1e-5, atol=1e-5)
+    for k in range(2):
+        assert relative(result["first_moment"][k], truth["first_moment"][k]) < 1e-5
+
+
+@needs_gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_cuda_is_deterministic_and_models_are_apart(optimizer: str) -> None:
+    sizes: dict[str, Any] = {"steps": [7, 5, 6], "batch_size": [140, 50, 128]}
+    arguments, program = of("convnet", num_models=3, optimizer=optimizer, **sizes)
+    (expected, loss), (again, loss_again) = (cuda_result(arguments, program, optimizer) for _ in range(2))
+    assert torch.equal(loss, loss_again)
+    assert torch.equal(expected["parameters"], again["parameters"])
+    alone = {name: tensor[1:2] if len(tensor) == 3 else tensor for name, tensor in arguments.items()}
+    part, rates = slice(980, 1230), slice(7, 12)
+    alone |= {"order": arguments["order"][part], "look": arguments["look"][part], "rate": arguments["rate"][rates]}
+    result, loss_alone = cuda_result(alone, program, optimizer)
+    assert torch.equal(result["parameters"][0], expected["parameters"][1])
+    assert loss_alone[0] == loss[1]
+
+
+@needs_gpu
+def test_cuda_learns_what_the_cpu_does() -> None:
+    arguments, program = of("convnet", num_models=2, optimizer="adam", steps=[20, 20], batch_size=[33, 128])
+    arguments["rate"] /= 10
+    truth = exact(arguments)
+    run(reference_train.shadow_train, truth, program, "adam")
+    result, _ = cuda_result(arguments, program, "adam")
+    assert relative(result["parameters"], truth["parameters"]) < 1e-4
+
+
+@needs_gpu
+def test_cuda_refuses_wrong_values_before_it_trains() -> None:
+    arguments, program = of("linear")
+    arguments["order"][3] = 60
+    on_gpu = {name: tensor.cuda() for name, tensor in arguments.items()}
+    with pytest.raises((ValueError, RuntimeError), match=r"order must be in \[0, 60\), got 60 at index 3"):
+        run(shadow_train, on_gpu, program, "sgd")
+    assert torch.equal(on_gpu["parameters"].cpu(), arguments["parameters"])
+    assert trains(program, arguments["parameters"].shape[1], arguments["x"].shape[1:], torch.device("cuda")) is None

@@ -93,9 +93,7 @@ enum class UnitPass {
   kMask,    // kLinear: Stage::out_gradient becomes zero where the ReLU let nothing through
 };
 
-PYDRIFT_HD int32_t count_blocks(int64_t count, int64_t per_block) {
-  return static_cast<int32_t>((count + per_block - 1) / per_block);
-}
+PYDRIFT_HD int32_t count_blocks(int32_t count, int32_t per_block) { return (count + per_block - 1) / per_block; }
 
 // How the warps of a block divide the terms of a weight gradient; warps that get none divide the positions.
 PYDRIFT_HD int32_t count_term_warps(int32_t num_terms) {

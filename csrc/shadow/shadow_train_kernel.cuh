@@ -17,10 +17,9 @@ __global__ void __launch_bounds__(kTrainThreads)
   const int32_t num_pixels = input.channels * input.plane_size();
   for (int32_t i = 0; i < kUnitsPerWarp; ++i) {
     // Neighbouring pixels to one warp, whose lanes look at different images: so each reads from a line more than once.
-    const int64_t unit = (int64_t{block.number} * kTrainWarps + block.warp) * kUnitsPerWarp + i;
-    const int32_t group = static_cast<int32_t>(unit / num_pixels);
+    const int32_t unit = (block.number * kTrainWarps + block.warp) * kUnitsPerWarp + i, group = unit / num_pixels;
     if (group >= block.num_groups()) return;
-    const MapElement to(input, static_cast<int32_t>(unit % num_pixels));
+    const MapElement to(input, unit % num_pixels);
     float value = 0.0f;
     if (block.has_sample(group)) {
       const int64_t place = block.place(group);

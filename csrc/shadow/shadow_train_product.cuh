@@ -20,16 +20,25 @@ __device__ __forceinline__ void load_weights(const TrainBlock& block, const Dens
                                              int32_t* offsets) {
   const int64_t terms = dense.terms + first_term;
   const bool outputs_adjoin = dense.output_step == 1;  // else terms do: neighbours in memory go to neighbouring threads
-  for (int32_t i = threadIdx.x; i < kProductTerms * kProductRows; i += kTrainThreads) {
-    const int32_t k = outputs_adjoin ? i / kProductRows : i % kProductTerms;
-    const int32_t r = outputs_adjoin ? i % kProductRows : i / kProductTerms;
-    if (k >= num_terms) continue;
-    float weight = 0.0f;
-    if (first_row + r < dense.num_outputs) {
-      weight = block.parameters()[block.arguments.term_parameters[terms + k] + (first_row + r) * dense.output_step];
-    }
-    weights[k * kWeightPitch + r] = weight;
+  const int32_t thread = static_cast<int32_t>(threadIdx.x);
+  constexpr int32_t kLoads = kProductTerms * kProductRows / kTrainThreads;
+  const auto term_of = [&](int32_t i) {
+    const int32_t at = i * kTrainThreads + thread;
+    return outputs_adjoin ? at / kProductRows : at % kProductTerms;
+  };
+  const auto row_of = [&](int32_t i) {
+    const int32_t at = i * kTrainThreads + thread;
+    return outputs_adjoin ? at % kProductRows : at / kProductTerms;
+  };
+  float loaded[kLoads];  // all are on their way before the first is put
+  PYDRIFT_UNROLL
+  for (int32_t i = 0; i < kLoads; ++i) {
+    const int32_t k = term_of(i), row = first_row + row_of(i);
+    const bool exists = k < num_terms && row < dense.num_outputs;
+    loaded[i] = exists ? block.parameters()[block.arguments.term_parameters[terms + k] + row * dense.output_step] : 0.0f;
   }
+  PYDRIFT_UNROLL
+  for (int32_t i = 0; i < kLoads; ++i) weights[term_of(i) * kWeightPitch + row_of(i)] = loaded[i];
   for (int32_t k = threadIdx.x; k < num_terms; k += kTrainThreads) offsets[k] = block.arguments.offsets[terms + k];
 }
 
@@ -77,6 +86,7 @@ __global__ void __launch_bounds__(kTrainThreads, 2)
     product_kernel(TrainArguments arguments, ProductPass pass, int32_t blocks_per_model) {
   __shared__ float4 weights[kProductTerms * kWeightPitch / 4];
   __shared__ int32_t offsets[kProductTerms];
+  [[maybe_unused]] constexpr int32_t kTermsTogether = kPositions > 1 ? 2 : 4;  // more would not fit the registers
   const TrainBlock block(arguments, blocks_per_model);
   const Dense& dense = pass.dense;
   const int32_t num_row_blocks = count_blocks(dense.num_outputs, kProductRows);
@@ -105,7 +115,7 @@ __global__ void __launch_bounds__(kTrainThreads, 2)
     load_weights(block, dense, block_row, first_term, num_terms, reinterpret_cast<float*>(weights), offsets);
     __syncthreads();
     if (idle) continue;
-    PYDRIFT_UNROLL_BY(4)
+    PYDRIFT_UNROLL_BY(kTermsTogether)
     for (int32_t k = 0; k < num_terms; ++k) {
       float value[kPositions];
       PYDRIFT_UNROLL

@@ -147,10 +147,9 @@ __global__ void __launch_bounds__(kTrainThreads)
   const TrainBlock block(arguments, blocks_per_model);
   const int32_t num_elements = elements.channels * elements.plane_size();
   for (int32_t i = 0; i < kUnitsPerWarp; ++i) {
-    const int64_t unit = (int64_t{block.number} * kUnitsPerWarp + i) * kTrainWarps + block.warp;
-    const int32_t group = static_cast<int32_t>(unit / num_elements);
+    const int32_t unit = (block.number * kUnitsPerWarp + i) * kTrainWarps + block.warp, group = unit / num_elements;
     if (group >= block.num_groups()) return;
-    const MapElement element(elements, static_cast<int32_t>(unit % num_elements));
+    const MapElement element(elements, unit % num_elements);
     switch (pass) {
       case UnitPass::kForward:
         unit_forward(block, stage, group, element);

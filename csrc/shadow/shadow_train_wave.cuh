@@ -62,7 +62,8 @@ class WaveTrainer {
                                                             : optimizer_kernel<TrainOptimizer::kSgd>;
     for (const LearningRange& range : ranges_) {
       const int64_t count = range.end - range.begin;
-      for_models(kernel, count_blocks(count, kTrainThreads * kParametersPerThread), range.begin, count);
+      for_models(kernel, count_blocks(static_cast<int32_t>(count), kTrainThreads * kParametersPerThread), range.begin,
+                 count);
     }
   }
 
@@ -109,7 +110,7 @@ class WaveTrainer {
   }
 
   int32_t unit_blocks(const Map& elements) const {
-    return count_blocks(int64_t{num_groups_} * elements.channels * elements.plane_size(), kUnitsPerWarp * kTrainWarps);
+    return count_blocks(num_groups_ * elements.channels * elements.plane_size(), kUnitsPerWarp * kTrainWarps);
   }
 
   const Plan& plan_;
