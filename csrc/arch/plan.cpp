@@ -163,6 +163,7 @@ class Planner {
   }
 
   int64_t add_codes(const Map& map) {
+    if (passes_ == Passes::kForward) return -1;
     const int64_t begin = plan_.code_bytes;
     plan_.code_bytes += int64_t{map.channels} * map.plane_size() * plan_.lanes;
     return begin;
