@@ -193,7 +193,7 @@ class Planner {
   // As add_dense, for a pass over a flat map; its terms are what all groups have of one element.
   Dense add_flat(int32_t num_outputs, int64_t output_step, const std::vector<int32_t>& offsets,
                  const std::vector<int32_t>& parameters) {
-    constexpr int32_t kPanelBytes = 24 << 10;  // half a first cache
+    constexpr int32_t kPanelBytes = 28 << 10;  // half a first cache
     const int32_t most = kPanelBytes / (plan_.num_slots() * static_cast<int32_t>(sizeof(float)));
     Dense dense = add_dense(num_outputs, output_step, offsets, parameters);
     const int32_t num_panels = (dense.num_terms + most - 1) / most;
@@ -352,7 +352,20 @@ class Planner {
   std::vector<const Layer*> ends_;    // the last layer that it covers
 };
 
+// kCount outputs of the terms [begin, end): a constant, since this is a good part of the work where samples are few.
+template <int32_t kCount>
+float* pack_block(const int32_t* begin, const int32_t* end, const float* parameters, int64_t output_step, float* to) {
+  const float* outputs[kCount];
+  for (int32_t o = 0; o < kCount; ++o) outputs[o] = parameters + o * output_step;
+  for (const int32_t* term = begin; term != end; ++term) {
+    for (int32_t o = 0; o < kCount; ++o) *to++ = outputs[o][*term];
+  }
+  return to;
+}
+
 void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
+  static constexpr decltype(&pack_block<1>) kPackBlock[] = {pack_block<1>, pack_block<2>, pack_block<3>,
+                                                            pack_block<4>, pack_block<5>, pack_block<6>};
   const int32_t* terms = plan.parameters.data() + dense.terms;
   float* to = weights + dense.weight;
   const OutputBlocks blocks(dense.num_outputs, plan.rows);
@@ -360,10 +373,8 @@ void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, f
     const int32_t end = std::min(first + dense.panel, dense.num_terms);
     for (int32_t i = 0; i < blocks.num_blocks; ++i) {
       const OutputBlock block = blocks[i];
-      for (int32_t k = first; k < end; ++k) {
-        const float* from = parameters + terms[k] + block.begin * dense.output_step;
-        for (int32_t o = 0; o < block.count; ++o) *to++ = from[o * dense.output_step];
-      }
+      const float* from = parameters + block.begin * dense.output_step;
+      to = kPackBlock[block.count - 1](terms + first, terms + end, from, dense.output_step, to);
     }
   }
 }

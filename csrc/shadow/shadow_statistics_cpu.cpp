@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kMaxSlices = 8;                            // of a block: often enough to use weights that are at hand
 constexpr int64_t kMaxBlockBytes = int64_t{16} << 20;        // of a thread, if it can be done
-constexpr int64_t kMaxWeightBytes = int64_t{256} << 20;      // of the packed models, if it can be done
+constexpr int64_t kWeightBytes = int64_t{16} << 20;           // of the packed models: they stay in the last cache
 constexpr int64_t kTasksPerThread = 4;                       // so that none waits long for the last
 
 Plan plan_for(const char* op, const Program& program, const ShadowVariant& variant) {
@@ -42,8 +42,8 @@ Cut choose_cut(const ShadowTask& task, const Plan& plan) {
   Cut cut;
   cut.num_threads = std::max<int64_t>(1, torch::stable::get_num_threads());
   const int64_t model_bytes = std::max<int64_t>(1, plan.num_weights * sizeof(float));
-  cut.models = std::clamp<int64_t>(kMaxWeightBytes / model_bytes, 1, task.num_models);
   const int64_t num_tasks = cut.num_threads == 1 ? 1 : cut.num_threads * kTasksPerThread;
+  cut.models = std::min(task.num_models, std::max(kWeightBytes / model_bytes, cut.num_threads));
   // The moments of a sample belong to one thread, since they depend on the order of the models.
   const bool whole = task.member != nullptr;
   const int64_t unit = whole ? plan.lanes : plan.num_slots();

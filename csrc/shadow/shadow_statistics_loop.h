@@ -24,9 +24,9 @@ class SampleBlock {
   void run() const {
     for (int32_t begin = 0; begin < worker_.num_samples; begin += kLanes) {
       if (task_.bytes != nullptr) {
-        put_images(begin, task_.bytes, [](uint8_t value) { return static_cast<float>(value) / 255.0f; });
+        put_images(begin, task_.bytes);
       } else {
-        put_images(begin, task_.values, [](float value) { return value; });
+        put_images(begin, task_.values);
       }
     }
     for (int64_t i = 0; i < worker_.num_models; ++i) {
@@ -52,10 +52,14 @@ class SampleBlock {
   }
   int32_t image_pitch() const { return flat_ ? plan_.input.pitch : kLanes; }
 
-  // A few values of all lanes at a time, which stay in the first cache until all lanes are there.
-  template <class Value, class Read>
-  void put_images(int32_t begin, const Value* from, Read read) const {
+  static Vec read(const uint8_t* from) { return __builtin_convertvector(load_codes(from), Vec) / 255.0f; }
+  static Vec read(const float* from) { return load(from); }
+
+  // A few values of all lanes at a time change places.
+  template <class Value>
+  void put_images(int32_t begin, const Value* from) const {
     constexpr int32_t kFew = 16;
+    Value tile[kFew][kLanes] = {};
     from += (worker_.first_sample + begin) * num_values_;
     float* to = images(begin);
     const int32_t num_lanes = lanes_in_use(begin), pitch = image_pitch();
@@ -63,9 +67,9 @@ class SampleBlock {
       const int32_t count = at_most(kFew, num_values_ - first);
       for (int32_t lane = 0; lane < num_lanes; ++lane) {
         const Value* values = from + int64_t{lane} * num_values_ + first;
-        float* target = to + int64_t{first} * pitch + lane;
-        for (int32_t i = 0; i < count; ++i) target[i * pitch] = read(values[i]);
+        for (int32_t i = 0; i < count; ++i) tile[i][lane] = values[i];
       }
+      for (int32_t i = 0; i < count; ++i) store(to + int64_t{first + i} * pitch, read(tile[i]));
     }
   }
 
