@@ -71,7 +71,7 @@ def train_shadows(
     InputRefused say what does not fit together.
     """
     start = _start(model, null, arch)
-    source = data if isinstance(data, str) else None
+    source = _absolute(data) if isinstance(data, str) else None
     images = load_data(data) if isinstance(data, str) else as_images(data)
     where, progress = choose_device(device), progress or Silent()
     plan = _plan(start, images, count, null, draw, recipe, seed, train, where)
@@ -108,6 +108,7 @@ def plan_shadows(
     device: str | None = None,
 ) -> TaskFolder:
     """Makes the folder of tasks that `train_shadows` of the same arguments would work in, and trains nothing."""
+    data = _absolute(data)
     start, images, where = _start(model, null, arch), load_data(data), choose_device(device)
     if start.architecture is None:
         raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
@@ -304,6 +305,12 @@ def _plan(
         user_train=user_train,
         device=device,
     )
+
+
+def _absolute(source: str) -> str:
+    """The same data, whatever the working folder of who reads it."""
+    name, colon, path = source.partition(":")
+    return f"{name}:{Path(path).absolute()}" if colon else source
 
 
 def _block(start: Subject, block: int | None, user_train: Train | None, device: torch.device) -> int:
