@@ -69,13 +69,9 @@ class Planner {
   bool needs_gradient(size_t i) const {
     if (passes_ != Passes::kWeightGradient) return passes_ == Passes::kInputGradient;
     for (size_t before = 0; before < i; ++before) {
-      if (has_weights(plan_.stages[before])) return true;
+      if (plan_.stages[before].has_weights()) return true;
     }
     return false;
-  }
-
-  static bool has_weights(const Stage& stage) {
-    return stage.kind == StageKind::kConv || stage.kind == StageKind::kLinear;
   }
 
   static StageKind kind_of(LayerKind kind) {

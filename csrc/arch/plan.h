@@ -87,6 +87,8 @@ struct Stage {
   Dense forward;
   int32_t first_backward = 0, num_backward = 0;  // in Plan::backward; one pass per residue class of the stride
   int64_t weight_parameters = 0, bias_parameters = 0;  // kConv, kLinear: where the model's own numbers begin
+
+  PYDRIFT_INLINE bool has_weights() const { return kind == StageKind::kConv || kind == StageKind::kLinear; }
 };
 
 struct Copy {
