@@ -33,7 +33,7 @@ ALLOWED = {
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
-    | {"result", "shadows", "trainer", "training"},
+    | {"result", "shadows", "subject", "trainer", "training"},
     "data": VALUES,
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},
