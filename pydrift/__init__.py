@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model, save_model
     from pydrift.result import DriftReport
+    from pydrift.shadows import Draw, ShadowBank, train_shadows
     from pydrift.training import TrainingRecipe
     from pydrift.version import __version__
 
 _HOME = {
+    "Draw": "shadows",
     "DriftAuditor": "auditor",
     "DriftReport": "result",
     "GradientAscent": "inversion",
     "InputRefused": "errors",
     "LabelledImages": "data",
     "PydriftError": "errors",
+    "ShadowBank": "shadows",
     "TrainingRecipe": "training",
     "UsageError": "errors",
     "__version__": "version",
@@ -36,15 +39,18 @@ _HOME = {
     "load_model": "modelfile",
     "plant": "data",
     "save_model": "modelfile",
+    "train_shadows": "shadows",
 }
 
 __all__ = [
+    "Draw",
     "DriftAuditor",
     "DriftReport",
     "GradientAscent",
     "InputRefused",
     "LabelledImages",
     "PydriftError",
+    "ShadowBank",
     "TrainingRecipe",
     "UsageError",
     "__version__",
@@ -53,6 +59,7 @@ __all__ = [
     "load_model",
     "plant",
     "save_model",
+    "train_shadows",
 ]
 
 

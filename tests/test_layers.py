@@ -11,7 +11,7 @@ PACKAGE = ROOT / "pydrift"
 
 VALUES = {"errors", "gray", "store", "version"}  # small values and files that every layer may use
 ALLOWED = {
-    "__init__": {"auditor", "data", "errors", "inversion", "modelfile", "result", "training", "version"},
+    "__init__": {"auditor", "data", "errors", "inversion", "modelfile", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
     "auditor": VALUES
@@ -33,7 +33,7 @@ ALLOWED = {
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
-    | {"result", "trainer", "training"},
+    | {"result", "shadows", "subject", "trainer", "training"},
     "data": VALUES,
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},
@@ -48,7 +48,9 @@ ALLOWED = {
     "progress": set(),
     "report": VALUES | {"result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
-    "shadows": VALUES | {"data", "noise", "parallel", "progress", "training"},
+    "shadows": VALUES
+    | {"arch", "classifier", "data", "membership", "modelfile", "noise", "ops", "parallel", "progress", "subject"}
+    | {"training"},
     "store": {"errors"},
     "subject": VALUES | {"arch", "modelfile", "training"},
     "trainer": VALUES | {"arch", "data", "modelfile", "noise", "parallel", "subject", "training"},
