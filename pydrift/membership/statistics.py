@@ -1,0 +1,120 @@
+"""What every attack is made of: the answers of K models about N images, reduced to a few numbers each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from pydrift.classifier import Classifier
+from pydrift.errors import InputRefused, UsageError
+from pydrift.membership.signals import SIGNALS
+from pydrift.parallel import each
+
+_BATCH = 512
+_SHIFT = re.compile(r"shift:(-?\d{1,3}),(-?\d{1,3})")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The answers of K models about N images of labels y, each image seen in Q ways.
+
+    margin      float32 [K, Q, N]: log p_y - log(1 - p_y)
+    loss        float32 [K, Q, N]: -log p_y
+    confidence  float32 [K, Q, N]: p_y
+    prediction  int32   [K, Q, N]: the class with the largest logit
+    posterior   float32 [K, N, C]: the probabilities of all classes, of the first query; only where an attack asks
+    distance    float32 [K, N]: see `boundary`; only where an attack asks
+    """
+
+    margin: NDArray[np.float32]
+    loss: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    prediction: NDArray[np.int32]
+    posterior: NDArray[np.float32] | None = None
+    distance: NDArray[np.float32] | None = None
+
+    @property
+    def num_models(self) -> int:
+        return self.margin.shape[0]
+
+    @property
+    def num_images(self) -> int:
+        return self.margin.shape[2]
+
+    def log_p(self) -> NDArray[np.float64]:
+        """log p_y, float64 [K, Q, N], from the margin: it goes on telling images apart where a loss rounds to 0."""
+        return -np.logaddexp(0, -self.margin.astype(np.float64))
+
+
+def measure(
+    models: Sequence[Classifier],
+    x: Tensor,
+    y: Tensor,
+    *,
+    queries: Sequence[str] = ("plain",),
+    posterior: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> Statistics:
+    """Asks every model about every image. x float32 [N, C, H, W] in [0, 1]; y int64 [N].
+
+    queries    how the images are shown: see `view`
+    posterior  keep all probabilities, too
+    advance    called once per model
+
+    Deterministic: each model answers on one thread and the images are cut into fixed batches, so a figure does not
+    depend on which other models are asked.
+    """
+    views = [view(x, query) for query in queries]
+    answers = []
+    for answer in each(
+        lambda model: [_ask(model, seen, y, posterior and q == 0) for q, seen in enumerate(views)], models
+    ):
+        answers.append(answer)
+        advance()
+    stacked = {
+        name: np.array([[seen[name] for seen in answer] for answer in answers]) for name in (*SIGNALS, "prediction")
+    }
+    kept = np.array([answer[0]["posterior"] for answer in answers]) if posterior else None
+    return Statistics(**stacked, posterior=kept)
+
+
+def view(x: Tensor, query: str) -> Tensor:
+    """The images as a query shows them: "plain", "flip" (mirrored left to right) or "shift:DOWN,RIGHT" (by whole
+    pixels, negative for up and left, zeros coming in). UsageError on anything else."""
+    if query == "plain":
+        return x
+    if query == "flip":
+        return x.flip(-1)
+    if (match := _SHIFT.fullmatch(query)) is None:
+        raise UsageError(f"no such query: {query!r}; known are plain, flip and shift:DOWN,RIGHT")
+    down, right = int(match[1]), int(match[2])
+    height, width = x.shape[-2:]
+    if abs(down) >= height or abs(right) >= width:
+        raise UsageError(f"query {query!r}: shifts images of {height}x{width} out of sight")
+    return F.pad(x, (right, -right, down, -down))
+
+
+def _ask(model: Classifier, x: Tensor, y: Tensor, posterior: bool) -> dict[str, NDArray]:
+    """The signals and the prediction of every image [N]; with `posterior`, that too [N, C]."""
+    logits = torch.cat([model.logits(part.to(model.device)) for part in x.split(_BATCH)])
+    labels = y.to(model.device)
+    answer = {name: signal(logits, labels) for name, signal in SIGNALS.items()}
+    answer["prediction"] = logits.argmax(dim=1).int()
+    if posterior:
+        answer["posterior"] = logits.softmax(dim=1)
+    return {name: values.cpu().numpy() for name, values in answer.items()}
+
+
+def check_finite(statistics: Statistics, names: Sequence[str]) -> None:
+    """InputRefused names the first model (one of `names`) and image whose logits were not finite."""
+    wrong = np.argwhere(~np.isfinite(statistics.margin))
+    if len(wrong):
+        k, _, n = wrong[0]
+        raise InputRefused(f"{names[k]}: gives logits that are not finite for image {n}")
