@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydrift.errors import InputRefused, PydriftError, UsageError
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model, save_model
+    from pydrift.privacy import membership_audit
+    from pydrift.privacy_result import MembershipReport
     from pydrift.result import DriftReport
     from pydrift.training import TrainingRecipe
     from pydrift.version import __version__
@@ -27,6 +29,7 @@ _HOME = {
     "GradientAscent": "inversion",
     "InputRefused": "errors",
     "LabelledImages": "data",
+    "MembershipReport": "privacy_result",
     "PydriftError": "errors",
     "TrainingRecipe": "training",
     "UsageError": "errors",
@@ -34,6 +37,7 @@ _HOME = {
     "audit": "auditor",
     "load_data": "data",
     "load_model": "modelfile",
+    "membership_audit": "privacy",
     "plant": "data",
     "save_model": "modelfile",
 }
@@ -44,6 +48,7 @@ __all__ = [
     "GradientAscent",
     "InputRefused",
     "LabelledImages",
+    "MembershipReport",
     "PydriftError",
     "TrainingRecipe",
     "UsageError",
@@ -51,6 +56,7 @@ __all__ = [
     "audit",
     "load_data",
     "load_model",
+    "membership_audit",
     "plant",
     "save_model",
 ]

@@ -4,7 +4,7 @@ from pydrift.membership.attack import Attack, Fitted, Needs
 from pydrift.membership.recognition import Recognition, recognise
 from pydrift.membership.registry import ATTACKS, DEFAULT, chosen
 from pydrift.membership.signals import SIGNALS, confidence, logit_margin, loss
-from pydrift.membership.statistics import Statistics, check_finite, measure
+from pydrift.membership.statistics import Statistics, check_finite, measure, view
 
 __all__ = [
     "ATTACKS",
@@ -22,4 +22,5 @@ __all__ = [
     "loss",
     "measure",
     "recognise",
+    "view",
 ]

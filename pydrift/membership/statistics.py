@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,11 @@ class Statistics:
     @property
     def num_images(self) -> int:
         return self.margin.shape[2]
+
+    def models(self, chosen: slice) -> Statistics:
+        """The statistics of some of the models."""
+        parts: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in vars(self).items()}
+        return Statistics(**parts)
 
     def log_p(self) -> NDArray[np.float64]:
         """log p_y, float64 [K, Q, N], from the margin: it goes on telling images apart where a loss rounds to 0."""
