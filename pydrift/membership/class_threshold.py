@@ -28,23 +28,29 @@ def confidence(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
 def negative_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
     """sum_i p_i log p_i."""
     assert seen.posterior is not None
-    return np.stack([xlogy(p, p).sum(axis=1) for p in (model.astype(np.float64) for model in seen.posterior)])
+    values = []
+    for posterior in seen.posterior:
+        p = posterior.astype(np.float64)
+        rest = _sum_of_others(p)
+        # Near 1 a float32 p has lost the digits of its logarithm, but those of the small p have not.
+        values.append(np.where(p > 0.5, p * np.log1p(-np.minimum(rest, 0.5)), xlogy(p, p)).sum(axis=1))
+    return np.stack(values)
 
 
 def negative_modified_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
     """(1 - p_y) log p_y + sum over i != y of p_i log(1 - p_i): unlike the entropy, high only for the *right* certainty.
 
-    p_y and 1 - p_y are taken from the margin, and 1 - p_i is summed from the other classes, never subtracted: a p_i
-    that rounds to 1 still has a logarithm.
+    p_y and 1 - p_y are taken from the margin. 1 - p_i is summed from the other classes, never subtracted, and is at
+    least float32's smallest number, so that a p_i that rounds to 1 still has a logarithm.
     """
     assert seen.posterior is not None
     margin, log_p = seen.margin[:, 0].astype(np.float64), seen.log_p()[:, 0]
     values = expit(-margin) * log_p
     for k, posterior in enumerate(seen.posterior):
         p = posterior.astype(np.float64)
-        rest = np.maximum(_sum_of_others(p), np.finfo(np.float32).tiny)
-        terms = xlogy(p, rest)
-        values[k] += terms.sum(axis=1) - terms[np.arange(len(y)), y]
+        terms = xlogy(p, np.maximum(_sum_of_others(p), np.finfo(np.float32).tiny))
+        terms[np.arange(len(y)), y] = 0
+        values[k] += terms.sum(axis=1)
     return values
 
 
