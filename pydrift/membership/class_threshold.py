@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, xlogy
+from scipy.special import expit
 
 from pydrift.membership.attack import Needs, Scores, check_shadows
 from pydrift.membership.metrics import roc
@@ -28,38 +28,37 @@ def confidence(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
 def negative_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
     """sum_i p_i log p_i."""
     assert seen.posterior is not None
-    values = []
-    for posterior in seen.posterior:
-        p = posterior.astype(np.float64)
-        rest = _sum_of_others(p)
-        # Near 1 a float32 p has lost the digits of its logarithm, but those of the small p have not.
-        values.append(np.where(p > 0.5, p * np.log1p(-np.minimum(rest, 0.5)), xlogy(p, p)).sum(axis=1))
-    return np.stack(values)
+    return np.stack([(p * _logarithms(p)[0]).sum(axis=1) for p in seen.posterior])
 
 
 def negative_modified_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
     """(1 - p_y) log p_y + sum over i != y of p_i log(1 - p_i): unlike the entropy, high only for the *right* certainty.
 
-    p_y and 1 - p_y are taken from the margin. 1 - p_i is summed from the other classes, never subtracted, and is at
-    least float32's smallest number, so that a p_i that rounds to 1 still has a logarithm.
+    p_y and 1 - p_y are taken from the margin.
     """
     assert seen.posterior is not None
     margin, log_p = seen.margin[:, 0].astype(np.float64), seen.log_p()[:, 0]
     values = expit(-margin) * log_p
-    for k, posterior in enumerate(seen.posterior):
-        p = posterior.astype(np.float64)
-        terms = xlogy(p, np.maximum(_sum_of_others(p), np.finfo(np.float32).tiny))
+    for k, p in enumerate(seen.posterior):
+        terms = p * _logarithms(p)[1]
         terms[np.arange(len(y)), y] = 0
         values[k] += terms.sum(axis=1)
     return values
 
 
-def _sum_of_others(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For every class the sum over all others, without subtraction: what comes before it and what comes after."""
-    before, after = np.zeros_like(p), np.zeros_like(p)
-    before[:, 1:] = p[:, :-1].cumsum(axis=1)
-    after[:, :-1] = p[:, :0:-1].cumsum(axis=1)[:, ::-1]
-    return before + after
+def _logarithms(posterior: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """log p and log(1 - p) of probabilities [N, C], each from the smaller of p and 1 - p.
+
+    A float32 p near 1 has lost the digits of 1 - p, but the other classes, whose sum that is, have kept them. What is
+    below float32's smallest number counts as that number.
+    """
+    p = posterior.astype(np.float64)
+    rest = np.zeros_like(p)  # what comes before a class and what comes after it: no subtraction
+    rest[:, 1:] += p[:, :-1].cumsum(axis=1)
+    rest[:, :-1] += p[:, :0:-1].cumsum(axis=1)[:, ::-1]
+    small, tiny = np.minimum(p, rest), np.finfo(np.float32).tiny
+    log_small, log_large = np.log(np.maximum(small, tiny)), np.log1p(-small)
+    return np.where(p < rest, log_small, log_large), np.where(p < rest, log_large, log_small)
 
 
 @dataclass(frozen=True)
