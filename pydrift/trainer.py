@@ -18,7 +18,7 @@ from pydrift.modelfile import LoadedModel, save_model
 from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import one_intra_op_thread
 from pydrift.subject import RECIPE_KEY, TRAIN_SIZE_KEY
-from pydrift.training import TrainingRecipe, train
+from pydrift.training import TrainingRecipe, train_many
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,13 @@ def train_model(
         recorded = None if init is None else init.metadata.get(RECIPE_KEY)
         recipe = TrainingRecipe() if recorded is None else TrainingRecipe.from_json(recorded)
     start = build(spec, seed) if init is None else copy.deepcopy(init.module).requires_grad_(True)
+    how = recipe if init is None else recipe.continued(len(images))
+    every = np.arange(len(images))
     with one_intra_op_thread():
-        how = recipe if init is None else recipe.continued(len(images))
-        module = train(start, images.x, images.y, how, seed, channels_last=True)
-    return TrainedModel(module.requires_grad_(False), str(spec), recipe, images, indices)
+        (module,) = train_many(
+            [start], images.x, images.y, [every], [how], [seed], device=torch.device("cpu"), built_in=True
+        )
+    return TrainedModel(module, str(spec), recipe, images, indices)
 
 
 def _draw(images: int, size: int, seed: int) -> NDArray[np.int64]:
