@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from pydrift.privacy import membership_audit
     from pydrift.privacy_result import MembershipReport
     from pydrift.result import DriftReport
+    from pydrift.shadows import Draw, ShadowBank, train_shadows
     from pydrift.training import TrainingRecipe
     from pydrift.version import __version__
 
 _HOME = {
+    "Draw": "shadows",
     "DriftAuditor": "auditor",
     "DriftReport": "result",
     "GradientAscent": "inversion",
@@ -31,6 +33,7 @@ _HOME = {
     "LabelledImages": "data",
     "MembershipReport": "privacy_result",
     "PydriftError": "errors",
+    "ShadowBank": "shadows",
     "TrainingRecipe": "training",
     "UsageError": "errors",
     "__version__": "version",
@@ -40,9 +43,11 @@ _HOME = {
     "membership_audit": "privacy",
     "plant": "data",
     "save_model": "modelfile",
+    "train_shadows": "shadows",
 }
 
 __all__ = [
+    "Draw",
     "DriftAuditor",
     "DriftReport",
     "GradientAscent",
@@ -50,6 +55,7 @@ __all__ = [
     "LabelledImages",
     "MembershipReport",
     "PydriftError",
+    "ShadowBank",
     "TrainingRecipe",
     "UsageError",
     "__version__",
@@ -59,6 +65,7 @@ __all__ = [
     "membership_audit",
     "plant",
     "save_model",
+    "train_shadows",
 ]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from pydrift.baselines import measure_baselines
 from pydrift.calibration import Calibration, describe_attack
-from pydrift.classifier import Classifier, exact_arithmetic, freeze
+from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.gray import GrayData
@@ -25,8 +25,8 @@ from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
 from pydrift.progress import Clock, Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
-from pydrift.shadows import NULLS, successor_draw, train_shadows
-from pydrift.store import RunFolder, refuse_manifest_folder, sha256_bytes
+from pydrift.shadows import NULLS, described, successor_draw, train_shadows
+from pydrift.store import RunFolder, refuse_manifest_folder
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
 from pydrift.verdict import judge
@@ -131,27 +131,26 @@ class DriftAuditor:
             "restarts": self._restarts,
             "seed": self._seed,
             "device": self._device.type,
-            "train": None if self._train is None else _described(self._train),
+            "train": None if self._train is None else described(self._train),
             "versions": _versions(),
         }
         with exact_arithmetic(), self._progress as progress, self._run("fit", plan) as run:
             with clock("train shadows"):
                 bank = train_shadows(
-                    self._base.module,
+                    self._base,
                     images,
                     self._shadows,
                     null=self._null,
                     draw=draw,
                     recipe=self._recipe,
+                    train=self._train,
                     seed=self._seed,
-                    initial=self._base.initial(),
-                    built_in=self._base.built_in,
-                    user_train=self._train,
-                    device=self._device,
-                    run=run,
+                    work_dir=None if run.path is None else run.path / "shadows",
+                    device=str(self._device),
                     progress=progress,
                 )
-            models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in bank.modules)]
+            shadows = bank.models()
+            models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in shadows)]
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
                 gray, _ = self._inverted(models, [f"gray/{m}" for m in range(len(models))], run, progress)
@@ -160,7 +159,7 @@ class DriftAuditor:
                 recognition = recognise(models, gray, progress.advance)["margin"]
         self._calibration = Calibration(
             base=self._base,
-            shadows=bank.modules,
+            shadows=tuple(shadows),
             gray=tuple(gray),
             recognition=recognition,
             class_names=images.class_names,
@@ -352,22 +351,5 @@ def audit(
     return auditor.fit(images).compare(production, images if holdout is None else holdout, alpha)
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name; None: a CUDA device if torch sees one, else the CPU."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: this torch sees no CUDA device")
-    return device
-
-
 def _versions() -> dict[str, str]:
     return {"pydrift": __version__, "torch": str(torch.__version__)}
-
-
-def _described(train: Train) -> str:
-    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function."""
-    code = getattr(train, "__code__", None)
-    body = "" if code is None else sha256_bytes(code.co_code + repr(code.co_consts).encode())[:16]
-    return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from pydrift.auditor import choose_device
-from pydrift.classifier import Classifier, exact_arithmetic, freeze
+from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.membership import DEFAULT, Attack, Statistics, check_finite, chosen, measure, view
@@ -23,13 +22,11 @@ from pydrift.modelfile import LoadedModel
 from pydrift.ops import native_status
 from pydrift.privacy_result import MembershipProvenance, MembershipReport, Population, ShadowSummary
 from pydrift.progress import Clock, Progress, Silent
-from pydrift.shadows import Draw, ShadowBank, train_shadows
-from pydrift.store import RunFolder, refuse_manifest_folder, tensors_digest
+from pydrift.shadows import ShadowBank, train_shadows
+from pydrift.store import refuse_manifest_folder, tensors_digest
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
 from pydrift.version import __version__
-
-_DRAW = Draw("halves")
 
 
 def membership_audit(
@@ -39,6 +36,7 @@ def membership_audit(
     *,
     attacks: Sequence[str] = DEFAULT,
     shadows: int = 16,
+    bank: ShadowBank | None = None,
     queries: Sequence[str] = ("plain",),
     alpha: float = 0.05,
     delta: float = 0.0,
@@ -59,6 +57,7 @@ def membership_audit(
     attacks   names in pydrift.membership.ATTACKS; "boundary" must be asked for, since it takes many queries
     shadows   models of the target's kind, trained on complementary halves of the population: an even number. Each
               image is then IN for one half of them and OUT for the other. None are trained if no attack needs any
+    bank      shadows that are there already, trained on draws of the very same population
     queries   how the images are shown (see pydrift.membership.view); LiRA and RMIA use all of them, the others the
               first. Show what the target was trained with: "flip" only where images were mirrored
     alpha     intervals and epsilon bounds have confidence 1 - alpha; the epsilon bounds of all attacks together
@@ -71,13 +70,15 @@ def membership_audit(
     of other images or classes. The same seed on the same machine gives the same figures.
     """
     suite = chosen(attacks)
+    count = _needed(suite, shadows) if bank is None else 0
     if not 0 < alpha < 1 or not 0 <= delta < 1:
         raise UsageError(f"alpha must lie between 0 and 1 and delta in [0, 1), got {alpha:g} and {delta:g}")
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
-    shadows = _needed(suite, shadows)
     images = load_data(data) if isinstance(data, str) else as_images(data)
     member = checked_members(members, images)
+    if bank is not None and bank.plan.data_sha256 != images.sha256:
+        raise InputRefused(f"bank: its shadows were trained on other data than {images.source}")
     for query in queries:
         view(images.x[:1], query)  # refuses unknown ones before the work
     subject = as_subject(model, "target", arch)
@@ -88,18 +89,28 @@ def membership_audit(
         )
     how, clock = recipe or subject.recipe or TrainingRecipe(), Clock()
     with exact_arithmetic(), progress or Silent() as told:
-        with clock("train shadows"):
-            bank = _shadow_bank(subject, images, shadows, how, train, seed, target.device, work_dir, told)
+        if bank is None and count:
+            if work_dir is not None:
+                refuse_manifest_folder(work_dir)
+            with clock("train shadows"):
+                bank = train_shadows(
+                    subject, images, count, recipe=how, train=train, seed=seed, device=device, progress=told,
+                    work_dir=None if work_dir is None else Path(work_dir) / "shadows",
+                )  # fmt: skip
         with clock("ask target and shadows"):
-            told.phase("asking target and shadows", 1 + shadows)
-            models = [target, *(freeze(m, images.input_shape, target.device, "shadow") for m in bank.modules)]
+            told.phase("asking target and shadows", 1 + (0 if bank is None else len(bank)))
             posterior = any(attack.needs.posterior for attack in suite.values())
-            asked = measure(models, images.x, images.y, queries=queries, posterior=posterior, advance=told.advance)
-            check_finite(asked, ["target", *(f"shadow {k}" for k in range(shadows))])
+            asked: dict[str, Any] = {"queries": queries, "posterior": posterior, "advance": told.advance}
+            answers = measure([target], images.x, images.y, **asked)
+            check_finite(answers, ["target"])
+            shadow, shadow_member = answers.models(slice(0, 0)), np.zeros((0, len(images)), bool)
+            if bank is not None:
+                shadow, shadow_member = bank.statistics(images.x, images.y, device=device, **asked), bank.member
+                check_finite(shadow, [f"shadow {k}" for k in range(len(bank))])
         with clock("attack"):
             told.phase("attacking", len(suite))
             scores = np.empty((len(suite), len(images)))
-            for row, score in enumerate(_scores(suite, target, asked, _members(shadows, seed, images), images)):
+            for row, score in enumerate(_scores(suite, target, answers, shadow, shadow_member, images)):
                 scores[row] = score
                 told.advance()
     results = tuple(
@@ -117,9 +128,9 @@ def membership_audit(
         attacks=results,
         alpha=alpha,
         delta=delta,
-        reasons=tuple(_reasons(subject, member, results, shadows, guessed=not (recipe or subject.recipe or train))),
-        population=_population(images, member, asked),
-        shadows=ShadowSummary(shadows, _DRAW.describe(len(images)) if shadows else "none", bank.accuracy),
+        reasons=tuple(_reasons(subject, member, results, bank, guessed=not (recipe or subject.recipe or train))),
+        population=_population(images, member, answers),
+        shadows=ShadowSummary(0, "none", ()) if bank is None else _summary(bank),
         provenance=MembershipProvenance(
             pydrift=__version__,
             torch=torch.__version__,
@@ -179,7 +190,7 @@ def checked_members(members: ArrayLike, images: LabelledImages) -> NDArray[np.bo
 
 
 def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
-    """The number of shadows to train. UsageError where they are too few for an attack, or odd."""
+    """How many shadows to train: 0 where no attack needs any. UsageError where they are too few for one, or odd."""
     needs = {name: max(attack.needs.shadows_in, attack.needs.shadows_out) for name, attack in suite.items()}
     name = max(needs, key=lambda name: needs[name])
     if needs[name] == 0:
@@ -194,74 +205,24 @@ def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
     return shadows
 
 
-def _shadow_bank(
-    subject: Subject,
-    images: LabelledImages,
-    count: int,
-    recipe: TrainingRecipe,
-    train: Train | None,
-    seed: int,
-    device: torch.device,
-    work_dir: str | Path | None,
-    progress: Progress,
-) -> ShadowBank:
-    if count == 0:
-        return ShadowBank((), ())
-    if work_dir is not None:
-        refuse_manifest_folder(work_dir)
-    plan = {
-        "target": subject.sha256,
-        "data": images.sha256,
-        "shadows": count,
-        "recipe": asdict(recipe),
-        "train": None if train is None else getattr(train, "__qualname__", type(train).__qualname__),
-        "seed": seed,
-        "device": device.type,
-        "versions": {"pydrift": __version__, "torch": str(torch.__version__)},
-    }
-    with RunFolder(None if work_dir is None else Path(work_dir) / "membership", plan) as run:
-        return train_shadows(
-            subject.module,
-            images,
-            count,
-            null="retrain",
-            draw=_DRAW,
-            recipe=recipe,
-            seed=seed,
-            initial=subject.initial(),
-            built_in=subject.built_in,
-            user_train=train,
-            device=device,
-            run=run,
-            progress=progress,
-        )
-
-
-def _members(shadows: int, seed: int, images: LabelledImages) -> NDArray[np.bool_]:
-    """bool [shadows, N]: which images each shadow was trained on."""
-    member = np.zeros((shadows, len(images)), bool)
-    for k in range(shadows):
-        member[k, _DRAW.indices(seed, len(images), k)] = True
-    return member
-
-
 def _scores(
     suite: Mapping[str, Attack],
     target: Classifier,
-    asked: Statistics,
+    answers: Statistics,
+    shadow: Statistics,
     member: NDArray[np.bool_],
     images: LabelledImages,
 ) -> Iterator[NDArray[np.float64]]:
-    """Each attack's scores. `asked`: of the target, then of the shadows."""
-    answers, shadow, y = asked.models(slice(0, 1)), asked.models(slice(1, None)), images.y.numpy()
+    """Each attack's scores from the target's answers and the shadows'."""
+    y = images.y.numpy()
     for attack in suite.values():
         if isinstance(attack, BoundaryDistance):
             answers = replace(answers, distance=attack.distances(target, images.x, images.y))
         yield attack.fit(shadow, member, y).score(answers)
 
 
-def _population(images: LabelledImages, member: NDArray[np.bool_], asked: Statistics) -> Population:
-    right, loss = asked.prediction[0, 0] == images.y.numpy(), asked.loss[0, 0].astype(np.float64)
+def _population(images: LabelledImages, member: NDArray[np.bool_], answers: Statistics) -> Population:
+    right, loss = answers.prediction[0, 0] == images.y.numpy(), answers.loss[0, 0].astype(np.float64)
     return Population(
         source=images.source,
         members=int(member.sum()),
@@ -274,12 +235,16 @@ def _population(images: LabelledImages, member: NDArray[np.bool_], asked: Statis
     )
 
 
+def _summary(bank: ShadowBank) -> ShadowSummary:
+    return ShadowSummary(len(bank), bank.plan.draw.describe(bank.plan.images), bank.accuracy)
+
+
 def _reasons(
-    subject: Subject, member: NDArray[np.bool_], results: Sequence[AttackResult], shadows: int, guessed: bool
+    subject: Subject, member: NDArray[np.bool_], results: Sequence[AttackResult], bank: ShadowBank | None, guessed: bool
 ) -> Iterator[str]:
     """What a reader of the figures must know."""
     members, others = int(member.sum()), int((~member).sum())
-    if shadows and guessed:
+    if bank is not None and guessed:
         yield (
             "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
             "better they resemble the target, the stronger the attacks (pass recipe= or train=)"
@@ -289,10 +254,10 @@ def _reasons(
             f"the target's file says that it was trained on {subject.train_size} images, but {members} members are "
             "named: if members are missing they count as non-members here, and the attacks look weaker than they are"
         )
-    half = len(member) // 2
-    if shadows and not 0.8 <= members / half <= 1.25:
+    seen = members if bank is None else int(bank.member.sum(axis=1).mean())
+    if not 0.8 <= members / seen <= 1.25:
         yield (
-            f"each shadow saw {half} images and the target {members}: the shadows resemble it less than they could; "
+            f"each shadow saw {seen} images and the target {members}: the shadows resemble it less than they could; "
             "a population of twice as many images as there are members makes the strongest audit"
         )
     for fpr in FPRS:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "pydrift"
 VALUES = {"errors", "gray", "store", "version"}  # small values and files that every layer may use
 ALLOWED = {
     "__init__": {"auditor", "data", "errors", "inversion", "modelfile", "privacy"}
-    | {"privacy_result", "result", "training", "version"},
+    | {"privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
     "auditor": VALUES
@@ -34,7 +34,7 @@ ALLOWED = {
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
-    | {"privacy", "privacy_result", "result", "trainer", "training"},
+    | {"privacy", "privacy_result", "result", "shadows", "trainer", "training"},
     "data": VALUES,
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},
@@ -53,7 +53,9 @@ ALLOWED = {
     "progress": set(),
     "report": VALUES | {"membership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
-    "shadows": VALUES | {"data", "noise", "parallel", "progress", "training"},
+    "shadows": VALUES
+    | {"arch", "classifier", "data", "membership", "modelfile", "noise", "ops", "parallel", "progress", "subject"}
+    | {"training"},
     "store": {"errors"},
     "subject": VALUES | {"arch", "modelfile", "training"},
     "trainer": VALUES | {"arch", "data", "modelfile", "noise", "parallel", "subject", "training"},

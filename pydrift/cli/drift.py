@@ -226,8 +226,7 @@ def invert(
     """Make gray data of one model: images of what it takes each class to look like."""
     import torch
 
-    from pydrift.auditor import choose_device
-    from pydrift.classifier import exact_arithmetic, freeze
+    from pydrift.classifier import choose_device, exact_arithmetic, freeze
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model
     from pydrift.store import check_writable, write_atomic

@@ -54,6 +54,13 @@ class Statistics:
         parts: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in vars(self).items()}
         return Statistics(**parts)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Statistics]) -> Statistics:
+        """The statistics of several groups of models as those of one, in that order."""
+        columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+        whole: dict[str, Any] = {n: None if v[0] is None else np.concatenate(v) for n, v in columns.items()}
+        return cls(**whole)
+
     def log_p(self) -> NDArray[np.float64]:
         """log p_y, float64 [K, Q, N], from the margin: it goes on telling images apart where a loss rounds to 0."""
         return -np.logaddexp(0, -self.margin.astype(np.float64))
