@@ -79,6 +79,8 @@ def membership_audit(
     member = checked_members(members, images)
     if bank is not None and bank.plan.data_sha256 != images.sha256:
         raise InputRefused(f"bank: its shadows were trained on other data than {images.source}")
+    if not queries:
+        raise UsageError("queries must name at least one way to show the images")
     for query in queries:
         view(images.x[:1], query)  # refuses unknown ones before the work
     subject = as_subject(model, "target", arch)

@@ -105,9 +105,10 @@ class MembershipReport:
 
     def exposed(self, count: int) -> list[tuple[int, float]]:
         """The members that the strongest attack is surest of: index, and share of non-members that score as high."""
-        exposure = false_positive_rate_of(self.scores_of(self.strongest.name), self.member)
+        scores = self.scores_of(self.strongest.name)
         members = np.flatnonzero(self.member)
-        order = members[np.argsort(exposure[members], kind="stable")][:count]
+        order = members[np.argsort(-scores[members], kind="stable")][:count]
+        exposure = false_positive_rate_of(scores, self.member)
         return [(int(n), float(exposure[n])) for n in order]
 
     def to_dict(self) -> dict[str, Any]:
