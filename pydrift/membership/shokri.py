@@ -40,10 +40,12 @@ class Shokri:
         for label in np.unique(y):
             of_class = y == label
             answers = shadow.posterior[:, of_class]
-            model = MLPClassifier((self.hidden,), max_iter=self.epochs, random_state=self.seed)
+            rows = answers.shape[0] * answers.shape[1]
+            batch = min(rows, max(64, rows // 100))  # about 100 steps an epoch, however many the shadows
+            model = MLPClassifier((self.hidden,), batch_size=batch, max_iter=self.epochs, random_state=self.seed)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is meant
-                model.fit(answers.reshape(-1, answers.shape[-1]), member[:, of_class].ravel())
+                model.fit(answers.reshape(rows, -1), member[:, of_class].ravel())
             models[int(label)] = model
         return _Fitted(models, y)
 
