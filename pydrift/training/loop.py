@@ -40,7 +40,8 @@ def train(
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
             images = looked_at(x[batch], look[first : first + batch_size]) if len(look) else x[batch]
-            logits = module(images.to(device).contiguous(memory_format=memory_format))
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits = module(images.to(device).contiguous(memory_format=memory_format)).float()
             loss = F.cross_entropy(logits, y[batch].to(device), label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -67,7 +67,8 @@ def train_many(
     training amplifies. PydriftError if training diverges.
     """
     program = native_program(starts[0], x, device) if starts else None
-    if program is None or len({recipe.optimizer for recipe in recipes}) > 1:
+    common = {(recipe.optimizer, recipe.precision) for recipe in recipes}
+    if program is None or common not in ({("adam", "float32")}, {("sgd", "float32")}):
         if resume is not None:
             raise UsageError("only natively trained models can go on from a checkpoint")
         return list(_in_torch(starts, x, y, drawn, recipes, seeds, device, built_in))
