@@ -100,7 +100,7 @@ def membership_audit(
                     work_dir=None if work_dir is None else Path(work_dir) / "shadows",
                 )  # fmt: skip
         with clock("ask target and shadows"):
-            told.phase("asking target and shadows", 1 + (0 if bank is None else len(bank)))
+            told.phase("asking target and shadows", len(queries) * (1 + (0 if bank is None else len(bank))))
             posterior = any(attack.needs.posterior for attack in suite.values())
             asked: dict[str, Any] = {"queries": queries, "posterior": posterior, "advance": told.advance}
             answers = measure([target], images.x, images.y, **asked)

@@ -1,11 +1,14 @@
 """Membership signals against their definition in float64, what is measured of models, and what recognition holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pydrift import InputRefused, UsageError
+from pydrift.arch import lower
 from pydrift.classifier import Classifier, freeze
 from pydrift.gray import GrayData
 from pydrift.membership import SIGNALS, check_finite, confidence, logit_margin, loss, measure, recognise, view
@@ -68,9 +71,13 @@ def test_signals_agree_with_each_other():
         torch.testing.assert_close(signal(shifted, y), signal(z, y))
 
 
-def classifier(seed):
+def network(seed):
     torch.manual_seed(seed)
-    return freeze(nn.Sequential(nn.Flatten(), nn.Linear(9, 4)), SHAPE, torch.device("cpu"))
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
+
+
+def classifier(seed):
+    return freeze(network(seed), SHAPE, torch.device("cpu"))
 
 
 def gray(seed, restarts=5):
@@ -124,7 +131,7 @@ def images(count=7):
 def test_statistics_are_models_by_queries_by_images():
     (x, y), models, told = images(), [classifier(s) for s in range(3)], []
     got = measure(models, x, y, queries=("plain", "flip"), posterior=True, advance=lambda: told.append(1))
-    assert len(told) == 3
+    assert len(told) == 6  # models times queries
     assert got.margin.shape == got.loss.shape == got.confidence.shape == got.prediction.shape == (3, 2, 7)
     assert got.posterior.shape == (3, 7, 4)
     assert [a.dtype for a in (got.margin, got.loss, got.confidence, got.posterior)] == [np.float32] * 4
@@ -181,3 +188,34 @@ def test_logits_that_are_not_finite_are_named():
     got = measure([classifier(0), broken], x, y)
     with pytest.raises(InputRefused, match=r"^second: gives logits that are not finite for image 5$"):
         check_finite(got, ["first", "second"])
+
+
+@pytest.mark.parametrize("queries", [("plain",), ("plain", "flip")])
+def test_models_of_one_program_are_asked_at_once(monkeypatch, queries):
+    """Natively or by its reference: the figures of the generic path to rounding, and the same whoever else is asked."""
+    calls, op = [], statistics_module.shadow_statistics
+
+    def counted(x, parameters, label, *, program):
+        calls.append(tuple(parameters.shape))
+        return op(x, parameters, label, program=program)
+
+    monkeypatch.setattr(statistics_module, "shadow_statistics", counted)
+    generic = [replace(classifier(s), fused=None) for s in range(3)]
+    fused = [replace(model, fused=lower(network(s), SHAPE)) for s, model in enumerate(generic)]
+    (x, y), told = images(), []
+    got = measure(fused, x, y, queries=queries, advance=lambda: told.append(1))
+    assert calls == [(3, 40)] * len(queries)
+    assert len(told) == 3 * len(queries)
+    expected = measure(generic, x, y, queries=queries)
+    for name in ("margin", "loss", "confidence"):
+        np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
+        assert getattr(got, name).dtype == np.float32
+    assert np.array_equal(got.prediction, expected.prediction)
+    alone = measure(fused[1:2], x, y, queries=queries)
+    assert np.array_equal(alone.margin, got.margin[1:2])
+    calls.clear()
+    other = replace(fused[0], fused=lower(nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), SHAPE))
+    measure([fused[0], other], x, y)
+    measure([fused[0], generic[1]], x, y)
+    assert measure(fused, x, y, queries=queries, posterior=True).posterior.shape == (3, 7, 4)
+    assert calls == [(3, 40)] * (len(queries) - 1)

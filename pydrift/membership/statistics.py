@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from pydrift.classifier import Classifier
 from pydrift.errors import InputRefused, UsageError
 from pydrift.membership.signals import SIGNALS
+from pydrift.ops import shadow_statistics
 from pydrift.parallel import each
 
 _BATCH = 512
@@ -78,24 +80,31 @@ def measure(
     """Asks every model about every image. x float32 [N, C, H, W] in [0, 1]; y int64 [N].
 
     queries    how the images are shown: see `view`
-    posterior  keep all probabilities, too
-    advance    called once per model
+    posterior  keep all probabilities of the first query, too
+    advance    called once per query and model
 
-    Deterministic: each model answers on one thread and the images are cut into fixed batches, so a figure does not
-    depend on which other models are asked.
+    Models that are lowered to one program are all asked in one native call, which stores no logits; where the
+    posterior is wanted, and for any other models, each answers in torch, on one thread and in fixed batches. Either
+    way a figure does not depend on which other models are asked, nor on the number of threads.
     """
-    views = [view(x, query) for query in queries]
-    answers = []
-    for answer in each(
-        lambda model: [_ask(model, seen, y, posterior and q == 0) for q, seen in enumerate(views)], models
-    ):
-        answers.append(answer)
-        advance()
-    stacked = {
-        name: np.array([[seen[name] for seen in answer] for answer in answers]) for name in (*SIGNALS, "prediction")
-    }
-    kept = np.array([answer[0]["posterior"] for answer in answers]) if posterior else None
-    return Statistics(**stacked, posterior=kept)
+    columns: dict[str, list[NDArray]] = {}
+    for q, query in enumerate(queries):
+        seen, whole = view(x, query), posterior and q == 0
+        program = None if whole else _program(models)
+        if program is None:
+            answers = []
+            for answer in each(partial(_ask, seen, y, whole), models):
+                answers.append(answer)
+                advance()
+            stacked = {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+        else:
+            stacked = _ask_all(models, program, seen, y)
+            for _ in models:
+                advance()
+        for name, values in stacked.items():
+            columns.setdefault(name, []).append(values)
+    (kept,) = columns.pop("posterior", [None])
+    return Statistics(**{name: np.stack(values, axis=1) for name, values in columns.items()}, posterior=kept)
 
 
 def view(x: Tensor, query: str) -> Tensor:
@@ -114,7 +123,26 @@ def view(x: Tensor, query: str) -> Tensor:
     return F.pad(x, (right, -right, down, -down))
 
 
-def _ask(model: Classifier, x: Tensor, y: Tensor, posterior: bool) -> dict[str, NDArray]:
+def _program(models: Sequence[Classifier]) -> list[int] | None:
+    """The program of the layers, if all models are lowered to the same one on the same device."""
+    first = models[0]
+    if first.fused is None:
+        return None
+    program = first.fused.program()
+    same = (m.fused is not None and m.fused.program() == program and m.device == first.device for m in models)
+    return program if all(same) else None
+
+
+def _ask_all(models: Sequence[Classifier], program: list[int], x: Tensor, y: Tensor) -> dict[str, NDArray]:
+    """The signals and the prediction of every model and image [K, N]."""
+    device = models[0].device
+    parameters = torch.stack([model.fused.parameters() for model in models if model.fused is not None])
+    images, labels = x.contiguous().to(device), y.int().to(device)
+    answer = shadow_statistics(images, parameters, labels, program=program)
+    return {name: values.cpu().numpy() for name, values in answer._asdict().items()}
+
+
+def _ask(x: Tensor, y: Tensor, posterior: bool, model: Classifier) -> dict[str, NDArray]:
     """The signals and the prediction of every image [N]; with `posterior`, that too [N, C]."""
     logits = torch.cat([model.logits(part.to(model.device)) for part in x.split(_BATCH)])
     labels = y.to(model.device)

@@ -38,9 +38,7 @@ class ShadowMoments(NamedTuple):
     m2: Tensor
 
 
-def shadow_statistics(
-    x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int]
-) -> ShadowStatistics:
+def shadow_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int]) -> ShadowStatistics:
     """The statistics of every sample under every model; no logits are kept.
 
     For each model k and sample n, with z = f(x[n]) the logits of the network f that `program` and row k of `parameters`
