@@ -33,7 +33,7 @@ class ShadowMoments(NamedTuple):
     m2     float32 [2, N]  sum of the squared differences from the mean; the variance is m2 / count, or / (count - 1)
     """
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # in place of tuple.count, of which nobody has need
     mean: Tensor
     m2: Tensor
 
@@ -65,8 +65,8 @@ def shadow_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: 
     Ranges: N, K >= 0; C, H, W >= 1; at most 2^24 values at any layer and 2^28 parameters. Tensors are contiguous and on
     one device. With one class only, margin is +inf, loss 0 and confidence 1.
 
-    Not finite: where any logit is, margin, loss and confidence are NaN; the prediction is that of torch, for which a NaN
-    is the largest of all. (On the CPU max-pooling prefers a number to a NaN.)
+    Not finite: where any logit is, margin, loss and confidence are NaN; the prediction is that of torch, for which a
+    NaN is the largest of all. (On the CPU max-pooling prefers a number to a NaN.)
 
     Errors: ValueError with the argument's name, what it must be and what it is; also for a tensor that requires grad,
     since nothing here is differentiable.
@@ -86,7 +86,7 @@ def shadow_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: 
 def shadow_moments(
     x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, *, program: Sequence[int]
 ) -> ShadowMoments:
-    """Count, mean and sum of squared deviations of every sample's margin, over the models IN and OUT; nothing else kept.
+    """Count, mean and sum of squared deviations of every sample's margin over the models IN and OUT; no more is kept.
 
     For each sample n, with margin[k, n] as `shadow_statistics` has it and both sides starting at zero::
 
@@ -121,8 +121,8 @@ def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:
 
 def _fake_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: list[int]) -> ShadowStatistics:
     shape = (parameters.shape[0], x.shape[0])
-    prediction = parameters.new_empty(shape, dtype=torch.int32)
-    return ShadowStatistics(*(parameters.new_empty(shape) for _ in range(3)), prediction)
+    margin, loss, confidence = (parameters.new_empty(shape) for _ in range(3))
+    return ShadowStatistics(margin, loss, confidence, parameters.new_empty(shape, dtype=torch.int32))
 
 
 def _fake_moments(x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, *, program: list[int]) -> ShadowMoments:
