@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydrift.errors import InputRefused, PydriftError, UsageError
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model, save_model
+    from pydrift.privacy import membership_audit
+    from pydrift.privacy_result import MembershipReport
     from pydrift.result import DriftReport
     from pydrift.shadows import Draw, ShadowBank, train_shadows
     from pydrift.training import TrainingRecipe
@@ -29,6 +31,7 @@ _HOME = {
     "GradientAscent": "inversion",
     "InputRefused": "errors",
     "LabelledImages": "data",
+    "MembershipReport": "privacy_result",
     "PydriftError": "errors",
     "ShadowBank": "shadows",
     "TrainingRecipe": "training",
@@ -37,6 +40,7 @@ _HOME = {
     "audit": "auditor",
     "load_data": "data",
     "load_model": "modelfile",
+    "membership_audit": "privacy",
     "plant": "data",
     "save_model": "modelfile",
     "train_shadows": "shadows",
@@ -49,6 +53,7 @@ __all__ = [
     "GradientAscent",
     "InputRefused",
     "LabelledImages",
+    "MembershipReport",
     "PydriftError",
     "ShadowBank",
     "TrainingRecipe",
@@ -57,6 +62,7 @@ __all__ = [
     "audit",
     "load_data",
     "load_model",
+    "membership_audit",
     "plant",
     "save_model",
     "train_shadows",

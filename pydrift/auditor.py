@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +23,7 @@ from pydrift.membership import recognise
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
-from pydrift.progress import Progress, Silent
+from pydrift.progress import Clock, Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
 from pydrift.shadows import NULLS, described, successor_draw, train_shadows
 from pydrift.store import RunFolder, refuse_manifest_folder
@@ -114,7 +113,7 @@ class DriftAuditor:
         data: LabelledImages, (x, y), any iterable of (x, y), or a source such as "fashion-mnist:DIR".
         """
         images = load_data(data) if isinstance(data, str) else as_images(data)
-        clock = _Clock()
+        clock = Clock()
         base = freeze(self._base.module, images.input_shape, self._device, "base")
         if base.num_classes != images.num_classes:
             raise InputRefused(
@@ -184,7 +183,7 @@ class DriftAuditor:
         """Judges one successor. `data` is optional and only adds the accuracy baselines; the verdict never uses it."""
         if not 0 < alpha < 1:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
-        fitted, clock = self.calibration, _Clock(self.calibration.seconds)
+        fitted, clock = self.calibration, Clock(self.calibration.seconds)
         calibration_sha256 = fitted.digest()
         images = None if data is None else load_data(data) if isinstance(data, str) else as_images(data)
         subject = as_subject(production, "production", arch)
@@ -213,7 +212,7 @@ class DriftAuditor:
                 progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
                 (gray,), rate = self._inverted([new], ["gray/new"], run, progress)
             with clock("measure recognition of new model"):
-                progress.phase("measuring recognition", len(models) + 1)
+                progress.phase("measuring recognition", len(models) + 2)
                 seen_by_others = recognise(models, [gray], progress.advance)["margin"]
                 seen_by_new = recognise([new], [*fitted.gray, gray], progress.advance)["margin"]
         recognition = np.concatenate(
@@ -354,16 +353,3 @@ def audit(
 
 def _versions() -> dict[str, str]:
     return {"pydrift": __version__, "torch": str(torch.__version__)}
-
-
-class _Clock:
-    """Seconds per phase."""
-
-    def __init__(self, earlier: dict[str, float] | None = None) -> None:
-        self.seconds = dict(earlier or {})
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = round(time.perf_counter() - start, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +92,7 @@ class ShadowBank:
                 some = range(first, min(first + _MODELS_AT_ONCE, len(self)))
                 models = [freeze(self._model(k), self.plan.input_shape, where, f"shadow {k}") for k in some]
                 parts.append(measure(models, x, y, **options))
-        columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Statistics)}
-        return Statistics(**{n: None if values[0] is None else np.concatenate(values) for n, values in columns.items()})
+        return Statistics.joined(parts)
 
     def save(self, folder: str | Path) -> None:
         """Writes bank.json, member.safetensors, a model file per shadow in models/ and, last, MANIFEST.json.
