@@ -17,4 +17,11 @@ STABLE_TORCH_LIBRARY(pydrift, m) {
       "float epsilon, float tv_weight, float l2_weight, float lower, float upper, float confidence_threshold, "
       "int patience) "
       "-> (Tensor confidence, Tensor loss, Tensor steps)");
+  // x [N, C, H, W] uint8 or float32; label [N] int32; parameters, first_moment [K, P] float32; second_moment [K, P] or,
+  // with "sgd", [K, 0]; order [T] int32; look [T, 3] or [0, 3] int8; steps_done [K] int64; num_steps, batch_size [K]
+  // int32; rate [S] float64; hyper [K, 5] float64 -> loss [K] float32
+  m.def(
+      "shadow_train(Tensor x, Tensor label, Tensor(a!) parameters, Tensor(b!) first_moment, Tensor(c!) second_moment, "
+      "Tensor order, Tensor look, Tensor steps_done, Tensor num_steps, Tensor batch_size, Tensor rate, Tensor hyper, *, "
+      "int[] program, str optimizer) -> Tensor loss");
 }

@@ -46,17 +46,19 @@ inline void conv_forward(const Network& network, const Stage& stage, int32_t g) 
   }
 }
 
-// The gradient at the convolution itself: through the pooling and the ReLU, into a map with a border of zeros.
-inline void conv_spread(const Network& network, const Stage& stage, int32_t g) {
-  const float* gradient = network.at(stage.out_gradient, g);
-  float* spread = network.at(stage.spread, g);
-  const uint8_t* codes = network.codes_of(stage, g);
+// The gradient at the convolution itself, through the pooling and the ReLU, into a map with a border of zeros: of the
+// channels from `first` on, as many as that map holds.
+inline void conv_spread(const Network& network, const Stage& stage, int32_t g, int32_t first) {
   const Map &from = stage.out_gradient, &to = stage.spread;
-  for (int32_t c = 0; c < from.channels; ++c) {
+  const float* gradient = network.at(from, g) + int64_t{first} * from.plane;
+  float* spread = network.at(to, g);
+  const uint8_t* codes = network.codes_of(stage, g);
+  if (codes != nullptr) codes += int64_t{first} * from.plane_size() * kLanes;
+  for (int32_t c = 0; c < to.channels && first + c < from.channels; ++c) {
+    float* target = spread + int64_t{c} * to.plane;
     for (int32_t y = 0; y < from.height; ++y) {
       for (int32_t x = 0; x < from.width; ++x) {
         const Vec value = load(gradient + int64_t{c} * from.plane + from.at(y, x));
-        float* target = spread + int64_t{c} * to.plane;
         if (codes == nullptr) {
           store(target + to.at(y, x), value);
           continue;
@@ -124,9 +126,8 @@ inline void conv_scatter(const Network& network, const Stage& stage, int32_t g) 
   }
 }
 
-inline void conv_backward(const Network& network, const Stage& stage, int32_t g) {
-  if (stage.scatter) return conv_scatter(network, stage, g);
-  conv_spread(network, stage, g);
+// The data gradient from what conv_spread made.
+inline void conv_gather(const Network& network, const Stage& stage, int32_t g) {
   const PlanView& plan = network.plan;
   float* in_gradient = network.at(stage.in_gradient, g);
   const int64_t plane = stage.in_gradient.plane;
@@ -137,6 +138,12 @@ inline void conv_backward(const Network& network, const Stage& stage, int32_t g)
                 for (int32_t p = 0; p < kTileSize; ++p) store(in_gradient + c * plane + tile.out[p], sum[p]);
               });
   }
+}
+
+inline void conv_backward(const Network& network, const Stage& stage, int32_t g) {
+  if (stage.scatter) return conv_scatter(network, stage, g);
+  conv_spread(network, stage, g, 0);
+  conv_gather(network, stage, g);
 }
 
 }  // namespace PYDRIFT_LANES

@@ -63,6 +63,22 @@ PYDRIFT_INLINE void with_rows(int32_t count, Run run) {
   }
 }
 
+// run(Count<groups>) for the number of groups of a slice.
+template <class Run>
+PYDRIFT_INLINE void with_groups(int32_t count, Run run) {
+  static_assert(kMaxGroups == 4, "the cases below");
+  switch (count) {
+    case 1:
+      return run(Count<1>{});
+    case 2:
+      return run(Count<2>{});
+    case 3:
+      return run(Count<3>{});
+    default:
+      return run(Count<4>{});
+  }
+}
+
 // ---- Flat passes: the positions are the groups, side by side.
 
 template <int32_t kNumRows, int32_t kNumGroups, class Finish>
@@ -101,17 +117,9 @@ inline void run_groups(const Dense& dense, const float* weights, const int32_t* 
 template <class Finish>
 inline void run_flat(const Dense& dense, const float* weights, const int32_t* offsets, const float* in, float* out,
                      int64_t plane, int32_t num_groups, Finish finish) {
-  static_assert(kMaxGroups == 4, "the cases below");
-  switch (num_groups) {
-    case 1:
-      return run_groups<1>(dense, weights, offsets, in, out, plane, finish);
-    case 2:
-      return run_groups<2>(dense, weights, offsets, in, out, plane, finish);
-    case 3:
-      return run_groups<3>(dense, weights, offsets, in, out, plane, finish);
-    default:
-      return run_groups<4>(dense, weights, offsets, in, out, plane, finish);
-  }
+  with_groups(num_groups, [&](auto groups) __attribute__((always_inline)) {
+    run_groups<groups.kValue>(dense, weights, offsets, in, out, plane, finish);
+  });
 }
 
 // ---- Passes over feature maps: tiles of positions of one group.

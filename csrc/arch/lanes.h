@@ -33,6 +33,8 @@ inline constexpr int32_t kLanes = 4;
 inline constexpr int32_t kRows = 3;
 #endif
 
+inline constexpr int32_t kCacheLineFloats = 16;
+
 using Vec = float __attribute__((vector_size(4 * kLanes)));
 using IntVec = int32_t __attribute__((vector_size(4 * kLanes)));
 using ByteVec = uint8_t __attribute__((vector_size(kLanes)));
@@ -71,6 +73,47 @@ PYDRIFT_INLINE IntVec load_codes(const uint8_t* from) {
 PYDRIFT_INLINE void store_codes(uint8_t* to, IntVec codes) {
   const ByteVec bytes = __builtin_convertvector(codes, ByteVec);
   std::memcpy(to, &bytes, sizeof(bytes));
+}
+
+// The lower and the upper halves of all segments of 2 * kHalf lanes, those of `a` and `b` in turns.
+template <int32_t kHalf, bool kUpper>
+PYDRIFT_INLINE Vec halves(Vec a, Vec b) {
+  IntVec from{};  // lanes of `b` count on from those of `a`
+  for (int32_t lane = 0; lane < kLanes; ++lane) {
+    const int32_t own = kUpper ? lane + kHalf : lane;
+    from[lane] = lane % (2 * kHalf) < kHalf ? own : own - kHalf + kLanes;
+  }
+#if defined(__clang__)
+  Vec result;
+  for (int32_t lane = 0; lane < kLanes; ++lane) result[lane] = from[lane] < kLanes ? a[from[lane]] : b[from[lane] - kLanes];
+  return result;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// rows[i][j] becomes rows[j][i].
+template <int32_t kHalf = kLanes / 2>
+PYDRIFT_INLINE void transpose(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int32_t i = 0; i < kLanes; ++i) {
+    if (i & kHalf) continue;
+    const Vec a = rows[i], b = rows[i + kHalf];
+    rows[i] = halves<kHalf, false>(a, b), rows[i + kHalf] = halves<kHalf, true>(a, b);
+  }
+  if constexpr (kHalf > 1) transpose<kHalf / 2>(rows);
+}
+
+// Lane i: the sum of the lanes of rows[i]. Spoils `rows`.
+template <int32_t kHalf = kLanes / 2>
+PYDRIFT_INLINE Vec sums_of_lanes(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int32_t i = 0; i < kHalf; ++i) {
+    const Vec a = rows[i], b = rows[i + kHalf];
+    rows[i] = halves<kHalf, false>(a, b) + halves<kHalf, true>(a, b);
+  }
+  if constexpr (kHalf > 1) return sums_of_lanes<kHalf / 2>(rows);
+  return rows[0];
 }
 
 // exp(x) for x <= 0 to about one unit in the last place; 0 below -87. A NaN is the caller's to find.

@@ -12,13 +12,14 @@ struct Network {
   const PlanView& plan;
   const float* weights;  // packed
   float* shared;         // [Plan::shared_floats]
-  float* group;          // [Plan::group_floats], borders zero; used by one group after the other
+  float* group;          // [Plan::group_floats], borders zero; used by one group after the other, or
   uint8_t* codes;        // [kMaxGroups][Plan::code_bytes]
   int64_t code_bytes;
+  int64_t group_stride = 0;  // [kMaxGroups][group_stride], where each group's maps must outlive the pass
 
   // The origin of a map as group `g` sees it.
   PYDRIFT_INLINE float* at(const Map& map, int32_t g) const {
-    return map.all_groups ? shared + map.base + g * kLanes : group + map.base;
+    return map.all_groups ? shared + map.base + g * kLanes : group + map.base + g * group_stride;
   }
   PYDRIFT_INLINE uint8_t* codes_of(const Stage& stage, int32_t g) const {
     return stage.codes < 0 ? nullptr : codes + g * code_bytes + stage.codes;

@@ -15,19 +15,21 @@ inline void linear_forward(const Network& network, const Stage& stage, int32_t n
 }
 
 // Linear with ReLU: its output is above zero exactly where the ReLU let it through.
-inline void linear_backward(const Network& network, const Stage& stage, int32_t num_groups) {
+inline void mask_by_output(const Network& network, const Stage& stage, int32_t num_groups) {
   float* gradient = network.at(stage.out_gradient, 0);
-  if (stage.relu) {
-    const float* out = network.at(stage.out, 0);
-    for_each_element(stage.out, stage.out_gradient, [&](int64_t from, int64_t to, int32_t, int64_t) {
-      for (int32_t g = 0; g < num_groups; ++g) {
-        const int64_t lane = g * kLanes;
-        store(gradient + to + lane, load(out + from + lane) > Vec{} ? load(gradient + to + lane) : Vec{});
-      }
-    });
-  }
-  run_flat(network.plan.backward[stage.first_backward], network.weights, network.plan.offsets, gradient,
-           network.at(stage.in_gradient, 0), stage.in_gradient.plane, num_groups,
+  const float* out = network.at(stage.out, 0);
+  for_each_element(stage.out, stage.out_gradient, [&](int64_t from, int64_t to, int32_t, int64_t) {
+    for (int32_t g = 0; g < num_groups; ++g) {
+      const int64_t lane = g * kLanes;
+      store(gradient + to + lane, load(out + from + lane) > Vec{} ? load(gradient + to + lane) : Vec{});
+    }
+  });
+}
+
+inline void linear_backward(const Network& network, const Stage& stage, int32_t num_groups) {
+  if (stage.relu) mask_by_output(network, stage, num_groups);
+  run_flat(network.plan.backward[stage.first_backward], network.weights, network.plan.offsets,
+           network.at(stage.out_gradient, 0), network.at(stage.in_gradient, 0), stage.in_gradient.plane, num_groups,
            [](Vec sum) __attribute__((always_inline)) { return sum; });
 }
 

@@ -20,7 +20,7 @@ struct Border {
 
 class Planner {
  public:
-  Planner(const Program& program, int32_t lanes, int32_t rows) : program_(program) {
+  Planner(const Program& program, int32_t lanes, int32_t rows, Passes passes) : program_(program), passes_(passes) {
     plan_.lanes = lanes;
     plan_.rows = rows;
     plan_.num_classes = program.num_classes();
@@ -29,7 +29,7 @@ class Planner {
   Plan run() {
     fuse();
     lay_out();
-    for (size_t i = 0; i < plan_.stages.size(); ++i) fill(plan_.stages[i], *layers_[i]);
+    for (size_t i = 0; i < plan_.stages.size(); ++i) fill(plan_.stages[i], *layers_[i], needs_gradient(i));
     return std::move(plan_);
   }
 
@@ -55,13 +55,23 @@ class Planner {
           }
         }
       }
-      stage.scatter = stage.pooled && layer.in.channels <= kMaxScatterInputs && layer.window.stride_h == 1 &&
+      stage.weight_parameters = layer.weight, stage.bias_parameters = layer.bias;
+      stage.scatter = passes_ == Passes::kInputGradient && stage.pooled && layer.in.channels <= kMaxScatterInputs && layer.window.stride_h == 1 &&
                       layer.window.stride_w == 1 && layer.window.kernel_h == kScatterKernel &&
                       layer.window.kernel_w == kScatterKernel;
       layers_.push_back(&layer);
       ends_.push_back(&layers[i]);
       plan_.stages.push_back(stage);
     }
+  }
+
+  // Whether the gradient in what stage `i` reads is of use to anyone.
+  bool needs_gradient(size_t i) const {
+    if (passes_ != Passes::kWeightGradient) return passes_ == Passes::kInputGradient;
+    for (size_t before = 0; before < i; ++before) {
+      if (plan_.stages[before].has_weights()) return true;
+    }
+    return false;
   }
 
   static StageKind kind_of(LayerKind kind) {
@@ -94,7 +104,8 @@ class Planner {
         rows = {w.padding_h, std::max(0, (out.height - 1) * w.stride_h + w.kernel_h - w.padding_h - shape.height)};
         columns = {w.padding_w, std::max(0, (out.width - 1) * w.stride_w + w.kernel_w - w.padding_w - shape.width)};
       }
-      const Map map = add_map(shape, flat, rows, columns), gradient = add_map(shape, flat, {}, {});
+      const Map map = add_map(shape, flat, rows, columns);
+      const Map gradient = needs_gradient(i) ? add_map(shape, flat, {}, {}) : Map{};
       if (i > 0) stages[i - 1].out = map, stages[i - 1].out_gradient = gradient;
       if (i < stages.size()) {
         stages[i].in = flat ? map.flattened() : map;
@@ -127,13 +138,13 @@ class Planner {
     return map;
   }
 
-  void fill(Stage& stage, const Layer& layer) {
+  void fill(Stage& stage, const Layer& layer, bool needs_gradient) {
     switch (stage.kind) {
       case StageKind::kLinear:
-        fill_linear(stage, layer);
+        if (passes_ != Passes::kWeightGradient) fill_linear(stage, layer, needs_gradient);
         break;
       case StageKind::kConv:
-        fill_conv(stage, layer);
+        fill_conv(stage, layer, needs_gradient);
         break;
       case StageKind::kAffine:
         stage.weights = add_copy(layer.weight, 2 * layer.in.channels);
@@ -180,19 +191,20 @@ class Planner {
     stage.num_backward += 1;
   }
 
-  void fill_linear(Stage& stage, const Layer& layer) {
+  void fill_linear(Stage& stage, const Layer& layer, bool needs_gradient) {
     const int32_t num_in = layer.in.channels, num_out = layer.out.channels, pitch = stage.in.pitch;
     const int32_t weight = static_cast<int32_t>(layer.weight);
     std::vector<int32_t> offsets(num_in), parameters(num_in);
     for (int32_t k = 0; k < num_in; ++k) offsets[k] = k * pitch, parameters[k] = weight + k;
     stage.forward = add_dense(num_out, num_in, offsets, parameters);
     stage.forward.bias = add_copy(layer.bias, num_out);
+    if (!needs_gradient) return;
     offsets.resize(num_out), parameters.resize(num_out);
     for (int32_t k = 0; k < num_out; ++k) offsets[k] = k * pitch, parameters[k] = weight + k * num_in;
     add_backward(stage, add_dense(num_in, 1, offsets, parameters));
   }
 
-  void fill_conv(Stage& stage, const Layer& layer) {
+  void fill_conv(Stage& stage, const Layer& layer, bool needs_gradient) {
     const Window& w = stage.window;
     const int32_t weight = static_cast<int32_t>(layer.weight);
     std::vector<int32_t> offsets, parameters;
@@ -216,8 +228,12 @@ class Planner {
     if (stage.relu || stage.pooled) stage.codes = add_codes(stage.out);
     if (stage.scatter) {
       stage.weights = add_scatter_weights(layer);
-    } else {
+    } else if (needs_gradient) {
       fill_conv_backward(stage, layer);
+    } else if (passes_ == Passes::kWeightGradient) {
+      LayerShape band = layer.out;  // the gradient of a few channels at a time
+      band.channels = std::min(band.channels, kGradientOutputs);
+      stage.spread = add_map(band, false, {}, {});
     }
   }
 
@@ -314,6 +330,7 @@ class Planner {
   }
 
   const Program& program_;
+  const Passes passes_;
   Plan plan_;
   std::vector<const Layer*> layers_;  // behind each stage, and
   std::vector<const Layer*> ends_;    // the last layer that it covers
@@ -334,7 +351,9 @@ void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, f
 
 }  // namespace
 
-Plan make_plan(const Program& program, int32_t lanes, int32_t rows) { return Planner(program, lanes, rows).run(); }
+Plan make_plan(const Program& program, int32_t lanes, int32_t rows, Passes passes) {
+  return Planner(program, lanes, rows, passes).run();
+}
 
 void pack_weights(const Plan& plan, const float* parameters, float* weights) {
   for (const Stage& stage : plan.stages) {

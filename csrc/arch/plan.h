@@ -20,6 +20,7 @@ inline constexpr int32_t kTileSize = 4;       // positions computed together
 inline constexpr int32_t kMaxGroups = 4;      // vectors of restarts that share a pass over the weights of a flat layer
 inline constexpr uint8_t kDeadCode = 255;     // of an output whose ReLU let nothing through
 inline constexpr int32_t kMaxScatterInputs = 4;
+inline constexpr int32_t kGradientOutputs = 4;  // channels whose weight gradients are computed together
 
 // Where the elements of a feature map lie, counted in floats. Flat maps hold all groups side by side, others one group.
 struct Map {
@@ -42,6 +43,13 @@ struct Map {
     flat.row = flat.plane = pitch;
     return flat;
   }
+};
+
+// What a network is run for decides which maps and packed weights it needs.
+enum class Passes {
+  kForward,         // logits only
+  kInputGradient,   // and their gradient in the input, with the weights frozen
+  kWeightGradient,  // and their gradient in the weights; linear layers then read the parameters as they are
 };
 
 struct Tile {
@@ -72,11 +80,15 @@ struct Stage {
   Window window;
   Map in, out;            // activations
   Map in_gradient, out_gradient;
-  Map spread;             // kConv: the gradient before ReLU and pooling, with a border of zeros
+  Map spread;             // kConv: the gradient before ReLU and pooling, with a border of zeros; of kGradientOutputs
+                          // channels at a time where no data gradient is wanted
   int64_t codes = -1;     // one byte per output and lane: which position of its window won, or kDeadCode; -1: none
   int64_t weights = 0;    // packed, beside the dense passes. kAffine: scale [C], shift [C]; scatter: [in][out][9]
   Dense forward;
   int32_t first_backward = 0, num_backward = 0;  // in Plan::backward; one pass per residue class of the stride
+  int64_t weight_parameters = 0, bias_parameters = 0;  // kConv, kLinear: where the model's own numbers begin
+
+  PYDRIFT_INLINE bool has_weights() const { return kind == StageKind::kConv || kind == StageKind::kLinear; }
 };
 
 struct Copy {
@@ -143,7 +155,7 @@ struct OutputBlocks {
   }
 };
 
-Plan make_plan(const Program& program, int32_t lanes, int32_t rows);
+Plan make_plan(const Program& program, int32_t lanes, int32_t rows, Passes passes);
 
 // The parameters of one model, [Program::num_parameters], in the order of the plan: weights [Plan::num_weights].
 void pack_weights(const Plan& plan, const float* parameters, float* weights);

@@ -1,55 +1,18 @@
 // invert on the CPU: blocks of restarts in parallel, each by one thread from start to stop.
-#include <sys/mman.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <vector>
 
+#include "common/memory.h"
 #include "invert/invert.h"
 #include "invert/invert_worker.h"
 
 namespace pydrift {
 namespace {
-
-constexpr size_t kCacheLine = 64;
-
-template <class T>
-T divide_up(T a, T b) {
-  return (a + b - 1) / b;
-}
-
-// Zeroed memory in large pages where the system has them: with small ones, which of them share a place in the second
-// cache is left to chance, and costs up to a quarter of the time of all that is not multiply-add.
-class Memory {
- public:
-  explicit Memory(size_t bytes) {
-    constexpr size_t kLargePage = size_t{1} << 21;
-    bytes = divide_up(bytes, kLargePage) * kLargePage;
-    data_ = static_cast<char*>(std::aligned_alloc(kLargePage, bytes));
-    if (data_ == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    madvise(data_, bytes, MADV_HUGEPAGE);  // a wish
-#endif
-    std::memset(data_, 0, bytes);
-  }
-  ~Memory() { std::free(data_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  template <class T>
-  T* at(size_t offset) const {
-    return reinterpret_cast<T*>(data_ + offset);
-  }
-
- private:
-  char* data_;
-};
 
 // The restarts of one model that no thread has taken yet.
 struct Queue {
@@ -69,14 +32,14 @@ int64_t take_next(void* queue) {
 class Scratch {
  public:
   Scratch(const Plan& plan, const LayerShape& image)
-      : shared_(reserve<float>(plan.shared_floats)),
-        group_(reserve<float>(plan.group_floats)),
-        codes_(reserve<uint8_t>(kMaxGroups * plan.code_bytes)),
-        slots_(reserve<InvertSlot>(plan.num_slots())),
-        states_(reserve<float>(3 * plan.num_slots() * image.size())),
-        gradient_(reserve<float>(plan.lanes * image.size())),
-        line_(reserve<float>(2 * plan.lanes * image.width)),
-        memory_(size_) {}
+      : shared_(layout_.reserve<float>(plan.shared_floats)),
+        group_(layout_.reserve<float>(plan.group_floats)),
+        codes_(layout_.reserve<uint8_t>(kMaxGroups * plan.code_bytes)),
+        slots_(layout_.reserve<InvertSlot>(plan.num_slots())),
+        states_(layout_.reserve<float>(3 * plan.num_slots() * image.size())),
+        gradient_(layout_.reserve<float>(plan.lanes * image.size())),
+        line_(layout_.reserve<float>(2 * plan.lanes * image.width)),
+        memory_(layout_.size()) {}
 
   void lend(InvertWorker& worker) const {
     worker.shared = memory_.at<float>(shared_);
@@ -89,14 +52,7 @@ class Scratch {
   }
 
  private:
-  template <class T>
-  size_t reserve(int64_t count) {
-    const size_t begin = size_;
-    size_ = divide_up(begin + count * sizeof(T), kCacheLine) * kCacheLine;
-    return begin;
-  }
-
-  size_t size_ = 0;  // before what is reserved
+  Layout layout_;  // before what is reserved
   size_t shared_, group_, codes_, slots_, states_, gradient_, line_;
   Memory memory_;
 };
@@ -109,7 +65,7 @@ int32_t choose_slots(const Plan& plan, int64_t num_restarts, int64_t num_threads
 
 Plan plan_for(const Program& program, const InvertVariant& variant) {
   try {
-    return make_plan(program, variant.lanes, variant.rows);
+    return make_plan(program, variant.lanes, variant.rows, Passes::kInputGradient);
   } catch (const std::invalid_argument& error) {
     refuse("invert: ", error.what());
   }
