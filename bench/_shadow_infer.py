@@ -150,7 +150,7 @@ def by_hand(model: FusedModel, block: int, pool: Any = None) -> Network:
             case Conv2d():
                 functions.append(_convolution(layer))
             case MaxPool2d():
-                functions.append((lambda x, pooled=layer: pooled(x).relu_()) if pool is None else pool)
+                functions.append(_pooling(layer) if pool is None else pool)
             case Flatten():
                 shape = probe.shape
                 functions.append(lambda x: x.permute(0, 2, 3, 1).flatten(1))
@@ -171,6 +171,10 @@ def by_hand(model: FusedModel, block: int, pool: Any = None) -> Network:
 def _convolution(layer: Conv2d) -> Network:
     weight = nhwc(layer.weight)
     return lambda x: F.conv2d(nhwc(x), weight, layer.bias, layer.stride, layer.padding)
+
+
+def _pooling(layer: MaxPool2d) -> Network:
+    return lambda x: layer(x).relu_()
 
 
 def pooling(model: FusedModel) -> Network:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pydrift.arch import build, lower
 from pydrift.arch.fused import FusedModel
 
-LEARNING_RATE, MOMENTUM, BETA1, BETA2, EPSILON, WEIGHT_DECAY = 1e-3, 0.9, 0.9, 0.999, 1e-8, 5e-4
+MOMENTUM, BETA1, BETA2, EPSILON, WEIGHT_DECAY = 0.9, 0.9, 0.999, 1e-8, 5e-4
 SGD, ADAM = "sgd", "adam"  # with Nesterov momentum; AdamW
 
 
@@ -61,6 +61,10 @@ class Task:
         return int(self.arch.split(":")[-1])
 
     @property
+    def learning_rate(self) -> float:
+        return 1e-3 if self.optimizer == ADAM else 0.02
+
+    @property
     def is_convnet(self) -> bool:
         return not self.arch.startswith("mlp")
 
@@ -78,7 +82,8 @@ class Task:
 
     @cached_property
     def x(self) -> Tensor:
-        return self.pixels.to(self.dtype) / 255
+        """Of bytes, in float32 whatever the dtype, as the ops read them."""
+        return (self.pixels / 255.0).to(self.dtype)
 
     @cached_property
     def label(self) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from _compare import Peer
 from _forms import compiled, fresh, graphed, nhwc
-from _shadow_task import ADAM, BETA1, BETA2, EPSILON, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
+from _shadow_task import ADAM, BETA1, BETA2, EPSILON, MOMENTUM, WEIGHT_DECAY, Task
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
@@ -74,8 +74,8 @@ def optimizer_of(task: Task, parameters: list[Tensor], how: dict[str, bool] | No
     if task.optimizer == ADAM:
         kind["capturable"] = task.device.type == "cuda"
         betas = (BETA1, BETA2)
-        return torch.optim.AdamW(parameters, LEARNING_RATE, betas, EPSILON, WEIGHT_DECAY, **kind)
-    return torch.optim.SGD(parameters, LEARNING_RATE, MOMENTUM, 0, WEIGHT_DECAY, nesterov=True, **kind)
+        return torch.optim.AdamW(parameters, task.learning_rate, betas, EPSILON, WEIGHT_DECAY, **kind)
+    return torch.optim.SGD(parameters, task.learning_rate, MOMENTUM, 0, WEIGHT_DECAY, nesterov=True, **kind)
 
 
 def with_autograd(
@@ -85,10 +85,10 @@ def with_autograd(
     networks = [network.train() for network in task.built()]
     for network in networks if last else []:
         _to_nhwc(network)
-    weights = [dict(network.named_parameters()) for network in networks]
-    groups = [list(own.values()) for own in weights]
+    weights: list[Weights] = [dict(network.named_parameters()) for network in networks]
     together = task.device.type == "cuda"
-    optimizers = [optimizer_of(task, group, how) for group in ([sum(groups, [])] if together else groups)]
+    groups = [[w for own in weights for w in own.values()]] if together else [list(own.values()) for own in weights]
+    optimizers = [optimizer_of(task, group, how) for group in groups]
 
     def run() -> list[Weights]:
         for step in range(task.steps):
@@ -126,12 +126,12 @@ def _update(task: Task, weights: Weights, state: dict[str, Any], gradients: Weig
             v = state["v"][name]
             m.mul_(BETA1).add_(g, alpha=1 - BETA1)
             v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-            rate, scale = LEARNING_RATE / (1 - BETA1 ** state["t"]), (1 - BETA2 ** state["t"]).rsqrt()
-            w.mul_(1 - LEARNING_RATE * WEIGHT_DECAY).sub_(rate * m / (v.sqrt() * scale + EPSILON))
+            rate, scale = task.learning_rate / (1 - BETA1 ** state["t"]), (1 - BETA2 ** state["t"]).rsqrt()
+            w.mul_(1 - task.learning_rate * WEIGHT_DECAY).sub_(rate * m / (v.sqrt() * scale + EPSILON))
         else:
             g = g + WEIGHT_DECAY * w
             m.mul_(MOMENTUM).add_(g)
-            w.sub_(LEARNING_RATE * (g + MOMENTUM * m))
+            w.sub_(task.learning_rate * (g + MOMENTUM * m))
 
 
 def _state_of(task: Task, weights: Weights) -> dict[str, Any]:
@@ -287,13 +287,14 @@ def by_hand(task: Task) -> Run:
         inputs = []
         for name in linear:
             inputs.append(h)
-            h = F.linear(h, own[f"{name}.weight"], own[f"{name}.bias"])
+            h = _product(h, own[f"{name}.weight"].t(), own[f"{name}.bias"])
             h = h.relu_() if name != linear[-1] else h
         d = (h.softmax(1) - F.one_hot(label, h.shape[1])).div_(len(label))
         for name, h in zip(reversed(linear), reversed(inputs), strict=True):
-            own[f"{name}.weight"].grad, own[f"{name}.bias"].grad = d.t().mm(h), d.sum(0)
+            w = own[f"{name}.weight"]
+            w.grad, own[f"{name}.bias"].grad = _product(d.t(), h), d.sum(0)
             if convolutions or name != linear[0]:
-                d = aten.threshold_backward(d.mm(own[f"{name}.weight"]), h, 0)
+                d = aten.threshold_backward(_product(d, w), h, 0)
         if convolutions:
             channels, height, width = shape
             d = d.view(-1, height, width, channels).permute(0, 3, 1, 2)
@@ -313,6 +314,12 @@ def by_hand(task: Task) -> Run:
         return [_as_built(own, linear[0], shape) for own in weights]
 
     return run
+
+
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a b + bias by oneDNN, on some processors twice as fast as torch's own."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    return result
 
 
 def _as_built(own: Weights, name: str, shape: list[int]) -> Weights:
