@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from pydrift.arch import build, parse
@@ -16,7 +17,7 @@ from pydrift.modelfile import LoadedModel, save_model
 from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import one_intra_op_thread
 from pydrift.subject import RECIPE_KEY, TRAIN_SIZE_KEY
-from pydrift.training import TrainingRecipe, train
+from pydrift.training import TrainingRecipe, train_many
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,12 @@ def train_model(
         recorded = None if init is None else init.metadata.get(RECIPE_KEY)
         recipe = TrainingRecipe() if recorded is None else TrainingRecipe.from_json(recorded)
     start = build(spec, seed) if init is None else copy.deepcopy(init.module).requires_grad_(True)
+    how = recipe if init is None else recipe.continued(len(drawn))
     with one_intra_op_thread():
-        how = recipe if init is None else recipe.continued(len(drawn))
-        module = train(start, drawn.x, drawn.y, how, seed, channels_last=True)
-    return TrainedModel(module.requires_grad_(False), str(spec), recipe, drawn)
+        (module,) = train_many(
+            [start], drawn.x, drawn.y, [np.arange(len(drawn))], [how], [seed], device=torch.device("cpu"), built_in=True
+        )
+    return TrainedModel(module, str(spec), recipe, drawn)
 
 
 def _draw(images: int, size: int, seed: int) -> list[int]:

@@ -52,7 +52,7 @@ ALLOWED = {
     "store": {"errors"},
     "subject": VALUES | {"arch", "modelfile", "training"},
     "trainer": VALUES | {"arch", "data", "modelfile", "noise", "parallel", "subject", "training"},
-    "training": VALUES,
+    "training": VALUES | {"arch", "ops", "parallel"},
     "verdict": set(),
     "version": set(),
 }

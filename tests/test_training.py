@@ -30,8 +30,11 @@ def test_recipe_survives_json():
     recipe = TrainingRecipe(epochs=3, batch_size=32, learning_rate=1e-3, weight_decay=0.01, label_smoothing=0.1)
     assert TrainingRecipe.from_json(recipe.to_json()) == recipe
     assert TrainingRecipe.from_json("{}") == TrainingRecipe()
-    assert TrainingRecipe().to_json() == (
-        '{"batch_size": 64, "epochs": 0, "label_smoothing": 0.0, "learning_rate": 0.002, "weight_decay": 0.0}'
+    sgd = TrainingRecipe(optimizer="sgd", momentum=0.5, schedule="one-cycle", augment="shift:4,flip")
+    assert TrainingRecipe.from_json(sgd.to_json()) == sgd
+    assert TrainingRecipe(weight_decay=0.5).to_json() == (
+        '{"augment": "", "batch_size": 64, "epochs": 0, "label_smoothing": 0.0, "learning_rate": 0.002, '
+        '"momentum": 0.9, "optimizer": "adam", "precision": "float32", "schedule": "cosine", "weight_decay": 0.5}'
     )
 
 
@@ -52,6 +55,16 @@ def test_recipe_survives_json():
         ('{"learning_rate": 1e999}', "recipe: learning_rate > 0, "),
         ('{"weight_decay": -1}', "recipe: learning_rate > 0, "),
         ('{"label_smoothing": 1}', "recipe: learning_rate > 0, "),
+        ('{"optimizer": "lamb"}', "recipe: optimizer must be one of adam, sgd, got 'lamb'"),
+        ('{"momentum": 1}', r"recipe: momentum must be in \[0, 1\), got 1"),
+        ('{"schedule": "step"}', "recipe: schedule must be one of cosine, one-cycle, got 'step'"),
+        ('{"augment": "flip,shift:4"}', "recipe: augment must be shift:N, flip or shift:N,flip, got 'flip,shift:4'"),
+        ('{"augment": "shift:4flip"}', "recipe: augment must be shift:N, flip or shift:N,flip, got 'shift:4flip'"),
+        ('{"augment": "shift:0"}', "recipe: augment must be shift:N, "),
+        ('{"augment": ","}', "recipe: augment must be shift:N, "),
+        ('{"augment": "shift:128"}', "recipe: augment shifts by at most 127 pixels, got 'shift:128'"),
+        ('{"precision": "float16"}', "recipe: precision must be one of float32, bfloat16, got 'float16'"),
+        ('{"augment": 4}', "recipe: not readable: "),
     ],
 )
 def test_unreadable_recipes_are_refused(text, message):
@@ -248,7 +261,8 @@ def test_continuing_leaves_the_initial_model_as_it_is(digits):
     by_hand = train(
         copy.deepcopy(base.module).requires_grad_(True), tuned[0].images.x, tuned[0].images.y, SHORT.continued(200), 3
     )
-    assert digest(by_hand) == digest(tuned[0].module)
+    for name, tensor in by_hand.state_dict().items():  # in torch, where these were trained natively
+        torch.testing.assert_close(tuned[0].module.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
     assert tuned[0].recipe == SHORT
 
 

@@ -24,6 +24,10 @@ inline std::string dtype_name(ScalarType dtype) {
       return "float16";
     case ScalarType::BFloat16:
       return "bfloat16";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
     case ScalarType::Int:
       return "int32";
     case ScalarType::Long:
