@@ -115,7 +115,7 @@ def attacked(
         if isinstance(attack, BoundaryDistance):
             some = _sample(member, options.boundary, options.seed)
             model = freeze(bank.models()[target], data.input_shape, torch.device("cpu"))
-            few = data.subset(some)
+            few = data.subset(torch.from_numpy(some))
             scores = fitted.score(replace(own, distance=attack.distances(model, few.x, few.y)))
             yield name, attack.title, figures(name, attack.title, scores, member[some], few, options.seed)
         else:
@@ -138,7 +138,7 @@ def by_the_toolbox(
         ):
             scores = art_black_box(models[source], member[source], models[target], fitted_on, scored, data, kind)
             title = f"{ART[kind]}, {way}"
-            few = data.subset(scored)
+            few = data.subset(torch.from_numpy(scored))
             yield title, title, figures(title, title, scores, member[target][scored], few, options.seed)
 
 
@@ -167,7 +167,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def show(name: str, part: dict[str, Any]) -> None:
     """A table in Markdown."""
 
-    def cell(value: float, low: float, high: float, over: dict[str, float | None], percent: bool = False) -> str:
+    def cell(value: float, interval: list[float], over: dict[str, float | None], percent: bool = False) -> str:
+        low, high = interval
         digits, scale = (2, 100) if percent else (3, 1)
         mean = f"; {scale * (over['mean'] or 0.0):.{digits}f}"
         sd = "" if over["sd"] is None else f" ± {scale * over['sd']:.{digits}f}"
@@ -182,10 +183,7 @@ def show(name: str, part: dict[str, Any]) -> None:
     print("| --- | ---: | --- | --- | --- | --- | --- |")
     for title, attack in part["attacks"].items():
         first, over = attack["each"][0], attack["over_targets"]
-        cells = [
-            cell(first["auc"], *first["auc_interval"], over["auc"]),
-            cell(first["balanced_accuracy"], *first["balanced_accuracy_interval"], over["balanced_accuracy"]),
-        ]
+        cells = [cell(first[key], first[f"{key}_interval"], over[key]) for key in ("auc", "balanced_accuracy")]
         for point in first["tpr_at_fpr"]:
             cells.append(
                 cell(point["tpr"], point["low"], point["high"], over[f"tpr_at_{point['fpr']:g}"], percent=True)
@@ -230,7 +228,7 @@ def main() -> int:
         check_writable(options.json)
     data = load_data(options.data)
     if options.size:
-        data = data.subset(np.sort(np.random.default_rng(options.seed).permutation(len(data))[: options.size]))
+        data = data.subset(np.random.default_rng(options.seed).permutation(len(data))[: options.size].tolist())
     source = options.data.partition(":")[0]
     arch = options.arch or ("convnet:3x32x32:16,32,64:128:10" if source == "cifar10" else DIGITS)
     kinds = {name: scaled(kind, options.epochs) for name, kind in KINDS.get(source, KINDS["other"]).items()}
