@@ -185,9 +185,8 @@ def show(name: str, part: dict[str, Any]) -> None:
         first, over = attack["each"][0], attack["over_targets"]
         cells = [cell(first[key], first[f"{key}_interval"], over[key]) for key in ("auc", "balanced_accuracy")]
         for point in first["tpr_at_fpr"]:
-            cells.append(
-                cell(point["tpr"], point["low"], point["high"], over[f"tpr_at_{point['fpr']:g}"], percent=True)
-            )
+            rate = over[f"tpr_at_{point['fpr']:g}"]
+            cells.append(cell(point["tpr"], [point["low"], point["high"]], rate, percent=True))
         sd = "" if over["epsilon"]["sd"] is None else f" ± {over['epsilon']['sd']:.2f}"
         epsilon = f"{first['epsilon']:.2f}; {over['epsilon']['mean']:.2f}{sd}"
         print(f"| {title} | {over['targets']} | {' | '.join(cells)} | {epsilon} |")

@@ -109,7 +109,7 @@ def measure(
         start = time.perf_counter()
         made = trained(kind, arch, pool, recipe, drawn, [1000 * i + k for k in range(models)])
         seconds[kind] = time.perf_counter() - start
-        rows[kind] = [quality(m, pool.subset(d), test) for m, d in zip(made, drawn, strict=True)]
+        rows[kind] = [quality(m, pool.subset(torch.from_numpy(d)), test) for m, d in zip(made, drawn, strict=True)]
     columns = {key: {kind: [row[key] for row in rows[kind]] for kind in KINDS} for key in rows["torch"][0]}
     return {
         "recipe": asdict(recipe),
