@@ -124,7 +124,7 @@ def _training_error(task: Task, steps: int) -> dict[str, Any]:
     def error_of(parameters: Tensor) -> float:
         return float(((parameters.double() - start - way).norm(dim=1) / way.norm(dim=1)).max())
 
-    of_torch = error_of(flat(with_autograd(task, how)()))
+    of_torch = max(error_of(flat(with_autograd(task, how, last)())) for last in {False, task.is_convnet})
     return {
         "of": f"parameters after {steps} steps",
         "max": error_of(training(task)()),
