@@ -34,7 +34,7 @@ ALLOWED = {
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
-    | {"privacy", "privacy_result", "result", "shadows", "trainer", "training"},
+    | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training"},
     "data": VALUES,
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},

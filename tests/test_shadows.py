@@ -15,7 +15,7 @@ from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import intra_op_threads
 from pydrift.shadows import Draw, reinitialised, successor_draw, train_shadows
 from pydrift.store import tensors_digest
-from pydrift.training import predict, train
+from pydrift.training import predict, train, train_many
 
 ARCH, RECIPE = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2)
 HALVES, SUBSET, BOOTSTRAP = Draw("halves", 0), Draw("subset", 40), Draw("bootstrap", 150)
@@ -23,6 +23,13 @@ HALVES, SUBSET, BOOTSTRAP = Draw("halves", 0), Draw("subset", 40), Draw("bootstr
 
 def digests(bank):
     return [tensors_digest(bank.state(k)) for k in range(len(bank))]
+
+
+def trained_alone(start, data, drawn, recipe, seed):
+    (module,) = train_many(
+        [start], data.x, data.y, [drawn], [recipe], [seed], device=torch.device("cpu"), built_in=True
+    )
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,37 @@ def test_halves_make_every_image_a_member_of_half_of_the_shadows(images):
     for even, odd in zip(drawn[::2], drawn[1::2], strict=True):
         assert not np.intersect1d(even, odd).size
         assert len(odd) - len(even) == images % 2
+
+
+@pytest.mark.parametrize("draw", [HALVES, SUBSET, BOOTSTRAP], ids=lambda draw: draw.kind)
+def test_members_are_the_drawn_images(draw):
+    member = draw.members(7, 101, 6)
+    assert member.shape == (6, 101)
+    assert member.dtype == bool
+    for k in range(6):
+        assert np.array_equal(np.flatnonzero(member[k]), np.unique(draw.indices(7, 101, k)))
+    assert np.array_equal(draw.members(7, 101, 2), member[:2])
+    if draw == HALVES:
+        assert (member.sum(axis=0) == 3).all()  # every image, the last one too, is IN exactly half of the time
+        assert np.array_equal(member[::2], ~member[1::2])
+
+
+def test_every_image_is_drawn_by_some_shadow_and_left_out_by_another():
+    for draw in (HALVES, SUBSET, Draw("bootstrap", 40)):
+        member = draw.members(0, 100, 64)
+        assert member.any(axis=0).all()
+        assert not member.all(axis=0).any()
+
+
+@pytest.mark.parametrize(("text", "draw"), [("halves", HALVES), ("subset:40", SUBSET), ("bootstrap:150", BOOTSTRAP)])
+def test_a_draw_by_its_text(text, draw):
+    assert Draw.parse(text) == draw
+
+
+@pytest.mark.parametrize("text", ["halves:3", "subset", "subset:-1", "subset:x", "third:5", ""])
+def test_a_text_that_is_no_draw_is_refused(text):
+    with pytest.raises(UsageError, match=r"^(no such draw of reference images: |a draw is halves, )"):
+        Draw.parse(text)
 
 
 def test_subsets_repeat_nothing_and_bootstraps_do():
@@ -95,7 +133,7 @@ def test_a_shadow_depends_on_its_own_number_only(shadows):
 def test_retrained_shadows_start_from_scratch_on_their_draw(shadows, data):
     bank = shadows(2)
     seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 1), Draw("subset", 200).indices(5, 300, 1)
-    expected = train(build(ARCH, seed), data.x[drawn], data.y[drawn], RECIPE, seed)
+    expected = trained_alone(build(ARCH, seed), data, drawn, RECIPE, seed)
     assert digests(bank)[1] == tensors_digest(expected.state_dict())
     unseen = np.setdiff1d(np.arange(300), drawn)
     assert bank.accuracy[1] == pytest.approx((predict(expected, data.x[unseen]) == data.y[unseen]).float().mean())
@@ -114,7 +152,7 @@ def test_finetuned_shadows_continue_from_the_base(shadows, data, digits):
     bank = shadows(1, model=digits.path("base"), null="finetune")
     seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 0), Draw("subset", 200).indices(5, 300, 0)
     start = copy.deepcopy(base).requires_grad_(True)
-    expected = train(start, data.x[drawn], data.y[drawn], RECIPE.continued(200), seed)
+    expected = trained_alone(start, data, drawn, RECIPE.continued(200), seed)
     assert digests(bank) == [tensors_digest(expected.state_dict())]
     assert not any(p.requires_grad for p in base.parameters())
 

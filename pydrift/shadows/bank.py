@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pydrift.arch import resolve_stored
 from pydrift.classifier import choose_device, exact_arithmetic, freeze
-from pydrift.errors import InputRefused, PydriftError, UsageError
+from pydrift.errors import InputRefused, UsageError
 from pydrift.modelfile import PREFIX
 from pydrift.shadows.plan import ShadowPlan
 from pydrift.store import (
@@ -143,14 +143,14 @@ class ShadowBank:
             member = load_safetensors(read_verified(folder, _MEMBER, manifest))["member"].numpy()
             if member.shape != (plan.count, plan.images) or member.dtype != np.bool_ or len(accuracy) != plan.count:
                 raise ValueError("its parts do not fit together")
-            stack = WeightStack(template_for(plan, arch, base, folder), plan.count)
-            for k in range(plan.count):
-                name = f"{_MODELS}/{model_name(k)}"
-                stack.put(k, load_safetensors(read_verified(folder, name, manifest)), f"{folder / name}")
-        except PydriftError:
+        except InputRefused:
             raise
         except Exception as error:  # whatever a made-up description or state makes the parsers say
             raise InputRefused(f"{folder}: not a readable {KIND}: {error!r}") from error
+        stack = WeightStack(template_for(plan, arch, base, folder), plan.count)
+        for k in range(plan.count):
+            name = f"{_MODELS}/{model_name(k)}"
+            stack.put(k, read_state(folder, name, manifest), f"{folder / name}")
         return cls(plan, member, accuracy, stack.weights, stack.template)
 
 
@@ -187,6 +187,16 @@ def model_bytes(plan: ShadowPlan, k: int, state: Mapping[str, Tensor]) -> bytes:
     if plan.own_training is None:
         known[RECIPE_KEY] = plan.recipe.to_json()
     return safetensors_bytes(state, {PREFIX + key: value for key, value in known.items() if value is not None})
+
+
+def read_state(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict in a listed file. InputRefused where it changed or was never one."""
+    try:
+        return load_safetensors(read_verified(folder, name, manifest))
+    except InputRefused:
+        raise
+    except Exception as error:  # whatever safetensors says
+        raise InputRefused(f"{folder / name}: not a safetensors file: {error}") from error
 
 
 def template_for(plan: ShadowPlan, arch: str | None, base: nn.Module | None, folder: Path) -> nn.Module:

@@ -55,6 +55,9 @@ def launch(
     command = [sys.executable, "-m", "pydrift", "shadow", "train", str(tasks.path.absolute()), *extra]
     missing = [block for block in tasks.blocks if not tasks.is_done(block)]
     progress.phase("training shadows", tasks.plan.count)
+    if not missing:
+        progress.advance(tasks.plan.count)
+        return
     if launcher == "local":
         failures = _local(command, min(workers, len(missing)), _Watch(tasks, progress))
     else:
@@ -80,7 +83,7 @@ class _Watch:
 
 
 def _local(command: Sequence[str], workers: int, watch: Callable[[], None]) -> list[str]:
-    threads = max(1, len(os.sched_getaffinity(0)) // max(1, workers))
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     children: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
     with _ended_with_us(children):
@@ -186,6 +189,9 @@ def _last_line(error: BaseException) -> str:
 
 def _extra(name: str) -> Any:
     try:
-        return import_module(name)
-    except ImportError as error:
-        raise UsageError(f"the launcher {name} needs the extra: pip install 'pydrift[{name}]' ({error})") from error
+        module = import_module(name)
+    except ImportError:
+        module = None
+    if getattr(module, "__file__", None) is None:  # not there, or only a folder of that name
+        raise UsageError(f"the launcher {name} is not installed: pip install 'pydrift[{name}]'")
+    return module

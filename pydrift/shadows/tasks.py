@@ -22,11 +22,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from pydrift.errors import InputRefused, PydriftError, UsageError
-from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name
+from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
 from pydrift.shadows.claim import Holder, claimed, forget, holder
 from pydrift.shadows.plan import ShadowPlan
 from pydrift.store import (
@@ -36,7 +35,6 @@ from pydrift.store import (
     parse_strict_json,
     read_file,
     read_json,
-    read_verified,
     refuse_manifest_folder,
     sha256_bytes,
     sha256_file,
@@ -226,13 +224,7 @@ class TaskFolder:
         if not isinstance(accuracy, list) or len(accuracy) != len(names):
             raise InputRefused(f"{folder / MANIFEST}: not an accuracy for each shadow")
         for k in self.numbers(block):
-            try:
-                state = load_safetensors(read_verified(folder, model_name(k), manifest))
-            except PydriftError:
-                raise
-            except Exception as error:  # of safetensors, for a file that was never one
-                raise InputRefused(f"{folder / model_name(k)}: not a safetensors file: {error}") from error
-            stack.put(k, state, str(folder / model_name(k)))
+            stack.put(k, read_state(folder, model_name(k), manifest), str(folder / model_name(k)))
         return accuracy
 
     def _make(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> None:

@@ -21,7 +21,7 @@ from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.modelfile import LoadedModel, load_model, save_model
 from pydrift.noise import Phase, derived_seed
-from pydrift.parallel import each, intra_op_threads
+from pydrift.parallel import intra_op_threads
 from pydrift.progress import Progress, Silent
 from pydrift.shadows.bank import ShadowBank, WeightStack, template_for
 from pydrift.shadows.draw import Draw
@@ -29,8 +29,7 @@ from pydrift.shadows.plan import ShadowPlan, arithmetic
 from pydrift.shadows.tasks import START, TaskFolder, Trained
 from pydrift.store import tensors_digest
 from pydrift.subject import Subject, as_subject
-from pydrift.training import Train, TrainingRecipe, predict, seeded
-from pydrift.training import train as train_model
+from pydrift.training import Train, TrainingRecipe, native_program, predict, seeded, train_many
 
 Model = nn.Module | LoadedModel | Subject | str | Path
 
@@ -60,8 +59,8 @@ def train_shadows(
     recipe    default: the one recorded in the model's file, else TrainingRecipe()
     train     the user's own training instead, (x, y, seed) -> nn.Module of the same architecture
     arch      architecture of a model file that does not name its own
-    block     models between two looks at the disk, trained side by side; default: as many as torch has threads where
-              models can be trained side by side (built-in architectures on the CPU), else 1. Changes no result
+    block     models that are trained side by side and kept together, which changes no result; default: as many as torch
+              has threads where that can be (on the CPU, natively or of a built-in architecture), else 1
     work_dir  a folder of tasks, so that a killed call goes on where it was and other processes can help (see
               pydrift.shadows.tasks); None: nothing is kept
     device    default: a CUDA device if torch sees one
@@ -75,7 +74,7 @@ def train_shadows(
     images = load_data(data) if isinstance(data, str) else as_images(data)
     where, progress = choose_device(device), progress or Silent()
     plan = _plan(start, images, count, null, draw, recipe, seed, train, where)
-    block = _block(start, block, train, where)
+    block = _block(start, images, block, train, where)
     make = partial(_trained, start=start, data=images, user_train=train, device=where)
     progress.phase("training shadows", count)
     with exact_arithmetic():
@@ -113,7 +112,7 @@ def plan_shadows(
     if start.architecture is None:
         raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
     plan = _plan(start, images, count, null, draw, recipe, seed, None, where)
-    return _adopt(folder, plan, start, _block(start, block, None, where), data)
+    return _adopt(folder, plan, start, _block(start, images, block, None, where), data)
 
 
 def work_on(
@@ -207,30 +206,8 @@ def _trained(
                 else (initial(s) if initial else reinitialised(start.module, s))
                 for s in seeds
             ]
-            models = _train_many(starts, data, drawn, recipes, seeds, device=device, built_in=start.built_in)
+            models = train_many(starts, x, y, drawn, recipes, seeds, device=device, built_in=start.built_in)
         return [(m.state_dict(), _unseen_accuracy(m, data, d)) for m, d in zip(models, drawn, strict=True)]
-
-
-def _train_many(
-    starts: Sequence[nn.Module],
-    data: LabelledImages,
-    drawn: Sequence[NDArray[np.int64]],
-    recipes: Sequence[TrainingRecipe],
-    seeds: Sequence[int],
-    *,
-    device: torch.device,
-    built_in: bool,
-) -> list[nn.Module]:
-    """Each start trained on its own draw. In place, and back on the CPU; one depends on nothing of another."""
-
-    def trained(i: int) -> nn.Module:
-        x, y = data.x[drawn[i]], data.y[drawn[i]]
-        with nullcontext() if built_in else seeded(seeds[i]):
-            return train_model(starts[i].to(device), x, y, recipes[i], seeds[i], channels_last=built_in).cpu()
-
-    # Only the built-in architectures are known not to draw from torch's global generator, which threads would share.
-    side_by_side = built_in and device.type == "cpu"
-    return list(each(trained, range(len(starts))) if side_by_side else map(trained, range(len(starts))))
 
 
 def _by_user(user_train: Train, base: nn.Module, x: Tensor, y: Tensor, seed: int) -> nn.Module:
@@ -313,9 +290,15 @@ def _absolute(source: str) -> str:
     return f"{name}:{Path(path).absolute()}" if colon else source
 
 
-def _block(start: Subject, block: int | None, user_train: Train | None, device: torch.device) -> int:
-    side_by_side = start.built_in and user_train is None and device.type == "cpu"
-    return block or (torch.get_num_threads() if side_by_side else 1)
+def _block(
+    start: Subject, images: LabelledImages, block: int | None, user_train: Train | None, device: torch.device
+) -> int:
+    """As many models as are trained side by side, so that a block keeps all threads busy and is soon done."""
+    if block is not None or user_train is not None or device.type != "cpu":
+        return block or 1
+    learning = copy.deepcopy(start.module).requires_grad_(True)
+    side_by_side = start.built_in or native_program(learning, images.x, device) is not None
+    return torch.get_num_threads() if side_by_side else 1
 
 
 def _adopt(path: str | Path, plan: ShadowPlan, start: Subject, block: int, data: str | None) -> TaskFolder:
