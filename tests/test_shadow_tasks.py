@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
+from pydrift.parallel import intra_op_threads
 from pydrift.shadows import Draw, ShadowBank, ShadowPlan, TaskFolder, collect, plan_shadows, work_on
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 
@@ -452,6 +453,24 @@ def test_a_plan_chooses_no_code_to_run(tmp_path):
         UsageError,
         f"{tasks.path}: shadows of the architecture '{named}', not of 'os:getcwd'",
     )
+
+
+def test_the_users_own_go_on_with_the_threads_they_began_with(tmp_path):
+    module, threads = own(), []
+
+    def training(x, y, seed):
+        threads.append(torch.get_num_threads())
+        return module
+
+    def train():
+        train_shadows(module, "digits", 2, train=training, work_dir=tmp_path / "tasks")
+
+    with intra_op_threads(3):
+        train()
+    shutil.rmtree(tmp_path / "tasks" / "blocks" / "00001")
+    train()
+    assert threads == [3, 3, 3]
+    assert torch.get_num_threads() == 1
 
 
 def test_a_live_module_cannot_be_trained_by_others(tmp_path, digits):
