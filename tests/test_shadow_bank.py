@@ -18,7 +18,7 @@ from pydrift.modelfile import load_model
 from pydrift.shadows import ShadowBank, train_shadows
 from pydrift.store import tensors_digest, write_manifest
 
-ARCH, LARGE, RECIPE = "mlp:1x8x8:12:10", "mlp:1x8x8:8192:10", TrainingRecipe(epochs=2)
+ARCH, LARGE, RECIPE = "mlp:1x8x8:12:10", "mlp:1x8x8:4096:10", TrainingRecipe(epochs=2)
 MANIFEST = {"format": 1, "kind": "pydrift shadow bank"}
 
 
@@ -271,7 +271,7 @@ def measure_memory(folder, pipe):
     images = pydrift.load_data("digits").subset(range(128))
     train_shadows(LARGE, images, 2, **options).save(folder / "warm")
     before, peaks = peak_mib(), []
-    bank = train_shadows(LARGE, images, 64, **options)
+    bank = train_shadows(LARGE, images, 128, **options)
     weights = sum(stack.nbytes for stack in bank.weights.values()) / 2**20
     peaks.append(peak_mib())
     bank.save(folder / "bank")
