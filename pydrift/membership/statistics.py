@@ -83,23 +83,24 @@ def measure(
     posterior  keep all probabilities of the first query, too
     advance    called once per query and model
 
-    Models that are lowered to one program are all asked in one native call, which stores no logits; where the
-    posterior is wanted, and for any other models, each answers in torch, on one thread and in fixed batches. Either
-    way a figure does not depend on which other models are asked, nor on the number of threads.
+    Models that are lowered to one program are all asked in one native call, which stores no logits. Any other models,
+    and all of them for the posterior, answer in torch, each on one thread and in fixed batches. Either way a figure
+    does not depend on what else is asked, on the other models or on the number of threads.
     """
+    program = _program(models)
     columns: dict[str, list[NDArray]] = {}
     for q, query in enumerate(queries):
         seen, whole = view(x, query), posterior and q == 0
-        program = None if whole else _program(models)
-        if program is None:
+        stacked: dict[str, NDArray] = {}
+        if program is None or whole:
             answers = []
             for answer in each(partial(_ask, seen, y, whole), models):
                 answers.append(answer)
                 advance()
             stacked = {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
-        else:
-            stacked = _ask_all(models, program, seen, y)
-            for _ in models:
+        if program is not None:
+            stacked |= _ask_all(models, program, seen, y)
+            for _ in () if whole else models:
                 advance()
         for name, values in stacked.items():
             columns.setdefault(name, []).append(values)
