@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
 from pydrift.parallel import intra_op_threads
-from pydrift.shadows import Draw, ShadowBank, ShadowPlan, TaskFolder, collect, plan_shadows, work_on
+from pydrift.shadows import Draw, ShadowBank, ShadowPlan, TaskFolder, claim, collect, plan_shadows, work_on
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 
 ARCH, RECIPE, COUNT = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2), 12
@@ -324,9 +324,11 @@ def test_a_claim_that_says_nothing_yet_is_one(tmp_path):
 # --- workers that are killed
 
 
-def worker(folder, failpoint="", pipe=None):
+def worker(folder, failpoint="", pipe=None, locks=True):
     os.environ["PYDRIFT_FAILPOINT"] = failpoint
     torch.set_num_threads(1)
+    if not locks:
+        claim._lock = lambda file, how: None
     trained = work_on(folder)
     if pipe is not None:
         pipe.send(trained)
@@ -363,11 +365,12 @@ def test_workers_killed_at_any_time_lose_and_double_nothing(tmp_path, expected):
     assert sorted(os.listdir(tasks.path / "blocks")) == [f"{block:05d}" for block in range(COUNT)]
 
 
-def test_workers_side_by_side_never_train_a_block_twice(tmp_path, expected):
+@pytest.mark.parametrize("locks", [True, False], ids=["on one machine", "without locks, as on several"])
+def test_workers_side_by_side_never_train_a_block_twice(tmp_path, expected, locks):
     tasks = planned(tmp_path / "tasks", block=1)
     pipes = [processes.Pipe() for _ in range(3)]
     for _, there in pipes:
-        processes.Process(target=worker, args=(tasks.path, "", there)).start()
+        processes.Process(target=worker, args=(tasks.path, "", there, locks)).start()
     trained = [here.recv() for here, _ in pipes]
     assert sorted(block for blocks in trained for block in blocks) == list(range(COUNT))
     assert saved(tasks, tmp_path / "bank") == expected
@@ -396,7 +399,7 @@ def test_finetuned_shadows_continue_from_the_weights_in_the_folder(digits, tmp_p
 # --- plans that cannot be carried out here
 
 
-@pytest.mark.parametrize(("name", "value"), [("native", "native AVX9"), ("torch", "1.0"), ("torch_simd", "NO AVX")])
+@pytest.mark.parametrize(("name", "value"), [("kernels", "native AVX9"), ("torch", "1.0"), ("torch_simd", "NO AVX")])
 def test_a_machine_that_computes_otherwise_is_refused(tasks, name, value):
     raw = json.loads((tasks.path / "plan.json").read_text())
     here = raw["plan"]["arithmetic"][name]
@@ -405,9 +408,9 @@ def test_a_machine_that_computes_otherwise_is_refused(tasks, name, value):
     refused(
         lambda: work_on(tasks.path),
         UsageError,
-        f"{tasks.path}: planned for {name} {value}, here it is {here}: the last bits of the weights would differ; use "
-        "machines like the one it was planned on, or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all "
-        "of them have",
+        f"{tasks.path}: planned with {name} = {value}, here it is {here}: the last bits of the weights would differ; "
+        "use machines like the one it was planned on, or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what "
+        "all of them have",
     )
 
 

@@ -143,7 +143,7 @@ def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
     return {
         **versions,
         **({} if built_in else {"threads": str(torch.get_num_threads())}),
-        "native": status.path("cpu") if status.cpu else "plain torch",
+        "kernels": status.path("cpu") if status.cpu else "plain torch",
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
     }
 

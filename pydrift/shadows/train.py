@@ -324,7 +324,7 @@ def _check_arithmetic(tasks: TaskFolder) -> None:
     for name in sorted((there.keys() | here.keys()) - {"threads"}):
         if there.get(name) != here.get(name):
             raise UsageError(
-                f"{tasks.path}: planned for {name} {there.get(name)}, here it is {here.get(name)}: the last bits of "
-                "the weights would differ; use machines like the one it was planned on, or plan it with PYDRIFT_SIMD "
-                "and ATEN_CPU_CAPABILITY set to what all of them have"
+                f"{tasks.path}: planned with {name} = {there.get(name)}, here it is {here.get(name)}: the last bits "
+                "of the weights would differ; use machines like the one it was planned on, or plan it with "
+                "PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all of them have"
             )
