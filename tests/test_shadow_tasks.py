@@ -513,6 +513,26 @@ def test_the_commands_from_plan_to_bank(tmp_path, expected):
     assert files(bank) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--count", "4"], "give --arch or --model"),
+        (["--count", "3", "--arch", ARCH], "complementary halves need an even number of shadows, got 3"),
+        (["--count", "4", "--arch", "net"], "architecture 'net': neither built in "),
+        (["--count", "4", "--arch", ARCH, "--recipe", "speed=9"], r"recipe: not readable: unknown keys \['speed'\]"),
+        (["--count", "4", "--arch", ARCH, "--recipe", "speed"], "expected KEY=VALUE, got 'speed'"),
+        (["--count", "4", "--arch", ARCH, "--draw", "thirds"], "no such draw of reference images: 'thirds'"),
+        (["--count", "4", "--arch", ARCH, "--draw", "subset:9999"], "cannot draw 9999 of 1442 images without"),
+        (["--count", "4", "--arch", ARCH, "--null", "finetune"], "finetune continues from a trained model, and mlp:"),
+        (["--count", "100002", "--arch", ARCH], r"the number of shadows must be in 1\.\.100000, got 100002"),
+    ],
+)
+def test_impossible_plans_are_refused_and_leave_nothing(tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=f"^{message}"):
+        pydrift("plan", tmp_path / "tasks", "--data", "digits", *arguments)
+    assert not (tmp_path / "tasks").exists()
+
+
 def test_workers_that_fail_are_named(tasks):
     (tasks.path / "plan.json").write_text((tasks.path / "plan.json").read_text().replace("AVX", "XVA"))
     with pytest.raises(

@@ -67,7 +67,7 @@ def launch(
     left = [block for block in tasks.blocks if not tasks.is_done(block)]
     if left:
         why = failures[0] if failures else "others are training them"
-        why += f"; so did {len(failures) - 1} more" if len(failures) > 1 else ""
+        why += f"; {len(failures) - 1} more failed" if len(failures) > 1 else ""
         raise PydriftError(f"{tasks.path}: {len(left)} of {len(tasks.blocks)} blocks are not trained ({why})")
 
 
