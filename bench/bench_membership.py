@@ -37,13 +37,13 @@ from _membership_models import (
     without,
 )
 from numpy.typing import NDArray
-from pydrift.membership.boundary import BoundaryDistance
-from pydrift.membership.evaluation import evaluate
-from pydrift.membership.metrics import clopper_pearson, roc
 
 from pydrift.classifier import freeze
 from pydrift.data import LabelledImages, load_data
 from pydrift.membership import ATTACKS, Attack, Statistics
+from pydrift.membership.boundary import BoundaryDistance
+from pydrift.membership.evaluation import evaluate
+from pydrift.membership.metrics import clopper_pearson, roc
 from pydrift.progress import Progress, for_terminal
 from pydrift.shadows import ShadowBank
 from pydrift.store import check_writable, write_json

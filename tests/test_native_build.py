@@ -5,6 +5,7 @@ import ctypes
 import functools
 import math
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,6 +25,37 @@ COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 needs_native = pytest.mark.skipif(not native_status().cpu, reason="the native CPU library is not loaded")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+
+VECTOR_FLAGS = {  # as in CMakeLists.txt
+    "scalar": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": [*(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mavx2", "-mfma"],
+}
+
+
+def run_sanitized(folder: Path, room: str, loop: str) -> None:
+    """Builds csrc/<room>/<loop>_lanes.cpp for every instruction set, and <loop>_sanitized.cpp of the tests, which runs
+    them all, with the sanitizers."""
+
+    def build(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        sanitize = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        command = [str(COMPILER), *FLAGS, *sanitize, *map(str, arguments), "-o", str(folder / name)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    (folder / "probe.cpp").write_text("int main() {}")
+    if build("probe", folder / "probe.cpp").returncode:
+        pytest.skip("the compiler has no sanitizer runtime")
+    variants = ["scalar", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["scalar"]
+    for name in variants:
+        built = build(f"{name}.o", "-c", ROOT / f"csrc/{room}/{loop}_lanes.cpp", *VECTOR_FLAGS[name])
+        assert built.returncode == 0, built.stderr
+    objects = [folder / f"{name}.o" for name in variants]
+    built = build("sanitized", NATIVE_TESTS / f"{loop}_sanitized.cpp", ROOT / "csrc/arch/plan.cpp", *objects)
+    assert built.returncode == 0, built.stderr
+    run = subprocess.run([folder / "sanitized"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.fullmatch(r"\d+ runs\n", run.stdout)
 
 
 def compile_cpp(source: str, output: Path, *flags: str) -> subprocess.CompletedProcess[str]:

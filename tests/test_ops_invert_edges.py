@@ -1,15 +1,12 @@
 """Whole inversions at the edges: degenerate input, logits that are not finite, what the op refuses, and its memory."""
 
 import math
-import platform
-import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from test_native_build import COMPILER, FLAGS, NATIVE_TESTS, ROOT, needs_compiler
+from test_native_build import needs_compiler, run_sanitized
 from test_ops_ascent_update import BAD_OPTIONS, DEVICES, needs_native
 from test_ops_invert import OPTIONS, TO_GRADIENT, Implementation, devices, exact, implementations, problem, run
 from test_ops_invert_bits import assert_same_bits
@@ -366,30 +363,7 @@ def test_requires_grad_is_refused(name: str) -> None:
 
 # ---- Sanitizers
 
-VECTOR_FLAGS = {  # as in CMakeLists.txt
-    "scalar": [],
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": [*(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mavx2", "-mfma"],
-}
-
 
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    def build(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        sanitize = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-        command = [str(COMPILER), *FLAGS, *sanitize, *map(str, arguments), "-o", str(tmp_path / name)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    (tmp_path / "probe.cpp").write_text("int main() {}")
-    if build("probe", tmp_path / "probe.cpp").returncode:
-        pytest.skip("the compiler has no sanitizer runtime")
-    variants = ["scalar", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["scalar"]
-    for name in variants:
-        built = build(f"{name}.o", "-c", ROOT / "csrc/invert/invert_lanes.cpp", *VECTOR_FLAGS[name])
-        assert built.returncode == 0, built.stderr
-    objects = [tmp_path / f"{name}.o" for name in variants]
-    built = build("sanitized", NATIVE_TESTS / "invert_sanitized.cpp", ROOT / "csrc/arch/plan.cpp", *objects)
-    assert built.returncode == 0, built.stderr
-    run = subprocess.run([tmp_path / "sanitized"], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert re.fullmatch(r"\d+ runs\n", run.stdout)
+    run_sanitized(tmp_path, "invert", "invert")

@@ -1,19 +1,16 @@
 """Training in one call: against float64 in plain torch, the bits of a model, what is refused, and the op's memory."""
 
 import math
-import platform
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_native_build import COMPILER, FLAGS, NATIVE_TESTS, ROOT, needs_compiler
+from test_native_build import needs_compiler, run_sanitized
 from test_ops_ascent_update import needs_native
 from test_ops_invert import ARCHITECTURES, problem, random_problem
-from test_ops_invert_edges import VECTOR_FLAGS
 from torch import Tensor
 
 from pydrift.ops import HYPER, reference, reference_train, shadow_train, trains
@@ -360,21 +357,4 @@ def test_what_cannot_be_trained_is_said() -> None:
 
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    def build(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        sanitize = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-        command = [str(COMPILER), *FLAGS, *sanitize, *map(str, arguments), "-o", str(tmp_path / name)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    (tmp_path / "probe.cpp").write_text("int main() {}")
-    if build("probe", tmp_path / "probe.cpp").returncode:
-        pytest.skip("the compiler has no sanitizer runtime")
-    variants = ["scalar", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["scalar"]
-    for name in variants:
-        built = build(f"{name}.o", "-c", ROOT / "csrc/shadow/shadow_train_lanes.cpp", *VECTOR_FLAGS[name])
-        assert built.returncode == 0, built.stderr
-    objects = [tmp_path / f"{name}.o" for name in variants]
-    built = build("sanitized", NATIVE_TESTS / "shadow_train_sanitized.cpp", ROOT / "csrc/arch/plan.cpp", *objects)
-    assert built.returncode == 0, built.stderr
-    result = subprocess.run([tmp_path / "sanitized"], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert re.fullmatch(r"\d+ runs\n", result.stdout)
+    run_sanitized(tmp_path, "shadow", "shadow_train")

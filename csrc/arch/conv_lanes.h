@@ -15,8 +15,14 @@ inline void conv_forward(const Network& network, const Stage& stage, int32_t g) 
   const auto run = [&](auto finish) __attribute__((always_inline)) {
     run_tiles(stage.forward, network.weights, plan.offsets, plan.tiles, network.at(stage.in, g), finish);
   };
-  if (stage.pooled) {
-    const bool relu = stage.relu;
+  const bool relu = stage.relu;
+  if (stage.pooled && codes == nullptr) {
+    run([&](const Tile& tile, int32_t o, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
+      Vec best = sum[0];
+      for (int32_t p = 1; p < kTileSize; ++p) best = maximum(sum[p], best);
+      store(out + o * plane + tile.out[0], relu ? rectified(best) : best);
+    });
+  } else if (stage.pooled) {
     run([&](const Tile& tile, int32_t o, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
       Vec best = sum[0];
       IntVec code = {};
@@ -31,7 +37,7 @@ inline void conv_forward(const Network& network, const Stage& stage, int32_t g) 
       store(out + o * plane + tile.out[0], best);
       store_codes(codes + (o * num_positions + tile.index[0]) * kLanes, code);
     });
-  } else if (stage.relu) {
+  } else if (relu && codes != nullptr) {
     run([&](const Tile& tile, int32_t o, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
       for (int32_t p = 0; p < kTileSize; ++p) {
         store(out + o * plane + tile.out[p], rectified(sum[p]));
@@ -41,7 +47,9 @@ inline void conv_forward(const Network& network, const Stage& stage, int32_t g) 
     });
   } else {
     run([&](const Tile& tile, int32_t o, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
-      for (int32_t p = 0; p < kTileSize; ++p) store(out + o * plane + tile.out[p], sum[p]);
+      for (int32_t p = 0; p < kTileSize; ++p) {
+        store(out + o * plane + tile.out[p], relu ? rectified(sum[p]) : sum[p]);
+      }
     });
   }
 }

@@ -18,13 +18,11 @@ PYDRIFT_INLINE void begin_sums(const Dense& dense, const float* weights, int32_t
   }
 }
 
-// kNumRows outputs, a whole block, at kNumPositions positions.
+// kNumRows outputs, a whole block, at kNumPositions positions. weight: [num_terms][kNumRows], offset: [num_terms]
 template <int32_t kPrefetch, int32_t kNumRows, int32_t kNumPositions>
-PYDRIFT_INLINE void accumulate(const Dense& dense, const float* weights, const int32_t* offsets, int32_t first_output,
+PYDRIFT_INLINE void accumulate(const float* weight, const int32_t* offset, int32_t num_terms,
                                const float* const (&in)[kNumPositions], Vec (&sum)[kNumRows][kNumPositions]) {
-  const float* weight = weights + dense.weight + int64_t{first_output} * dense.num_terms;
-  const int32_t* offset = offsets + dense.terms;
-  for (int32_t k = 0; k < dense.num_terms; ++k, weight += kNumRows) {
+  for (int32_t k = 0; k < num_terms; ++k, weight += kNumRows) {
     if constexpr (kPrefetch > 0) __builtin_prefetch(weight + kPrefetch);
     Vec value[kNumPositions];
 #pragma GCC unroll 8
@@ -79,10 +77,15 @@ PYDRIFT_INLINE void with_groups(int32_t count, Run run) {
   }
 }
 
-// ---- Flat passes: the positions are the groups, side by side.
+// ---- Flat passes: the positions are the groups, side by side. All outputs take a panel of terms before the next
+// panel comes: what a panel reads stays in the first cache, while the weights stream past; the sums so far lie in `out`.
+
+struct Panel {
+  int32_t first, num_terms;
+};
 
 template <int32_t kNumRows, int32_t kNumGroups, class Finish>
-PYDRIFT_INLINE void run_flat_rows(const Dense& dense, const float* weights, const int32_t* offsets,
+PYDRIFT_INLINE void run_flat_rows(const Dense& dense, const float* weights, const int32_t* offsets, Panel panel,
                                   int32_t first_output, const float* in, float* out, int64_t plane, Finish finish) {
   // Weights are read once in a pass, and come from far away: so many floats before their turn.
   constexpr int32_t kPrefetch = 768;
@@ -90,13 +93,24 @@ PYDRIFT_INLINE void run_flat_rows(const Dense& dense, const float* weights, cons
 #pragma GCC unroll 8
   for (int32_t g = 0; g < kNumGroups; ++g) groups[g] = in + g * kLanes;
   Vec sum[kNumRows][kNumGroups];
-  begin_sums(dense, weights, first_output, sum);
-  accumulate<kPrefetch>(dense, weights, offsets, first_output, groups, sum);
+  float* sums = out + first_output * plane;
+  if (panel.first == 0) {
+    begin_sums(dense, weights, first_output, sum);
+  } else {
+#pragma GCC unroll 8
+    for (int32_t r = 0; r < kNumRows; ++r) {
+#pragma GCC unroll 8
+      for (int32_t g = 0; g < kNumGroups; ++g) sum[r][g] = load(sums + r * plane + g * kLanes);
+    }
+  }
+  const int64_t weight = dense.weight + int64_t{panel.first} * dense.num_outputs + first_output * panel.num_terms;
+  accumulate<kPrefetch>(weights + weight, offsets + dense.terms + panel.first, panel.num_terms, groups, sum);
+  const bool last = panel.first + panel.num_terms == dense.num_terms;
 #pragma GCC unroll 8
   for (int32_t r = 0; r < kNumRows; ++r) {
 #pragma GCC unroll 8
     for (int32_t g = 0; g < kNumGroups; ++g) {
-      store(out + (first_output + r) * plane + g * kLanes, finish(sum[r][g]));
+      store(sums + r * plane + g * kLanes, last ? finish(sum[r][g]) : sum[r][g]);
     }
   }
 }
@@ -105,11 +119,15 @@ template <int32_t kNumGroups, class Finish>
 inline void run_groups(const Dense& dense, const float* weights, const int32_t* offsets, const float* in, float* out,
                        int64_t plane, Finish finish) {
   const OutputBlocks blocks(dense.num_outputs, kRows);
-  for (int32_t i = 0; i < blocks.num_blocks; ++i) {
-    const OutputBlock block = blocks[i];
-    with_rows(block.count, [&](auto rows) __attribute__((always_inline)) {
-      run_flat_rows<rows.kValue, kNumGroups>(dense, weights, offsets, block.begin, in, out, plane, finish);
-    });
+  for (int32_t first = 0; first < dense.num_terms; first += dense.panel) {
+    const int32_t left = dense.num_terms - first;
+    const Panel panel{first, left < dense.panel ? left : dense.panel};
+    for (int32_t i = 0; i < blocks.num_blocks; ++i) {
+      const OutputBlock block = blocks[i];
+      with_rows(block.count, [&](auto rows) __attribute__((always_inline)) {
+        run_flat_rows<rows.kValue, kNumGroups>(dense, weights, offsets, panel, block.begin, in, out, plane, finish);
+      });
+    }
   }
 }
 
@@ -129,7 +147,8 @@ PYDRIFT_INLINE void run_rows(const Dense& dense, const float* weights, const int
                              const float* const (&in)[kTileSize], Finish finish) {
   Vec sum[kNumRows][kTileSize];
   begin_sums(dense, weights, first_output, sum);
-  accumulate<0>(dense, weights, offsets, first_output, in, sum);
+  const int64_t weight = dense.weight + int64_t{first_output} * dense.num_terms;
+  accumulate<0>(weights + weight, offsets + dense.terms, dense.num_terms, in, sum);
 #pragma GCC unroll 8
   for (int32_t r = 0; r < kNumRows; ++r) finish(first_output + r, sum[r]);
 }

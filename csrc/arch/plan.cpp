@@ -159,6 +159,7 @@ class Planner {
   }
 
   int64_t add_codes(const Map& map) {
+    if (passes_ == Passes::kForward) return -1;
     const int64_t begin = plan_.code_bytes;
     plan_.code_bytes += int64_t{map.channels} * map.plane_size() * plan_.lanes;
     return begin;
@@ -175,13 +176,24 @@ class Planner {
                   const std::vector<int32_t>& parameters) {
     Dense dense;
     dense.num_outputs = num_outputs;
-    dense.num_terms = static_cast<int32_t>(offsets.size());
+    dense.num_terms = dense.panel = static_cast<int32_t>(offsets.size());
     dense.terms = static_cast<int64_t>(plan_.offsets.size());
     dense.output_step = output_step;
     dense.weight = plan_.num_weights;
     plan_.offsets.insert(plan_.offsets.end(), offsets.begin(), offsets.end());
     plan_.parameters.insert(plan_.parameters.end(), parameters.begin(), parameters.end());
     plan_.num_weights += int64_t{num_outputs} * dense.num_terms;
+    return dense;
+  }
+
+  // As add_dense, for a pass over a flat map; its terms are what all groups have of one element.
+  Dense add_flat(int32_t num_outputs, int64_t output_step, const std::vector<int32_t>& offsets,
+                 const std::vector<int32_t>& parameters) {
+    constexpr int32_t kPanelBytes = 28 << 10;  // half a first cache
+    const int32_t most = kPanelBytes / (plan_.num_slots() * static_cast<int32_t>(sizeof(float)));
+    Dense dense = add_dense(num_outputs, output_step, offsets, parameters);
+    const int32_t num_panels = (dense.num_terms + most - 1) / most;
+    dense.panel = (dense.num_terms + num_panels - 1) / num_panels;
     return dense;
   }
 
@@ -196,12 +208,12 @@ class Planner {
     const int32_t weight = static_cast<int32_t>(layer.weight);
     std::vector<int32_t> offsets(num_in), parameters(num_in);
     for (int32_t k = 0; k < num_in; ++k) offsets[k] = k * pitch, parameters[k] = weight + k;
-    stage.forward = add_dense(num_out, num_in, offsets, parameters);
+    stage.forward = add_flat(num_out, num_in, offsets, parameters);
     stage.forward.bias = add_copy(layer.bias, num_out);
     if (!needs_gradient) return;
     offsets.resize(num_out), parameters.resize(num_out);
     for (int32_t k = 0; k < num_out; ++k) offsets[k] = k * pitch, parameters[k] = weight + k * num_in;
-    add_backward(stage, add_dense(num_in, 1, offsets, parameters));
+    add_backward(stage, add_flat(num_in, 1, offsets, parameters));
   }
 
   void fill_conv(Stage& stage, const Layer& layer, bool needs_gradient) {
@@ -336,15 +348,29 @@ class Planner {
   std::vector<const Layer*> ends_;    // the last layer that it covers
 };
 
+// kCount outputs of the terms [begin, end): a constant, since this is a good part of the work where samples are few.
+template <int32_t kCount>
+float* pack_block(const int32_t* begin, const int32_t* end, const float* parameters, int64_t output_step, float* to) {
+  const float* outputs[kCount];
+  for (int32_t o = 0; o < kCount; ++o) outputs[o] = parameters + o * output_step;
+  for (const int32_t* term = begin; term != end; ++term) {
+    for (int32_t o = 0; o < kCount; ++o) *to++ = outputs[o][*term];
+  }
+  return to;
+}
+
 void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
+  static constexpr decltype(&pack_block<1>) kPackBlock[] = {pack_block<1>, pack_block<2>, pack_block<3>,
+                                                            pack_block<4>, pack_block<5>, pack_block<6>};
   const int32_t* terms = plan.parameters.data() + dense.terms;
   float* to = weights + dense.weight;
   const OutputBlocks blocks(dense.num_outputs, plan.rows);
-  for (int32_t i = 0; i < blocks.num_blocks; ++i) {
-    const OutputBlock block = blocks[i];
-    for (int32_t k = 0; k < dense.num_terms; ++k) {
-      const float* from = parameters + terms[k] + block.begin * dense.output_step;
-      for (int32_t o = 0; o < block.count; ++o) *to++ = from[o * dense.output_step];
+  for (int32_t first = 0; first < dense.num_terms; first += dense.panel) {
+    const int32_t end = std::min(first + dense.panel, dense.num_terms);
+    for (int32_t i = 0; i < blocks.num_blocks; ++i) {
+      const OutputBlock block = blocks[i];
+      const float* from = parameters + block.begin * dense.output_step;
+      to = kPackBlock[block.count - 1](terms + first, terms + end, from, dense.output_step, to);
     }
   }
 }

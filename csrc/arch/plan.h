@@ -62,7 +62,8 @@ struct Tile {
 struct Dense {
   int32_t num_outputs = 0;
   int32_t num_terms = 0;
-  int64_t weight = 0;     // in the packed weights: blocks of outputs, each [num_terms][outputs of the block]
+  int32_t panel = 0;      // terms in a row for which all outputs are computed, so that they stay in the first cache
+  int64_t weight = 0;     // in the packed weights: panels of terms, each blocks of outputs, each [terms][outputs]
   int64_t bias = -1;      // in the packed weights; -1: none
   int64_t terms = 0;      // in Plan::offsets and Plan::parameters: what each term reads
   int64_t output_step = 0;  // from one output's parameter to the next one's

@@ -30,7 +30,7 @@ inline void relu_forward(const Network& network, const Stage& stage, int32_t g) 
   for_each_element(stage.in, stage.out, [&](int64_t from, int64_t to, int32_t, int64_t number) {
     const Vec value = load(in + from);
     store(out + to, rectified(value));
-    store_codes(codes + number * kLanes, value > Vec{} ? IntVec{} : same_code(kDeadCode));
+    if (codes != nullptr) store_codes(codes + number * kLanes, value > Vec{} ? IntVec{} : same_code(kDeadCode));
   });
 }
 
@@ -68,6 +68,11 @@ inline void max_pool_forward(const Network& network, const Stage& stage, int32_t
   int64_t last = -1;
   const auto offer = [&](int64_t to, int64_t number, int64_t from, int32_t position) {
     const Vec value = load(in + from);
+    if (codes == nullptr) {
+      store(out + to, number == last ? maximum(value, load(out + to)) : value);
+      last = number;
+      return;
+    }
     uint8_t* code = codes + number * kLanes;
     if (number != last) {
       last = number;

@@ -40,14 +40,16 @@ class Memory {
   explicit Memory(size_t bytes) {
     constexpr size_t kLargePage = size_t{1} << 21;
     bytes = divide_up(bytes, kLargePage) * kLargePage;
-    data_ = static_cast<char*>(std::aligned_alloc(kLargePage, bytes));
-    if (data_ == nullptr) throw std::bad_alloc();
+    mapped_bytes_ = bytes + kLargePage;  // one more, to begin at a large page
+    mapped_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped_ == MAP_FAILED) throw std::bad_alloc();
+    const size_t misaligned = reinterpret_cast<uintptr_t>(mapped_) % kLargePage;
+    data_ = static_cast<char*>(mapped_) + (kLargePage - misaligned);
 #if defined(MADV_HUGEPAGE)
     madvise(data_, bytes, MADV_HUGEPAGE);  // a wish
 #endif
-    std::memset(data_, 0, bytes);
   }
-  ~Memory() { std::free(data_); }
+  ~Memory() { munmap(mapped_, mapped_bytes_); }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
@@ -57,6 +59,8 @@ class Memory {
   }
 
  private:
+  void* mapped_;
+  size_t mapped_bytes_;
   char* data_;
 };
 

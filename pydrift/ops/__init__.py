@@ -4,16 +4,21 @@ torch of `pydrift.ops.reference`, after one warning; `native_status()` says why.
 from pydrift.ops.ascent_update import ascent_update
 from pydrift.ops.invert import Inverted, invert, refuses
 from pydrift.ops.native import NativeStatus, native_status
+from pydrift.ops.shadow_statistics import ShadowMoments, ShadowStatistics, shadow_moments, shadow_statistics
 from pydrift.ops.shadow_train import HYPER, shadow_train, trains
 
 __all__ = [
     "HYPER",
     "Inverted",
     "NativeStatus",
+    "ShadowMoments",
+    "ShadowStatistics",
     "ascent_update",
     "invert",
     "native_status",
     "refuses",
+    "shadow_moments",
+    "shadow_statistics",
     "shadow_train",
     "trains",
 ]

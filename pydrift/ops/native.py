@@ -107,9 +107,12 @@ def _warn_plain_path(device_type: str) -> None:
 
 
 def native_op(name: str, device: torch.device) -> Callable[..., Any] | None:
-    """The operation pydrift::`name` if it has a native implementation for `device`; else None, after one warning."""
+    """The operation pydrift::`name` if it has a native implementation for `device`; else None, after one warning where
+    the whole library is missing."""
     status = _load()
     if (status.cpu and device.type in ("cpu", "meta")) or (status.cuda and device.type == "cuda"):
+        if device.type == "cuda" and not torch._C._dispatch_has_kernel_for_dispatch_key(f"pydrift::{name}", "CUDA"):
+            return None  # one of those that only the CPU has
         op: Callable[..., Any] = getattr(torch.ops.pydrift, name)
         return op
     _warn_plain_path(device.type)

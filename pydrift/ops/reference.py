@@ -224,3 +224,52 @@ def _ascend(
             break
     images[rows], taken[rows] = x, steps
     return images, log_probability(images, labels, program, parameters), taken
+
+
+def shadow_statistics(
+    x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `pydrift.ops.shadow_statistics`, whose arguments these are. Computes in the dtype of the parameters."""
+    _check_labels("shadow_statistics", label, program, parameters, x)
+    shape = (len(parameters), len(x))
+    margin, loss, confidence = (parameters.new_empty(shape) for _ in range(3))
+    prediction = label.new_empty(shape)
+    with torch.no_grad():
+        for model, numbers in enumerate(parameters):
+            for rows in torch.arange(len(x), device=x.device).split(_BLOCK):
+                images = x[rows].to(parameters.dtype)
+                values = logits(images / 255 if x.dtype == torch.uint8 else images, program, numbers)
+                chosen = label[rows, None].long()
+                lead_of_others = (values - values.gather(1, chosen)).scatter(1, chosen, -torch.inf)
+                phi = torch.where(values.isfinite().all(1), -lead_of_others.logsumexp(1), torch.nan)
+                margin[model, rows] = phi
+                loss[model, rows] = phi.clamp(max=0).neg() + phi.abs().neg().exp().log1p()
+                confidence[model, rows] = phi.sigmoid()
+                prediction[model, rows] = values.argmax(1).to(prediction.dtype)
+    return margin, loss, confidence, prediction
+
+
+def shadow_moments(
+    x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, *, program: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `pydrift.ops.shadow_moments`, whose arguments these are. Computes in the dtype of the parameters."""
+    count = label.new_zeros((2, len(x)))
+    mean, m2 = parameters.new_zeros(count.shape), parameters.new_zeros(count.shape)
+    for model in range(len(parameters)):
+        (margin,) = shadow_statistics(x, parameters[model : model + 1], label, program=program)[0]
+        side = torch.stack([~member[model], member[model]])
+        count += side
+        before = margin - mean
+        mean = torch.where(side, mean + before / count, mean)
+        m2 = torch.where(side, m2 + before * (margin - mean), m2)
+    return count, mean, m2
+
+
+def _check_labels(op: str, label: Tensor, program: Sequence[int], parameters: Tensor, x: Tensor) -> None:
+    probe = logits(x[:0].to(parameters.dtype), program, parameters.new_zeros(parameters.shape[1]))
+    if not program or probe.ndim != 2:
+        raise ValueError(f"{op}: program: must end in flat logits, one per class")
+    outside = ((label < 0) | (label >= probe.shape[1])).nonzero()[:, 0].tolist()
+    if outside:
+        got = f"{label[outside[0]].item()} at index {outside[0]}"
+        raise ValueError(f"{op}: label must be in [0, {probe.shape[1]}), got {got}")

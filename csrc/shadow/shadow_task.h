@@ -1,0 +1,40 @@
+// What pydrift::shadow_statistics and pydrift::shadow_moments are asked to do, as plain pointers. No torch.
+#pragma once
+
+#include <cstdint>
+
+#include "arch/program.h"
+
+namespace pydrift {
+
+enum Side { kOut, kIn, kNumSides };  // of a sample, as one model saw it
+
+// Outputs of shadow_statistics, [models, samples] each; null for shadow_moments.
+struct ShadowStatistics {
+  float* margin;
+  float* loss;
+  float* confidence;
+  int32_t* prediction;
+};
+
+// Outputs of shadow_moments, [kNumSides, samples] each; null for shadow_statistics.
+struct ShadowMoments {
+  int32_t* count;
+  float* mean;
+  float* m2;
+};
+
+struct ShadowTask {
+  const Program* program;
+  const uint8_t* bytes;     // [N, C, H, W], read as value / 255; or
+  const float* values;      // [N, C, H, W]
+  const float* parameters;  // [K, P]
+  const int32_t* label;     // [N], in [0, classes)
+  const bool* member;       // [K, N], for the moments
+  int64_t num_models;
+  int64_t num_samples;
+  ShadowStatistics statistics;
+  ShadowMoments moments;
+};
+
+}  // namespace pydrift

@@ -1,0 +1,136 @@
+"""Many models on many samples at once: their membership statistics, or the moments of these over the models."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pydrift.ops import reference
+from pydrift.ops.native import native_op, register_fake
+
+
+class ShadowStatistics(NamedTuple):
+    """Of each sample under each model, with p_y the probability of its label:
+
+    margin      float32 [K, N]  log p_y - log(1 - p_y)
+    loss        float32 [K, N]  -log p_y
+    confidence  float32 [K, N]  p_y
+    prediction  int32   [K, N]  the class of the largest logit, the first of equals
+    """
+
+    margin: Tensor
+    loss: Tensor
+    confidence: Tensor
+    prediction: Tensor
+
+
+class ShadowMoments(NamedTuple):
+    """Of each sample's margin, over the models that it was no member of (row 0, OUT) and a member of (row 1, IN):
+
+    count  int32   [2, N]  models
+    mean   float32 [2, N]  0 where there are none
+    m2     float32 [2, N]  sum of the squared differences from the mean; the variance is m2 / count, or / (count - 1)
+    """
+
+    count: Tensor  # type: ignore[assignment]  # in place of tuple.count, of which nobody has need
+    mean: Tensor
+    m2: Tensor
+
+
+def shadow_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int]) -> ShadowStatistics:
+    """The statistics of every sample under every model; no logits are kept.
+
+    For each model k and sample n, with z = f(x[n]) the logits of the network f that `program` and row k of `parameters`
+    make, and y = label[n]::
+
+        margin      = -log sum over the classes j other than y of exp(z_j - z_y)     = log p_y - log(1 - p_y)
+        loss        = log(1 + exp(-margin))                                          = -log p_y
+        confidence  = 1 / (1 + exp(-margin))                                         = p_y
+        prediction  = argmax z
+
+    so that nothing is ever taken as 1 - p: a margin keeps its digits where p rounds to 0 or 1, and a loss where p is
+    nearly 1. These four are computed from the float32 logits in float64 and rounded once.
+
+    ==============  =============  =================  ================================================================
+    argument        shape          dtype              meaning
+    ==============  =============  =================  ================================================================
+    x               [N, C, H, W]   uint8 or float32   images; uint8 is read as value / 255
+    parameters      [K, P]         float32            of each model: `FusedModel.parameters()`
+    label           [N]            int32              the class of each sample, in [0, classes)
+    ==============  =============  =================  ================================================================
+
+    program: the layers as integers, as `pydrift.ops.invert` documents them; `FusedModel.program()` writes it.
+
+    Ranges: N, K >= 0; C, H, W >= 1; at most 2^24 values at any layer and 2^28 parameters. Tensors are contiguous and on
+    one device. With one class only, margin is +inf, loss 0 and confidence 1.
+
+    Not finite: where any logit is, margin, loss and confidence are NaN; the prediction is that of torch, for which a
+    NaN is the largest of all. (On the CPU max-pooling prefers a number to a NaN.)
+
+    Errors: ValueError with the argument's name, what it must be and what it is; also for a tensor that requires grad,
+    since nothing here is differentiable.
+
+    Determinism: what is said of a sample under a model depends on these two only, not on the others, their order or the
+    number of threads. AVX2 and AVX-512 give the same bits; scalar code and plain torch add in another order or without
+    fused multiply-add, so theirs agree to rounding errors of the logits.
+
+    Source: Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022, for the margin.
+    """
+    tensors = {"x": x, "parameters": parameters, "label": label}
+    _refuse_gradients("shadow_statistics", tensors)
+    run = native_op("shadow_statistics", x.device) or reference.shadow_statistics
+    return ShadowStatistics(*run(*tensors.values(), program=list(program)))
+
+
+def shadow_moments(
+    x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, *, program: Sequence[int]
+) -> ShadowMoments:
+    """Count, mean and sum of squared deviations of every sample's margin over the models IN and OUT; no more is kept.
+
+    For each sample n, with margin[k, n] as `shadow_statistics` has it and both sides starting at zero::
+
+        for k in 0, 1, ..., K - 1:    (the side is member[k, n])
+            count = count + 1
+            before = margin[k, n] - mean,   mean = mean + before / count,   m2 = m2 + before * (margin[k, n] - mean)
+
+    in float32. The arguments are those of `shadow_statistics` and
+
+    ==============  =============  =================  ================================================================
+    member          [K, N]         bool               whether sample n was in the training set of model k
+    ==============  =============  =================  ================================================================
+
+    Ranges and errors: as `shadow_statistics`. A margin that is not finite makes its sample's mean and m2 NaN (a single
+    infinite one, the mean infinite).
+
+    Determinism: as `shadow_statistics`; the models are taken in their order, whatever the number of threads.
+
+    Source: Welford, "Note on a Method for Calculating Corrected Sums of Squares and Products", Technometrics 1962.
+    """
+    tensors = {"x": x, "parameters": parameters, "label": label, "member": member}
+    _refuse_gradients("shadow_moments", tensors)
+    run = native_op("shadow_moments", x.device) or reference.shadow_moments
+    return ShadowMoments(*run(*tensors.values(), program=list(program)))
+
+
+def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.requires_grad:  # torch.ops would run, and give a silently wrong gradient later
+            raise ValueError(f"{op}: {name} must not require grad (the statistics are not differentiable)")
+
+
+def _fake_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: list[int]) -> ShadowStatistics:
+    shape = (parameters.shape[0], x.shape[0])
+    margin, loss, confidence = (parameters.new_empty(shape) for _ in range(3))
+    return ShadowStatistics(margin, loss, confidence, parameters.new_empty(shape, dtype=torch.int32))
+
+
+def _fake_moments(x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, *, program: list[int]) -> ShadowMoments:
+    shape = (2, x.shape[0])
+    return ShadowMoments(
+        parameters.new_empty(shape, dtype=torch.int32), parameters.new_empty(shape), parameters.new_empty(shape)
+    )
+
+
+register_fake("shadow_statistics", _fake_statistics)
+register_fake("shadow_moments", _fake_moments)
