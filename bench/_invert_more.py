@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _compare import Peer
 from _harness import interleaved, ratio
-from _invert_peers import Peer, peers
+from _invert_peers import peers
 from _invert_steps import manual
 from _invert_task import Run, Task, native, options
 from torch import Tensor, nn

@@ -7,22 +7,18 @@ the CPU each runs its restarts in blocks, as the activations of all would leave 
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _ceilings import float32_products
+from _compare import Peer
+from _forms import channels_last, compiled, fresh, graphed, in_bfloat16
 from _invert_steps import (
     Step,
     ascend,
     autograd,
     batched,
-    channels_last,
-    compiled,
-    fresh,
     gradient_alone,
-    in_bfloat16,
     manual,
     prior_and_update,
     stacked,
@@ -31,16 +27,6 @@ from _invert_steps import (
 )
 from _invert_task import BETA1, BETA2, EPSILON, L2_WEIGHT, LEARNING_RATE, TV_WEIGHT, Run, Task, generic, native
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Peer:
-    run: Run
-    precision: str  # of products and convolutions: "float32", or on CUDA also "tf32" and "bfloat16"
-
-    def __call__(self) -> Tensor:
-        with float32_products(self.precision):
-            return self.run()
 
 
 def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
@@ -158,25 +144,3 @@ def trainable(task: Task) -> Run:
         return torch.cat(images)
 
     return run
-
-
-def graphed(run: Run) -> Run:
-    """The whole run, all its steps, as one CUDA graph; captured at the first call."""
-    captured: list[tuple[torch.cuda.CUDAGraph, Tensor]] = []
-
-    def replay() -> Tensor:
-        if not captured:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                run()  # compilation, autotuning and workspaces
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                images = run()
-            captured.append((graph, images))
-        graph, images = captured[0]
-        graph.replay()
-        return images
-
-    return replay

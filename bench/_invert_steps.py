@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _forms import fresh, nhwc, product
 from _invert_task import BETA1, BETA2, EPSILON, L2_WEIGHT, TV_WEIGHT, Run, Task
-from torch import Tensor, nn
+from torch import Tensor
 
 from pydrift.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
 from pydrift.ops.reference import prior_gradient, roll
@@ -18,12 +19,6 @@ Step = Callable[..., tuple[Tensor, Tensor, Tensor]]  # x, m, v, label, rate, sca
 
 
 # ---- Loop and step
-
-
-def fresh(function: Any) -> Any:
-    """The function with code of its own: torch.compile counts recompilations by code, also those of other closures."""
-    function.__code__ = function.__code__.replace()
-    return function
 
 
 def ascend(task: Task, steps: list[Step], one_block: bool = False) -> Run:
@@ -103,35 +98,6 @@ def whole_step(network: Callable[[Tensor], Tensor]) -> Step:
     return compilable
 
 
-def compiled(step: Step, **how: Any) -> Step:
-    return torch.compile(step, fullgraph=True, dynamic=False, **how)
-
-
-# ---- Memory layout and precision
-
-
-def in_bfloat16(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Weights and activations in bfloat16, cast once: stronger than autocast, which casts the weights in every step."""
-    small = channels_last(copy.deepcopy(network).to(torch.bfloat16))
-    return lambda x: small(x.to(torch.bfloat16)).float()
-
-
-def channels_last(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    changed = copy.deepcopy(network)
-    for parameter in changed.parameters():
-        parameter.data = nhwc(parameter.data) if parameter.ndim == 4 else parameter.data
-    return lambda x: changed(nhwc(x))
-
-
-def nhwc(x: Tensor) -> Tensor:
-    """The channels last in memory. With one channel torch would take both layouts for NCHW, and so would all layers
-    behind: max_pool2d alone is then ten times slower on a CPU."""
-    count, channels, height, width = x.shape
-    if channels == 1:
-        return x.reshape(count, height, width, 1).permute(0, 3, 1, 2)
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 # ---- Forward and backward by hand
 
 
@@ -170,7 +136,7 @@ def _by_hand(layer: Layer, block: int) -> tuple[_Forward, _Backward]:
     aten = torch.ops.aten
     match layer:
         case Linear(weight, bias):
-            forward, backward = _product(weight, bias, block), _product(weight.t().contiguous(), None, block)
+            forward, backward = product(weight, bias, block), product(weight.t().contiguous(), None, block)
             return (lambda x: (forward(x), None)), (lambda d, _: backward(d))
         case Conv2d(weight, bias, stride, padding):
             weight = nhwc(weight)
@@ -192,14 +158,6 @@ def _by_hand(layer: Layer, block: int) -> tuple[_Forward, _Backward]:
         case Flatten():
             return (lambda x: (x.flatten(1), x.shape)), (lambda d, shape: nhwc(d.view(shape)))
     raise NotImplementedError(f"{type(layer).__name__} by hand")
-
-
-def _product(weight: Tensor, bias: Tensor | None, block: int) -> Callable[[Tensor], Tensor]:
-    one_dnn = torch.ops.mkldnn
-    if weight.device.type == "cpu" and hasattr(one_dnn, "_linear_pointwise"):
-        packed = one_dnn._reorder_linear_weight(weight, block)
-        return lambda x: one_dnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return lambda x: F.linear(x, weight, bias)
 
 
 # ---- Many models at once

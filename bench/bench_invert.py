@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 from _ceilings import ceilings
-from _harness import Samples, interleaved, ratio, write_json
+from _compare import Peer, attempt, best_of, fractions
+from _harness import interleaved, ratio, write_json
 from _invert_more import all_threads, early_stop, scale_sweep, with_jitter
-from _invert_peers import Peer, peers
+from _invert_peers import peers
 from _invert_steps import ascend, autograd, step_of
 from _invert_task import NEVER, Task, generic, native, options
 from torch import Tensor
@@ -115,23 +116,11 @@ def verify(task: Task, restarts: int) -> list[dict[str, float]]:
     return rows
 
 
-def attempt(found: dict[str, Peer]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Runs each peer once. -> images of those that run, and why the others do not."""
-    images: dict[str, Tensor] = {}
-    failures: dict[str, str] = {}
-    for name, peer in found.items():
-        try:
-            images[name] = peer().clone()
-        except Exception as error:  # a compiler that is not there, an operation that a mode does not know
-            failures[name] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-    return images, failures
-
-
 def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
     """Times and ratios of the peers and of the ceilings, measured in turns with ours."""
     lowered = task.lowered is not None
     found = {"native": Peer(native(task) if lowered else generic(task), "float32"), **found}
-    images, failures = attempt(found)
+    images, failures = attempt(found, lambda images: images)
     if "native" in failures:
         raise RuntimeError(failures["native"])
     runs: dict[str, Callable[[], object]] = {name: found[name] for name in images}
@@ -164,41 +153,9 @@ def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
         "ceilings_per_s": {name: work[name] / statistics.median(samples[f"ceiling {name}"]) for name in work},
         "no_ceiling": missing,
         **fractions(samples, work, flops),
-        **best_of(entries),
+        **best_of(entries, OURS),
         "peers": entries,
         "failed_peers": failures,
-    }
-
-
-def fractions(samples: Samples, work: dict[str, float], flops: float) -> dict[str, Any]:
-    """Necessary operations a second as a share of each ceiling; medians over the rounds."""
-    shares = {
-        name: statistics.median(
-            (flops / ours) / (work[name] / limit)
-            for ours, limit in zip(samples["native"], samples[f"ceiling {name}"], strict=True)
-        )
-        for name in work
-        if name != "copy"
-    }
-    peak = "fma" if "fma" in shares else "matmul float32"
-    return {"peak": peak, "fraction_of_peak": shares[peak], "fraction_of": shares}
-
-
-def best_of(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The fastest peer in our precision, the fastest of all, and eager."""
-
-    def fastest(names: list[str]) -> str:
-        return min(names, key=lambda name: float(entries[name]["s_per_restart_step"]))
-
-    others = [name for name in entries if name not in OURS]
-    same = fastest([name for name in others if entries[name]["precision"] == "float32"])
-    any_precision = fastest(others)
-    return {
-        "best_peer": same,
-        "ratio_vs_best": entries[same]["ratio"],
-        "best_peer_of_any_precision": any_precision,
-        "ratio_vs_best_of_any_precision": entries[any_precision]["ratio"],
-        "ratio_vs_eager": entries["eager"]["ratio"],
     }
 
 

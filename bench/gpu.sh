@@ -142,13 +142,15 @@ if step "bench_ascent_update" 60 "$python" bench/bench_ascent_update.py --quick 
 fi
 step "bench_invert, all, quick" 170 "$python" bench/bench_invert.py --quick --device cuda --json "$out/invert_quick.json"
 cat "$scratch/step" >>"$scratch/results" # also where it was stopped: what was finished counts
+step "bench_shadow, all, quick" 120 "$python" bench/bench_shadow.py --quick --device cuda --json "$out/shadow_quick.json"
+cat "$scratch/step" >>"$scratch/results"
 
 # ---- Sanitizer, on odd shapes and few restarts
 
 cat >"$scratch/small.py" <<'END'
 import torch
 from pydrift.arch import build, lower
-from pydrift.ops import invert
+from pydrift.ops import invert, shadow_moments, shadow_statistics
 
 for arch in ("mlp:1x9x7:33-17:5", "convnet:3x11x9:5,18:19:4"):
     shape = tuple(map(int, arch.split(":")[1].split("x")))
@@ -161,6 +163,11 @@ for arch in ("mlp:1x9x7:33-17:5", "convnet:3x11x9:5,18:19:4"):
            upper=1.0, confidence_threshold=0.9, patience=2)
     torch.cuda.synchronize()
     assert x.isfinite().all()
+    parameters = torch.stack([model.parameters()] * 5).cuda()
+    statistics = shadow_statistics(x, parameters, ids[1], program=model.program())
+    moments = shadow_moments(x, parameters, ids[1], torch.rand(5, 37).cuda() < 0.5, program=model.program())
+    torch.cuda.synchronize()
+    assert statistics.margin.isfinite().all() and moments.m2.isfinite().all()
 END
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 if [ -x "$sanitizer" ]; then
@@ -175,6 +182,11 @@ fi
 
 # ---- The long forms, as far as the time goes
 
+for workload in w5 w4; do
+  step "bench_shadow, $workload" 90 "$python" bench/bench_shadow.py --workload "$workload" --device cuda \
+    --json "$out/shadow_$workload.json"
+  cat "$scratch/step" >>"$scratch/results"
+done
 for workload in w1 w2 w2c; do
   step "bench_invert, $workload" 120 "$python" bench/bench_invert.py --workload "$workload" --device cuda \
     --json "$out/invert_$workload.json"

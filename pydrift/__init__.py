@@ -17,42 +17,55 @@ if TYPE_CHECKING:
     from pydrift.errors import InputRefused, PydriftError, UsageError
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model, save_model
+    from pydrift.privacy import membership_audit
+    from pydrift.privacy_result import MembershipReport
     from pydrift.result import DriftReport
+    from pydrift.shadows import Draw, ShadowBank, train_shadows
     from pydrift.training import TrainingRecipe
     from pydrift.version import __version__
 
 _HOME = {
+    "Draw": "shadows",
     "DriftAuditor": "auditor",
     "DriftReport": "result",
     "GradientAscent": "inversion",
     "InputRefused": "errors",
     "LabelledImages": "data",
+    "MembershipReport": "privacy_result",
     "PydriftError": "errors",
+    "ShadowBank": "shadows",
     "TrainingRecipe": "training",
     "UsageError": "errors",
     "__version__": "version",
     "audit": "auditor",
     "load_data": "data",
     "load_model": "modelfile",
+    "membership_audit": "privacy",
     "plant": "data",
     "save_model": "modelfile",
+    "train_shadows": "shadows",
 }
 
 __all__ = [
+    "Draw",
     "DriftAuditor",
     "DriftReport",
     "GradientAscent",
     "InputRefused",
     "LabelledImages",
+    "MembershipReport",
     "PydriftError",
+    "ShadowBank",
     "TrainingRecipe",
     "UsageError",
     "__version__",
     "audit",
     "load_data",
     "load_model",
+    "membership_audit",
     "plant",
     "save_model",
+    "train_shadows",
 ]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +14,7 @@ from torch import nn
 
 from pydrift.baselines import measure_baselines
 from pydrift.calibration import Calibration, describe_attack
-from pydrift.classifier import Classifier, exact_arithmetic, freeze
+from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.gray import GrayData
@@ -24,10 +23,10 @@ from pydrift.membership import recognise
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
-from pydrift.progress import Progress, Silent
+from pydrift.progress import Clock, Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
-from pydrift.shadows import NULLS, successor_draw, train_shadows
-from pydrift.store import RunFolder, refuse_manifest_folder, sha256_bytes
+from pydrift.shadows import NULLS, described, successor_draw, train_shadows
+from pydrift.store import RunFolder, refuse_manifest_folder
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
 from pydrift.verdict import judge
@@ -114,7 +113,7 @@ class DriftAuditor:
         data: LabelledImages, (x, y), any iterable of (x, y), or a source such as "fashion-mnist:DIR".
         """
         images = load_data(data) if isinstance(data, str) else as_images(data)
-        clock = _Clock()
+        clock = Clock()
         base = freeze(self._base.module, images.input_shape, self._device, "base")
         if base.num_classes != images.num_classes:
             raise InputRefused(
@@ -132,27 +131,26 @@ class DriftAuditor:
             "restarts": self._restarts,
             "seed": self._seed,
             "device": self._device.type,
-            "train": None if self._train is None else _described(self._train),
+            "train": None if self._train is None else described(self._train),
             "versions": _versions(),
         }
         with exact_arithmetic(), self._progress as progress, self._run("fit", plan) as run:
             with clock("train shadows"):
                 bank = train_shadows(
-                    self._base.module,
+                    self._base,
                     images,
                     self._shadows,
                     null=self._null,
                     draw=draw,
                     recipe=self._recipe,
+                    train=self._train,
                     seed=self._seed,
-                    initial=self._base.initial(),
-                    built_in=self._base.built_in,
-                    user_train=self._train,
-                    device=self._device,
-                    run=run,
+                    work_dir=None if run.path is None else run.path / "shadows",
+                    device=str(self._device),
                     progress=progress,
                 )
-            models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in bank.modules)]
+            shadows = bank.models()
+            models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in shadows)]
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
                 gray, _ = self._inverted(models, [f"gray/{m}" for m in range(len(models))], run, progress)
@@ -161,7 +159,7 @@ class DriftAuditor:
                 recognition = recognise(models, gray, progress.advance)["margin"]
         self._calibration = Calibration(
             base=self._base,
-            shadows=bank.modules,
+            shadows=tuple(shadows),
             gray=tuple(gray),
             recognition=recognition,
             class_names=images.class_names,
@@ -185,7 +183,7 @@ class DriftAuditor:
         """Judges one successor. `data` is optional and only adds the accuracy baselines; the verdict never uses it."""
         if not 0 < alpha < 1:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
-        fitted, clock = self.calibration, _Clock(self.calibration.seconds)
+        fitted, clock = self.calibration, Clock(self.calibration.seconds)
         calibration_sha256 = fitted.digest()
         images = None if data is None else load_data(data) if isinstance(data, str) else as_images(data)
         subject = as_subject(production, "production", arch)
@@ -214,7 +212,7 @@ class DriftAuditor:
                 progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
                 (gray,), rate = self._inverted([new], ["gray/new"], run, progress)
             with clock("measure recognition of new model"):
-                progress.phase("measuring recognition", len(models) + 1)
+                progress.phase("measuring recognition", len(models) + 2)
                 seen_by_others = recognise(models, [gray], progress.advance)["margin"]
                 seen_by_new = recognise([new], [*fitted.gray, gray], progress.advance)["margin"]
         recognition = np.concatenate(
@@ -353,35 +351,5 @@ def audit(
     return auditor.fit(images).compare(production, images if holdout is None else holdout, alpha)
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name; None: a CUDA device if torch sees one, else the CPU."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {name!r}: this torch sees no CUDA device")
-    return device
-
-
 def _versions() -> dict[str, str]:
     return {"pydrift": __version__, "torch": str(torch.__version__)}
-
-
-def _described(train: Train) -> str:
-    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function."""
-    code = getattr(train, "__code__", None)
-    body = "" if code is None else sha256_bytes(code.co_code + repr(code.co_consts).encode())[:16]
-    return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()
-
-
-class _Clock:
-    """Seconds per phase."""
-
-    def __init__(self, earlier: dict[str, float] | None = None) -> None:
-        self.seconds = dict(earlier or {})
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = round(time.perf_counter() - start, 3)

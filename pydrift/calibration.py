@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from pydrift.arch import parse, resolve
+from pydrift.arch import resolve_stored
 from pydrift.errors import InputRefused, PydriftError, UsageError
 from pydrift.gray import GrayData
 from pydrift.inversion import ATTACKS, InversionAttack
@@ -22,9 +22,8 @@ from pydrift.store import (
     MANIFEST,
     check_writable,
     parse_strict_json,
-    read_file,
+    read_verified,
     safetensors_bytes,
-    sha256_bytes,
     tensors_digest,
     verify_manifest,
     write_atomic,
@@ -34,7 +33,6 @@ from pydrift.store import (
 from pydrift.subject import Subject
 
 FORMAT = 1
-_MAX_BYTES = 64 << 30
 _STATE, _DESCRIPTION = "state.safetensors", "calibration.json"
 
 
@@ -97,7 +95,7 @@ class Calibration:
         if manifest.get("kind") != "pydrift calibration" or manifest.get("format") != FORMAT:
             raise InputRefused(f"{folder}: not a pydrift calibration of format {FORMAT}")
         try:
-            description, state = (_verified(folder / name, manifest) for name in (_DESCRIPTION, _STATE))
+            description, state = (read_verified(folder, name, manifest) for name in (_DESCRIPTION, _STATE))
             return cls._from_parts(parse_strict_json(description), load_safetensors(state), folder, arch, base)
         except PydriftError:
             raise
@@ -164,14 +162,6 @@ class Calibration:
         }
 
 
-def _verified(file: Path, manifest: dict[str, Any]) -> bytes:
-    """The bytes of a file, read once, so that what was hashed is what is parsed."""
-    data = read_file(file, _MAX_BYTES)
-    if sha256_bytes(data) != manifest["files"].get(file.name):
-        raise InputRefused(f"{file}: its SHA-256 is not the one in {MANIFEST}")
-    return data
-
-
 def describe_attack(attack: InversionAttack) -> dict[str, Any]:
     """An attack's name and settings, as plain JSON values."""
     name = next((name for name, kind in ATTACKS.items() if isinstance(attack, kind)), None)
@@ -190,15 +180,7 @@ def _attack(described: dict[str, Any], folder: Path) -> InversionAttack:
 def _template(architecture: str | None, trusted: bool, folder: Path) -> nn.Module:
     if architecture is None:
         raise UsageError(f"{folder}: calibrated on a live module; pass base=, a module of the same architecture")
-    if not trusted:
-        try:
-            parse(architecture)
-        except UsageError as error:
-            raise UsageError(
-                f"{folder}: names the architecture {architecture!a}, which is not built in; loading it runs code, "
-                "so name it yourself (arch=, --arch)"
-            ) from error
-    return resolve(architecture)(0)
+    return resolve_stored(architecture, architecture if trusted else None, folder)(0)
 
 
 def _rebuilt(template: nn.Module, state: Mapping[str, Tensor], folder: Path) -> nn.Module:

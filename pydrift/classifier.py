@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pydrift.arch import FusedModel, NotLowerable, frozen_copy, lower
-from pydrift.errors import InputRefused
+from pydrift.errors import InputRefused, UsageError
 from pydrift.ops import native_status, refuses
 
 
@@ -62,6 +62,16 @@ def freeze(
         forward, path = _channels_last(frozen_copy(module, input_shape).to(device)), f"generic: {reason}"
     num_classes = _check_logits(forward, input_shape, device, name)
     return Classifier(forward, input_shape, num_classes, device, path, fused)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; None: a CUDA device if torch sees one, else the CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r}: this torch sees no CUDA device")
+    return device
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Phase(IntEnum):
     SHADOW_DRAW = 3  # which reference images a shadow sees
     SHADOW_TRAIN = 4  # a shadow's initial weights and order of images
     TRAIN_DRAW = 5  # which images a model trained on the command line sees
+    EPSILON_SPLIT = 9  # which images choose the threshold of an epsilon bound
 
 
 def philox_4x32(counter: NDArray[np.uint32], key: tuple[int, int], rounds: int = 10) -> NDArray[np.uint32]:

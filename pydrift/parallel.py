@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import torch
@@ -35,11 +35,16 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 
 
 @contextmanager
-def one_intra_op_thread() -> Iterator[int]:
-    """torch with one intra-op thread inside; yields the number that it had."""
+def intra_op_threads(count: int) -> Iterator[int]:
+    """torch with so many intra-op threads inside; yields the number that it had."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # new threads take it over when they first run an operation
+    torch.set_num_threads(count)  # new threads take it over when they first run an operation
     try:
         yield before
     finally:
         torch.set_num_threads(before)
+
+
+def one_intra_op_thread() -> AbstractContextManager[int]:
+    """torch with one intra-op thread inside; yields the number that it had."""
+    return intra_op_threads(1)

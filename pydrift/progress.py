@@ -1,10 +1,11 @@
-"""How a long computation says how far it is: silence, a bar on a terminal, or plain lines elsewhere."""
+"""How a long computation says how far it is (silence, a bar on a terminal, plain lines elsewhere), and its seconds."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
@@ -141,6 +142,19 @@ def for_terminal(stream: TextIO | None = None) -> Progress:
         if not Console(file=stream).is_dumb_terminal:
             return Bars(stream)
     return PlainLines(stream)
+
+
+class Clock:
+    """Seconds per phase."""
+
+    def __init__(self, earlier: dict[str, float] | None = None) -> None:
+        self.seconds = dict(earlier or {})
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = round(time.perf_counter() - start, 3)
 
 
 def _visible(text: str) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "MANIFEST.json"
 _MAX_JSON = 256 << 20
-_MAX_TASK = 64 << 30
+_MAX_TENSORS = 64 << 30
 _TASK_NAME = re.compile(r"[a-z0-9_-]+(/[a-z0-9_-]+)*")
 _TEMP_NAME = re.compile(r"\.pydrift-(\d+)-[0-9a-f]+\.tmp")
 
@@ -117,7 +117,12 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder outlive a crash of the machine."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
@@ -222,6 +227,15 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def read_verified(folder: str | Path, name: str, manifest: Mapping[str, Any]) -> bytes:
+    """The content of a listed file, read once, so that what is hashed is what is parsed. InputRefused if it changed."""
+    file = Path(folder) / name
+    data = read_file(file, _MAX_TENSORS)
+    if sha256_bytes(data) != manifest["files"].get(name):
+        raise InputRefused(f"{file}: its SHA-256 is not the one in {MANIFEST}")
+    return data
+
+
 def _files_below(folder: Path) -> dict[str, Path]:
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     relative = {path.relative_to(folder).as_posix(): path for path in files}
@@ -291,12 +305,12 @@ class RunFolder:
         if self.path is None:
             return
         file, record = self._files(task)
-        _failpoint(task, "before")
+        failpoint(task, "before")
         data = safetensors_bytes(tensors, meta or {})
         write_atomic(file, data)
-        _failpoint(task, "between")
+        failpoint(task, "between")
         write_atomic(record, f"{sha256_bytes(data)}  {file.name}\n".encode())
-        _failpoint(task, "after")
+        failpoint(task, "after")
 
     def _files(self, task: str) -> tuple[Path, Path]:
         if not _TASK_NAME.fullmatch(task):
@@ -312,7 +326,7 @@ class RunFolder:
         if not file.exists() and not record.exists():
             return None
         try:
-            data = read_file(file, _MAX_TASK)
+            data = read_file(file, _MAX_TENSORS)
             if record.read_text().split() == [sha256_bytes(data), file.name]:
                 return data
         except (UsageError, InputRefused, OSError, ValueError):
@@ -325,7 +339,7 @@ class RunFolder:
         if not file.exists():
             write_json(file, plan)
             return
-        difference = _first_difference(read_json(file), plan)
+        difference = first_difference(read_json(file), plan)
         if difference is not None:
             key, there, here = difference
             raise UsageError(
@@ -348,7 +362,7 @@ def _lock_folder(path: Path) -> IO[bytes]:
     return lock
 
 
-def _first_difference(there: Any, here: Any, key: str = "") -> tuple[str, str, str] | None:
+def first_difference(there: Any, here: Any, key: str = "") -> tuple[str, str, str] | None:
     """The first key, in sorted order and dotted for nested ones, whose values differ."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in sorted(there.keys() | here.keys()):
@@ -356,13 +370,14 @@ def _first_difference(there: Any, here: Any, key: str = "") -> tuple[str, str, s
             if name not in there or name not in here:
                 shown = [repr(plan[name]) if name in plan else "not set" for plan in (there, here)]
                 return inner, shown[0], shown[1]
-            if difference := _first_difference(there[name], here[name], inner):
+            if difference := first_difference(there[name], here[name], inner):
                 return difference
         return None
     return None if there == here and type(there) is type(here) else (key, repr(there), repr(here))
 
 
-def _failpoint(task: str, moment: str) -> None:
+def failpoint(task: str, moment: str) -> None:
+    """For tests only: see RunFolder."""
     _, _, wanted = os.environ.get("PYDRIFT_FAILPOINT", "").partition("put:")
     prefix, _, when = wanted.rpartition(":")
     if when == moment and task.startswith(prefix):

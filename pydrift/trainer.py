@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from pydrift.arch import build, parse
@@ -28,6 +29,7 @@ class TrainedModel:
     arch: str
     recipe: TrainingRecipe
     images: LabelledImages  # what it was trained on, planted drift included
+    drawn: NDArray[np.int64]  # indices of the images that were drawn from the data, ascending, before any drift
 
     def save(self, path: str | Path) -> None:
         """One safetensors file with weights, architecture, recipe and number of training images."""
@@ -60,21 +62,23 @@ def train_model(
         raise UsageError(f"--init is a {init.arch}, which {spec} cannot continue from")
     if size is not None and not 2 <= size <= len(data):
         raise UsageError(f"size must be in 2..{len(data)}, got {size}")
-    drawn = data.subset(_draw(len(data), size or len(data), seed))
+    indices = _draw(len(data), size or len(data), seed)
+    images = data.subset(torch.from_numpy(indices))
     if drift is not None:
-        drawn = plant(drawn, drift, seed)
+        images = plant(images, drift, seed)
     if recipe is None:
         recorded = None if init is None else init.metadata.get(RECIPE_KEY)
         recipe = TrainingRecipe() if recorded is None else TrainingRecipe.from_json(recorded)
     start = build(spec, seed) if init is None else copy.deepcopy(init.module).requires_grad_(True)
-    how = recipe if init is None else recipe.continued(len(drawn))
+    how = recipe if init is None else recipe.continued(len(images))
+    every = np.arange(len(images))
     with one_intra_op_thread():
         (module,) = train_many(
-            [start], drawn.x, drawn.y, [np.arange(len(drawn))], [how], [seed], device=torch.device("cpu"), built_in=True
+            [start], images.x, images.y, [every], [how], [seed], device=torch.device("cpu"), built_in=True
         )
-    return TrainedModel(module, str(spec), recipe, drawn)
+    return TrainedModel(module, str(spec), recipe, images, indices)
 
 
-def _draw(images: int, size: int, seed: int) -> list[int]:
+def _draw(images: int, size: int, seed: int) -> NDArray[np.int64]:
     random = np.random.Generator(np.random.Philox(derived_seed(seed, Phase.TRAIN_DRAW)))
-    return sorted(random.permutation(images)[:size].tolist())
+    return np.sort(random.permutation(images)[:size])

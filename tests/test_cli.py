@@ -286,7 +286,7 @@ def test_an_interrupted_audit_says_so_and_resumes(digits, tmp_path, uninterrupte
     command = [*PYDRIFT, "audit", digits.path("base"), digits.path("swapped"), *SMALL, "--work", "work", "--json"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "work" / "fit" / "tasks").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "work" / "fit" / "shadows" / "blocks").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)

@@ -11,7 +11,8 @@ PACKAGE = ROOT / "pydrift"
 
 VALUES = {"errors", "gray", "store", "version"}  # small values and files that every layer may use
 ALLOWED = {
-    "__init__": {"auditor", "data", "errors", "inversion", "modelfile", "result", "training", "version"},
+    "__init__": {"auditor", "data", "errors", "inversion", "modelfile", "privacy"}
+    | {"privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
     "auditor": VALUES
@@ -33,22 +34,28 @@ ALLOWED = {
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
-    | {"result", "trainer", "training"},
+    | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training"},
     "data": VALUES,
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},
     "errors": set(),
     "gray": set(),
     "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel"},
-    "membership": VALUES | {"classifier", "parallel"},
+    "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),
     "ops": {"noise"},
     "parallel": set(),
+    "privacy": VALUES
+    | {"auditor", "classifier", "data", "membership", "modelfile", "ops", "privacy_result", "progress", "shadows"}
+    | {"subject", "training"},
+    "privacy_result": VALUES | {"membership", "report"},  # report only inside save
     "progress": set(),
-    "report": VALUES | {"result", "verdict"},
+    "report": VALUES | {"membership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
-    "shadows": VALUES | {"data", "noise", "parallel", "progress", "training"},
+    "shadows": VALUES
+    | {"arch", "classifier", "data", "membership", "modelfile", "noise", "ops", "parallel", "progress", "subject"}
+    | {"training"},
     "store": {"errors"},
     "subject": VALUES | {"arch", "modelfile", "training"},
     "trainer": VALUES | {"arch", "data", "modelfile", "noise", "parallel", "subject", "training"},

@@ -1,14 +1,18 @@
-"""Membership signals against their definition in float64, and how recognition is laid out."""
+"""Membership signals against their definition in float64, what is measured of models, and what recognition holds."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pydrift import InputRefused, UsageError
+from pydrift.arch import lower
 from pydrift.classifier import Classifier, freeze
 from pydrift.gray import GrayData
-from pydrift.membership import SIGNALS, confidence, logit_margin, loss, recognise
-from pydrift.membership import recognition as recognition_module
+from pydrift.membership import SIGNALS, check_finite, confidence, logit_margin, loss, measure, recognise, view
+from pydrift.membership import statistics as statistics_module
 
 SHAPE = (1, 3, 3)
 
@@ -67,9 +71,13 @@ def test_signals_agree_with_each_other():
         torch.testing.assert_close(signal(shifted, y), signal(z, y))
 
 
-def classifier(seed):
+def network(seed):
     torch.manual_seed(seed)
-    return freeze(nn.Sequential(nn.Flatten(), nn.Linear(9, 4)), SHAPE, torch.device("cpu"))
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
+
+
+def classifier(seed):
+    return freeze(network(seed), SHAPE, torch.device("cpu"))
 
 
 def gray(seed, restarts=5):
@@ -83,7 +91,7 @@ def test_recognition_is_observers_by_sources_by_classes():
     got = recognise(observers, sources, lambda: told.append(1))
     assert got.mean.shape == got.std.shape == (3, 3, 2, 4)
     assert got.mean.dtype == np.float64
-    assert len(told) == 3
+    assert len(told) == 2  # once per source
     for o, observer in enumerate(observers):
         for s, source in enumerate(sources):
             for c in range(4):
@@ -109,8 +117,107 @@ def test_recognition_asks_in_fixed_batches(monkeypatch):
         return x.flatten(1)[:, :4]
 
     observer = Classifier(forward, SHAPE, 4, torch.device("cpu"), "generic: a test")
-    monkeypatch.setattr(recognition_module, "_BATCH", 8)
+    monkeypatch.setattr(statistics_module, "_BATCH", 8)
     source = gray(0)
     got = recognise([observer], [source, source])
     assert sizes == [8, 8, 4] * 2
     assert np.array_equal(got.mean[:, :, 0], got.mean[:, :, 1])
+
+
+def images(count=7):
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(3)), torch.arange(count) % 4
+
+
+def test_statistics_are_models_by_queries_by_images():
+    (x, y), models, told = images(), [classifier(s) for s in range(3)], []
+    got = measure(models, x, y, queries=("plain", "flip"), posterior=True, advance=lambda: told.append(1))
+    assert len(told) == 6  # models times queries
+    assert got.margin.shape == got.loss.shape == got.confidence.shape == got.prediction.shape == (3, 2, 7)
+    assert got.posterior.shape == (3, 7, 4)
+    assert [a.dtype for a in (got.margin, got.loss, got.confidence, got.posterior)] == [np.float32] * 4
+    assert got.prediction.dtype == np.int32
+    for k, model in enumerate(models):
+        for q, seen in enumerate((x, x.flip(-1))):
+            logits = model.logits(seen)
+            for name, signal in SIGNALS.items():
+                np.testing.assert_allclose(getattr(got, name)[k, q], signal(logits, y).numpy(), rtol=1e-5, atol=1e-6)
+            assert np.array_equal(got.prediction[k, q], logits.argmax(1).numpy())
+        np.testing.assert_allclose(got.posterior[k], model.logits(x).softmax(1).numpy(), rtol=1e-5)
+    second = got.models(slice(1, 2))
+    assert np.array_equal(second.margin, got.margin[1:2])
+    assert np.array_equal(second.posterior, got.posterior[1:2])
+    assert (second.num_models, second.num_images) == (1, 7)
+    assert second.distance is None
+
+
+def test_log_p_tells_images_apart_where_the_loss_rounds_to_nothing():
+    logits = torch.tensor([[30.0, 0.0], [40.0, 0.0], [-200.0, 0.0]])
+    sharp = Classifier(lambda x: logits, SHAPE, 2, torch.device("cpu"), "generic: a test")
+    got = measure([sharp], torch.zeros(3, *SHAPE), torch.zeros(3, dtype=torch.int64))
+    assert got.loss[0, 0, :2].tolist() == [0, 0]
+    np.testing.assert_allclose(got.log_p()[0, 0], [-np.exp(-30.0), -np.exp(-40.0), -200], rtol=1e-6)
+
+
+def test_a_query_shows_the_images_flipped_or_shifted():
+    x = torch.arange(9.0).view(1, 1, 3, 3)
+    assert view(x, "plain") is x
+    assert view(x, "flip")[0, 0].tolist() == [[2, 1, 0], [5, 4, 3], [8, 7, 6]]
+    assert view(x, "shift:1,0")[0, 0].tolist() == [[0, 0, 0], [0, 1, 2], [3, 4, 5]]
+    assert view(x, "shift:0,-1")[0, 0].tolist() == [[1, 2, 0], [4, 5, 0], [7, 8, 0]]
+    assert view(x, "shift:-1,2")[0, 0].tolist() == [[0, 0, 3], [0, 0, 6], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("rotate", "no such query: 'rotate'; known are plain, flip and shift:DOWN,RIGHT"),
+        ("shift:1", "no such query: 'shift:1'; known are plain, flip and shift:DOWN,RIGHT"),
+        ("shift:0,3", "query 'shift:0,3': shifts images of 3x3 out of sight"),
+    ],
+)
+def test_unknown_queries_are_refused(query, message):
+    with pytest.raises(UsageError) as error:
+        view(torch.zeros(1, *SHAPE), query)
+    assert str(error.value) == message
+
+
+def test_logits_that_are_not_finite_are_named():
+    broken = Classifier(lambda x: x.flatten(1)[:, :4] / x.flatten(1)[:, :1], SHAPE, 4, torch.device("cpu"), "a test")
+    x, y = images()
+    x[5, 0, 0, 0] = 0
+    got = measure([classifier(0), broken], x, y)
+    with pytest.raises(InputRefused, match=r"^second: gives logits that are not finite for image 5$"):
+        check_finite(got, ["first", "second"])
+
+
+@pytest.mark.parametrize("queries", [("plain",), ("plain", "flip")])
+def test_models_of_one_program_are_asked_at_once(monkeypatch, queries):
+    """Natively or by its reference: the figures of the generic path to rounding, and the same whoever else is asked."""
+    calls, op = [], statistics_module.shadow_statistics
+
+    def counted(x, parameters, label, *, program):
+        calls.append(tuple(parameters.shape))
+        return op(x, parameters, label, program=program)
+
+    monkeypatch.setattr(statistics_module, "shadow_statistics", counted)
+    generic = [replace(classifier(s), fused=None) for s in range(3)]
+    fused = [replace(model, fused=lower(network(s), SHAPE)) for s, model in enumerate(generic)]
+    (x, y), told = images(), []
+    got = measure(fused, x, y, queries=queries, advance=lambda: told.append(1))
+    assert calls == [(3, 40)] * len(queries)
+    assert len(told) == 3 * len(queries)
+    expected = measure(generic, x, y, queries=queries)
+    for name in ("margin", "loss", "confidence"):
+        np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
+        assert getattr(got, name).dtype == np.float32
+    assert np.array_equal(got.prediction, expected.prediction)
+    alone = measure(fused[1:2], x, y, queries=queries)
+    assert np.array_equal(alone.margin, got.margin[1:2])
+    calls.clear()
+    other = replace(fused[0], fused=lower(nn.Sequential(nn.Flatten(), nn.Linear(9, 5)), SHAPE))
+    measure([fused[0], other], x, y)
+    measure([fused[0], generic[1]], x, y)
+    assert calls == []
+    whole = measure(fused, x, y, queries=queries, posterior=True)
+    assert whole.posterior.shape == (3, 7, 4)
+    assert np.array_equal(whole.margin, got.margin)

@@ -8,22 +8,28 @@ import torch
 from torch import nn
 
 from pydrift import TrainingRecipe, UsageError
-from pydrift.arch import build, resolve
+from pydrift.arch import build
 from pydrift.data import LabelledImages
 from pydrift.modelfile import load_model
 from pydrift.noise import Phase, derived_seed
-from pydrift.parallel import one_intra_op_thread
-from pydrift.progress import Silent
+from pydrift.parallel import intra_op_threads
 from pydrift.shadows import Draw, reinitialised, successor_draw, train_shadows
-from pydrift.store import RunFolder, tensors_digest
-from pydrift.training import predict, train
+from pydrift.store import tensors_digest
+from pydrift.training import predict, train, train_many
 
-CPU, ARCH, RECIPE = torch.device("cpu"), "mlp:1x8x8:12:10", TrainingRecipe(epochs=2)
+ARCH, RECIPE = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2)
 HALVES, SUBSET, BOOTSTRAP = Draw("halves", 0), Draw("subset", 40), Draw("bootstrap", 150)
 
 
 def digests(bank):
-    return [tensors_digest(module.state_dict()) for module in bank.modules]
+    return [tensors_digest(bank.state(k)) for k in range(len(bank))]
+
+
+def trained_alone(start, data, drawn, recipe, seed):
+    (module,) = train_many(
+        [start], data.x, data.y, [drawn], [recipe], [seed], device=torch.device("cpu"), built_in=True
+    )
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +39,9 @@ def data(digits):
 
 @pytest.fixture
 def shadows(data):
-    def trained(count=2, run=None, **options):
-        options = {"null": "retrain", "draw": Draw("subset", 200), "recipe": RECIPE, "seed": 5, **options}
-        base = options.pop("base", build(ARCH, 0))
-        with run or RunFolder(None, {}) as folder:
-            return train_shadows(
-                base, options.pop("data", data), count, device=CPU, run=folder, progress=Silent(), **options
-            )
+    def trained(count=2, **options):
+        options = {"model": ARCH, "data": data, "draw": Draw("subset", 200), "recipe": RECIPE, "seed": 5, **options}
+        return train_shadows(options.pop("model"), options.pop("data"), count, device="cpu", **options)
 
     return trained
 
@@ -61,6 +63,37 @@ def test_halves_make_every_image_a_member_of_half_of_the_shadows(images):
     for even, odd in zip(drawn[::2], drawn[1::2], strict=True):
         assert not np.intersect1d(even, odd).size
         assert len(odd) - len(even) == images % 2
+
+
+@pytest.mark.parametrize("draw", [HALVES, SUBSET, BOOTSTRAP], ids=lambda draw: draw.kind)
+def test_members_are_the_drawn_images(draw):
+    member = draw.members(7, 101, 6)
+    assert member.shape == (6, 101)
+    assert member.dtype == bool
+    for k in range(6):
+        assert np.array_equal(np.flatnonzero(member[k]), np.unique(draw.indices(7, 101, k)))
+    assert np.array_equal(draw.members(7, 101, 2), member[:2])
+    if draw == HALVES:
+        assert (member.sum(axis=0) == 3).all()  # every image, the last one too, is IN exactly half of the time
+        assert np.array_equal(member[::2], ~member[1::2])
+
+
+def test_every_image_is_drawn_by_some_shadow_and_left_out_by_another():
+    for draw in (HALVES, SUBSET, Draw("bootstrap", 40)):
+        member = draw.members(0, 100, 64)
+        assert member.any(axis=0).all()
+        assert not member.all(axis=0).any()
+
+
+@pytest.mark.parametrize(("text", "draw"), [("halves", HALVES), ("subset:40", SUBSET), ("bootstrap:150", BOOTSTRAP)])
+def test_a_draw_by_its_text(text, draw):
+    assert Draw.parse(text) == draw
+
+
+@pytest.mark.parametrize("text", ["halves:3", "subset", "subset:-1", "subset:x", "third:5", ""])
+def test_a_text_that_is_no_draw_is_refused(text):
+    with pytest.raises(UsageError, match=r"^(no such draw of reference images: |a draw is halves, )"):
+        Draw.parse(text)
 
 
 def test_subsets_repeat_nothing_and_bootstraps_do():
@@ -98,27 +131,28 @@ def test_a_shadow_depends_on_its_own_number_only(shadows):
 
 
 def test_retrained_shadows_start_from_scratch_on_their_draw(shadows, data):
-    bank = shadows(2, initial=resolve(ARCH))
+    bank = shadows(2)
     seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 1), Draw("subset", 200).indices(5, 300, 1)
-    expected = train(build(ARCH, seed), data.x[drawn], data.y[drawn], RECIPE, seed)
+    expected = trained_alone(build(ARCH, seed), data, drawn, RECIPE, seed)
     assert digests(bank)[1] == tensors_digest(expected.state_dict())
     unseen = np.setdiff1d(np.arange(300), drawn)
     assert bank.accuracy[1] == pytest.approx((predict(expected, data.x[unseen]) == data.y[unseen]).float().mean())
-    assert not any(module.training or any(p.requires_grad for p in module.parameters()) for module in bank.modules)
+    assert not any(module.training or any(p.requires_grad for p in module.parameters()) for module in bank.models())
 
 
-def test_built_in_shadows_are_the_same_side_by_side(shadows):
-    with one_intra_op_thread():  # more change the last bits of a sum
-        one_by_one = digests(shadows(3, initial=resolve(ARCH)))
-    assert digests(shadows(3, initial=resolve(ARCH), built_in=True)) == one_by_one
+def test_built_in_shadows_are_the_same_for_any_number_of_threads_and_any_block(shadows):
+    one_by_one = digests(shadows(4))
+    with intra_op_threads(3):
+        assert digests(shadows(4)) == one_by_one
+    assert digests(shadows(4, block=4)) == one_by_one
 
 
 def test_finetuned_shadows_continue_from_the_base(shadows, data, digits):
     base = load_model(digits.path("base")).module
-    bank = shadows(1, base=base, null="finetune")
+    bank = shadows(1, model=digits.path("base"), null="finetune")
     seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 0), Draw("subset", 200).indices(5, 300, 0)
     start = copy.deepcopy(base).requires_grad_(True)
-    expected = train(start, data.x[drawn], data.y[drawn], RECIPE.continued(200), seed)
+    expected = trained_alone(start, data, drawn, RECIPE.continued(200), seed)
     assert digests(bank) == [tensors_digest(expected.state_dict())]
     assert not any(p.requires_grad for p in base.parameters())
 
@@ -126,10 +160,10 @@ def test_finetuned_shadows_continue_from_the_base(shadows, data, digits):
 def test_shadows_do_not_touch_the_callers_generator(shadows):
     dropout = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
     before = torch.get_rng_state()
-    first = digests(shadows(1, base=dropout))
+    first = digests(shadows(1, model=dropout))
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(3)
-    assert digests(shadows(1, base=dropout)) == first
+    assert digests(shadows(1, model=dropout)) == first
 
 
 def test_reinitialised_is_fresh_and_seeded():
@@ -175,7 +209,7 @@ def test_own_training_gets_the_draw_and_the_seed(shadows, data):
         return module  # one and the same each time
 
     before = torch.get_rng_state()
-    bank = shadows(2, base=module, user_train=own)
+    bank = shadows(2, model=module, train=own)
     assert torch.equal(torch.get_rng_state(), before)
     for k, (x, y, seed, random) in enumerate(calls):
         drawn = Draw("subset", 200).indices(5, 300, k)
@@ -183,7 +217,7 @@ def test_own_training_gets_the_draw_and_the_seed(shadows, data):
         assert torch.equal(y, data.y[drawn])
         assert seed == derived_seed(5, Phase.SHADOW_TRAIN, k)
         assert random == torch.rand(1, generator=torch.Generator().manual_seed(seed)).item()
-    assert [m[1].bias[0].item() for m in bank.modules] == [1, 2]
+    assert [m[1].bias[0].item() for m in bank.models()] == [1, 2]
     assert all(p.requires_grad for p in module.parameters())
 
 
@@ -197,11 +231,11 @@ def test_finished_shadows_are_not_trained_again(shadows, tmp_path):
         return train(build(ARCH, seed), x, y, RECIPE, seed)
 
     with pytest.raises(KeyboardInterrupt):
-        shadows(4, run=RunFolder(tmp_path, {}), user_train=own)
-    resumed = shadows(4, run=RunFolder(tmp_path, {}), user_train=own)
+        shadows(4, work_dir=tmp_path, train=own)
+    resumed = shadows(4, work_dir=tmp_path, train=own)
     assert len(calls) == 5  # two finished, one interrupted and begun again, one more
     assert len(set(calls)) == 4
-    at_once = shadows(4, user_train=own)
+    at_once = shadows(4, train=own)
     assert digests(resumed) == digests(at_once)
     assert resumed.accuracy == at_once.accuracy
     assert len(calls) == 9
@@ -218,9 +252,9 @@ def test_accuracy_is_measured_on_all_classes_of_sorted_data(shadows, data):
     always_zero = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     with torch.no_grad():
         always_zero[1].weight.zero_()
-        always_zero[1].bias.copy_(torch.tensor([1.0, 0.0]))
+        always_zero[1].bias.copy_(torch.tensor([2.0, 0.0]))
     images = LabelledImages(torch.zeros(count, 1, 1, 1), y, ("a", "b"), "sorted")
-    bank = shadows(1, base=always_zero, data=images, draw=SUBSET, user_train=lambda x, y, seed: always_zero)
+    bank = shadows(1, model=always_zero, data=images, draw=SUBSET, train=lambda x, y, seed: always_zero)
     assert bank.accuracy[0] == pytest.approx(0.5, abs=0.02)
 
 

@@ -4,7 +4,18 @@ from pydrift.arch.fold import frozen_copy
 from pydrift.arch.fused import FusedModel
 from pydrift.arch.lower import NotLowerable, lower
 from pydrift.arch.networks import build
-from pydrift.arch.resolve import resolve
+from pydrift.arch.resolve import resolve, resolve_stored
 from pydrift.arch.spec import ArchSpec, is_spec, parse
 
-__all__ = ["ArchSpec", "FusedModel", "NotLowerable", "build", "frozen_copy", "is_spec", "lower", "parse", "resolve"]
+__all__ = [
+    "ArchSpec",
+    "FusedModel",
+    "NotLowerable",
+    "build",
+    "frozen_copy",
+    "is_spec",
+    "lower",
+    "parse",
+    "resolve",
+    "resolve_stored",
+]

@@ -38,6 +38,22 @@ def resolve(text: str) -> Callable[[int], nn.Module]:
     return partial(_call, text, factory)
 
 
+def resolve_stored(stored: str, given: str | None, where: object) -> Callable[[int], nn.Module]:
+    """`resolve` for an architecture that a file names: a built-in one, or the one that the user names (`given`).
+
+    UsageError, which names the file (`where`), for one that is stored and not built in: a file chooses no code to run.
+    """
+    if given is None:
+        try:
+            parse(stored)
+        except UsageError as error:
+            raise UsageError(
+                f"{where}: names the architecture {stored!a}, which is not built in; loading it runs code, "
+                "so name it yourself (arch=, --arch)"
+            ) from error
+    return resolve(given or stored)
+
+
 def _call(text: str, factory: Callable[[], object], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

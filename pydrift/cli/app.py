@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,8 @@ import typer
 from pydrift.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pydrift.data import LabelledImages
 
 app = typer.Typer(
@@ -78,6 +82,17 @@ def test_split(source: str) -> LabelledImages | None:
         return load_data(source, "test")
     except UsageError:  # a source without one
         return None
+
+
+def print_page(render: Callable[[Console], None]) -> None:
+    """Prints what `render` draws on a console: as wide as the terminal, or 120 columns of plain text elsewhere."""
+    from rich.console import Console
+
+    page = io.StringIO()
+    terminal = Console()
+    width = terminal.width if terminal.is_terminal else 120
+    render(Console(file=page, width=width, force_terminal=terminal.is_terminal))
+    say(page.getvalue(), end="")
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -24,6 +24,7 @@ from pydrift.cli.app import (
     app,
     find_own_architectures,
     given,
+    print_page,
     say,
     test_split,
 )
@@ -55,6 +56,9 @@ def train(
     arch: Annotated[str, typer.Option("--arch", help="for example convnet:1x28x28:32,64:128:10")],
     data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
     out: Annotated[Path, typer.Option("--out", help="the model file to write (safetensors)")],
+    members_out: Annotated[
+        Path | None, typer.Option("--members-out", help="npy file of the indices of the images it was trained on")
+    ] = None,
     init: Annotated[Path | None, typer.Option("--init", help="continue from this model's weights")] = None,
     size: Annotated[int | None, typer.Option("--size", min=2, help="images to draw (default: all)")] = None,
     seed: SeedOption = 0,
@@ -73,14 +77,19 @@ def train(
     label_smoothing: Annotated[float, typer.Option("--label-smoothing")] = 0.0,
 ) -> None:
     """Train a built-in architecture and record how, so that shadows can repeat it."""
+    import numpy as np
+
     from pydrift.data import load_data
     from pydrift.data import plant as plant_drift
     from pydrift.modelfile import load_model
-    from pydrift.store import check_writable
+    from pydrift.store import check_writable, write_atomic
     from pydrift.trainer import train_model
     from pydrift.training import TrainingRecipe, predict
 
-    check_writable(out)
+    if members_out is not None and plant is not None:
+        raise UsageError("--members-out with --plant: planted images are not those of the data any more")
+    for target in filter(None, (out, members_out)):
+        check_writable(target)
     recipe = TrainingRecipe(epochs, batch_size, learning_rate, weight_decay, label_smoothing)
     images = load_data(data)
     trained = train_model(
@@ -93,6 +102,10 @@ def train(
         drift=plant,
     )
     trained.save(out)
+    if members_out is not None:
+        content = io.BytesIO()
+        np.save(content, trained.drawn)
+        write_atomic(members_out, content.getvalue())
     say(f"{out}: {trained.arch}, {len(trained.images)} images of {trained.images.source}")
     accuracies = {"its training images": trained.images}
     test = test_split(data)
@@ -213,8 +226,7 @@ def invert(
     """Make gray data of one model: images of what it takes each class to look like."""
     import torch
 
-    from pydrift.auditor import choose_device
-    from pydrift.classifier import exact_arithmetic, freeze
+    from pydrift.classifier import choose_device, exact_arithmetic, freeze
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model
     from pydrift.store import check_writable, write_atomic
@@ -261,12 +273,6 @@ def _input_shape(arch: str, given: str | None) -> tuple[int, int, int]:
 
 
 def _print_report(report: DriftReport) -> None:
-    from rich.console import Console
-
     from pydrift.report import render_terminal
 
-    page = io.StringIO()
-    terminal = Console()
-    width = terminal.width if terminal.is_terminal else 120
-    render_terminal(report, Console(file=page, width=width, force_terminal=terminal.is_terminal))
-    say(page.getvalue(), end="")
+    print_page(lambda console: render_terminal(report, console))

@@ -1,6 +1,26 @@
-"""Membership signals: how strongly a model recognises an image as a member of its class."""
+"""Membership inference: what models answer (statistics), attacks on it, one a file, and how well they do (metrics)."""
 
-from pydrift.membership.recognition import SIGNALS, Recognition, recognise
-from pydrift.membership.signals import confidence, logit_margin, loss
+from pydrift.membership.attack import Attack, Fitted, Needs
+from pydrift.membership.recognition import Recognition, recognise
+from pydrift.membership.registry import ATTACKS, DEFAULT, chosen
+from pydrift.membership.signals import SIGNALS, confidence, logit_margin, loss
+from pydrift.membership.statistics import Statistics, check_finite, measure, view
 
-__all__ = ["SIGNALS", "Recognition", "confidence", "logit_margin", "loss", "recognise"]
+__all__ = [
+    "ATTACKS",
+    "DEFAULT",
+    "SIGNALS",
+    "Attack",
+    "Fitted",
+    "Needs",
+    "Recognition",
+    "Statistics",
+    "check_finite",
+    "chosen",
+    "confidence",
+    "logit_margin",
+    "loss",
+    "measure",
+    "recognise",
+    "view",
+]

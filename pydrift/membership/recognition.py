@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 
 from pydrift.classifier import Classifier
 from pydrift.gray import GrayData
-from pydrift.membership.signals import confidence, logit_margin, loss
-from pydrift.parallel import each
-
-SIGNALS = {"margin": logit_margin, "confidence": confidence, "loss": loss}
-_BATCH = 512
+from pydrift.membership.signals import SIGNALS
+from pydrift.membership.statistics import measure
 
 
 @dataclass(frozen=True)
@@ -37,25 +34,18 @@ class Recognition:
 def recognise(
     observers: Sequence[Classifier], sources: Sequence[GrayData], advance: Callable[[], None] = lambda: None
 ) -> Recognition:
-    """Asks every observer about every source's gray data. `advance` is called once per observer.
+    """Asks every observer about every source's gray data. `advance` is called once per source.
 
-    Deterministic: each observer answers on one thread and the images are cut into fixed batches, so a figure does not
-    depend on which others are asked for.
+    Deterministic, and a figure does not depend on which others are asked for: see `measure`.
     """
     means, stds = [], []
-    for signals in each(lambda observer: np.stack([_signals(observer, gray) for gray in sources]), observers):
-        # signals: [sources, signals, classes, restarts]
+    for source in sources:
+        classes, restarts = source.confidence.shape
+        labels = torch.arange(classes).repeat_interleave(restarts)
+        seen = measure(observers, torch.from_numpy(source.images).flatten(0, 1), labels)
+        signals = np.stack([getattr(seen, name) for name in SIGNALS]).astype(np.float64)
+        signals = signals.reshape(len(SIGNALS), len(observers), classes, restarts)
         means.append(signals.mean(axis=-1))
         stds.append(signals.std(axis=-1))
         advance()
-    return Recognition(np.stack(means).transpose(2, 0, 1, 3), np.stack(stds).transpose(2, 0, 1, 3))
-
-
-def _signals(observer: Classifier, gray: GrayData) -> NDArray[np.float64]:
-    """float64 [signals, classes, restarts]."""
-    classes, restarts = gray.confidence.shape
-    x = torch.from_numpy(gray.images).flatten(0, 1)
-    labels = torch.arange(classes, device=observer.device).repeat_interleave(restarts)
-    logits = torch.cat([observer.logits(part.to(observer.device)) for part in x.split(_BATCH)])
-    signals = torch.stack([signal(logits, labels) for signal in SIGNALS.values()])
-    return signals.view(len(SIGNALS), classes, restarts).double().cpu().numpy()
+    return Recognition(np.stack(means, axis=2), np.stack(stds, axis=2))

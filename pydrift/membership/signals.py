@@ -30,3 +30,6 @@ def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
     label = labels[:, None]
     lead_of_others = (logits - logits.gather(1, label)).scatter(1, label, -torch.inf)
     return -lead_of_others.logsumexp(dim=1)
+
+
+SIGNALS = {"margin": logit_margin, "confidence": confidence, "loss": loss}

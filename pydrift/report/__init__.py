@@ -1,6 +1,7 @@
-"""The audit's result for people: one HTML file and a terminal table. Reads a `DriftReport`, computes nothing new."""
+"""Results for people: one HTML file and a terminal table of each. Reads a report, computes nothing new."""
 
 from pydrift.report.html import render_html
+from pydrift.report.membership import render_membership_html, render_membership_terminal
 from pydrift.report.terminal import render_terminal
 
-__all__ = ["render_html", "render_terminal"]
+__all__ = ["render_html", "render_membership_html", "render_membership_terminal", "render_terminal"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
+    from pydrift.membership.evaluation import AttackResult
     from pydrift.verdict import ClassVerdict
 
 BAR_WIDTH, BAR_HEIGHT = 240, 22
 STRIP_WIDTH, DOTS_HEIGHT = 620, 56
+ROC_EDGE, ROC_LEFT, ROC_LEGEND = 380, 56, 190
 EDGE = (
     64  # gray images are shown about this many pixels wide: small ones scaled up by a whole factor, large ones reduced
 )
@@ -102,6 +104,41 @@ def null_strip(c: ClassVerdict) -> Markup:
     return _svg(STRIP_WIDTH, base + 20, "".join(parts), f"{shadows}, new model at {c.effect:.2f}")
 
 
+def roc_figure(attacks: Sequence[AttackResult], strongest: AttackResult, members: int, non_members: int) -> Markup:
+    """ROC curves on logarithmic axes: what counts is the left, where few are falsely accused.
+
+    Each axis begins at the decade of one image of its kind; a rate of 0 is drawn there. Dashed: chance.
+    """
+    decades = [math.ceil(math.log10(max(2, count))) for count in (non_members, members)]
+    x, y = (_log_scale(count) for count in decades)
+    names = ("false positive rate", "true positive rate")
+    parts = [f'<path class="axis" d="M{ROC_LEFT} 10V{10 + ROC_EDGE}H{ROC_LEFT + ROC_EDGE}"/>']
+    for power in range(decades[0] + 1):
+        at = ROC_LEFT + x(10.0**-power)
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{ROC_EDGE + 28}">{_number(10.0**-power)}</text>')
+    for power in range(decades[1] + 1):
+        at = 10 + ROC_EDGE - y(10.0**-power)
+        parts.append(f'<text class="rate" x="{ROC_LEFT - 6}" y="{at + 4:.1f}">{_number(10.0**-power)}</text>')
+    middle = ROC_LEFT + ROC_EDGE / 2
+    parts.append(f'<text class="tick" x="{middle}" y="{ROC_EDGE + 46}">{names[0]}</text>')
+    parts.append(f'<text class="tick" transform="translate(12 {10 + ROC_EDGE / 2}) rotate(-90)">{names[1]}</text>')
+    low = 10.0 ** -min(decades)
+    chance = f"M{ROC_LEFT + x(low):.1f} {10 + ROC_EDGE - y(low):.1f}L{ROC_LEFT + ROC_EDGE} 10"
+    parts.append(f'<path class="limit" d="{chance}"/>')
+    for index, attack in enumerate(attacks):
+        steps = [(ROC_LEFT + x(fpr), 10 + ROC_EDGE - y(tpr)) for fpr, tpr in attack.roc]
+        path = f"M{steps[0][0]:.1f} {steps[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in steps[1:])
+        hue = f'style="stroke:hsl({360 * index // len(attacks)} 60% 48%)"'
+        width = 3 if attack is strongest else 1.4
+        parts.append(f'<path {hue} stroke-width="{width}" d="{path}"/>')
+        row = 22 + 17 * index
+        left = ROC_LEFT + ROC_EDGE + 16
+        parts.append(f'<path {hue} stroke-width="{width}" d="M{left} {row}h18"/>')
+        parts.append(f'<text x="{left + 24}" y="{row + 4}">{attack.name}</text>')
+    height = max(ROC_EDGE + 52, 34 + 17 * len(attacks))
+    return _svg(ROC_LEFT + ROC_EDGE + ROC_LEGEND, height, "".join(parts), "ROC curves of the attacks, log-log")
+
+
 @dataclass(frozen=True)
 class Picture:
     """One gray image as a PNG data URI, with the size to show it at in CSS pixels."""
@@ -131,6 +168,11 @@ def _svg(width: int, height: int, body: str, label: str | None = None) -> Markup
 def _scale(shown: Span, width: int) -> Callable[[float], float]:
     low, high = shown
     return lambda value: width * (value - low) / (high - low)
+
+
+def _log_scale(decades: int) -> Callable[[float], float]:
+    """0..ROC_EDGE for 10^-decades..1, and for less."""
+    return lambda value: ROC_EDGE * (1 + math.log10(max(value, 10.0**-decades)) / decades)
 
 
 def _ticks(shown: Span, about: int) -> list[float]:

@@ -29,7 +29,7 @@ TEXT_LIMIT = 4000  # characters of any one text
 REASONS = 20
 SETTINGS = 100
 
-_FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def render_html(report: DriftReport, images: bool = True) -> str:
         if value is not None
     )
     has_images = report.gray_base.images.size > 0 and report.gray_production.images.size > 0
-    return _ENVIRONMENT.get_template("report.html.j2").render(
+    return ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
-        css=Markup((_FOLDER / "report.css").read_text("utf-8")),
+        css=style_sheet(),
         words=wording,
         classes=classes,
         table_rows=classes[:TABLE_ROWS],
@@ -76,7 +76,7 @@ def render_html(report: DriftReport, images: bool = True) -> str:
         images=images,
         gray=_gray_rows(report, classes) if images and has_images else [],
         reasons=report.reasons[:REASONS],
-        settings=_flat(report.provenance.settings)[:SETTINGS],
+        settings=flat(report.provenance.settings)[:SETTINGS],
         images_per_model=IMAGES_PER_MODEL,
     )
 
@@ -101,12 +101,16 @@ def _gray_side(gray: GrayData, index: int) -> GraySide:
     )
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def style_sheet() -> Markup:
+    return Markup((FOLDER / "report.css").read_text("utf-8"))
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as dotted names and JSON values, sorted: a report read back from JSON has lost their order."""
     rows: list[tuple[str, str]] = []
     for name, value in sorted(settings.items()):
         if isinstance(value, dict):
-            rows += _flat(value, f"{prefix}{name}.")
+            rows += flat(value, f"{prefix}{name}.")
         else:
             rows.append((prefix + name, value if isinstance(value, str) else json.dumps(value)))
     return rows
@@ -122,12 +126,12 @@ def _minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(_FOLDER),
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(FOLDER),
     autoescape=True,
     finalize=_finalize,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters["minus"] = _minus
+ENVIRONMENT.filters["minus"] = _minus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -27,6 +28,12 @@ ROWS = 12  # classes listed; the rest are counted
 STYLE = {"stable": "blue", "drift": "red", "inconclusive": "yellow"}
 
 
+def literal(console: Console, words: str, style: str = "", limit: int = 2000) -> Text:
+    """`words` as they are, in what the console's encoding can say."""
+    seen = printable(words, limit)
+    return Text(seen.encode(console.encoding, "backslashreplace").decode(console.encoding), style=style)
+
+
 def render_terminal(report: DriftReport, console: Console) -> None:
     """Prints verdict, reasons, the classes by adjusted p, and the baselines to `console`.
 
@@ -34,9 +41,7 @@ def render_terminal(report: DriftReport, console: Console) -> None:
     encoding cannot say is escaped.
     """
 
-    def text(words: str, style: str = "", limit: int = 2000) -> Text:
-        seen = printable(words, limit)
-        return Text(seen.encode(console.encoding, "backslashreplace").decode(console.encoding), style=style)
+    text = partial(literal, console)
 
     def line(words: str, style: str = "") -> None:
         console.print(text(words, style), soft_wrap=True)

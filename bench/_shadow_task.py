@@ -1,0 +1,137 @@
+"""What is run: statistics of many random networks on the same images; training steps of many networks, each its own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pydrift.arch import build, lower
+from pydrift.arch.fused import FusedModel
+
+MOMENTUM, BETA1, BETA2, EPSILON, WEIGHT_DECAY = 0.9, 0.9, 0.999, 1e-8, 5e-4
+SGD, ADAM = "sgd", "adam"  # with Nesterov momentum; AdamW
+
+
+@dataclass(frozen=True)
+class Task:
+    """`num_models` random networks and `num_images` random images.
+
+    block       images that a peer passes through a network together
+    batch_size  of training, which takes `steps` batches of the images for each model
+    """
+
+    arch: str
+    num_models: int
+    num_images: int
+    device: torch.device
+    block: int = 2**30
+    batch_size: int = 0
+    steps: int = 0
+    optimizer: str = SGD
+    dtype: torch.dtype = torch.float32
+
+    def built(self) -> list[nn.Module]:
+        """The networks, made anew: what is trained changes."""
+        return [build(self.arch, seed).to(self.device, self.dtype) for seed in range(self.num_models)]
+
+    @cached_property
+    def networks(self) -> list[nn.Module]:
+        """Frozen."""
+        return [network.eval().requires_grad_(False) for network in self.built()]
+
+    @cached_property
+    def lowered(self) -> list[FusedModel]:
+        return [lower(network, self.input_shape).to(self.device) for network in self.networks]  # in float32
+
+    @cached_property
+    def parameters(self) -> Tensor:
+        """[K, P] float32, as the ops take them."""
+        return torch.stack([model.parameters() for model in self.lowered])
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        channels, height, width = map(int, self.arch.split(":")[1].split("x"))
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.arch.split(":")[-1])
+
+    @property
+    def learning_rate(self) -> float:
+        return 1e-3 if self.optimizer == ADAM else 0.02
+
+    @property
+    def is_convnet(self) -> bool:
+        return not self.arch.startswith("mlp")
+
+    @property
+    def per_call(self) -> int:
+        """Images that a run passes through its networks."""
+        return self.num_models * (self.steps * self.batch_size or self.num_images)
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """uint8 [N, C, H, W]"""
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.num_images, *self.input_shape)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(self.device)
+
+    @cached_property
+    def x(self) -> Tensor:
+        """Of bytes, in float32 whatever the dtype, as the ops read them."""
+        return (self.pixels / 255.0).to(self.dtype)
+
+    @cached_property
+    def label(self) -> Tensor:
+        """int64 [N]"""
+        return (torch.arange(self.num_images) * 7919 % self.num_classes).to(self.device)
+
+    @cached_property
+    def member(self) -> Tensor:
+        """bool [K, N]: every image is IN for half of an even number of models."""
+        generator = torch.Generator().manual_seed(1)
+        order = torch.rand(self.num_models, self.num_images, generator=generator).argsort(0)
+        return (order < self.num_models // 2).to(self.device)
+
+    def blocks(self) -> Iterator[slice]:
+        for begin in range(0, self.num_images, self.block):
+            yield slice(begin, begin + self.block)
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        """int64 [K, steps, batch_size]: the images of each model's batches, none twice in as many as there are."""
+        generator = torch.Generator().manual_seed(2)
+        count = self.steps * self.batch_size
+        rows = [torch.randperm(self.num_images, generator=generator) for _ in range(self.num_models)]
+        repeated = torch.stack(rows).repeat(1, -(-count // self.num_images))[:, :count]
+        return repeated.view(self.num_models, self.steps, self.batch_size).to(self.device)
+
+    def batch(self, model: int, step: int) -> tuple[Tensor, Tensor]:
+        """Images [B, C, H, W] and labels [B]."""
+        chosen = self.drawn[model, step]
+        return self.x[chosen], self.label[chosen]
+
+    def batches(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of all models: images [K, B, C, H, W] and labels [K, B]."""
+        chosen = self.drawn[:, step]
+        return self.x[chosen], self.label[chosen]
+
+    def flops(self) -> float:
+        """The necessary operations of a run. Training: three times the forward's (forward, gradients of the activations
+        and of the weights), less the gradient of the images, which nobody needs."""
+        forward, first = _forward_flops(self.networks[0], self.x[:1])
+        return self.per_call * (3 * forward - first if self.steps else forward)
+
+
+def _forward_flops(network: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Of one image: of all layers, padding included, and of the first."""
+    first = next(part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(x)
+        total = float(counter.get_total_flops())
+        first(x if isinstance(first, nn.Conv2d) else x.flatten(1))
+    return total, float(counter.get_total_flops()) - total

@@ -1,0 +1,129 @@
+"""`pydrift mia`: the membership audit on the command line."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pydrift.cli.app import (
+    DATA_HELP,
+    ArchOption,
+    DeviceOption,
+    SeedOption,
+    WorkOption,
+    app,
+    find_own_architectures,
+    given,
+    print_page,
+    say,
+)
+from pydrift.errors import InputRefused
+from pydrift.progress import for_terminal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_MAX_BYTES = 1 << 30
+_EXCEEDED = 1
+
+
+@app.command()
+def mia(
+    model: Annotated[Path, typer.Argument(help="model file (safetensors or state dict)")],
+    data: Annotated[str, typer.Option("--data", help=f"members and non-members: {DATA_HELP}")],
+    members: Annotated[
+        Path, typer.Option("--members", help="npy file: indices into the data, or a boolean mask (train --members-out)")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder for membership.html, membership.json and scores.npz")
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            help="lira, lira-fixed, lira-offline, lira-offline-fixed, rmia, rmia-offline, attack-r, attack-p, loss, "
+            "confidence, entropy, modified-entropy, shokri, gap or boundary; repeatable (default: all but boundary)",
+        ),
+    ] = None,
+    shadows: Annotated[
+        int | None, typer.Option("--shadows", min=2, help="shadow models, an even number (default: 16)")
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", help="how images are shown: plain, flip or shift:DOWN,RIGHT; repeatable"),
+    ] = None,
+    fail_above: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-above",
+            help="exit 1 if any attack exceeds it: tpr@0.01=0.05, auc=, balanced-accuracy= or epsilon=; repeatable",
+        ),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="1 - confidence of intervals (default: 0.05)")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the result as one JSON document")] = False,
+    seed: SeedOption = 0,
+    arch: ArchOption = None,
+    device: DeviceOption = None,
+    work: WorkOption = None,
+) -> None:
+    """Attack a model: which images was it trained on? Exit code 1 if an attack exceeds a --fail-above.
+
+    The data holds images that the model was trained on (--members) and others like them; shadow models are trained on
+    halves of all of it.
+    """
+    from pydrift.data import load_data
+    from pydrift.privacy import membership_audit
+    from pydrift.privacy_result import Limit, MembershipReport
+    from pydrift.report import render_membership_terminal
+
+    limits = [Limit.parse(text) for text in fail_above or []]
+    if out is not None:
+        MembershipReport.check_target(out)
+    indices = _read_members(members)
+    find_own_architectures(arch)
+    report = membership_audit(
+        model,
+        load_data(data),
+        indices,
+        **given(attacks=attack, shadows=shadows, queries=query, alpha=alpha),
+        seed=seed,
+        arch=arch,
+        device=device,
+        work_dir=work,
+        progress=for_terminal(),
+    )
+    command = shlex.join(["pydrift", *sys.argv[1:]])
+    report = replace(report, provenance=replace(report.provenance, command=command))
+    if json:
+        say(report.to_json(), end="")
+    else:
+        print_page(lambda console: render_membership_terminal(report, console))
+    if out is not None:
+        report.save(out)
+        if not json:
+            say(f"report: {out / 'membership.html'}")
+    exceeded = [words for limit in limits if (words := limit.exceeded(report))]
+    for words in exceeded:
+        print(f"pydrift: {words}", file=sys.stderr)
+    raise typer.Exit(_EXCEEDED if exceeded else 0)
+
+
+def _read_members(path: Path) -> np.ndarray:
+    import numpy as np
+
+    from pydrift.store import read_file
+
+    raw = read_file(path, _MAX_BYTES)
+    try:
+        members = np.load(io.BytesIO(raw), allow_pickle=False)
+        if not isinstance(members, np.ndarray):
+            raise ValueError("an archive, not one array")
+    except (ValueError, EOFError, OSError) as error:
+        raise InputRefused(f"{path}: not an npy file of plain numbers: {error}") from error
+    return members

@@ -1,0 +1,99 @@
+"""One threshold for each class, set on shadow models: confidence, entropy and modified entropy.
+
+Song, Mittal: "Systematic Evaluation of Privacy Risks of Machine Learning Models", USENIX Security 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from pydrift.membership.attack import Needs, Scores, check_shadows
+from pydrift.membership.metrics import roc
+from pydrift.membership.statistics import Statistics
+
+Signal = Callable[[Statistics, NDArray[np.int64]], NDArray[np.float64]]
+"""(statistics, labels) -> float64 [K, N], members high."""
+
+
+def confidence(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
+    """p_y."""
+    return expit(seen.margin[:, 0].astype(np.float64))
+
+
+def negative_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
+    """sum_i p_i log p_i."""
+    assert seen.posterior is not None
+    return np.stack([(p * _logarithms(p)[0]).sum(axis=1) for p in seen.posterior])
+
+
+def negative_modified_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(1 - p_y) log p_y + sum over i != y of p_i log(1 - p_i): unlike the entropy, high only for the *right* certainty.
+
+    p_y and 1 - p_y are taken from the margin.
+    """
+    assert seen.posterior is not None
+    margin, log_p = seen.margin[:, 0].astype(np.float64), seen.log_p()[:, 0]
+    values = expit(-margin) * log_p
+    for k, p in enumerate(seen.posterior):
+        terms = p * _logarithms(p)[1]
+        terms[np.arange(len(y)), y] = 0
+        values[k] += terms.sum(axis=1)
+    return values
+
+
+def _logarithms(posterior: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """log p and log(1 - p) of probabilities [N, C], each from the smaller of p and 1 - p.
+
+    A float32 p near 1 has lost the digits of 1 - p, but the other classes, whose sum that is, have kept them. What is
+    below float32's smallest number counts as that number.
+    """
+    p = posterior.astype(np.float64)
+    rest = np.zeros_like(p)  # what comes before a class and what comes after it: no subtraction
+    rest[:, 1:] += p[:, :-1].cumsum(axis=1)
+    rest[:, :-1] += p[:, :0:-1].cumsum(axis=1)[:, ::-1]
+    small, tiny = np.minimum(p, rest), np.finfo(np.float32).tiny
+    log_small, log_large = np.log(np.maximum(small, tiny)), np.log1p(-small)
+    return np.where(p < rest, log_small, log_large), np.where(p < rest, log_large, log_small)
+
+
+@dataclass(frozen=True)
+class ClassThreshold:
+    """score = signal - threshold of the image's class; above 0 the paper says "member".
+
+    The threshold of a class is the one with the best balanced accuracy on that class's images over all shadows.
+    """
+
+    signal: Signal
+    title: str
+    needs: Needs
+
+    def fit(self, shadow: Statistics, member: NDArray[np.bool_], y: NDArray[np.int64]) -> _Fitted:
+        check_shadows(self, shadow, member)
+        values, threshold = self.signal(shadow, y), np.zeros(int(y.max()) + 1)
+        for label in np.unique(y):
+            of_class = y == label
+            curve = roc(values[:, of_class].ravel(), member[:, of_class].ravel())
+            threshold[label] = curve.threshold[1 + np.argmax((curve.tpr - curve.fpr)[1:])]
+        return _Fitted(self.signal, y, threshold[y])
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    signal: Signal
+    y: NDArray[np.int64]
+    threshold: NDArray[np.float64]  # [N]
+
+    def score(self, target: Statistics) -> Scores:
+        return self.signal(target, self.y)[0] - self.threshold
+
+
+CONFIDENCE = ClassThreshold(confidence, "confidence, threshold per class (Song, Mittal)", Needs(1, 1))
+ENTROPY = ClassThreshold(negative_entropy, "entropy, threshold per class (Song, Mittal)", Needs(1, 1, posterior=True))
+MODIFIED_ENTROPY = ClassThreshold(
+    negative_modified_entropy, "modified entropy, threshold per class (Song, Mittal)", Needs(1, 1, posterior=True)
+)

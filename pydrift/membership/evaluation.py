@@ -1,0 +1,108 @@
+"""One attack's scores as the figures of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydrift.membership.metrics import (
+    Roc,
+    TprAtFpr,
+    auc,
+    balanced_accuracy,
+    epsilon_lower_bound,
+    roc,
+    tpr_at_fpr,
+)
+
+FPRS = (0.001, 0.01)
+CLASS_FPR = 0.01
+_FIGURE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One attack on the images of one class; None where the class lacks members or non-members."""
+
+    index: int
+    members: int
+    non_members: int
+    auc: float | None
+    tpr: float | None  # at CLASS_FPR among the class's own non-members
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """How well one attack does on all images."""
+
+    name: str
+    title: str
+    auc: float
+    auc_interval: tuple[float, float]
+    balanced_accuracy: float
+    tpr_at_fpr: tuple[TprAtFpr, ...]  # at FPRS
+    epsilon: float  # lower bound
+    roc: tuple[tuple[float, float], ...]  # (FPR, TPR) from (0, 0) to (1, 1), thinned for the figure
+    classes: tuple[ClassResult, ...]
+    constant: bool  # all scores are equal: the attack says nothing
+
+
+def evaluate(
+    name: str,
+    title: str,
+    scores: NDArray[np.float64],
+    member: NDArray[np.bool_],
+    y: NDArray[np.int64],
+    num_classes: int,
+    *,
+    alpha: float = 0.05,
+    epsilon_alpha: float = 0.05,
+    delta: float = 0.0,
+    seed: int = 0,
+) -> AttackResult:
+    """Every figure of one attack. Intervals have confidence 1 - alpha, the epsilon bound 1 - epsilon_alpha."""
+    curve = roc(scores, member)
+    area, low, high = auc(scores, member, alpha)
+    return AttackResult(
+        name=name,
+        title=title,
+        auc=area,
+        auc_interval=(low, high),
+        balanced_accuracy=balanced_accuracy(curve),
+        tpr_at_fpr=tuple(tpr_at_fpr(curve, fpr, alpha) for fpr in FPRS),
+        epsilon=epsilon_lower_bound(scores, member, epsilon_alpha, delta, seed),
+        roc=_thinned(curve),
+        classes=tuple(_of_class(c, scores[y == c], member[y == c]) for c in range(num_classes)),
+        constant=bool((scores == scores[0]).all()),
+    )
+
+
+def strongest(results: Sequence[AttackResult]) -> AttackResult:
+    """The attack with the highest TPR at the highest of FPRS, ties by AUC."""
+    return max(results, key=lambda result: (result.tpr_at_fpr[-1].tpr, result.auc))
+
+
+def _of_class(index: int, scores: NDArray[np.float64], member: NDArray[np.bool_]) -> ClassResult:
+    inside = int(member.sum())
+    outside = len(member) - inside
+    if not inside or not outside:
+        return ClassResult(index, inside, outside, None, None)
+    rate = tpr_at_fpr(roc(scores, member), CLASS_FPR)
+    return ClassResult(index, inside, outside, auc(scores, member)[0], rate.tpr)
+
+
+def _thinned(curve: Roc) -> tuple[tuple[float, float], ...]:
+    """At most about _FIGURE_POINTS points of the curve, evenly over a logarithmic scale of the FPR, both ends kept.
+
+    Of the points of one FPR only the highest is kept: the figure is drawn in steps.
+    """
+    fpr, tpr = curve.fpr, curve.tpr
+    highest = np.append(fpr[1:] != fpr[:-1], True)
+    fpr, tpr = fpr[highest], tpr[highest]
+    wanted = np.geomspace(1 / curve.non_members, 1, _FIGURE_POINTS)
+    kept = np.unique(np.concatenate([[0], np.searchsorted(fpr, wanted, side="right") - 1]))
+    points = [(0.0, 0.0)] if tpr[0] > 0 else []
+    return tuple(points + [(float(fpr[i]), float(tpr[i])) for i in kept])

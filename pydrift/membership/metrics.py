@@ -1,0 +1,174 @@
+"""How well scores tell members from non-members, and how sure that is.
+
+Everywhere: scores float64 [N], the higher the more likely a member; member bool [N]. Ties are exact: images of equal
+score are never told apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, norm, rankdata
+
+from pydrift.errors import UsageError
+from pydrift.noise import Phase, derived_seed
+
+
+@dataclass(frozen=True)
+class Roc:
+    """All operating points "member where score >= threshold", from none to all. Arrays of length T + 1."""
+
+    threshold: NDArray[np.float64]  # descending distinct scores, after +inf
+    true_positives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+
+    @property
+    def members(self) -> int:
+        return int(self.true_positives[-1])
+
+    @property
+    def non_members(self) -> int:
+        return int(self.false_positives[-1])
+
+    @property
+    def tpr(self) -> NDArray[np.float64]:
+        return self.true_positives / self.members
+
+    @property
+    def fpr(self) -> NDArray[np.float64]:
+        return self.false_positives / self.non_members
+
+    def at(self, fpr: float) -> int:
+        """The index of the point of the highest TPR whose FPR is at most `fpr`."""
+        return int(np.searchsorted(self.fpr, fpr, side="right")) - 1
+
+
+def roc(scores: NDArray[np.float64], member: NDArray[np.bool_]) -> Roc:
+    """The ROC curve. UsageError unless all scores are finite and there are members and non-members."""
+    if scores.shape != member.shape or scores.ndim != 1 or member.dtype != np.bool_:
+        raise UsageError(
+            f"scores [N] and member bool [N], got {list(scores.shape)}, {member.dtype} {list(member.shape)}"
+        )
+    if not np.isfinite(scores).all():
+        raise UsageError(f"the score of image {np.flatnonzero(~np.isfinite(scores))[0]} is not finite")
+    if member.all() or not member.any():
+        raise UsageError("there must be members and non-members among the scored images")
+    order = np.argsort(-scores, kind="stable")
+    ordered, positive = scores[order], member[order]
+    last = np.append(ordered[1:] != ordered[:-1], True)  # of its score
+    true, false = np.cumsum(positive)[last], np.cumsum(~positive)[last]
+    return Roc(np.append(np.inf, ordered[last]), np.append(0, true), np.append(0, false))
+
+
+def auc(scores: NDArray[np.float64], member: NDArray[np.bool_], alpha: float = 0.05) -> tuple[float, float, float]:
+    """Area under the ROC curve, and the ends of its 1 - alpha interval.
+
+    The probability that a member scores higher than a non-member, ties counting half. Interval: DeLong, DeLong,
+    Clarke-Pearson 1988, a normal approximation; with fewer than two of a kind it is [0, 1].
+    """
+    inside, outside = scores[member], scores[~member]
+    ranks = rankdata(np.concatenate([inside, outside]))
+    above = (ranks[: len(inside)] - rankdata(inside)) / len(outside)  # share of non-members below each member
+    below = 1 - (ranks[len(inside) :] - rankdata(outside)) / len(inside)  # share of members above each non-member
+    area = float(above.mean())
+    if min(len(inside), len(outside)) < 2:
+        return area, 0.0, 1.0
+    half = norm.isf(alpha / 2) * np.sqrt(above.var(ddof=1) / len(inside) + below.var(ddof=1) / len(outside))
+    return area, max(0.0, area - float(half)), min(1.0, area + float(half))
+
+
+def balanced_accuracy(curve: Roc) -> float:
+    """(TPR + 1 - FPR) / 2 at the best threshold; chosen on these very scores, so a little optimistic."""
+    return float((1 + (curve.tpr - curve.fpr).max()) / 2)
+
+
+@dataclass(frozen=True)
+class TprAtFpr:
+    """The share of members found while at most `fpr` of the non-members are falsely accused.
+
+    low, high are the exact (Clopper-Pearson) interval of the TPR at that threshold. The threshold itself comes from
+    the non-members at hand, as is usual: its own uncertainty is not in the interval.
+    """
+
+    fpr: float
+    tpr: float
+    low: float
+    high: float
+    true_positives: int
+    false_positives: int
+
+
+def tpr_at_fpr(curve: Roc, fpr: float, alpha: float = 0.05) -> TprAtFpr:
+    point = curve.at(fpr)
+    true, false = int(curve.true_positives[point]), int(curve.false_positives[point])
+    low, high = clopper_pearson(true, curve.members, alpha)
+    return TprAtFpr(fpr, true / curve.members, float(low), float(high), true, false)
+
+
+def clopper_pearson(
+    successes: ArrayLike, trials: int, alpha: float = 0.05
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The exact two-sided 1 - alpha interval of a binomial proportion; each end errs with at most alpha / 2."""
+    k = np.asarray(successes, np.float64)
+    with np.errstate(invalid="ignore"):
+        low = np.where(k == 0, 0.0, beta.ppf(alpha / 2, k, trials - k + 1))
+        high = np.where(k == trials, 1.0, beta.isf(alpha / 2, k + 1, trials - k))
+    return low, high
+
+
+def epsilon_lower_bound(
+    scores: NDArray[np.float64], member: NDArray[np.bool_], alpha: float = 0.05, delta: float = 0.0, seed: int = 0
+) -> float:
+    """If the training was (epsilon, delta)-differentially private, epsilon is at least this, at confidence 1 - alpha.
+
+    Differential privacy bounds every test: TPR <= e^epsilon FPR + delta, and the same of 1 - FPR and 1 - TPR. So
+    epsilon >= log((TPR - delta) / FPR). TPR is replaced by the lower and FPR by the upper end of its Clopper-Pearson
+    interval, each at alpha / 2. The threshold, and which of the two tests, are chosen on one random half of the images
+    (drawn with `seed`) and the bound is computed on the other half, so choosing costs no confidence.
+
+    What it rests on: that the images are independent trials. They are all scored on *one* trained model, which is
+    usual, but a rigorous statement needs many trainings or the argument of Steinke, Nasr, Jagielski ("Privacy Auditing
+    with One (1) Training Run", NeurIPS 2023). 0 means that nothing was shown, not that nothing leaks.
+    """
+    if min(member.sum(), (~member).sum()) < 2:
+        return 0.0
+    first = _random_half(member, seed)
+    choice = roc(scores[first], member[first])
+    accuse, acquit = _bounds(
+        choice.true_positives, choice.false_positives, choice.members, choice.non_members, alpha, delta
+    )
+    accusing = accuse.max() >= acquit.max()
+    threshold = choice.threshold[np.argmax(accuse if accusing else acquit)]
+    inside, outside = scores[~first & member], scores[~first & ~member]
+    true, false = (np.array([(scores_of >= threshold).sum()]) for scores_of in (inside, outside))
+    bounds = _bounds(true, false, len(inside), len(outside), alpha, delta)
+    return max(0.0, float(bounds[0 if accusing else 1][0]))
+
+
+def _bounds(
+    true: NDArray[np.int64], false: NDArray[np.int64], members: int, non_members: int, alpha: float, delta: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower bounds of epsilon from accusing members and from acquitting non-members, point by point."""
+    tpr_low = clopper_pearson(true, members, alpha)[0]
+    fpr_high = clopper_pearson(false, non_members, alpha)[1]
+    with np.errstate(divide="ignore"):
+        accuse = np.log(np.maximum(tpr_low - delta, 0) / fpr_high)
+        acquit = np.log(np.maximum(1 - fpr_high - delta, 0) / (1 - tpr_low))
+    return accuse, acquit
+
+
+def _random_half(member: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """A random half of the members and of the non-members: bool [N]."""
+    random = np.random.Generator(np.random.Philox(derived_seed(seed, Phase.EPSILON_SPLIT)))
+    chosen = np.zeros(len(member), bool)
+    for kind in (np.flatnonzero(member), np.flatnonzero(~member)):
+        chosen[random.permutation(kind)[: len(kind) // 2]] = True
+    return chosen
+
+
+def false_positive_rate_of(scores: NDArray[np.float64], member: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """For every image, the share of non-members that score at least as high: [N]. Small: exposed."""
+    outside = np.sort(scores[~member])
+    return 1 - np.searchsorted(outside, scores, side="left") / len(outside)

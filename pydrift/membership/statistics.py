@@ -1,0 +1,162 @@
+"""What every attack is made of: the answers of K models about N images, reduced to a few numbers each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from pydrift.classifier import Classifier
+from pydrift.errors import InputRefused, UsageError
+from pydrift.membership.signals import SIGNALS
+from pydrift.ops import shadow_statistics
+from pydrift.parallel import each
+
+_BATCH = 512
+_SHIFT = re.compile(r"shift:(-?\d{1,3}),(-?\d{1,3})")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The answers of K models about N images of labels y, each image seen in Q ways.
+
+    margin      float32 [K, Q, N]: log p_y - log(1 - p_y)
+    loss        float32 [K, Q, N]: -log p_y
+    confidence  float32 [K, Q, N]: p_y
+    prediction  int32   [K, Q, N]: the class with the largest logit
+    posterior   float32 [K, N, C]: the probabilities of all classes, of the first query; only where an attack asks
+    distance    float32 [K, N]: see `boundary`; only where an attack asks
+    """
+
+    margin: NDArray[np.float32]
+    loss: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    prediction: NDArray[np.int32]
+    posterior: NDArray[np.float32] | None = None
+    distance: NDArray[np.float32] | None = None
+
+    @property
+    def num_models(self) -> int:
+        return self.margin.shape[0]
+
+    @property
+    def num_images(self) -> int:
+        return self.margin.shape[2]
+
+    def models(self, chosen: slice) -> Statistics:
+        """The statistics of some of the models."""
+        parts: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in vars(self).items()}
+        return Statistics(**parts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Statistics]) -> Statistics:
+        """The statistics of several groups of models as those of one, in that order."""
+        columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+        whole: dict[str, Any] = {n: None if v[0] is None else np.concatenate(v) for n, v in columns.items()}
+        return cls(**whole)
+
+    def log_p(self) -> NDArray[np.float64]:
+        """log p_y, float64 [K, Q, N], from the margin: it goes on telling images apart where a loss rounds to 0."""
+        return -np.logaddexp(0, -self.margin.astype(np.float64))
+
+
+def measure(
+    models: Sequence[Classifier],
+    x: Tensor,
+    y: Tensor,
+    *,
+    queries: Sequence[str] = ("plain",),
+    posterior: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> Statistics:
+    """Asks every model about every image. x float32 [N, C, H, W] in [0, 1]; y int64 [N].
+
+    queries    how the images are shown: see `view`
+    posterior  keep all probabilities of the first query, too
+    advance    called once per query and model
+
+    Models that are lowered to one program are all asked in one native call, which stores no logits. Any other models,
+    and all of them for the posterior, answer in torch, each on one thread and in fixed batches. Either way a figure
+    does not depend on what else is asked, on the other models or on the number of threads.
+    """
+    program = _program(models)
+    columns: dict[str, list[NDArray]] = {}
+    for q, query in enumerate(queries):
+        seen, whole = view(x, query), posterior and q == 0
+        stacked: dict[str, NDArray] = {}
+        if program is None or whole:
+            answers = []
+            for answer in each(partial(_ask, seen, y, whole), models):
+                answers.append(answer)
+                advance()
+            stacked = {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}
+        if program is not None:
+            stacked |= _ask_all(models, program, seen, y)
+            for _ in () if whole else models:
+                advance()
+        for name, values in stacked.items():
+            columns.setdefault(name, []).append(values)
+    (kept,) = columns.pop("posterior", [None])
+    return Statistics(**{name: np.stack(values, axis=1) for name, values in columns.items()}, posterior=kept)
+
+
+def view(x: Tensor, query: str) -> Tensor:
+    """The images as a query shows them: "plain", "flip" (mirrored left to right) or "shift:DOWN,RIGHT" (by whole
+    pixels, negative for up and left, zeros coming in). UsageError on anything else."""
+    if query == "plain":
+        return x
+    if query == "flip":
+        return x.flip(-1)
+    if (match := _SHIFT.fullmatch(query)) is None:
+        raise UsageError(f"no such query: {query!r}; known are plain, flip and shift:DOWN,RIGHT")
+    down, right = int(match[1]), int(match[2])
+    height, width = x.shape[-2:]
+    if abs(down) >= height or abs(right) >= width:
+        raise UsageError(f"query {query!r}: shifts images of {height}x{width} out of sight")
+    return F.pad(x, (right, -right, down, -down))
+
+
+def _program(models: Sequence[Classifier]) -> list[int] | None:
+    """The program of the layers, if all models are lowered to the same one on the same device."""
+    first = models[0]
+    if first.fused is None:
+        return None
+    program = first.fused.program()
+    same = (m.fused is not None and m.fused.program() == program and m.device == first.device for m in models)
+    return program if all(same) else None
+
+
+def _ask_all(models: Sequence[Classifier], program: list[int], x: Tensor, y: Tensor) -> dict[str, NDArray]:
+    """The signals and the prediction of every model and image [K, N]."""
+    device = models[0].device
+    parameters = torch.stack([model.fused.parameters() for model in models if model.fused is not None])
+    images, labels = x.contiguous().to(device), y.int().to(device)
+    answer = shadow_statistics(images, parameters, labels, program=program)
+    return {name: values.cpu().numpy() for name, values in answer._asdict().items()}
+
+
+def _ask(x: Tensor, y: Tensor, posterior: bool, model: Classifier) -> dict[str, NDArray]:
+    """The signals and the prediction of every image [N]; with `posterior`, that too [N, C]."""
+    logits = torch.cat([model.logits(part.to(model.device)) for part in x.split(_BATCH)])
+    labels = y.to(model.device)
+    answer = {name: signal(logits, labels) for name, signal in SIGNALS.items()}
+    answer["prediction"] = logits.argmax(dim=1).int()
+    if posterior:
+        answer["posterior"] = logits.softmax(dim=1)
+    return {name: values.cpu().numpy() for name, values in answer.items()}
+
+
+def check_finite(statistics: Statistics, names: Sequence[str]) -> None:
+    """InputRefused names the first model (one of `names`) and image whose logits were not finite."""
+    wrong = np.argwhere(~np.isfinite(statistics.margin))
+    if len(wrong):
+        k, _, n = wrong[0]
+        raise InputRefused(f"{names[k]}: gives logits that are not finite for image {n}")

@@ -1,0 +1,276 @@
+"""The membership audit: how well can somebody who asks a model tell which images it was trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
+from pydrift.data import LabelledImages, as_images, load_data
+from pydrift.errors import InputRefused, UsageError
+from pydrift.membership import DEFAULT, Attack, Statistics, check_finite, chosen, measure, view
+from pydrift.membership.boundary import BoundaryDistance
+from pydrift.membership.evaluation import FPRS, AttackResult, evaluate
+from pydrift.modelfile import LoadedModel
+from pydrift.ops import native_status
+from pydrift.privacy_result import MembershipProvenance, MembershipReport, Population, ShadowSummary
+from pydrift.progress import Clock, Progress, Silent
+from pydrift.shadows import ShadowBank, train_shadows
+from pydrift.store import refuse_manifest_folder, tensors_digest
+from pydrift.subject import Subject, as_subject
+from pydrift.training import Train, TrainingRecipe
+from pydrift.version import __version__
+
+
+def membership_audit(
+    model: nn.Module | LoadedModel | Subject | str | Path,
+    data: Any,
+    members: ArrayLike,
+    *,
+    attacks: Sequence[str] = DEFAULT,
+    shadows: int = 16,
+    bank: ShadowBank | None = None,
+    queries: Sequence[str] = ("plain",),
+    alpha: float = 0.05,
+    delta: float = 0.0,
+    seed: int = 0,
+    recipe: TrainingRecipe | None = None,
+    train: Train | None = None,
+    arch: str | None = None,
+    device: str | None = None,
+    work_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> MembershipReport:
+    """Attacks `model` with every attack and says how well each tells members from non-members.
+
+    model     the target: an nn.Module that maps float32 [N, C, H, W] in [0, 1] to logits, or a model file
+    data      the population: images of which some were used to train the target and the others were not.
+              LabelledImages, (x, y), any iterable of (x, y), or a source such as "cifar10:DIR"
+    members   which ones: integer indices into `data`, or a boolean mask [N]
+    attacks   names in pydrift.membership.ATTACKS; "boundary" must be asked for, since it takes many queries
+    shadows   models of the target's kind, trained on complementary halves of the population: an even number. Each
+              image is then IN for one half of them and OUT for the other. None are trained if no attack needs any
+    bank      shadows that are there already, trained on draws of the very same population
+    queries   how the images are shown (see pydrift.membership.view); LiRA and RMIA use all of them, the others the
+              first. Show what the target was trained with: "flip" only where images were mirrored
+    alpha     intervals and epsilon bounds have confidence 1 - alpha; the epsilon bounds of all attacks together
+    delta     of the epsilon bounds
+    recipe    how to train the shadows; default: the one recorded in the target's file, else TrainingRecipe()
+    train     or the user's own training, (x, y, seed) -> nn.Module of the target's architecture
+    work_dir  folder for finished shadows, so that a killed run goes on where it was
+
+    UsageError: unknown attacks, fewer shadows than an attack needs. InputRefused: members that are no indices, a target
+    of other images or classes. The same seed on the same machine gives the same figures.
+    """
+    suite = chosen(attacks)
+    count = _needed(suite, shadows) if bank is None else 0
+    if not 0 < alpha < 1 or not 0 <= delta < 1:
+        raise UsageError(f"alpha must lie between 0 and 1 and delta in [0, 1), got {alpha:g} and {delta:g}")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
+    images = load_data(data) if isinstance(data, str) else as_images(data)
+    member = checked_members(members, images)
+    if bank is not None and bank.plan.data_sha256 != images.sha256:
+        raise InputRefused(f"bank: its shadows were trained on other data than {images.source}")
+    if not queries:
+        raise UsageError("queries must name at least one way to show the images")
+    for query in queries:
+        view(images.x[:1], query)  # refuses unknown ones before the work
+    subject = as_subject(model, "target", arch)
+    target = freeze(subject.module, images.input_shape, choose_device(device), "target")
+    if target.num_classes != images.num_classes:
+        raise InputRefused(
+            f"the target tells {target.num_classes} classes apart, but {images.source} names {images.num_classes}"
+        )
+    how, clock = recipe or subject.recipe or TrainingRecipe(), Clock()
+    with exact_arithmetic(), progress or Silent() as told:
+        if bank is None and count:
+            if work_dir is not None:
+                refuse_manifest_folder(work_dir)
+            with clock("train shadows"):
+                bank = train_shadows(
+                    subject, images, count, recipe=how, train=train, seed=seed, device=device, progress=told,
+                    work_dir=None if work_dir is None else Path(work_dir) / "shadows",
+                )  # fmt: skip
+        with clock("ask target and shadows"):
+            told.phase("asking target and shadows", len(queries) * (1 + (0 if bank is None else len(bank))))
+            posterior = any(attack.needs.posterior for attack in suite.values())
+            asked: dict[str, Any] = {"queries": queries, "posterior": posterior, "advance": told.advance}
+            answers = measure([target], images.x, images.y, **asked)
+            check_finite(answers, ["target"])
+            shadow, shadow_member = answers.models(slice(0, 0)), np.zeros((0, len(images)), bool)
+            if bank is not None:
+                shadow, shadow_member = bank.statistics(images.x, images.y, device=device, **asked), bank.member
+                check_finite(shadow, [f"shadow {k}" for k in range(len(bank))])
+        with clock("attack"):
+            told.phase("attacking", len(suite))
+            scores = np.empty((len(suite), len(images)))
+            for row, score in enumerate(_scores(suite, target, answers, shadow, shadow_member, images)):
+                scores[row] = score
+                told.advance()
+    results = tuple(
+        evaluate(
+            name, attack.title, scores[row], member, images.y.numpy(), images.num_classes,
+            alpha=alpha, epsilon_alpha=alpha / len(suite), delta=delta, seed=seed,
+        )
+        for row, (name, attack) in enumerate(suite.items())
+    )  # fmt: skip
+    if all(result.constant for result in results):
+        raise InputRefused(
+            f"target: all images get the same score from every attack ({', '.join(suite)}), so nothing can be told"
+        )
+    return MembershipReport(
+        attacks=results,
+        alpha=alpha,
+        delta=delta,
+        reasons=tuple(_reasons(subject, member, results, bank, guessed=not (recipe or subject.recipe or train))),
+        population=_population(images, member, answers),
+        shadows=ShadowSummary(0, "none", ()) if bank is None else _summary(bank),
+        provenance=MembershipProvenance(
+            pydrift=__version__,
+            torch=torch.__version__,
+            device=str(target.device),
+            native=native_status().describe(target.device.type),
+            path=target.path,
+            seed=seed,
+            target=subject.name,
+            target_sha256=subject.sha256,
+            data_sha256=images.sha256,
+            members_sha256=tensors_digest({"member": torch.from_numpy(member)}),
+            settings={
+                "attacks": {name: _settings(attack) for name, attack in suite.items()},
+                "queries": list(queries),
+                "recipe": "the user's own" if train else asdict(how),
+            },
+            seconds=clock.seconds,
+        ),
+        scores=scores,
+        member=member,
+        y=images.y.numpy(),
+    )
+
+
+def checked_members(members: ArrayLike, images: LabelledImages) -> NDArray[np.bool_]:
+    """Which images are members, bool [N], from integer indices without repeats or from a boolean mask [N].
+
+    InputRefused names what is wrong: labels in place of indices, an index out of range, none or all of the images.
+    """
+    given = np.asarray(members.cpu() if isinstance(members, torch.Tensor) else members)
+    count = len(images)
+    if given.dtype == np.bool_:
+        if given.shape != (count,):
+            raise InputRefused(f"members: a boolean mask must be [{count}], one per image, got {list(given.shape)}")
+        member = given.copy()
+    else:
+        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+            raise InputRefused(
+                f"members must be integer indices [M] or a boolean mask [{count}], "
+                f"got {given.dtype} {list(given.shape)}"
+            )
+        outside = np.flatnonzero((given < 0) | (given >= count))
+        if len(outside):
+            raise InputRefused(f"members: entry {outside[0]} is {given[outside[0]]}, outside 0..{count - 1}")
+        member = np.zeros(count, bool)
+        member[given.astype(np.int64)] = True
+        if member.sum() < len(given):
+            values, times = np.unique(given, return_counts=True)
+            raise InputRefused(
+                f"members: the index {values[times.argmax()]} is given {times.max()} times; members are indices of "
+                "images, each once, or a boolean mask, not labels"
+            )
+    if member.all() or not member.any():
+        which = "all" if member.all() else "none"
+        raise InputRefused(f"members: {which} of the {count} images; an audit needs members and non-members")
+    return member
+
+
+def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
+    """How many shadows to train: 0 where no attack needs any. UsageError where they are too few for one, or odd."""
+    needs = {name: max(attack.needs.shadows_in, attack.needs.shadows_out) for name, attack in suite.items()}
+    name = max(needs, key=lambda name: needs[name])
+    if needs[name] == 0:
+        return 0
+    if shadows % 2:
+        raise UsageError(f"complementary halves need an even number of shadows, got {shadows}")
+    if shadows < 2 * needs[name]:
+        raise UsageError(
+            f"{name} needs at least {2 * needs[name]} shadows, {needs[name]} of them trained on any one image and as "
+            f"many not; got {shadows}"
+        )
+    return shadows
+
+
+def _scores(
+    suite: Mapping[str, Attack],
+    target: Classifier,
+    answers: Statistics,
+    shadow: Statistics,
+    member: NDArray[np.bool_],
+    images: LabelledImages,
+) -> Iterator[NDArray[np.float64]]:
+    """Each attack's scores from the target's answers and the shadows'."""
+    y = images.y.numpy()
+    for attack in suite.values():
+        if isinstance(attack, BoundaryDistance):
+            answers = replace(answers, distance=attack.distances(target, images.x, images.y))
+        yield attack.fit(shadow, member, y).score(answers)
+
+
+def _population(images: LabelledImages, member: NDArray[np.bool_], answers: Statistics) -> Population:
+    right, loss = answers.prediction[0, 0] == images.y.numpy(), answers.loss[0, 0].astype(np.float64)
+    return Population(
+        source=images.source,
+        members=int(member.sum()),
+        non_members=int((~member).sum()),
+        class_names=images.class_names,
+        accuracy_members=float(right[member].mean()),
+        accuracy_non_members=float(right[~member].mean()),
+        loss_members=float(loss[member].mean()),
+        loss_non_members=float(loss[~member].mean()),
+    )
+
+
+def _summary(bank: ShadowBank) -> ShadowSummary:
+    return ShadowSummary(len(bank), bank.plan.draw.describe(bank.plan.images), bank.accuracy)
+
+
+def _reasons(
+    subject: Subject, member: NDArray[np.bool_], results: Sequence[AttackResult], bank: ShadowBank | None, guessed: bool
+) -> Iterator[str]:
+    """What a reader of the figures must know."""
+    members, others = int(member.sum()), int((~member).sum())
+    if bank is not None and guessed:
+        yield (
+            "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
+            "better they resemble the target, the stronger the attacks (pass recipe= or train=)"
+        )
+    if subject.train_size is not None and subject.train_size != members:
+        yield (
+            f"the target's file says that it was trained on {subject.train_size} images, but {members} members are "
+            "named: if members are missing they count as non-members here, and the attacks look weaker than they are"
+        )
+    seen = members if bank is None else int(bank.member.sum(axis=1).mean())
+    if not 0.8 <= members / seen <= 1.25:
+        yield (
+            f"each shadow saw {seen} images and the target {members}: the shadows resemble it less than they could; "
+            "a population of twice as many images as there are members makes the strongest audit"
+        )
+    for fpr in FPRS:
+        if others * fpr < 1:
+            yield f"with {others} non-members, the TPR at {100 * fpr:g} % FPR is that at no false accusation at all"
+    for result in results:
+        if result.constant:
+            yield f"{result.name} gives every image the same score: it says nothing here"
+
+
+def _settings(attack: Attack) -> dict[str, Any]:
+    """The numbers that shape an attack."""
+    values: dict[str, Any] = asdict(attack) if is_dataclass(attack) and not isinstance(attack, type) else {}
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float)}

@@ -1,0 +1,238 @@
+"""What a membership audit returns: frozen, typed values, read by `report`, the command line and the user."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydrift.errors import InputRefused, UsageError
+from pydrift.membership.evaluation import AttackResult, ClassResult, strongest
+from pydrift.membership.metrics import TprAtFpr, false_positive_rate_of, roc, tpr_at_fpr
+from pydrift.store import (
+    check_writable,
+    parse_strict_json,
+    read_file,
+    refuse_manifest_folder,
+    to_strict_json,
+    write_atomic,
+)
+
+SCHEMA_VERSION = 1
+_MAX_BYTES = 1 << 30
+_FILES = ("membership.html", "membership.json", "scores.npz")
+_LIMIT = re.compile(r"(tpr@(?P<fpr>[^=]+)|auc|balanced-accuracy|epsilon)=(?P<value>.+)")
+
+
+@dataclass(frozen=True)
+class Population:
+    """The images that were scored, and how the target does on those it was trained on and on the others."""
+
+    source: str
+    members: int
+    non_members: int
+    class_names: tuple[str, ...]
+    accuracy_members: float
+    accuracy_non_members: float
+    loss_members: float  # mean
+    loss_non_members: float
+
+
+@dataclass(frozen=True)
+class ShadowSummary:
+    """How the shadows were made; count 0 where no attack needed any."""
+
+    count: int
+    draw: str
+    accuracy: tuple[float | None, ...]  # of each on the images that it did not see
+
+
+@dataclass(frozen=True)
+class MembershipProvenance:
+    """Where the result comes from, enough to repeat it."""
+
+    pydrift: str
+    torch: str
+    device: str
+    native: str
+    path: str  # what answered: "native AVX-512" and the like | "generic: reason"
+    seed: int
+    target: str
+    target_sha256: str
+    data_sha256: str
+    members_sha256: str
+    settings: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class MembershipReport:
+    """The result of one membership audit.
+
+    attacks  in the order asked for; `reasons` says in words what bare figures would hide
+    scores   float64 [attacks, N], the higher the more likely a member; member bool [N]; y int64 [N]
+    """
+
+    attacks: tuple[AttackResult, ...]
+    alpha: float
+    delta: float
+    reasons: tuple[str, ...]
+    population: Population
+    shadows: ShadowSummary
+    provenance: MembershipProvenance
+    scores: NDArray[np.float64]
+    member: NDArray[np.bool_]
+    y: NDArray[np.int64]
+
+    @property
+    def strongest(self) -> AttackResult:
+        """The attack with the highest TPR at 1 % FPR, ties by AUC."""
+        return strongest(self.attacks)
+
+    def scores_of(self, attack: str) -> NDArray[np.float64]:
+        """[N]. KeyError where the attack was not asked for."""
+        names = [result.name for result in self.attacks]
+        if attack not in names:
+            raise KeyError(attack)
+        return self.scores[names.index(attack)]
+
+    def exposed(self, count: int) -> list[tuple[int, float]]:
+        """The members that the strongest attack is surest of: index, and share of non-members that score as high."""
+        scores = self.scores_of(self.strongest.name)
+        members = np.flatnonzero(self.member)
+        order = members[np.argsort(-scores[members], kind="stable")][:count]
+        exposure = false_positive_rate_of(scores, self.member)
+        return [(int(n), float(exposure[n])) for n in order]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report without the scores, as plain JSON values."""
+        names = ("alpha", "delta", "reasons", "population", "shadows", "provenance")
+        plain = {name: _plain(getattr(self, name)) for name in names}
+        return {"schema_version": SCHEMA_VERSION, "attacks": [_plain(attack) for attack in self.attacks], **plain}
+
+    def to_json(self) -> str:
+        """One strict JSON document (no NaN), without the scores."""
+        return to_strict_json(self.to_dict())
+
+    def save(self, folder: str | Path) -> None:
+        """Writes membership.html, scores.npz and, last, membership.json into `folder`, each atomically.
+
+        scores.npz holds `member`, `y` and one array per attack, under its name.
+        """
+        from pydrift.report import render_membership_html
+
+        folder = Path(folder)
+        self.check_target(folder)
+        arrays = dict(zip((attack.name for attack in self.attacks), self.scores, strict=True))
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, member=self.member, y=self.y, **arrays)
+        write_atomic(folder / "scores.npz", buffer.getvalue())
+        write_atomic(folder / "membership.html", render_membership_html(self).encode())
+        write_atomic(folder / "membership.json", self.to_json().encode())
+
+    @staticmethod
+    def check_target(folder: str | Path) -> None:
+        """Asks whether `save` could write there: UsageError where not. Leaves nothing."""
+        refuse_manifest_folder(folder)
+        for name in _FILES:
+            check_writable(Path(folder) / name)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> MembershipReport:
+        """Reads a report back from the folder that `save` wrote. InputRefused on all else."""
+        folder = Path(folder)
+        file = folder / "membership.json"
+        try:
+            raw = parse_strict_json(read_file(file, _MAX_BYTES))
+            if raw["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {raw['schema_version']}, expected {SCHEMA_VERSION}")
+            attacks = tuple(_attack(attack) for attack in raw["attacks"])
+            with np.load(io.BytesIO(read_file(folder / "scores.npz", _MAX_BYTES)), allow_pickle=False) as arrays:
+                member, y = arrays["member"], arrays["y"]
+                scores = np.stack([arrays[attack.name] for attack in attacks])
+            population = {**raw["population"], "class_names": tuple(raw["population"]["class_names"])}
+            shadows = {**raw["shadows"], "accuracy": tuple(raw["shadows"]["accuracy"])}
+            return cls(
+                attacks,
+                raw["alpha"],
+                raw["delta"],
+                tuple(raw["reasons"]),
+                Population(**population),
+                ShadowSummary(**shadows),
+                MembershipProvenance(**raw["provenance"]),
+                scores,
+                member,
+                y,
+            )
+        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise InputRefused(f"{file}: not a readable membership report: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A figure that no attack may exceed: "auc", "balanced-accuracy", "epsilon", or the TPR at an FPR."""
+
+    text: str
+    figure: str
+    fpr: float
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """From "tpr@0.01=0.05", "auc=0.6", "balanced-accuracy=0.6" or "epsilon=1". UsageError on anything else."""
+        match = _LIMIT.fullmatch(text)
+        try:
+            if match is None:
+                raise ValueError
+            fpr, value = float(match["fpr"] or 0), float(match["value"])
+            if not (0 <= fpr < 1 and 0 <= value < np.inf):
+                raise ValueError
+        except ValueError as error:
+            raise UsageError(
+                f"no such limit: {text!r}; known are tpr@FPR=, auc=, balanced-accuracy= and epsilon=, "
+                "for example tpr@0.01=0.05"
+            ) from error
+        return cls(text, match[1].partition("@")[0], fpr, value)
+
+    def exceeded(self, report: MembershipReport) -> str | None:
+        """What exceeds it most, in words; None where nothing does. The estimate counts, not its interval."""
+        figures = {attack.name: self._figure(report, attack) for attack in report.attacks}
+        worst = max(figures, key=lambda name: figures[name])
+        if not figures[worst] > self.value:
+            return None
+        return f"{worst}: {self.text.partition('=')[0]} is {figures[worst]:.4g}, more than {self.value:g}"
+
+    def _figure(self, report: MembershipReport, attack: AttackResult) -> float:
+        match self.figure:
+            case "auc":
+                return attack.auc
+            case "epsilon":
+                return attack.epsilon
+            case "balanced-accuracy":
+                return attack.balanced_accuracy
+            case _:
+                return tpr_at_fpr(roc(report.scores_of(attack.name), report.member), self.fpr).tpr
+
+
+def _attack(raw: dict[str, Any]) -> AttackResult:
+    low, high = raw["auc_interval"]
+    return AttackResult(
+        **{
+            **raw,
+            "auc_interval": (low, high),
+            "tpr_at_fpr": tuple(TprAtFpr(**rate) for rate in raw["tpr_at_fpr"]),
+            "roc": tuple((x, y) for x, y in raw["roc"]),
+            "classes": tuple(ClassResult(**c) for c in raw["classes"]),
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value

@@ -1,0 +1,214 @@
+"""K trained shadow models as one value, and the folder it is kept in."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from pydrift.arch import resolve_stored
+from pydrift.classifier import choose_device, exact_arithmetic, freeze
+from pydrift.errors import InputRefused, UsageError
+from pydrift.modelfile import PREFIX
+from pydrift.shadows.plan import ShadowPlan
+from pydrift.store import (
+    MANIFEST,
+    check_writable,
+    parse_strict_json,
+    read_verified,
+    safetensors_bytes,
+    verify_manifest,
+    write_atomic,
+    write_json,
+    write_manifest,
+)
+from pydrift.subject import RECIPE_KEY, TRAIN_SIZE_KEY
+
+if TYPE_CHECKING:
+    from pydrift.membership import Statistics
+
+FORMAT = 1
+KIND = "pydrift shadow bank"
+_DESCRIPTION, _MEMBER, _MODELS = "bank.json", "member.safetensors", "models"
+_MODEL_NAME = re.compile(r"[0-9]{5}\.safetensors")
+_MODELS_AT_ONCE = 16  # that are made ready to be asked: each of them packs a copy of its weights
+
+
+@dataclass(frozen=True, eq=False)
+class ShadowBank:
+    """K trained shadow models of one architecture.
+
+    plan      what they are made of
+    member    bool [K, N]: whether shadow k was trained on image i of the data
+    accuracy  of each on up to 2,000 of the images that it was not trained on; None where it saw them all
+    weights   the entries of the models' state dicts, each stacked: [K, ...]
+    template  a module of the architecture, for its code only
+    """
+
+    plan: ShadowPlan
+    member: NDArray[np.bool_]
+    accuracy: tuple[float | None, ...]
+    weights: dict[str, Tensor]
+    template: nn.Module
+
+    def __len__(self) -> int:
+        return self.plan.count
+
+    def state(self, k: int) -> dict[str, Tensor]:
+        """The state dict of shadow k: rows of `weights`, not copies."""
+        return {name: stack[k] for name, stack in self.weights.items()}
+
+    def models(self) -> list[nn.Module]:
+        """The K models in eval mode, on the CPU, without gradients. Their weights are the bank's own: read-only."""
+        return [self._model(k) for k in range(len(self))]
+
+    def _model(self, k: int) -> nn.Module:
+        module = copy.deepcopy(self.template)
+        parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        # Copying a module later copies of a parameter its elements, but of a buffer all that it is a view of.
+        own = {name: row if name in parameters else row.clone() for name, row in self.state(k).items()}
+        module.load_state_dict(own, assign=True)
+        return module.eval().requires_grad_(False)
+
+    def statistics(self, x: Tensor, y: Tensor, *, device: str | None = None, **options: Any) -> Statistics:
+        """What every model says about images x [N, C, H, W] of labels y [N]: all of `pydrift.membership.measure`.
+
+        `options` are measure's (queries, posterior, ...). Weights are made ready for 16 models at a time.
+        """
+        from pydrift.membership import Statistics, measure
+
+        where, parts = choose_device(device), []
+        with exact_arithmetic():
+            for first in range(0, len(self), _MODELS_AT_ONCE):
+                some = range(first, min(first + _MODELS_AT_ONCE, len(self)))
+                models = [freeze(self._model(k), self.plan.input_shape, where, f"shadow {k}") for k in some]
+                parts.append(measure(models, x, y, **options))
+        return Statistics.joined(parts)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes bank.json, member.safetensors, a model file per shadow in models/ and, last, MANIFEST.json.
+
+        The same bank gives the same bytes. UsageError where the folder holds other files.
+        """
+        folder = Path(folder)
+        self.check_target(folder)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        names = {model_name(k) for k in range(len(self))}
+        for stale in (folder / _MODELS).glob("*"):
+            if stale.name not in names:
+                stale.unlink()
+        for k in range(len(self)):
+            write_atomic(folder / _MODELS / model_name(k), model_bytes(self.plan, k, self.state(k)))
+        write_atomic(folder / _MEMBER, safetensors_bytes({"member": torch.from_numpy(self.member)}, {}))
+        write_json(folder / _DESCRIPTION, {"plan": self.plan.to_dict(), "accuracy": list(self.accuracy)})
+        write_manifest(folder, {"format": FORMAT, "kind": KIND})
+
+    @staticmethod
+    def check_target(folder: str | Path) -> None:
+        """Asks whether `save` could write there: UsageError where not, or where other files are. Leaves nothing."""
+        folder = Path(folder)
+        check_writable(folder / _MODELS / model_name(0))
+        ours = {_DESCRIPTION, _MEMBER, _MODELS, MANIFEST}
+        strangers = {file.name for file in folder.glob("*")} - ours
+        strangers |= {f.name for f in (folder / _MODELS).glob("*") if not _MODEL_NAME.fullmatch(f.name)}
+        strangers = {name for name in strangers if not name.startswith(".")}  # a killed save may have left hidden ones
+        if strangers:
+            raise UsageError(f"{folder}: holds other files ({min(strangers)}); give a new folder for the shadow bank")
+
+    @classmethod
+    def load(cls, folder: str | Path, arch: str | None = None, base: nn.Module | None = None) -> ShadowBank:
+        """Reads a bank, every file checked against the manifest, one model at a time.
+
+        An architecture that is not built in is only used if the caller names it: `arch` ("package.module:factory") or
+        `base` (a module of that kind). InputRefused on damaged or foreign folders.
+        """
+        folder = Path(folder)
+        if (folder / "plan.json").exists():
+            raise UsageError(f"{folder}: is a folder of tasks, not a bank; collect it first: pydrift shadow collect")
+        manifest = verify_manifest(folder)
+        if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
+            raise InputRefused(f"{folder}: not a {KIND} of format {FORMAT}")
+        try:
+            raw = parse_strict_json(read_verified(folder, _DESCRIPTION, manifest))
+            plan, accuracy = ShadowPlan.from_dict(raw["plan"]), tuple(raw["accuracy"])
+            member = load_safetensors(read_verified(folder, _MEMBER, manifest))["member"].numpy()
+            if member.shape != (plan.count, plan.images) or member.dtype != np.bool_ or len(accuracy) != plan.count:
+                raise ValueError("its parts do not fit together")
+        except InputRefused:
+            raise
+        except Exception as error:  # whatever a made-up description or state makes the parsers say
+            raise InputRefused(f"{folder}: not a readable {KIND}: {error!r}") from error
+        stack = WeightStack(template_for(plan, arch, base, folder), plan.count)
+        for k in range(plan.count):
+            name = f"{_MODELS}/{model_name(k)}"
+            stack.put(k, read_state(folder, name, manifest), f"{folder / name}")
+        return cls(plan, member, accuracy, stack.weights, stack.template)
+
+
+class WeightStack:
+    """The state dicts of K models, stacked entry by entry as they come, so that no model is kept twice."""
+
+    def __init__(self, template: nn.Module, count: int) -> None:
+        self.template = copy.deepcopy(template).eval().requires_grad_(False)
+        self.weights = {
+            name: torch.empty((count, *tensor.shape), dtype=tensor.dtype)
+            for name, tensor in self.template.state_dict().items()
+        }
+
+    def put(self, k: int, state: Mapping[str, Tensor], source: str) -> None:
+        """Fills row k. InputRefused, which names `source`, unless names, shapes and dtypes are the template's."""
+        found = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in state.items()}
+        expected = {name: (stack.dtype, list(stack.shape[1:])) for name, stack in self.weights.items()}
+        for name in sorted(found.keys() | expected.keys()):
+            if found.get(name) != expected.get(name):
+                has, needs = (_described(entries.get(name)) for entries in (found, expected))
+                raise InputRefused(f"{source}: does not fit the architecture: {name!a} is {has}, expected {needs}")
+        for name, stack in self.weights.items():
+            stack[k] = state[name]
+
+
+def model_name(k: int) -> str:
+    """The file of shadow k, in a bank as in a folder of tasks."""
+    return f"{k:05d}.safetensors"
+
+
+def model_bytes(plan: ShadowPlan, k: int, state: Mapping[str, Tensor]) -> bytes:
+    """The file of shadow k: a model file like any other, that says its architecture and how it was trained."""
+    known = {"arch": plan.architecture, TRAIN_SIZE_KEY: str(len(plan.drawn(k)))}
+    if plan.own_training is None:
+        known[RECIPE_KEY] = plan.recipe.to_json()
+    return safetensors_bytes(state, {PREFIX + key: value for key, value in known.items() if value is not None})
+
+
+def read_state(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict in a listed file. InputRefused where it changed or was never one."""
+    try:
+        return load_safetensors(read_verified(folder, name, manifest))
+    except InputRefused:
+        raise
+    except Exception as error:  # whatever safetensors says
+        raise InputRefused(f"{folder / name}: not a safetensors file: {error}") from error
+
+
+def template_for(plan: ShadowPlan, arch: str | None, base: nn.Module | None, folder: Path) -> nn.Module:
+    """A module of the plan's architecture: `base`, or one that is built (see ShadowBank.load)."""
+    if base is not None:
+        return base
+    if plan.architecture is None:
+        raise UsageError(f"{folder}: shadows of a live module; pass base=, a module of the same architecture")
+    if arch not in (None, plan.architecture):
+        raise UsageError(f"{folder}: shadows of the architecture {plan.architecture!a}, not of {arch!a}")
+    return resolve_stored(plan.architecture, arch, folder)(0)
+
+
+def _described(entry: tuple[torch.dtype, list[int]] | None) -> str:
+    return "missing" if entry is None else f"{entry[0]} {entry[1]}".removeprefix("torch.")

@@ -1,0 +1,197 @@
+"""Starts workers on a folder of tasks: on this machine, on a Slurm cluster by submitit, or on a Ray cluster.
+
+A worker is `pydrift shadow train DIR`: all that it needs to know is in the folder, so a launcher only has to run it,
+and anything else that can run a command (a job array, cron, a shell on another machine) is as good. The folder must be
+at the same path for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import IO, Any
+
+from pydrift.errors import PydriftError, UsageError
+from pydrift.progress import Progress
+from pydrift.shadows.tasks import TaskFolder
+
+LAUNCHERS = ("local", "submitit", "ray")
+_POLL_S = 0.5
+
+
+def launch(
+    tasks: TaskFolder,
+    launcher: str,
+    workers: int,
+    progress: Progress,
+    *,
+    extra: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Has every block trained that is not, by `workers` workers at a time; returns when they have ended.
+
+    launcher  "local": processes of this machine, which share its processors; "submitit": Slurm jobs, one per block;
+              "ray": Ray tasks, one per block
+    extra     further arguments of `pydrift shadow train`
+    options   of submitit's AutoExecutor (cluster, timeout_min, slurm_partition, ...), or of ray.init (address) and Ray
+              tasks (num_cpus, ...)
+
+    PydriftError where blocks are left: each worker that failed is named, with its last words.
+    """
+    if launcher not in LAUNCHERS:
+        raise UsageError(f"no such launcher: {launcher!r}; known are {', '.join(LAUNCHERS)}")
+    if workers < 1:
+        raise UsageError(f"the number of workers must be >= 1, got {workers}")
+    if options and launcher == "local":
+        raise UsageError(f"the local launcher takes no options, got {next(iter(options))}")
+    command = [sys.executable, "-m", "pydrift", "shadow", "train", str(tasks.path.absolute()), *extra]
+    missing = [block for block in tasks.blocks if not tasks.is_done(block)]
+    progress.phase("training shadows", tasks.plan.count)
+    if not missing:
+        progress.advance(tasks.plan.count)
+        return
+    if launcher == "local":
+        failures = _local(command, min(workers, len(missing)), _Watch(tasks, progress))
+    else:
+        run = _submitit if launcher == "submitit" else _ray
+        one = [*command, "--claim-next"]
+        failures = run(one, len(missing), workers, dict(options or {}), tasks, _Watch(tasks, progress))
+    left = [block for block in tasks.blocks if not tasks.is_done(block)]
+    if left:
+        why = "; ".join(failures) or "others are training them"
+        raise PydriftError(f"{tasks.path}: {len(left)} of {len(tasks.blocks)} blocks are not trained ({why})")
+
+
+class _Watch:
+    """Tells the progress about blocks as they are published, whoever published them."""
+
+    def __init__(self, tasks: TaskFolder, progress: Progress) -> None:
+        self._tasks, self._progress, self._open = tasks, progress, list(tasks.blocks)
+
+    def __call__(self) -> None:
+        for block in [block for block in self._open if self._tasks.is_done(block)]:
+            self._open.remove(block)
+            self._progress.advance(len(self._tasks.numbers(block)))
+
+
+def _local(command: Sequence[str], workers: int, watch: Callable[[], None]) -> list[str]:
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    children: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+    with _ended_with_us(children):
+        for _ in range(workers):
+            log = tempfile.TemporaryFile()  # noqa: SIM115 read when the child has ended
+            child = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            children.append((child, log))
+        while any(child.poll() is None for child, _ in children):
+            watch()
+            time.sleep(_POLL_S)
+        watch()
+    return [_failure(number, child.returncode, log) for number, (child, log) in enumerate(children) if child.returncode]
+
+
+def _failure(number: int, code: int, log: IO[bytes]) -> str:
+    log.seek(0)
+    said = log.read().decode(errors="replace").strip().splitlines()
+    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"worker {number} {ended}" + (f": {said[-1]}" if said and code > 0 else "")
+
+
+@contextmanager
+def _ended_with_us(children: Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]) -> Iterator[None]:
+    """SIGTERM and SIGINT to us end the children first; so does an exception."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for child, _ in children:
+            child.terminate()
+        signal.signal(number, before[signal.Signals(number)])
+        signal.raise_signal(number)
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for child, _ in children:
+            child.terminate()  # nothing happens to one that has ended
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _submitit(
+    command: Sequence[str],
+    jobs: int,
+    workers: int,
+    options: dict[str, Any],
+    tasks: TaskFolder,
+    watch: Callable[[], None],
+) -> list[str]:
+    submitit = _extra("submitit")
+    executor = submitit.AutoExecutor(folder=tasks.path / "logs", cluster=options.pop("cluster", None))
+    executor.update_parameters(name="pydrift-shadows", slurm_array_parallelism=workers, **options)
+    with executor.batch():
+        work = submitit.helpers.CommandFunction(list(command), verbose=False, cwd=os.getcwd())
+        submitted = [executor.submit(work) for _ in range(jobs)]
+    while not all(job.done() for job in submitted):
+        watch()
+        time.sleep(_POLL_S)
+    watch()
+    failed = [(job, job.exception()) for job in submitted]
+    return [f"job {job.job_id}: {_last_line(error)}" for job, error in failed if error is not None]
+
+
+def _ray(
+    command: Sequence[str],
+    jobs: int,
+    workers: int,
+    options: dict[str, Any],
+    tasks: TaskFolder,
+    watch: Callable[[], None],
+) -> list[str]:
+    ray = _extra("ray")
+    if not ray.is_initialized():
+        ray.init(address=options.pop("address", None), log_to_driver=False)
+    work = ray.remote(_run).options(**options)
+    waiting, failures = jobs, []
+    running: list[Any] = []
+    while waiting or running:
+        while waiting and len(running) < workers:
+            running.append(work.remote(list(command), os.getcwd()))
+            waiting -= 1
+        ended, running = ray.wait(running, timeout=_POLL_S)
+        watch()
+        for task in ended:
+            try:
+                ray.get(task)
+            except Exception as error:  # Ray's own, around whatever the task raised
+                failures.append(f"task: {_last_line(error)}")
+    return failures
+
+
+def _run(command: list[str], folder: str) -> None:
+    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()}")
+
+
+def _last_line(error: BaseException) -> str:
+    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _extra(name: str) -> Any:
+    try:
+        module = import_module(name)
+    except ImportError:
+        module = None
+    if getattr(module, "__file__", None) is None:  # not there, or only a folder of that name
+        raise UsageError(f"the launcher {name} is not installed: pip install 'pydrift[{name}]'")
+    return module

@@ -1,0 +1,151 @@
+"""What determines a bank of shadows: plain values that a file can hold and another machine can repeat."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pydrift.data import LabelledImages
+from pydrift.errors import UsageError
+from pydrift.ops import native_status
+from pydrift.shadows.draw import Draw
+from pydrift.store import sha256_bytes, tensors_digest
+from pydrift.subject import Subject
+from pydrift.training import Train, TrainingRecipe
+from pydrift.version import __version__
+
+NULLS = ("retrain", "finetune")
+
+
+@dataclass(frozen=True)
+class ShadowPlan:
+    """Two banks of equal plans are equal, bit for bit.
+
+    count         how many shadows, K
+    null          "retrain": from scratch; "finetune": from the start model's weights, by `recipe.continued`
+    draw, seed    which images each one sees, and everything else that is random
+    recipe        how they are trained; without meaning where `own_training` is given
+    own_training  the user's own training function, as far as it can be told from another
+    architecture  a spec or package.module:factory; None: a live module, of which copies are trained
+    start_sha256  of the weights to continue from, or of a live module; None where the architecture says it all
+    data_sha256   of images and labels; `images` is their number N, `input_shape` their (C, H, W)
+    arithmetic    what the last bits of the weights depend on: device, instruction set, versions (see `arithmetic`)
+    """
+
+    count: int
+    null: str
+    draw: Draw
+    seed: int
+    recipe: TrainingRecipe
+    own_training: str | None
+    architecture: str | None
+    start_sha256: str | None
+    data_sha256: str
+    images: int
+    input_shape: tuple[int, int, int]
+    arithmetic: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if self.null not in NULLS:
+            raise UsageError(f"null must be one of {', '.join(NULLS)}, got {self.null!r}")
+        if self.count < 1:
+            raise UsageError(f"the number of shadows must be >= 1, got {self.count}")
+        if self.draw.kind == "halves" and self.count % 2:
+            raise UsageError(f"complementary halves need an even number of shadows, got {self.count}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed must be in 0..2**63 - 1, got {self.seed}")
+
+    @classmethod
+    def make(
+        cls,
+        start: Subject,
+        data: LabelledImages,
+        count: int,
+        *,
+        null: str,
+        draw: Draw,
+        seed: int,
+        recipe: TrainingRecipe,
+        user_train: Train | None,
+        device: torch.device,
+    ) -> ShadowPlan:
+        """The plan for shadows of `start` on draws of `data`. UsageError where it cannot be."""
+        draw.indices(seed, len(data), 0)  # refuses a draw of more images than there are
+        if start.architecture is None:
+            start_sha256: str | None = start.sha256
+        else:
+            start_sha256 = tensors_digest(start.module.state_dict()) if null == "finetune" else None
+        return cls(
+            count=count,
+            null=null,
+            draw=draw,
+            seed=seed,
+            recipe=recipe,
+            own_training=None if user_train is None else described(user_train),
+            architecture=start.architecture,
+            start_sha256=start_sha256,
+            data_sha256=data.sha256,
+            images=len(data),
+            input_shape=data.input_shape,
+            arithmetic=arithmetic(device, start.built_in and user_train is None),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.arithmetic["device"])
+
+    def drawn(self, k: int) -> NDArray[np.int64]:
+        """The indices of the images that shadow k sees (see Draw.indices)."""
+        return self.draw.indices(self.seed, self.images, k)
+
+    def members(self) -> NDArray[np.bool_]:
+        """bool [K, N]: whether shadow k sees image i."""
+        return self.draw.members(self.seed, self.images, self.count)
+
+    def describe(self) -> str:
+        return f"{self.architecture or 'a live module'}, {self.null}, {self.draw.describe(self.images)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "input_shape": list(self.input_shape)}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> ShadowPlan:
+        """What `to_dict` gave. TypeError, KeyError, ValueError or UsageError on anything else."""
+        draw, recipe = Draw(**raw["draw"]), TrainingRecipe(**raw["recipe"])
+        channels, height, width = raw["input_shape"]
+        plan = cls(**{**raw, "draw": draw, "recipe": recipe, "input_shape": (channels, height, width)})
+        numbers = (plan.count, plan.seed, plan.images, *plan.input_shape)
+        if not all(type(number) is int for number in numbers) or type(plan.arithmetic) is not dict:
+            raise ValueError("its values are not of the right types")
+        return plan
+
+
+def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
+    """What the last bits of a trained weight depend on, here and now.
+
+    Versions, the device, and on the CPU the instruction sets that pydrift's and torch's kernels choose, which the
+    environment variables PYDRIFT_SIMD and ATEN_CPU_CAPABILITY lower. Built-in architectures are trained with one
+    intra-op thread each; the user's own with as many as torch has, which is then a part of it.
+    """
+    versions = {"device": device.type, "pydrift": __version__, "torch": str(torch.__version__)}
+    if device.type == "cuda":
+        return {**versions, "gpu": torch.cuda.get_device_name(device)}
+    status = native_status()
+    return {
+        **versions,
+        "native": status.path("cpu") if status.cpu else "plain torch",
+        "torch_simd": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(1 if built_in else torch.get_num_threads()),
+    }
+
+
+def described(train: Train) -> str:
+    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function."""
+    code = getattr(train, "__code__", None)
+    body = "" if code is None else sha256_bytes(code.co_code + repr(code.co_consts).encode())[:16]
+    return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()

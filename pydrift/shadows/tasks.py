@@ -1,0 +1,271 @@
+"""A folder of tasks: the plan of a bank on disk, and its shadows in blocks that any process may train.
+
+    DIR/plan.json            what is trained, of which data, in blocks of how many models; written once
+    DIR/start.safetensors    the weights to continue from, where the plan fine-tunes a model of a known architecture
+    DIR/claims/00002.1       who trains block 2 (see pydrift.shadows.claim)
+    DIR/blocks/00002/        the models of block 2 and, written last, MANIFEST.json with their hashes: the block is done
+
+The folder is the only truth. A block is written under a hidden name, synced, and given its own name in one step that
+only the first can make, so a worker may be killed at any time: what it had not published is trained again, and nothing
+counts twice. A shadow depends on the plan and on its own number only, so the bank is the same bits whoever trained it,
+in whatever blocks and order.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pydrift.errors import InputRefused, PydriftError, UsageError
+from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
+from pydrift.shadows.claim import Holder, claimed, forget, holder
+from pydrift.shadows.plan import ShadowPlan
+from pydrift.store import (
+    MANIFEST,
+    failpoint,
+    first_difference,
+    parse_strict_json,
+    read_file,
+    read_json,
+    refuse_manifest_folder,
+    sha256_bytes,
+    sha256_file,
+    sync_folder,
+    verify_manifest,
+    write_atomic,
+    write_json,
+    write_manifest,
+)
+
+FORMAT = 1
+_KIND, _BLOCK_KIND = "pydrift shadow plan", "pydrift shadow block"
+_PLAN = "plan.json"
+_MAX_PLAN = 1 << 20
+START = "start.safetensors"
+_POLL_S = 0.5
+
+Trained = tuple[Mapping[str, Tensor], float | None]
+"""The state dict of a trained shadow and its accuracy on images that it did not see."""
+
+
+@dataclass(frozen=True)
+class FolderStatus:
+    """How far the work is.
+
+    shadows, done       how many there are to be, and how many are published
+    blocks_done, held, free   the blocks by number; `held` says by whom
+    seconds_per_shadow  of one worker, on average over the finished blocks; None before the first
+    """
+
+    shadows: int
+    done: int
+    blocks_done: tuple[int, ...]
+    held: dict[int, Holder]
+    free: tuple[int, ...]
+    seconds_per_shadow: float | None
+
+
+@dataclass(frozen=True)
+class TaskFolder:
+    """A plan on disk. `block` is the number of models in a block, `data` the source to load, where it has a name."""
+
+    path: Path
+    plan: ShadowPlan
+    block: int
+    data: str | None
+    _sha256: str = field(repr=False)  # of plan.json, as it was read
+
+    @classmethod
+    def adopt(cls, path: str | Path, plan: ShadowPlan, block: int, data: str | None = None) -> TaskFolder:
+        """The folder of this plan, made if it is not there; then with blocks of `block` models.
+
+        UsageError where the folder is of another plan, by the first difference.
+        """
+        path = Path(path)
+        refuse_manifest_folder(path)
+        if block < 1:
+            raise UsageError(f"a block needs at least one shadow, got {block}")
+        if not (path / _PLAN).exists():
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"{path}: not a folder")
+            raw = {"format": FORMAT, "kind": _KIND, "plan": plan.to_dict(), "block": block, "data": data}
+            write_json(path / _PLAN, raw)
+        folder = cls.open(path)
+        if difference := first_difference(folder.plan.to_dict(), plan.to_dict()):
+            key, there, here = difference
+            raise UsageError(
+                f"{path}: holds the work of another plan ({key} is {there} there and {here} here); "
+                "choose another folder or delete this one"
+            )
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> TaskFolder:
+        """The folder of a plan that was made before. UsageError: there is none; InputRefused: it cannot be read."""
+        path = Path(path)
+        if not (path / _PLAN).exists():
+            raise UsageError(f"{path}: holds no plan of shadows; make one first: pydrift shadow plan")
+        text = read_file(path / _PLAN, _MAX_PLAN)
+        try:
+            raw = parse_strict_json(text)
+            if not isinstance(raw, dict) or raw.get("kind") != _KIND or raw.get("format") != FORMAT:
+                raise ValueError(f"not a {_KIND} of format {FORMAT}")
+            plan, block, data = ShadowPlan.from_dict(raw["plan"]), raw["block"], raw["data"]
+            if type(block) is not int or block < 1 or not isinstance(data, str | None):
+                raise ValueError("its values are not of the right types")
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise InputRefused(f"{path / _PLAN}: not a readable plan: {error}") from error
+        return cls(path, plan, block, data, sha256_bytes(text))
+
+    @property
+    def blocks(self) -> range:
+        return range(-(-self.plan.count // self.block))
+
+    def numbers(self, block: int) -> range:
+        """The shadows of a block. UsageError where there is no such block."""
+        if block not in self.blocks:
+            raise UsageError(f"{self.path}: has no block {block}, the last one is {self.blocks[-1]}")
+        return range(block * self.block, min((block + 1) * self.block, self.plan.count))
+
+    def is_done(self, block: int) -> bool:
+        return (self._folder(block) / MANIFEST).exists()
+
+    def work(
+        self,
+        train: Callable[[Sequence[int]], Sequence[Trained]],
+        *,
+        blocks: Iterable[int] | None = None,
+        at_most: int | None = None,
+        wait: bool = False,
+        advance: Callable[[int], None] = lambda shadows: None,
+    ) -> list[int]:
+        """Trains what nobody has trained and nobody else is training; returns the numbers of the blocks it trained.
+
+        train     makes the shadows of these numbers
+        blocks    only these; `at_most` so many of them
+        wait      until those in other hands are done, too, and take them over where their holders end without
+        advance   told about shadows as they are done, here or elsewhere
+
+        PydriftError where a block cannot be written (disk full), UsageError where the plan was changed meanwhile.
+        """
+        todo = list(self.blocks if blocks is None else blocks)
+        trained: list[int] = []
+        while True:
+            left = []
+            for block in todo:
+                if len(trained) == at_most:
+                    return trained
+                if not self.is_done(block):
+                    with claimed(self.path / "claims", _name(block)) as mine:
+                        if not mine:
+                            left.append(block)
+                            continue
+                        if not self.is_done(block):
+                            self._make(block, train)
+                            trained.append(block)
+                        forget(self.path / "claims", _name(block))
+                advance(len(self.numbers(block)))
+            if not left or (not wait and left == todo):
+                return trained
+            if left == todo:
+                time.sleep(_POLL_S)
+            todo = left
+
+    def status(self) -> FolderStatus:
+        """How far the work is. InputRefused where a block's manifest is not readable."""
+        done = [block for block in self.blocks if self.is_done(block)]
+        others = [block for block in self.blocks if block not in set(done)]
+        holders = {block: holder(self.path / "claims", _name(block)) for block in others}
+        seconds = [float(read_json(self._folder(block) / MANIFEST).get("seconds", 0)) for block in done]
+        shadows = sum(len(self.numbers(block)) for block in done)
+        return FolderStatus(
+            shadows=self.plan.count,
+            done=shadows,
+            blocks_done=tuple(done),
+            held={block: who for block, who in holders.items() if who is not None},
+            free=tuple(block for block, who in holders.items() if who is None),
+            seconds_per_shadow=sum(seconds) / shadows if shadows else None,
+        )
+
+    def bank(self, template: nn.Module) -> ShadowBank:
+        """The finished bank, every file checked; `template` is a module of the plan's architecture.
+
+        UsageError where blocks are missing; InputRefused names a file that is damaged, foreign or behind a link.
+        """
+        missing = [block for block in self.blocks if not self.is_done(block)]
+        if missing:
+            raise UsageError(f"{self.path}: {len(missing)} of {len(self.blocks)} blocks are not trained yet")
+        stack, accuracy = WeightStack(template, self.plan.count), []
+        for block in self.blocks:
+            try:
+                accuracy += self._read(block, stack)
+            except InputRefused as error:
+                raise InputRefused(f"{error}; delete {self._folder(block)} and train the block again") from error
+        return ShadowBank(self.plan, self.plan.members(), tuple(accuracy), stack.weights, stack.template)
+
+    def _read(self, block: int, stack: WeightStack) -> list[float | None]:
+        folder, names = self._folder(block), {model_name(k) for k in self.numbers(block)}
+        if folder.is_symlink():
+            raise InputRefused(f"{folder}: is a symbolic link")
+        manifest = verify_manifest(folder)
+        if manifest.get("kind") != _BLOCK_KIND or set(manifest["files"]) != names:
+            raise InputRefused(f"{folder}: not block {block} of this plan")
+        if manifest.get("plan") != self._sha256:
+            raise InputRefused(f"{folder}: was trained by another plan")
+        accuracy = manifest.get("accuracy")
+        if not isinstance(accuracy, list) or len(accuracy) != len(names):
+            raise InputRefused(f"{folder / MANIFEST}: not an accuracy for each shadow")
+        for k in self.numbers(block):
+            stack.put(k, read_state(folder, model_name(k), manifest), str(folder / model_name(k)))
+        return accuracy
+
+    def _make(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> None:
+        began = time.perf_counter()
+        made = train(self.numbers(block))
+        seconds = time.perf_counter() - began
+        hidden = self.path / "blocks" / f".{_name(block)}.{secrets.token_hex(8)}"
+        try:
+            accuracy = []
+            for k, (state, unseen) in zip(self.numbers(block), made, strict=True):
+                failpoint(f"shadow/{k}", "before")
+                write_atomic(hidden / model_name(k), model_bytes(self.plan, k, state))
+                failpoint(f"shadow/{k}", "between")
+                accuracy.append(unseen)
+            worker = {"host": platform.node(), "pid": os.getpid()}
+            facts = {"plan": self._sha256, "accuracy": accuracy, "seconds": round(seconds, 3), "worker": worker}
+            write_manifest(hidden, {"format": FORMAT, "kind": _BLOCK_KIND, **facts})
+            self._check_plan()
+            os.rename(hidden, self._folder(block))
+            sync_folder(hidden.parent)
+        except OSError as error:
+            if not self.is_done(block):  # then somebody else was first
+                raise PydriftError(
+                    f"{self.path}: block {block} cannot be written: {error.strerror}; it counts as not trained"
+                ) from error
+        finally:
+            # Ours, if it was not published, and those of workers that were killed before they published theirs.
+            if self.is_done(block):
+                for unpublished in hidden.parent.glob(f".{_name(block)}.*"):
+                    shutil.rmtree(unpublished, ignore_errors=True)
+            shutil.rmtree(hidden, ignore_errors=True)
+        for k in self.numbers(block):
+            failpoint(f"shadow/{k}", "after")
+
+    def _check_plan(self) -> None:
+        if not (self.path / _PLAN).exists() or sha256_file(self.path / _PLAN) != self._sha256:
+            raise UsageError(f"{self.path / _PLAN}: was changed while its shadows were trained; nothing was published")
+
+    def _folder(self, block: int) -> Path:
+        return self.path / "blocks" / _name(block)
+
+
+def _name(block: int) -> str:
+    return f"{block:05d}"

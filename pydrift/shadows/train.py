@@ -1,0 +1,325 @@
+"""Trains shadow models: benign models of one architecture, each on its own draw of the reference data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pydrift.arch import resolve
+from pydrift.classifier import choose_device, exact_arithmetic, freeze
+from pydrift.data import LabelledImages, as_images, load_data
+from pydrift.errors import InputRefused, UsageError
+from pydrift.modelfile import LoadedModel, load_model, save_model
+from pydrift.noise import Phase, derived_seed
+from pydrift.parallel import intra_op_threads
+from pydrift.progress import Progress, Silent
+from pydrift.shadows.bank import ShadowBank, WeightStack, template_for
+from pydrift.shadows.draw import Draw
+from pydrift.shadows.plan import ShadowPlan, arithmetic
+from pydrift.shadows.tasks import START, TaskFolder, Trained
+from pydrift.store import tensors_digest
+from pydrift.subject import Subject, as_subject
+from pydrift.training import Train, TrainingRecipe, native_program, predict, seeded, train_many
+
+Model = nn.Module | LoadedModel | Subject | str | Path
+
+
+def train_shadows(
+    model: Model,
+    data: Any,
+    count: int,
+    *,
+    null: str = "retrain",
+    draw: Draw | None = None,
+    recipe: TrainingRecipe | None = None,
+    train: Train | None = None,
+    seed: int = 0,
+    arch: str | None = None,
+    block: int | None = None,
+    work_dir: str | Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> ShadowBank:
+    """Trains `count` benign models of one architecture on draws of `data`: a pure function of its arguments.
+
+    model     what they are like: a spec ("mlp:1x28x28:256:10"), package.module:factory, a model file or an nn.Module
+    data      LabelledImages, (x, y), an iterable of (x, y), or a source such as "fashion-mnist:DIR"
+    null      "retrain": from scratch; "finetune": from the model's weights, by `recipe.continued`
+    draw      which images each one sees; default: complementary halves, for which `count` must be even
+    recipe    default: the one recorded in the model's file, else TrainingRecipe()
+    train     the user's own training instead, (x, y, seed) -> nn.Module of the same architecture
+    arch      architecture of a model file that does not name its own
+    block     models that are trained side by side and kept together, which changes no result; default: as many as torch
+              has threads where that can be (on the CPU, natively or of a built-in architecture), else 1
+    work_dir  a folder of tasks, so that a killed call goes on where it was and other processes can help (see
+              pydrift.shadows.tasks); None: nothing is kept
+    device    default: a CUDA device if torch sees one
+    progress  told about each shadow; entering and leaving it is the caller's
+
+    The same bits on one machine for any number of threads and workers, any `block` and any interruption. UsageError and
+    InputRefused say what does not fit together.
+    """
+    start = _start(model, null, arch)
+    source = _absolute(data) if isinstance(data, str) else None
+    images = load_data(data) if isinstance(data, str) else as_images(data)
+    where, progress = choose_device(device), progress or Silent()
+    plan = _plan(start, images, count, null, draw, recipe, seed, train, where)
+    block = _block(start, images, block, train, where)
+    make = partial(_trained, start=start, data=images, user_train=train, device=where)
+    progress.phase("training shadows", count)
+    with exact_arithmetic():
+        if work_dir is not None:
+            folder = _adopt(work_dir, plan, start, block, source)
+            folder.work(partial(make, folder.plan), wait=True, advance=progress.advance)
+            return folder.bank(start.module)
+        stack, accuracy = WeightStack(start.module, count), []
+        for first in range(0, count, block):
+            some = range(first, min(first + block, count))
+            for k, (state, unseen) in zip(some, make(plan, some), strict=True):
+                stack.put(k, state, f"shadow {k}")
+                accuracy.append(unseen)
+                progress.advance()
+    return ShadowBank(plan, plan.members(), tuple(accuracy), stack.weights, stack.template)
+
+
+def plan_shadows(
+    folder: str | Path,
+    model: Model,
+    data: str,
+    count: int,
+    *,
+    null: str = "retrain",
+    draw: Draw | None = None,
+    recipe: TrainingRecipe | None = None,
+    seed: int = 0,
+    arch: str | None = None,
+    block: int | None = None,
+    device: str | None = None,
+) -> TaskFolder:
+    """Makes the folder of tasks that `train_shadows` of the same arguments would work in, and trains nothing."""
+    data = _absolute(data)
+    start, images, where = _start(model, null, arch), load_data(data), choose_device(device)
+    if start.architecture is None:
+        raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
+    plan = _plan(start, images, count, null, draw, recipe, seed, None, where)
+    return _adopt(folder, plan, start, _block(start, images, block, None, where), data)
+
+
+def work_on(
+    folder: str | Path,
+    *,
+    data: str | None = None,
+    arch: str | None = None,
+    blocks: Sequence[int] | None = None,
+    at_most: int | None = None,
+    progress: Progress | None = None,
+) -> list[int]:
+    """Trains blocks of a planned folder that nobody else has trained or is training; returns their numbers.
+
+    data     where the planned data lies on this machine; default: where it lay when the plan was made
+    arch     names the plan's architecture where it is not built in: importing it runs code
+    blocks   only these; `at_most` so many
+
+    UsageError where the plan cannot be carried out here to the same bits: other data, another instruction set,
+    another torch.
+    """
+    tasks, progress = TaskFolder.open(folder), progress or Silent()
+    plan = tasks.plan
+    if plan.architecture is None or plan.own_training is not None:
+        raise UsageError(
+            f"{folder}: shadows of a live module or by the user's own training; only the program that planned them can "
+            "train them"
+        )
+    start = _planned_start(tasks, arch)
+    _check_arithmetic(tasks)
+    source = data or tasks.data
+    if source is None:
+        raise UsageError(f"{folder}: does not say where its data lies; name it (--data)")
+    images = load_data(source)
+    if images.sha256 != plan.data_sha256:
+        raise InputRefused(
+            f"{source}: not the data of the plan: its SHA-256 is {images.sha256}, in {folder} it is {plan.data_sha256}"
+        )
+    make = partial(_trained, plan, start=start, data=images, user_train=None, device=plan.device)
+    progress.phase("training shadows", plan.count if blocks is None else sum(len(tasks.numbers(b)) for b in blocks))
+    with exact_arithmetic():
+        return tasks.work(make, blocks=blocks, at_most=at_most, advance=progress.advance)
+
+
+def collect(folder: str | Path, *, arch: str | None = None) -> ShadowBank:
+    """The bank of a finished folder of tasks. `arch` as in `work_on`; see TaskFolder.bank for what is refused."""
+    tasks = TaskFolder.open(folder)
+    return tasks.bank(template_for(tasks.plan, arch, None, tasks.path))
+
+
+def reinitialised(module: nn.Module, seed: int) -> nn.Module:
+    """A copy of `module` with fresh initial weights, a pure function of (architecture, seed).
+
+    Every sub-module that owns parameters must offer torch's `reset_parameters`; UsageError names the first without it.
+    """
+    fresh = copy.deepcopy(module).requires_grad_(True)
+    with seeded(seed):
+        for name, part in fresh.named_modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            elif next(part.parameters(recurse=False), None) is not None:
+                kind = type(part).__name__
+                raise UsageError(
+                    f"the base's {name or 'root'} ({kind}) has parameters but no reset_parameters(), so shadows cannot "
+                    "be started afresh; pass train=, a function (x, y, seed) -> trained module"
+                )
+    return fresh
+
+
+def _trained(
+    plan: ShadowPlan,
+    numbers: Sequence[int],
+    *,
+    start: Subject,
+    data: LabelledImages,
+    user_train: Train | None,
+    device: torch.device,
+) -> list[Trained]:
+    """State dict and accuracy of the shadows of these numbers, each a function of the plan and of its own number."""
+    x, y, drawn = data.x, data.y, [plan.drawn(k) for k in numbers]
+    seeds = [derived_seed(plan.seed, Phase.SHADOW_TRAIN, k) for k in numbers]
+    with nullcontext() if start.built_in else intra_op_threads(int(plan.arithmetic.get("threads", 1))):
+        if user_train is not None:
+            models = [_by_user(user_train, start.module, x[d], y[d], s) for d, s in zip(drawn, seeds, strict=True)]
+        else:
+            finetune, initial = plan.null == "finetune", start.initial()
+            recipes = [plan.recipe.continued(len(d)) if finetune else plan.recipe for d in drawn]
+            starts = [
+                copy.deepcopy(start.module).requires_grad_(True)
+                if finetune
+                else (initial(s) if initial else reinitialised(start.module, s))
+                for s in seeds
+            ]
+            models = train_many(starts, x, y, drawn, recipes, seeds, device=device, built_in=start.built_in)
+        return [(m.state_dict(), _unseen_accuracy(m, data, d)) for m, d in zip(models, drawn, strict=True)]
+
+
+def _by_user(user_train: Train, base: nn.Module, x: Tensor, y: Tensor, seed: int) -> nn.Module:
+    with seeded(seed):
+        made = user_train(x, y, seed)
+    if _shapes(made) != _shapes(base):
+        raise UsageError("train= returned a model whose parameters are not named and shaped as the base's are")
+    return copy.deepcopy(made).cpu().eval()  # the user may train one and the same module again
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
+
+
+def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.int64]) -> float | None:
+    """Accuracy on about 2,000 of the images that were not drawn, evenly spread: the data may be sorted by class."""
+    unseen = np.setdiff1d(np.arange(len(data)), drawn)
+    if len(unseen) == 0:
+        return None
+    unseen = unseen[:: -(-len(unseen) // 2000)]
+    return float((predict(module, data.x[unseen]) == data.y[unseen]).float().mean())
+
+
+def _start(model: Model, null: str, arch: str | None) -> Subject:
+    if isinstance(model, str) and ":" in model and not Path(model).exists():
+        if null == "finetune":
+            raise UsageError(f"finetune continues from a trained model, and {model} is only an architecture")
+        return _untrained(model, resolve(model)(0))
+    return as_subject(model, "model", arch)
+
+
+def _untrained(architecture: str, module: nn.Module) -> Subject:
+    return Subject(module.eval().requires_grad_(False), architecture, "", architecture, None, None)
+
+
+def _planned_start(tasks: TaskFolder, arch: str | None) -> Subject:
+    """What the shadows of a folder are made from. InputRefused where the start model is not the planned one."""
+    plan = tasks.plan
+    module = template_for(plan, arch, None, tasks.path)
+    if plan.null == "retrain":
+        return _untrained(plan.architecture or "", module)
+    loaded = load_model(tasks.path / START, plan.architecture)
+    if tensors_digest(loaded.module.state_dict()) != plan.start_sha256:
+        raise InputRefused(f"{tasks.path / START}: not the start model of the plan: its weights have another SHA-256")
+    return as_subject(loaded, START)
+
+
+def _plan(
+    start: Subject,
+    images: LabelledImages,
+    count: int,
+    null: str,
+    draw: Draw | None,
+    recipe: TrainingRecipe | None,
+    seed: int,
+    user_train: Train | None,
+    device: torch.device,
+) -> ShadowPlan:
+    classes = freeze(start.module, images.input_shape, torch.device("cpu"), start.name).num_classes
+    if classes != images.num_classes:
+        raise InputRefused(
+            f"{start.name} tells {classes} classes apart, but {images.source} names {images.num_classes}"
+        )
+    return ShadowPlan.make(
+        start,
+        images,
+        count,
+        null=null,
+        draw=draw or Draw("halves"),
+        seed=seed,
+        recipe=recipe or start.recipe or TrainingRecipe(),
+        user_train=user_train,
+        device=device,
+    )
+
+
+def _absolute(source: str) -> str:
+    """The same data, whatever the working folder of who reads it."""
+    name, colon, path = source.partition(":")
+    return f"{name}:{Path(path).absolute()}" if colon else source
+
+
+def _block(
+    start: Subject, images: LabelledImages, block: int | None, user_train: Train | None, device: torch.device
+) -> int:
+    """As many models as are trained side by side, so that a block keeps all threads busy and is soon done."""
+    if block is not None or user_train is not None or device.type != "cpu":
+        return block or 1
+    learning = copy.deepcopy(start.module).requires_grad_(True)
+    side_by_side = start.built_in or native_program(learning, images.x, device) is not None
+    return torch.get_num_threads() if side_by_side else 1
+
+
+def _adopt(path: str | Path, plan: ShadowPlan, start: Subject, block: int, data: str | None) -> TaskFolder:
+    """The folder of the plan. One that was planned with another number of intra-op threads goes on with that."""
+    path = Path(path)
+    if (path / "plan.json").exists():
+        threads = TaskFolder.open(path).plan.arithmetic.get("threads")
+        if threads is not None and "threads" in plan.arithmetic:
+            plan = replace(plan, arithmetic={**plan.arithmetic, "threads": threads})
+    elif plan.null == "finetune" and start.architecture is not None:
+        save_model(path / START, start.module, start.architecture)
+    return TaskFolder.adopt(path, plan, block, data)
+
+
+def _check_arithmetic(tasks: TaskFolder) -> None:
+    there = tasks.plan.arithmetic
+    here = arithmetic(choose_device(there["device"]), built_in=True)
+    for name in sorted((there.keys() | here.keys()) - {"threads"}):
+        if there.get(name) != here.get(name):
+            raise UsageError(
+                f"{tasks.path}: planned for {name} {there.get(name)}, here it is {here.get(name)}: the last bits of "
+                "the weights would differ; use machines like the one it was planned on, or plan it with PYDRIFT_SIMD "
+                "and ATEN_CPU_CAPABILITY set to what all of them have"
+            )

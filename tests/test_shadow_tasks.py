@@ -1,0 +1,521 @@
+"""Folders of shadow tasks: who may train what, killed at any time, and the same bits in the end."""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
+from pydrift.cli import app
+from pydrift.shadows import Draw, ShadowBank, ShadowPlan, TaskFolder, collect, plan_shadows, work_on
+from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
+
+ARCH, RECIPE, COUNT = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2), 12
+
+processes = multiprocessing.get_context("forkserver")  # of a server that has torch, but has run nothing in it
+processes.set_forkserver_preload(["pydrift.shadows", "pydrift.cli", "pytest", "typer.testing", "sklearn.datasets"])
+
+
+def files(folder):
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The files of the bank that one process trains in memory."""
+    folder = tmp_path_factory.mktemp("single") / "bank"
+    train_shadows(ARCH, "digits", COUNT, recipe=RECIPE, seed=3).save(folder)
+    return files(folder)
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    return planned(tmp_path / "tasks")
+
+
+def planned(folder, count=COUNT, **options):
+    return plan_shadows(folder, ARCH, "digits", count, **{"recipe": RECIPE, "seed": 3, "block": 2, **options})
+
+
+def saved(tasks, folder):
+    collect(tasks.path).save(folder)
+    return files(folder)
+
+
+# --- without training: a folder of one-weight models
+
+
+class One(nn.Module):
+    def __init__(self, value=0.0):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([float(value)]))
+
+
+def filled(numbers):
+    return [(One(k).state_dict(), k / 10) for k in numbers]
+
+
+@pytest.fixture
+def small(tmp_path):
+    plan = ShadowPlan(5, "retrain", Draw("subset", 3), 0, RECIPE, None, "a:b", None, "00", 9, (1, 2, 2), {})
+    return TaskFolder.adopt(tmp_path / "small", plan, 2)
+
+
+def refused(action, kind, message):
+    with pytest.raises(kind) as error:
+        action()
+    assert str(error.value) == message
+
+
+def test_blocks_divide_the_shadows(small):
+    assert [list(small.numbers(block)) for block in small.blocks] == [[0, 1], [2, 3], [4]]
+    refused(lambda: small.numbers(3), UsageError, f"{small.path}: has no block 3, the last one is 2")
+
+
+def test_a_finished_folder_is_a_bank(small):
+    told = []
+    assert small.work(filled, advance=told.append) == [0, 1, 2]
+    assert small.work(filled, advance=told.append) == []
+    assert told == [2, 2, 1] * 2
+    bank = small.bank(One())
+    assert bank.weights["w"].tolist() == [[0], [1], [2], [3], [4]]
+    assert bank.accuracy == (0, 0.1, 0.2, 0.3, 0.4)
+    assert np.array_equal(bank.member, small.plan.members())
+    assert {f.name for f in small.path.rglob("*") if f.is_file()} == {
+        *("plan.json", "MANIFEST.json", "00000.safetensors", "00001.safetensors", "00002.safetensors"),
+        *("00003.safetensors", "00004.safetensors"),
+    }
+
+
+def test_an_unfinished_folder_is_no_bank(small):
+    small.work(filled, at_most=1)
+    refused(lambda: small.bank(One()), UsageError, f"{small.path}: 2 of 3 blocks are not trained yet")
+    refused(
+        lambda: ShadowBank.load(small.path),
+        UsageError,
+        f"{small.path}: is a folder of tasks, not a bank; collect it first: pydrift shadow collect",
+    )
+
+
+def test_only_the_blocks_asked_for_are_trained(small):
+    assert small.work(filled, blocks=[1]) == [1]
+    assert small.work(filled, at_most=1) == [0]
+    assert small.status().blocks_done == (0, 1)
+
+
+def test_another_plan_is_refused_by_its_first_difference(small):
+    other = replace(small.plan, recipe=TrainingRecipe(epochs=3), seed=1)
+    refused(
+        lambda: TaskFolder.adopt(small.path, other, 2),
+        UsageError,
+        f"{small.path}: holds the work of another plan (recipe.epochs is 2 there and 3 here); "
+        "choose another folder or delete this one",
+    )
+    assert TaskFolder.adopt(small.path, small.plan, 5).block == 2  # how it is cut is no part of the plan
+
+
+def test_a_plan_changed_meanwhile_is_refused_and_nothing_published(small):
+    def change(numbers):
+        (small.path / "plan.json").write_text((small.path / "plan.json").read_text().replace('"seed": 0', '"seed": 1'))
+        return filled(numbers)
+
+    refused(
+        lambda: small.work(change),
+        UsageError,
+        f"{small.path / 'plan.json'}: was changed while its shadows were trained; nothing was published",
+    )
+    assert os.listdir(small.path / "blocks") == []
+    small.path.joinpath("plan.json").unlink()
+    refused(
+        lambda: TaskFolder.open(small.path),
+        UsageError,
+        f"{small.path}: holds no plan of shadows; make one first: pydrift shadow plan",
+    )
+
+
+def test_blocks_of_another_plan_are_refused(small):
+    small.work(filled)
+    (small.path / "plan.json").write_text((small.path / "plan.json").read_text().replace('"seed": 0', '"seed": 1'))
+    first = small.path / "blocks" / "00000"
+    refused(
+        lambda: TaskFolder.open(small.path).bank(One()),
+        InputRefused,
+        f"{first}: was trained by another plan; delete {first} and train the block again",
+    )
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"kind": "pydrift shadow plan", "format": 1, "plan": {}}'])
+def test_what_is_no_plan_is_refused(small, text):
+    (small.path / "plan.json").write_text(text)
+    with pytest.raises(InputRefused, match=r"plan\.json: not a readable plan: "):
+        TaskFolder.open(small.path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("flip", "{block}: '00002.safetensors' was changed or damaged: its SHA-256 is not the one in MANIFEST.json"),
+        (
+            "truncate",
+            "{block}: '00002.safetensors' was changed or damaged: its SHA-256 is not the one in MANIFEST.json",
+        ),
+        ("lose", "{block}: '00002.safetensors' is listed in MANIFEST.json but missing"),
+        ("link", "{block}: '00002.safetensors' is listed in MANIFEST.json but missing"),
+        ("add", "{block}: 'more' is not listed in MANIFEST.json"),
+        ("other block", "{block}: not block 1 of this plan"),
+        ("linked block", "{block}: is a symbolic link"),
+    ],
+)
+def test_damage_is_refused_by_name_and_can_be_mended(small, tmp_path, damage, message):
+    small.work(filled)
+    block = small.path / "blocks" / "00001"
+    file, elsewhere = block / "00002.safetensors", tmp_path / "elsewhere"
+    match damage:
+        case "flip":
+            file.write_bytes(file.read_bytes()[:-1] + b"\1")
+        case "truncate":
+            file.write_bytes(file.read_bytes()[:-1])
+        case "lose":
+            file.unlink()
+        case "link":
+            file.rename(elsewhere)
+            file.symlink_to(elsewhere)
+        case "add":
+            (block / "more").touch()
+        case "other block":
+            shutil.rmtree(block)
+            shutil.copytree(block.with_name("00000"), block)
+        case "linked block":
+            block.rename(elsewhere)
+            block.symlink_to(elsewhere)
+    advice = f"; delete {block} and train the block again"
+    refused(lambda: small.bank(One()), InputRefused, message.format(block=block) + advice)
+    block.unlink() if block.is_symlink() else shutil.rmtree(block)
+    assert small.work(filled) == [1]
+    assert small.bank(One()).weights["w"][2] == 2
+
+
+def test_models_of_another_architecture_are_refused(small):
+    small.work(lambda numbers: [({"w": torch.zeros(2)}, None) for _ in numbers])
+    block = small.path / "blocks" / "00000"
+    refused(
+        lambda: small.bank(One()),
+        InputRefused,
+        f"{block / '00000.safetensors'}: does not fit the architecture: 'w' is float32 [2], expected float32 [1]; "
+        f"delete {block} and train the block again",
+    )
+
+
+def test_status_tells_what_is_done_in_work_and_free(small):
+    nothing = small.status()
+    assert (nothing.shadows, nothing.done, nothing.free, nothing.seconds_per_shadow) == (5, 0, (0, 1, 2), None)
+    small.work(lambda numbers: time.sleep(0.1) or filled(numbers), blocks=[2])
+    with claimed(small.path / "claims", "00001") as mine:
+        assert mine
+        now = small.status()
+    assert (now.done, now.blocks_done, list(now.held), now.free) == (1, (2,), [1], (0,))
+    assert now.held[1].pid == os.getpid()
+    assert now.held[1].silent_s < 5
+    assert now.seconds_per_shadow == pytest.approx(0.1, abs=0.09)
+    assert small.status().free == (0, 1)
+
+
+def test_one_that_was_given_up_for_dead_changes_nothing_when_it_ends(small):
+    def overtaken(numbers):
+        shutil.rmtree(small.path / "claims")  # as if on another machine, and silent for too long
+        assert TaskFolder.open(small.path).work(filled, blocks=[0]) == [0]
+        return [(One(99).state_dict(), 0.9) for _ in numbers]
+
+    small.work(overtaken, blocks=[0])
+    assert [entry.name for entry in (small.path / "blocks").iterdir()] == ["00000"]
+    small.work(filled)
+    assert small.bank(One()).weights["w"].tolist() == [[0], [1], [2], [3], [4]]
+
+
+def write_with_little_disk(folder):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))  # claims fit, models do not
+    try:
+        TaskFolder.open(folder).work(lambda numbers: [({"w": torch.zeros(9999)}, None) for _ in numbers])
+    except PydriftError as error:
+        sys.exit(str(error) != f"{folder}: block 0 cannot be written: File too large; it counts as not trained")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(small):
+    child = processes.Process(target=write_with_little_disk, args=(small.path,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert os.listdir(small.path / "blocks") == []
+    assert small.status().free == (0, 1, 2)
+
+
+# --- claims
+
+
+def hold(folder, pipe):
+    with claimed(folder, "x") as mine:
+        pipe.send(mine)
+        time.sleep(60)
+
+
+def test_a_claim_ends_with_its_process_and_not_before(tmp_path):
+    here, there = processes.Pipe()
+    child = processes.Process(target=hold, args=(tmp_path, there))
+    child.start()
+    assert here.recv() is True
+    os.utime(tmp_path / "x.1", (0, 0))  # silent for long, but its lock says that it lives
+    assert holder(tmp_path, "x").pid == child.pid
+    with claimed(tmp_path, "x") as mine:
+        assert not mine
+    child.kill()
+    child.join()
+    assert holder(tmp_path, "x") is None
+    with claimed(tmp_path, "x") as mine:
+        assert mine
+        assert holder(tmp_path, "x").pid == os.getpid()
+
+
+def foreign(folder, silent_s):
+    """A claim of a process on another machine."""
+    folder.mkdir(exist_ok=True)
+    (folder / "00001.1").write_text(json.dumps({"host": "node7", "pid": 123, "locks": "another kernel"}))
+    os.utime(folder / "00001.1", (time.time() - silent_s,) * 2)
+
+
+def test_the_lease_of_another_machine_is_respected_until_it_is_stale(small):
+    claims = small.path / "claims"
+    foreign(claims, LEASE_S - 30)
+    assert small.work(filled) == [0, 2]
+    assert small.status().held[1].host == "node7"
+    assert small.status().held[1].silent_s == pytest.approx(LEASE_S - 30, abs=10)
+    foreign(claims, LEASE_S + 1)
+    assert small.status().free == (1,)
+    assert small.work(filled) == [1]
+    assert os.listdir(claims) == []
+    assert HEARTBEAT_S * 4 < LEASE_S
+
+
+def test_waiting_takes_over_what_others_leave(small):
+    foreign(small.path / "claims", LEASE_S - 1)
+    assert small.work(filled, wait=True) == [0, 2, 1]
+
+
+def test_a_claim_that_says_nothing_yet_is_one(tmp_path):
+    (tmp_path / "x.1").touch()
+    with claimed(tmp_path, "x") as mine:
+        assert not mine
+    (tmp_path / "x.1").write_text("[1]")
+    assert holder(tmp_path, "x").host == "?"
+
+
+# --- workers that are killed
+
+
+def worker(folder, failpoint="", pipe=None):
+    os.environ["PYDRIFT_FAILPOINT"] = failpoint
+    torch.set_num_threads(1)
+    trained = work_on(folder)
+    if pipe is not None:
+        pipe.send(trained)
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "done"),
+    [("shadow/0:before", 0), ("shadow/3:between", 1), ("shadow/5:after", 3)],
+)
+def test_a_worker_killed_at_a_failpoint_loses_no_published_block(tasks, tmp_path, expected, failpoint, done):
+    child = processes.Process(target=worker, args=(tasks.path, f"put:{failpoint}"))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert tasks.status().blocks_done == tuple(range(done))
+    assert tasks.status().held == {}
+    assert work_on(tasks.path) == list(range(done, 6))
+    assert saved(tasks, tmp_path / "bank") == expected
+    assert sorted(os.listdir(tasks.path / "blocks")) == [f"{block:05d}" for block in range(6)]
+
+
+def test_workers_killed_at_any_time_lose_and_double_nothing(tmp_path, expected):
+    tasks, random = planned(tmp_path / "tasks", block=1), np.random.default_rng(0)
+    for _ in range(6):
+        children = [processes.Process(target=worker, args=(tasks.path,)) for _ in range(2)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(random.uniform(0.1, 0.8))
+            child.kill()
+            child.join()
+    work_on(tasks.path)
+    assert saved(tasks, tmp_path / "bank") == expected
+    assert sorted(os.listdir(tasks.path / "blocks")) == [f"{block:05d}" for block in range(COUNT)]
+
+
+def test_workers_side_by_side_never_train_a_block_twice(tmp_path, expected):
+    tasks = planned(tmp_path / "tasks", block=1)
+    pipes = [processes.Pipe() for _ in range(3)]
+    for _, there in pipes:
+        processes.Process(target=worker, args=(tasks.path, "", there)).start()
+    trained = [here.recv() for here, _ in pipes]
+    assert sorted(block for blocks in trained for block in blocks) == list(range(COUNT))
+    assert saved(tasks, tmp_path / "bank") == expected
+
+
+def test_a_call_with_a_work_folder_and_workers_on_it_make_the_same_bank(tmp_path, expected):
+    tasks = planned(tmp_path / "tasks", block=3)
+    work_on(tasks.path, at_most=2)
+    bank = train_shadows(ARCH, "digits", COUNT, recipe=RECIPE, seed=3, work_dir=tasks.path)
+    bank.save(tmp_path / "bank")
+    assert files(tmp_path / "bank") == expected
+    with pytest.raises(UsageError, match=r"holds the work of another plan \(seed is 3 there and 4 here\)"):
+        train_shadows(ARCH, "digits", COUNT, recipe=RECIPE, seed=4, work_dir=tasks.path)
+
+
+def test_finetuned_shadows_continue_from_the_weights_in_the_folder(digits, tmp_path):
+    tasks = plan_shadows(
+        tmp_path / "tasks", digits.path("base"), "digits", 2, null="finetune", recipe=RECIPE, draw=Draw("subset", 200)
+    )
+    work_on(tasks.path)
+    bank = train_shadows(digits.path("base"), "digits", 2, null="finetune", recipe=RECIPE, draw=Draw("subset", 200))
+    bank.save(tmp_path / "single")
+    assert saved(tasks, tmp_path / "bank") == files(tmp_path / "single")
+
+
+# --- plans that cannot be carried out here
+
+
+@pytest.mark.parametrize(("name", "value"), [("native", "native AVX9"), ("torch", "1.0"), ("torch_simd", "NO AVX")])
+def test_a_machine_that_computes_otherwise_is_refused(tasks, name, value):
+    raw = json.loads((tasks.path / "plan.json").read_text())
+    here = raw["plan"]["arithmetic"][name]
+    raw["plan"]["arithmetic"][name] = value
+    (tasks.path / "plan.json").write_text(json.dumps(raw))
+    refused(
+        lambda: work_on(tasks.path),
+        UsageError,
+        f"{tasks.path}: planned for {name} {value}, here it is {here}: the last bits of the weights would differ; use "
+        "machines like the one it was planned on, or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all "
+        "of them have",
+    )
+
+
+def test_other_data_is_refused(tmp_path):
+    data = load_data("digits").subset(range(100))
+    source = f"npz:{tmp_path / 'data.npz'}"
+    np.savez(tmp_path / "data.npz", x=data.x, y=data.y)
+    tasks = plan_shadows(tmp_path / "tasks", ARCH, source, 2, recipe=RECIPE)
+    np.savez(tmp_path / "data.npz", x=data.x, y=data.y.flip(0))
+    with pytest.raises(
+        InputRefused, match=rf"^{source}: not the data of the plan: its SHA-256 is \w+, in .* it is \w+$"
+    ):
+        work_on(tasks.path)
+    np.savez(tmp_path / "moved.npz", x=data.x, y=data.y)
+    assert work_on(tasks.path, data=f"npz:{tmp_path / 'moved.npz'}")
+
+
+def test_another_start_model_is_refused(digits, tmp_path):
+    tasks = plan_shadows(tmp_path / "tasks", digits.path("base"), "digits", 2, null="finetune", recipe=RECIPE)
+    shutil.copy(digits.path("benign"), tasks.path / "start.safetensors")
+    with pytest.raises(InputRefused, match=r"start\.safetensors: not the start model of the plan"):
+        work_on(tasks.path)
+
+
+def own():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_a_plan_chooses_no_code_to_run(tmp_path):
+    named = "test_shadow_tasks:own"
+    tasks = plan_shadows(tmp_path / "tasks", named, "digits", 2, recipe=RECIPE)
+    for action in (work_on, collect):
+        refused(
+            lambda action=action: action(tasks.path),
+            UsageError,
+            f"{tasks.path}: names the architecture '{named}', which is not built in; loading it runs code, so name it "
+            "yourself (arch=, --arch)",
+        )
+    assert work_on(tasks.path, arch=named) == [0, 1]
+    assert len(collect(tasks.path, arch=named)) == 2
+    refused(
+        lambda: collect(tasks.path, arch="os:getcwd"),
+        UsageError,
+        f"{tasks.path}: shadows of the architecture '{named}', not of 'os:getcwd'",
+    )
+
+
+def test_a_live_module_cannot_be_trained_by_others(tmp_path, digits):
+    train_shadows(own(), "digits", 2, recipe=RECIPE, work_dir=tmp_path / "tasks")
+    refused(
+        lambda: work_on(tmp_path / "tasks"),
+        UsageError,
+        f"{tmp_path / 'tasks'}: shadows of a live module or by the user's own training; only the program that planned "
+        "them can train them",
+    )
+
+
+# --- the command line
+
+
+def pydrift(*arguments):
+    done = CliRunner().invoke(app, ["shadow", *map(str, arguments)], catch_exceptions=False, standalone_mode=False)
+    return done.stdout
+
+
+def test_the_commands_from_plan_to_bank(tmp_path, expected):
+    folder, bank = tmp_path / "tasks", tmp_path / "bank"
+    said = pydrift(
+        *("plan", folder, "--arch", ARCH, "--data", "digits", "--count", COUNT, "--block", 3, "--seed", 3),
+        *("--recipe", "epochs=2"),
+    )
+    what = f"{ARCH}, retrain, complementary halves of 1442 images"
+    assert said == f"{folder}: 12 shadows in 4 blocks ({what})\n"
+    assert pydrift("train", folder, "--claim-next") == f"{folder}: trained block 0; 3 of 12 shadows done\n"
+    assert pydrift("train", folder, "--block", "2") == f"{folder}: trained block 2; 6 of 12 shadows done\n"
+    assert pydrift("train", folder, "--block", "2").startswith(f"{folder}: trained nothing (no block was free); 6 of")
+    status = json.loads(pydrift("status", folder, "--json"))
+    assert (status["done"], status["blocks_done"], status["free"], status["held"]) == (6, [0, 2], [1, 3], {})
+    assert pydrift("status", folder).startswith(f"{folder}: 6 of 12 shadows done ({what})\nblocks: 2 of 4 done, 0 in ")
+    assert pydrift("train", folder, "--workers", "2") == f"{folder}: 12 of 12 shadows done\n"
+    assert pydrift("collect", folder, "--out", bank).startswith(f"{bank}: 12 shadows, mean accuracy ")
+    assert files(bank) == expected
+
+
+def test_workers_that_fail_are_named(tasks):
+    (tasks.path / "plan.json").write_text((tasks.path / "plan.json").read_text().replace("AVX", "XVA"))
+    with pytest.raises(
+        PydriftError, match=r"6 of 6 blocks are not trained \(worker 0 ended with exit code 2: .*differ"
+    ):
+        pydrift("train", tasks.path, "--workers", "1")
+
+
+@pytest.mark.parametrize("name", ["submitit", "ray"])
+def test_a_launcher_that_is_not_installed_is_said(tasks, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match=rf"^the launcher {name} is not installed: pip install 'pydrift\[{name}\]'$"):
+        pydrift("train", tasks.path, "--workers", "1", "--launcher", name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--claim-next", "--block", "1"], "--claim-next and --block exclude each other"),
+        (["--launcher", "ray"], "--launcher and --option are for --workers"),
+        (["--workers", "2", "--block", "1"], "--workers trains all blocks: leave --claim-next and --block out"),
+        (["--workers", "2", "--launcher", "cron"], "no such launcher: 'cron'; known are local, submitit, ray"),
+        (["--workers", "2", "--option", "a=1"], "the local launcher takes no options, got a"),
+        (["--workers", "2", "--launcher", "ray", "--option", "a"], "expected KEY=VALUE, got 'a'"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(tasks, arguments, message):
+    refused(lambda: pydrift("train", tasks.path, *arguments), UsageError, message)
