@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "arch/team_launch.h"
 #include "arch/team_planner.h"
 #include "invert/invert_task.h"
 
@@ -75,21 +76,12 @@ inline int64_t time_of(const InvertQueues& queues, const InvertShape& shape) {
   return waves * rounds * (shape.num_slots + kCostOfStep);
 }
 
-// Clusters pay where the weights of the linear layers are too many for each multiprocessor to read them at each step.
 inline int32_t choose_cluster_size(const Program& program, const InvertQueues& queues) {
-  constexpr int64_t kManyWeights = 1 << 16;
-  constexpr int32_t kMaxClusterSize = 8;  // the largest portable one; the launcher halves it where it does not fit
-  int64_t num_weights = 0, most_restarts = 0;
-  for (const Layer& layer : program.layers) {
-    if (layer.kind == LayerKind::kLinear) num_weights += int64_t{layer.in.channels} * layer.out.channels;
-  }
+  int64_t most_restarts = 0;
   for (size_t m = 0; m + 1 < queues.queue_begin.size(); ++m) {
     most_restarts = std::max<int64_t>(most_restarts, queues.queue_begin[m + 1] - queues.queue_begin[m]);
   }
-  if (num_weights < kManyWeights) return 1;
-  int32_t size = kMaxClusterSize;
-  while (size > 1 && size > most_restarts) size /= 2;
-  return size;
+  return cluster_size_for(program, most_restarts);
 }
 
 inline InvertShape choose_shape(const InvertQueues& queues, int32_t cluster_size, int32_t max_clusters,
