@@ -17,7 +17,7 @@ def art_is_missing() -> str | None:
     except ImportError as error:
         return (
             f"no attack by the Adversarial Robustness Toolbox: it cannot be imported ({error}); "
-            "pip install -r bench/requirements.txt"
+            "pip install --no-deps -r bench/requirements.txt"
         )
     return None
 
