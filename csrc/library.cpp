@@ -20,11 +20,11 @@ STABLE_TORCH_LIBRARY(pydrift, m) {
   // x [N, C, H, W] uint8 or float32; parameters [K, P] float32; label [N] int32
   // -> margin, loss, confidence [K, N] float32, prediction [K, N] int32
   m.def(
-      "shadow_statistics(Tensor x, Tensor parameters, Tensor label, *, int[] program) "
+      "shadow_statistics(Tensor x, Tensor parameters, Tensor label, *, int[] program, str precision) "
       "-> (Tensor margin, Tensor loss, Tensor confidence, Tensor prediction)");
   // and member [K, N] bool -> count [2, N] int32, mean, m2 [2, N] float32: row 0 OUT, row 1 IN
   m.def(
-      "shadow_moments(Tensor x, Tensor parameters, Tensor label, Tensor member, *, int[] program) "
+      "shadow_moments(Tensor x, Tensor parameters, Tensor label, Tensor member, *, int[] program, str precision) "
       "-> (Tensor count, Tensor mean, Tensor m2)");
   // x [N, C, H, W] uint8 or float32; label [N] int32; parameters, first_moment [K, P] float32; second_moment [K, P] or,
   // with "sgd", [K, 0]; order [T] int32; look [T, 3] or [0, 3] int8; steps_done [K] int64; num_steps, batch_size [K]

@@ -32,7 +32,7 @@ OPTIONS: dict[str, Any] = {
     "patience": 100,
 }
 
-ARITHMETIC = ["fma", "tf32 split", "tf32"]  # Arithmetic of csrc/invert/arithmetic.h
+ARITHMETIC = ["fma", "tf32 split", "tf32"]  # Arithmetic of csrc/arch/arithmetic.h
 
 RELU, FLATTEN = [3], [6]
 

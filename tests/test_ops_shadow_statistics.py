@@ -3,18 +3,20 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from test_native_build import needs_compiler, run_sanitized
 from test_ops_ascent_update import needs_native
-from test_ops_invert import ARCHITECTURES, architectures, problem, random_problem
+from test_ops_invert import ARCHITECTURES, architectures, devices, problem, random_problem
 from torch import Tensor
 
 from pydrift.membership import signals
 from pydrift.ops import ShadowMoments, ShadowStatistics, reference, shadow_moments, shadow_statistics
 
 Arguments = dict[str, Tensor]
+Precision = Literal["float32", "3xtf32", "tf32"]
 FLOATS = ("margin", "loss", "confidence")
 SMALL = ["mlp 17-100", "two pools", "affine after relu", "avg-pool overlapping"]
 implementations = pytest.mark.parametrize(
@@ -24,16 +26,16 @@ implementations = pytest.mark.parametrize(
 )
 
 
-def task(name: str, count: int, num_models: int, seed: int = 0) -> tuple[Arguments, list[int]]:
+def task(name: str, count: int, num_models: int, device: str = "cpu") -> tuple[Arguments, list[int]]:
     """x, parameters, label and member, and the program."""
-    tensors, program = problem(name, count=count, num_models=num_models, seed=seed)
-    return with_members(tensors, seed), program
+    tensors, program = problem(name, count=count, num_models=num_models, device=device)
+    return with_members(tensors), program
 
 
-def with_members(tensors: Arguments, seed: int = 0) -> Arguments:
+def with_members(tensors: Arguments) -> Arguments:
     shape = (len(tensors["parameters"]), len(tensors["x"]))
-    member = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5
-    return {key: tensors[key] for key in ("x", "parameters", "label")} | {"member": member}
+    member = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    return {key: tensors[key] for key in ("x", "parameters", "label")} | {"member": member.to(tensors["x"].device)}
 
 
 def statistics(
@@ -49,6 +51,7 @@ def moments(
 
 
 def exact(arguments: Arguments) -> Arguments:
+    arguments = {key: tensor.cpu() for key, tensor in arguments.items()}
     return arguments | {"parameters": arguments["parameters"].double()}
 
 
@@ -62,7 +65,7 @@ def assert_close(result: ShadowStatistics, expected: ShadowStatistics, size: flo
     """By the norm of each model's difference, and at every sample relative to its value and the usual size of a margin;
     both with `size` in place of the values where it is given."""
     for key in FLOATS:
-        value, truth = getattr(result, key), getattr(expected, key)
+        value, truth = getattr(result, key).cpu(), getattr(expected, key)
         assert value.dtype == torch.float32
         difference, norm = value.double() - truth, truth.norm(dim=1, keepdim=True)
         usual = expected.margin.square().mean(1, keepdim=True).sqrt()
@@ -72,7 +75,7 @@ def assert_close(result: ShadowStatistics, expected: ShadowStatistics, size: flo
         assert (difference.abs() <= 1e-5 * (truth.abs() + usual)).all(), key
     assert result.prediction.dtype == torch.int32
     # Two logits that differ by rounding errors alone may change places.
-    assert (result.prediction != expected.prediction).sum() <= 1e-3 * result.prediction.numel()
+    assert (result.prediction.cpu() != expected.prediction).sum() <= 1e-3 * result.prediction.numel()
 
 
 # ---- Against the reference
@@ -94,24 +97,38 @@ def test_reference_is_what_membership_means() -> None:
 def test_opcheck(name: str) -> None:
     arguments, program = task(name, 5, 2)
     of_all = (arguments["x"], arguments["parameters"], arguments["label"])
-    torch.library.opcheck(torch.ops.pydrift.shadow_statistics.default, of_all, {"program": program})
-    torch.library.opcheck(
-        torch.ops.pydrift.shadow_moments.default, (*of_all, arguments["member"]), {"program": program}
-    )
+    options = {"program": program, "precision": "float32"}
+    torch.library.opcheck(torch.ops.pydrift.shadow_statistics.default, of_all, options)
+    torch.library.opcheck(torch.ops.pydrift.shadow_moments.default, (*of_all, arguments["member"]), options)
 
 
+@devices
 @architectures
-def test_against_float64(name: str) -> None:
-    arguments, program = task(name, 37, 2)
+def test_against_float64(device: str, name: str) -> None:
+    arguments, program = task(name, 37, 2, device)
     expected = statistics(exact(arguments), program, reference.shadow_statistics)
-    assert_close(statistics(arguments, program), expected)
+    result = statistics(arguments, program)
+    assert_close(result, expected)
+    assert_same_bits(moments(arguments, program), welford(result.margin, arguments["member"]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@architectures
+@pytest.mark.parametrize(("precision", "bound"), [("3xtf32", 1e-5), ("tf32", 5e-3)])
+def test_tensor_cores_against_float64(name: str, precision: Precision, bound: float) -> None:
+    arguments, program = task(name, 37, 2, "cuda")
+    of_all = (arguments["x"], arguments["parameters"], arguments["label"])
+    margin = shadow_statistics(*of_all, program=program, precision=precision).margin.cpu().double()
+    expected = statistics(exact(arguments), program, reference.shadow_statistics).margin
+    assert (margin - expected).norm() <= bound * expected.norm()
 
 
 @needs_native
-def test_random_programs() -> None:
+@devices
+def test_random_programs(device: str) -> None:
     """Where the logits nearly cancel, float32 knows a margin as well as it knows these."""
     for seed in range(80):
-        tensors, program = random_problem(seed)
+        tensors, program = random_problem(seed, device)
         arguments = with_members(tensors)
         expected = statistics(exact(arguments), program, reference.shadow_statistics)
         if not expected.margin.isfinite().all():  # one class
@@ -167,8 +184,8 @@ def test_more_models_than_are_packed_together() -> None:
 
 def welford(margin: Tensor, member: Tensor) -> ShadowMoments:
     """The documented recurrence."""
-    count = torch.zeros(2, margin.shape[1], dtype=torch.int32)
-    mean, m2 = torch.zeros(count.shape), torch.zeros(count.shape)
+    count = torch.zeros(2, margin.shape[1], dtype=torch.int32, device=margin.device)
+    mean, m2 = torch.zeros_like(count, dtype=torch.float32), torch.zeros_like(count, dtype=torch.float32)
     for phi, is_in in zip(margin, member, strict=True):
         side = torch.stack([~is_in, is_in])
         count += side
@@ -417,6 +434,17 @@ def test_bad_tensors_are_refused(name: str, spoil: Callable[[Tensor], Tensor], m
 def test_bad_programs_are_refused(program: list[int], message: str) -> None:
     arguments, _ = small_task()
     assert_refused(statistics, arguments, program, f"shadow_statistics: {message}")
+
+
+@implementations
+def test_precision_of_tensor_cores_is_refused(ops: tuple[Callable[..., tuple[Tensor, ...]], ...]) -> None:
+    arguments, program = small_task()
+    for name, op in zip(("shadow_statistics", "shadow_moments"), ops, strict=True):
+        tensors = [part for key, part in arguments.items() if name == "shadow_moments" or key != "member"]
+        with pytest.raises(ValueError, match=f"{name}: precision 'tf32' needs a GPU; on the CPU there is 'float32'"):
+            op(*tensors, program=program, precision="tf32")
+        with pytest.raises(ValueError, match=f"{name}: precision must be 'float32', '3xtf32' or 'tf32', got 'half'"):
+            op(*tensors, program=program, precision="half")
 
 
 @pytest.mark.parametrize("op", ["shadow_statistics", "shadow_moments"])

@@ -1,4 +1,4 @@
-// What every CUDA launcher needs: the caller's stream, memory of it, and a check after each launch. Stable ABI only.
+// What CUDA launchers need: the caller's stream, memory of it, and launches in clusters. Stable ABI only.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -64,6 +64,65 @@ std::vector<T> download(const T* values, int64_t count, cudaStream_t stream) {
 struct LaunchConfig {
   uint32_t num_blocks;
   uint32_t num_threads;
+};
+
+inline int32_t device_attribute(cudaDeviceAttr attribute, int32_t device_index) {
+  int value = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device_index));
+  return value;
+}
+
+// Whether the device has clusters and runs code that was compiled for them: it may run older code.
+template <class Kernel>
+bool knows_clusters(Kernel* kernel, int32_t device_index) {
+  cudaFuncAttributes attributes{};
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+  return device_attribute(cudaDevAttrClusterLaunch, device_index) != 0 && attributes.ptxVersion >= 90;
+}
+
+// A kernel that has one block per multiprocessor, in clusters where the device has them and it pays.
+template <class Arguments>
+class ClusterLaunch {
+ public:
+  using Kernel = void(Arguments);
+
+  ClusterLaunch(Kernel* kernel, int32_t num_threads, int32_t shared_bytes, cudaStream_t stream) : kernel_(kernel) {
+    attribute_.id = cudaLaunchAttributeClusterDimension;
+    config_.attrs = &attribute_;
+    config_.blockDim = {static_cast<uint32_t>(num_threads), 1, 1};
+    config_.dynamicSmemBytes = shared_bytes;
+    config_.stream = stream;
+    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel_, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  }
+
+  ClusterLaunch(const ClusterLaunch&) = delete;
+  ClusterLaunch& operator=(const ClusterLaunch&) = delete;
+
+  // Clusters of this size that run at once; 0 where the device has no room for one. Later launches have this size.
+  int32_t set_cluster_size(int32_t cluster_size, int32_t num_multiprocessors) {
+    attribute_.val.clusterDim = {static_cast<uint32_t>(cluster_size), 1, 1};
+    config_.numAttrs = cluster_size > 1 ? 1 : 0;
+    config_.gridDim = {static_cast<uint32_t>(cluster_size), 1, 1};
+    if (cluster_size == 1) return num_multiprocessors;
+    int count = 0;
+    if (cudaOccupancyMaxActiveClusters(&count, kernel_, &config_) != cudaSuccess) {
+      cudaGetLastError();  // the size is not to be had; forget it
+      return 0;
+    }
+    return count;
+  }
+
+  void operator()(size_t num_blocks, int64_t shared_floats, const Arguments& arguments) {
+    config_.gridDim.x = static_cast<uint32_t>(num_blocks);
+    config_.dynamicSmemBytes = shared_floats * sizeof(float);
+    STD_CUDA_CHECK(cudaLaunchKernelEx(&config_, kernel_, arguments));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+ private:
+  Kernel* kernel_;
+  cudaLaunchAttribute attribute_{};
+  cudaLaunchConfig_t config_{};
 };
 
 }  // namespace pydrift

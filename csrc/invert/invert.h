@@ -30,14 +30,6 @@ inline void check_range(const char* name, const int32_t* ids, int64_t count, int
   }
 }
 
-inline Arithmetic check_precision(const std::string& precision, const Tensor& x) {
-  if (precision == "float32") return Arithmetic::kFma;
-  PYDRIFT_CHECK(precision == "3xtf32" || precision == "tf32",
-                "invert: precision must be 'float32', '3xtf32' or 'tf32', got '", precision, "'");
-  PYDRIFT_CHECK(!x.is_cpu(), "invert: precision '", precision, "' needs a GPU; on the CPU there is 'float32'");
-  return precision == "tf32" ? Arithmetic::kTf32 : Arithmetic::kTf32Split;
-}
-
 // The only validation of the tensors, for both devices. The values of the ids are checked where the host can read them.
 inline Program check_invert(const Tensor& x, const Tensor& parameters, const Tensor& model, const Tensor& label,
                             const Tensor& restart, const std::vector<int64_t>& codes) {
@@ -97,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor> invert(const Tensor x, const Tensor parameter
                         static_cast<int32_t>(jitter),
                         static_cast<int32_t>(max_steps),
                         options,
-                        check_precision(precision, x)};
+                        read_precision("invert", precision, x.is_cpu())};
   if (task.num_samples > 0) kRun(task, x.get_device_index());
   return {confidence, loss, steps};
 }

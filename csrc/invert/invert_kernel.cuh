@@ -5,9 +5,9 @@
 // slot. No team waits for another, and no restart's arithmetic depends on its slot or its neighbours.
 #pragma once
 
+#include "arch/team_passes.cuh"
 #include "common/philox.h"
-#include "invert/invert_pooling.cuh"
-#include "invert/invert_tensor.cuh"
+#include "invert/invert_plan.h"
 
 namespace pydrift {
 
@@ -85,13 +85,13 @@ __device__ inline double add_over_warp(double value) {
 // log softmax at the label, and its gradient in the logits: a warp per slot.
 __device__ inline void seed_gradient(const Team& team, const InvertArguments& arguments) {
   const float* logits = team.at(arguments.logits);
-  const int32_t* rows = arguments.tables + arguments.logit_rows;
-  for (int32_t s = team.warp(); s < arguments.num_slots; s += team.num_warps()) {
+  const int32_t* rows = arguments.network.tables + arguments.network.logit_rows;
+  for (int32_t s = team.warp(); s < arguments.network.num_slots; s += team.num_warps()) {
     Slot& slot = slots_of(team, arguments)[s];
     if (slot.phase == Phase::kEmpty) continue;
     float largest = -INFINITY;
     double poison = 0.0;  // NaN where any logit is not finite
-    for (int32_t k = team.lane(); k < arguments.num_classes; k += kWarpSize) {
+    for (int32_t k = team.lane(); k < arguments.network.num_classes; k += kWarpSize) {
       const float logit = logits[rows[k] + s];
       if (!(logit <= largest)) largest = logit;
       poison += logit * 0.0f;
@@ -102,15 +102,16 @@ __device__ inline void seed_gradient(const Team& team, const InvertArguments& ar
       if (!(other <= largest)) largest = other;  // a NaN stays or spoils the sum
     }
     double others = 0.0;  // without the label's own term, so that a confidence near 1 keeps its digits
-    for (int32_t k = team.lane(); k < arguments.num_classes; k += kWarpSize) {
+    for (int32_t k = team.lane(); k < arguments.network.num_classes; k += kWarpSize) {
       if (k != slot.label) others += exp(static_cast<double>(logits[rows[k] + s]) - largest);
     }
     others = add_over_warp(others);
     const double logit = static_cast<double>(logits[rows[slot.label] + s]) - largest, own = exp(logit);
     __syncwarp();  // the gradient may take the memory of the logits
-    for (int32_t k = team.lane(); k < arguments.num_classes; k += kWarpSize) {
+    for (int32_t k = team.lane(); k < arguments.network.num_classes; k += kWarpSize) {
       const double odds = k == slot.label ? others : -exp(static_cast<double>(logits[rows[k] + s]) - largest);
-      put(team, arguments.tables, arguments.seed_sink, k, 0, s, static_cast<float>(odds / (own + others) + poison));
+      put(team, arguments.network.tables, arguments.seed_sink, k, 0, s,
+          static_cast<float>(odds / (own + others) + poison));
     }
     const double log_probability = logit == 0.0 ? -log1p(others) : logit - log(own + others);
     if (team.lane() == 0) slot.log_probability = static_cast<float>(log_probability + poison);
@@ -124,8 +125,8 @@ struct Pixel {
   int32_t slot, channel, y, x;
 
   __device__ Pixel(int32_t i, const InvertArguments& arguments) {
-    const int32_t index = i / arguments.num_slots, row = index / arguments.input.width;
-    slot = i - index * arguments.num_slots;
+    const int32_t index = i / arguments.network.num_slots, row = index / arguments.input.width;
+    slot = i - index * arguments.network.num_slots;
     x = index - row * arguments.input.width;
     channel = row / arguments.input.height;
     y = row - channel * arguments.input.height;
@@ -150,8 +151,8 @@ __device__ void update_all_moments(const Team& team, const InvertArguments& argu
   Slot* slots = slots_of(team, arguments);
   const float *image = team.at(arguments.image), *gradients = team.at(arguments.input_gradient.place);
   float *first = team.at(arguments.first_moment), *second = team.at(arguments.second_moment);
-  const int32_t right = arguments.num_slots, down = arguments.num_slots * arguments.input.width;
-  for (int32_t i = team.thread; i < num_image_values(arguments) * arguments.num_slots; i += team.num_threads) {
+  const int32_t right = arguments.network.num_slots, down = arguments.network.num_slots * arguments.input.width;
+  for (int32_t i = team.thread; i < num_image_values(arguments) * arguments.network.num_slots; i += team.num_threads) {
     const Pixel pixel(i, arguments);
     Slot& slot = slots[pixel.slot];
     if (slot.phase != Phase::kRunning) continue;
@@ -173,10 +174,10 @@ __device__ void advance_all(const Team& team, const InvertArguments& arguments) 
   float *image = team.at(arguments.image), *input = team.at(arguments.input.place);
   float *first = team.at(arguments.first_moment), *second = team.at(arguments.second_moment);
   const int32_t num_values = num_image_values(arguments);
-  for (int32_t i = team.thread; i < num_values * arguments.num_slots; i += team.num_threads) {
+  for (int32_t i = team.thread; i < num_values * arguments.network.num_slots; i += team.num_threads) {
     const Pixel pixel(i, arguments);
     const Slot& slot = slots[pixel.slot];
-    const int32_t index = i / arguments.num_slots;
+    const int32_t index = i / arguments.network.num_slots;
     if (slot.retired >= 0) arguments.x[slot.retired * num_values + index] = image[i];
     if (slot.phase == Phase::kEmpty) continue;
     float value = image[i];
@@ -193,26 +194,6 @@ __device__ void advance_all(const Team& team, const InvertArguments& arguments) 
 }
 
 // ---- The loop
-
-__device__ inline void run_passes(const Team& team, const InvertArguments& arguments, const float* packed,
-                                  int32_t begin, int32_t end) {
-  int32_t next_warp = 0;
-  for (int32_t i = begin; i < end; ++i) {
-    const Pass& pass = arguments.passes[i];
-    if (pass.is_flat) {
-      run_flat_product(team, pass, arguments.tables, packed, arguments.num_slots);
-    } else if (pass.kind == PassKind::kProduct) {
-      next_warp = run_product(team, pass, arguments.tables, packed, arguments.num_slots, next_warp);
-    } else if (pass.kind == PassKind::kScale) {
-      run_scale(team, pass, arguments.tables, packed, arguments.num_slots);
-    } else if (pass.kind == PassKind::kMaxPool || pass.kind == PassKind::kAvgPool) {
-      run_pooling(team, pass, arguments.tables, arguments.num_slots);
-    } else {
-      run_pooling_back(team, pass, arguments.tables, arguments.num_slots);
-    }
-    if (pass.ends_phase) team.sync();
-  }
-}
 
 // Tells all teams of the cluster what the slot is up to. `step` counts the steps of the cluster.
 __device__ inline void publish(const Team& team, const InvertArguments& arguments, const Slot& slot, int32_t step) {
@@ -247,7 +228,8 @@ __global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArg
   team.workspace = arguments.workspace + blockIdx.x * arguments.workspace_size;
   team.workspace_size = arguments.workspace_size;
   const int32_t model = arguments.cluster_model[blockIdx.x / team.num_ranks];
-  const float* packed = arguments.packed + model * arguments.packed_size;
+  const TeamNetwork& network = arguments.network;
+  const float* packed = network.packed + model * network.packed_size;
   Slot* slots = slots_of(team, arguments);
   int32_t* phases = reinterpret_cast<int32_t*>(team.at(arguments.phases));
 
@@ -255,7 +237,7 @@ __global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArg
   for (int64_t i = team.thread; i < arguments.shared_size; i += team.num_threads) team.shared[i] = 0.0f;
   for (int64_t i = team.thread; i < arguments.workspace_size; i += team.num_threads) team.workspace[i] = 0.0f;
   team.sync_cluster();
-  for (int32_t s = team.thread; s < arguments.num_slots; s += team.num_threads) {
+  for (int32_t s = team.thread; s < arguments.network.num_slots; s += team.num_threads) {
     slots[s].retired = -1;
     refill(arguments, model, slots[s]);
     publish(team, arguments, slots[s], 0);
@@ -267,15 +249,15 @@ __global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArg
     const int32_t seen = phases[step % kNumPhaseWords];
     const bool any_running = seen & 1 << static_cast<int32_t>(Phase::kRunning);
     if (!any_running && !(seen & 1 << static_cast<int32_t>(Phase::kLast))) break;
-    run_passes(team, arguments, packed, 0, arguments.num_forward);
+    run_passes(team, network, packed, 0, network.num_forward);
     seed_gradient(team, arguments);
     team.sync();
     if (any_running) {
-      run_passes(team, arguments, packed, arguments.num_forward, arguments.num_forward + arguments.num_back);
+      run_passes(team, network, packed, network.num_forward, network.num_forward + network.num_back);
       update_all_moments(team, arguments);
       team.sync();
     }
-    for (int32_t s = team.thread; s < arguments.num_slots; s += team.num_threads) {
+    for (int32_t s = team.thread; s < arguments.network.num_slots; s += team.num_threads) {
       decide(arguments, model, slots[s]);
       publish(team, arguments, slots[s], step + 1);
     }
@@ -286,44 +268,6 @@ __global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArg
   }
 }
 
-// Weight `index` of a pass: which output and which of its products.
-struct PackedWeight {
-  int32_t output, k;
-
-  __device__ PackedWeight(const Pass& pass, int64_t index) {
-    if (pass.arithmetic == Arithmetic::kFma) {
-      output = static_cast<int32_t>(index % pass.padded_outputs), k = static_cast<int32_t>(index / pass.padded_outputs);
-      return;
-    }
-    const int32_t part = static_cast<int32_t>(index % 4), lane = static_cast<int32_t>(index / 4 % kWarpSize);
-    const int32_t fragment = static_cast<int32_t>(index / 4 / kWarpSize);
-    output = fragment / pass.num_steps() * kFragmentRows + lane / 4 + part % 2 * 8;
-    k = fragment % pass.num_steps() * kFragmentDepth + lane % 4 + part / 2 * 4;
-  }
-};
-
-// The weights of each pass in the order in which it reads them, padded with zeros.
-__global__ void pack_kernel(const InvertArguments arguments) {
-  const int64_t first = int64_t{blockIdx.x} * blockDim.x + threadIdx.x, stride = int64_t{gridDim.x} * blockDim.x;
-  for (int32_t p = 0; p < arguments.num_forward + arguments.num_back; ++p) {
-    const Pass& pass = arguments.passes[p];
-    const int64_t num_weights = pass.num_weights(), num_numbers = num_weights + pass.padded_outputs;
-    for (int64_t i = first; i < num_numbers * arguments.num_models; i += stride) {
-      const int64_t model = i / num_numbers, index = i % num_numbers;
-      const float* from = arguments.parameters + model * arguments.num_parameters;
-      float* to = arguments.packed + model * arguments.packed_size;
-      if (index < num_weights) {
-        const PackedWeight weight(pass, index);
-        const bool real = weight.output < pass.num_outputs && weight.k < pass.depth;
-        to[pass.weights + index] = real ? from[pass.weight_source + arguments.tables[pass.source_rows + weight.k] +
-                                               int64_t{weight.output} * pass.source_stride]
-                                        : 0.0f;
-      } else if (pass.bias >= 0) {
-        const int64_t output = index - num_weights;
-        to[pass.bias + output] = output < pass.num_outputs ? from[pass.bias_source + output] : 0.0f;
-      }
-    }
-  }
-}
+__global__ void pack_kernel(const TeamNetwork network) { pack_all(network); }
 
 }  // namespace pydrift

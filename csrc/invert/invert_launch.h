@@ -2,10 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
+#include <stdexcept>
 #include <vector>
 
-#include "invert/invert_planner.h"
+#include "arch/team_launch.h"
+#include "arch/team_planner.h"
 #include "invert/invert_task.h"
 
 namespace pydrift {
@@ -75,21 +76,12 @@ inline int64_t time_of(const InvertQueues& queues, const InvertShape& shape) {
   return waves * rounds * (shape.num_slots + kCostOfStep);
 }
 
-// Clusters pay where the weights of the linear layers are too many for each multiprocessor to read them at each step.
 inline int32_t choose_cluster_size(const Program& program, const InvertQueues& queues) {
-  constexpr int64_t kManyWeights = 1 << 16;
-  constexpr int32_t kMaxClusterSize = 8;  // the largest portable one; the launcher halves it where it does not fit
-  int64_t num_weights = 0, most_restarts = 0;
-  for (const Layer& layer : program.layers) {
-    if (layer.kind == LayerKind::kLinear) num_weights += int64_t{layer.in.channels} * layer.out.channels;
-  }
+  int64_t most_restarts = 0;
   for (size_t m = 0; m + 1 < queues.queue_begin.size(); ++m) {
     most_restarts = std::max<int64_t>(most_restarts, queues.queue_begin[m + 1] - queues.queue_begin[m]);
   }
-  if (num_weights < kManyWeights) return 1;
-  int32_t size = kMaxClusterSize;
-  while (size > 1 && size > most_restarts) size /= 2;
-  return size;
+  return cluster_size_for(program, most_restarts);
 }
 
 inline InvertShape choose_shape(const InvertQueues& queues, int32_t cluster_size, int32_t max_clusters,
@@ -102,19 +94,33 @@ inline InvertShape choose_shape(const InvertQueues& queues, int32_t cluster_size
   return best;
 }
 
+inline InvertPlan make_invert_plan(const InvertTask& task, const InvertShape& shape) {
+  InvertPlan plan;
+  const int64_t slots = shape.num_slots, image_size = task.program->input.size() * slots;
+  std::vector<TeamRequest> requests = {
+      {&plan.slots, static_cast<int64_t>((sizeof(Slot) * slots + 3) / 4), 1000.0},
+      {&plan.phases, kNumPhaseWords, 1000.0},
+      {&plan.image, image_size, 8.0},
+      {&plan.first_moment, image_size, 3.0},
+      {&plan.second_moment, image_size, 3.0},
+  };
+  try {
+    static_cast<TeamPlan&>(plan) =
+        TeamPlanner(*task.program, true, task.arithmetic, shape.num_slots, shape.shared_limit, requests).take();
+  } catch (const std::invalid_argument& error) {
+    refuse("invert: ", error.what());
+  }
+  return plan;
+}
+
 // All that the kernel needs to know except where its memory is.
 inline InvertArguments make_arguments(const InvertTask& task, const InvertPlan& plan) {
   InvertArguments made{};
-  made.parameters = task.parameters;
+  made.network = make_network(plan, task.parameters, task.num_models, task.program->num_parameters);
   made.x = task.x;
   made.label = task.label, made.restart = task.restart;
   made.confidence = task.confidence, made.loss = task.loss, made.steps = task.steps;
-  made.num_parameters = task.program->num_parameters, made.packed_size = plan.packed_size;
   made.workspace_size = plan.workspace_size, made.shared_size = plan.shared_size;
-  made.num_models = static_cast<int32_t>(task.num_models), made.num_slots = plan.num_slots;
-  made.num_forward = plan.num_forward;
-  made.num_back = static_cast<int32_t>(plan.passes.size()) - plan.num_forward;
-  made.num_classes = plan.num_classes, made.logit_rows = plan.logit_rows;
   made.seed = task.seed, made.jitter = task.jitter, made.max_steps = task.max_steps;
   made.slots = plan.slots, made.phases = plan.phases, made.image = plan.image, made.logits = plan.logits;
   made.first_moment = plan.first_moment, made.second_moment = plan.second_moment;

@@ -1,97 +1,12 @@
-// The plan of a fused inversion on the GPU: what a team of blocks does at each step, as plain arrays. No torch.
-//
-// A team owns `num_slots` restarts. Every number of a network exists once per slot, slots innermost, so that a "column"
-// of work is a pair (position, slot) and all that is elementwise needs no exchange between threads. Offsets count
-// floats and are already multiplied by num_slots; offset + slot is an element.
+// The plan of a fused inversion on the GPU, as plain arrays. No torch.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
-#include "invert/arithmetic.h"
+#include "arch/team_plan.h"
 #include "invert/ascent_update_math.h"
 
 namespace pydrift {
-
-inline constexpr int32_t kMaxTeamThreads = 512;
-inline constexpr int32_t kOutputsPerTile = 8;  // per thread; packed weights are padded to a multiple of it
-
-// A piece of the memory of a team: in shared memory, or in its part of the workspace.
-struct Place {
-  int64_t offset = 0;
-  bool shared = false;
-};
-
-// Planes with a zero border. Neighbouring rows share one border column strip, neighbouring channels one border row
-// strip.
-struct Plane {
-  Place place;
-  int32_t channels = 0, height = 0, width = 0;
-  int32_t lead = 0;  // offset of the first pixel
-  int32_t channel_pitch = 0, row_pitch = 0, column_pitch = 0;
-};
-
-enum class PassKind : int32_t { kProduct, kScale, kMaxPool, kAvgPool, kMaxPoolBack, kAvgPoolBack };
-
-// The tiles of a tensor core: 16 outputs by 8 columns, 8 products deep.
-inline constexpr int32_t kFragmentRows = 16, kFragmentColumns = 8, kFragmentDepth = 8;
-
-// What becomes of a result.
-enum class SinkKind : int32_t {
-  kStore,
-  kRelu,
-  kReluPool,  // of the four results of a 2x2 window the first largest, or 0; which one it was goes to the mask
-  kReluBack,  // a gradient: 0 where the activation is not positive
-};
-
-inline constexpr uint8_t kDeadWindow = 4;  // mask of a window whose maximum is not positive
-
-// Result (output, position) goes to out_rows[output] + out_columns[position]; likewise what is read along with it.
-struct Sink {
-  SinkKind kind = SinkKind::kStore;
-  Place out;
-  Place aux;  // kReluBack: the activation; kReluPool: the mask, in bytes
-  int32_t out_rows = 0, out_columns = 0, aux_rows = 0, aux_columns = 0;  // where the tables begin
-};
-
-// kProduct: result[output, position] = bias[output]
-//                                    + sum over k of weights[k, output] * in[in_rows[k] + in_columns[position]];
-//   with a mask, an element of `in` whose mask is not in_parts[k] counts as 0.
-// kScale: result[output, position] = weights[output] * in[in_rows[output] + in_columns[position]] + bias[output].
-// Pooling: between the planes `from` and `to` (the smaller one), of values forward and of gradients back.
-struct Pass {
-  PassKind kind = PassKind::kProduct;
-  Arithmetic arithmetic = Arithmetic::kFma;  // of a kProduct; the order of its weights depends on it
-  bool ends_phase = true;  // false: the next pass does not depend on this one
-  int32_t num_outputs = 0, num_positions = 0;
-  int32_t padded_outputs = 0;  // row length of the weights
-  int32_t depth = 0;           // range of k
-  bool is_flat = false;        // a linear layer: one position
-  int32_t split_depth = 0;     // if flat: sums over ranges of k this long are added up in a second phase
-  int32_t in_rows = 0, in_columns = 0, in_parts = -1;
-  int32_t step_right = 0, step_down = 0;  // kReluPool: in `in`, between the four results of a window
-  int64_t weights = 0, bias = -1;         // in the packed parameters of a model; no bias: -1
-  int64_t weight_source = 0;              // kProduct: parameter of (k, output) is
-  int32_t source_rows = 0;                //   weight_source + source_rows[k] + output * source_stride
-  int32_t source_stride = 0;
-  int64_t bias_source = -1;
-  Place in;
-  Place mask;     // bytes, laid out as `in`
-  Place partial;  // [splits, padded_outputs, slots]
-  Sink sink;
-  Plane from, to;
-  Place winners;  // bytes [C, H', W', slots]: position of the maximum within its window
-  int32_t kernel_h = 0, kernel_w = 0, stride_h = 0, stride_w = 0, padding_h = 0, padding_w = 0;
-
-  PYDRIFT_HD int32_t num_steps() const { return (depth + kFragmentDepth - 1) / kFragmentDepth; }
-
-  // Weights, with the zeros that pad them: [depth, padded_outputs], or fragments [tiles, steps, 32 lanes, 4].
-  PYDRIFT_HD int64_t num_weights() const {
-    return (arithmetic == Arithmetic::kFma ? depth : int64_t{num_steps()} * kFragmentDepth) * padded_outputs;
-  }
-
-  PYDRIFT_HD int32_t num_splits() const { return (depth + split_depth - 1) / split_depth; }
-};
 
 enum class Phase : int32_t { kEmpty, kRunning, kLast };  // kLast: evaluated once more, then written out
 
@@ -110,24 +25,13 @@ struct Slot {
   bool active, is_fresh;
 };
 
-// What the planner makes.
-struct InvertPlan {
-  std::vector<Pass> passes;  // forward, then back
-  std::vector<int32_t> tables;
-  int64_t packed_size = 0;  // floats per model
-  int64_t shared_size = 0, workspace_size = 0;  // floats per team
-  int32_t num_slots = 0, num_forward = 0, num_classes = 0, logit_rows = 0;
-  Place slots, phases, image, first_moment, second_moment, logits;
-  Plane input, input_gradient;
-  Sink seed_sink;
+struct InvertPlan : TeamPlan {
+  Place slots, phases, image, first_moment, second_moment;
 };
 
 // What the kernel gets: the plan, the task and the memory. [M] models, [N] restarts, [T] teams in [L] clusters.
 struct InvertArguments {
-  const Pass* passes;  // [num_forward + num_back]
-  const int32_t* tables;
-  const float* parameters;      // [M, num_parameters]
-  float* packed;                // [M, packed_size]
+  TeamNetwork network;
   float* workspace;             // [T, workspace_size]
   const int32_t* cluster_model;  // [L]
   const int32_t* queue;         // [N] samples, sorted by model
@@ -139,8 +43,7 @@ struct InvertArguments {
   float* confidence;            // [N]
   float* loss;                  // [N]
   int32_t* steps;               // [N]
-  int64_t num_parameters, packed_size, workspace_size, shared_size;
-  int32_t num_models, num_slots, num_forward, num_back, num_classes, logit_rows;
+  int64_t workspace_size, shared_size;
   uint64_t seed;
   int32_t jitter, max_steps;
   Place slots, phases, image, first_moment, second_moment, logits;

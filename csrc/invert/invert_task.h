@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "arch/program.h"
-#include "invert/arithmetic.h"
+#include "arch/arithmetic.h"
 #include "invert/ascent_update_math.h"
 
 namespace pydrift {

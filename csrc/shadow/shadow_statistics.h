@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -53,8 +54,10 @@ inline Program check_shadow(const char* op, const Tensor& x, const Tensor& param
   return program;
 }
 
-inline ShadowTask shadow_task(const Program& program, const Tensor& x, const Tensor& parameters, const Tensor& label) {
+inline ShadowTask shadow_task(const char* op, const Program& program, const Tensor& x, const Tensor& parameters,
+                              const Tensor& label, const std::string& precision) {
   ShadowTask task{};
+  task.arithmetic = read_precision(op, precision, x.is_cpu());
   task.program = &program;
   if (x.scalar_type() == ScalarType::Byte) {
     task.bytes = x.const_data_ptr<uint8_t>();
@@ -71,10 +74,11 @@ inline ShadowTask shadow_task(const Program& program, const Tensor& x, const Ten
 // The boxed functions of a device: kRun does the work on checked arguments.
 template <void (*kRun)(const ShadowTask&, const char* op, int32_t device_index)>
 std::tuple<Tensor, Tensor, Tensor, Tensor> shadow_statistics(const Tensor x, const Tensor parameters,
-                                                             const Tensor label, std::vector<int64_t> program_codes) {
+                                                             const Tensor label, std::vector<int64_t> program_codes,
+                                                             std::string precision) {
   const char* op = "shadow_statistics";
   const Program program = check_shadow(op, x, parameters, label, program_codes);
-  ShadowTask task = shadow_task(program, x, parameters, label);
+  ShadowTask task = shadow_task(op, program, x, parameters, label, precision);
   const auto output = [&](ScalarType dtype) {
     return torch::stable::new_empty(parameters, {task.num_models, task.num_samples}, dtype);
   };
@@ -88,10 +92,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> shadow_statistics(const Tensor x, con
 
 template <void (*kRun)(const ShadowTask&, const char* op, int32_t device_index)>
 std::tuple<Tensor, Tensor, Tensor> shadow_moments(const Tensor x, const Tensor parameters, const Tensor label,
-                                                  const Tensor member, std::vector<int64_t> program_codes) {
+                                                  const Tensor member, std::vector<int64_t> program_codes,
+                                                  std::string precision) {
   const char* op = "shadow_moments";
   const Program program = check_shadow(op, x, parameters, label, program_codes);
-  ShadowTask task = shadow_task(program, x, parameters, label);
+  ShadowTask task = shadow_task(op, program, x, parameters, label, precision);
   PYDRIFT_CHECK(member.dim() == 2 && member.size(0) == task.num_models && member.size(1) == task.num_samples &&
                     member.scalar_type() == ScalarType::Bool && member.is_contiguous() && on_one_device(member, x),
                 op, ": member must be [", task.num_models, ", ", task.num_samples,

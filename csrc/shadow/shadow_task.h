@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "arch/arithmetic.h"
 #include "arch/program.h"
 
 namespace pydrift {
@@ -35,6 +36,7 @@ struct ShadowTask {
   int64_t num_samples;
   ShadowStatistics statistics;
   ShadowMoments moments;
+  Arithmetic arithmetic;
 };
 
 }  // namespace pydrift

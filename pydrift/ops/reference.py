@@ -163,10 +163,7 @@ def invert(
     **options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `pydrift.ops.invert`, whose arguments these are. Computes in the dtype of x, whatever the precision."""
-    if precision not in ("float32", "3xtf32", "tf32"):
-        raise ValueError(f"invert: precision must be 'float32', '3xtf32' or 'tf32', got '{precision}'")
-    if precision != "float32" and x.device.type == "cpu":
-        raise ValueError(f"invert: precision '{precision}' needs a GPU; on the CPU there is 'float32'")
+    _check_precision("invert", precision, x)
     probe = logits(x[:0], program, parameters.new_zeros(parameters.shape[1]))
     if not program or probe.ndim != 2:
         raise ValueError("invert: program: must end in flat logits, one per class")
@@ -227,9 +224,10 @@ def _ascend(
 
 
 def shadow_statistics(
-    x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int]
+    x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int], precision: str = "float32"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `pydrift.ops.shadow_statistics`, whose arguments these are. Computes in the dtype of the parameters."""
+    _check_precision("shadow_statistics", precision, x)
     _check_labels("shadow_statistics", label, program, parameters, x)
     shape = (len(parameters), len(x))
     margin, loss, confidence = (parameters.new_empty(shape) for _ in range(3))
@@ -250,9 +248,16 @@ def shadow_statistics(
 
 
 def shadow_moments(
-    x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, *, program: Sequence[int]
+    x: Tensor,
+    parameters: Tensor,
+    label: Tensor,
+    member: Tensor,
+    *,
+    program: Sequence[int],
+    precision: str = "float32",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `pydrift.ops.shadow_moments`, whose arguments these are. Computes in the dtype of the parameters."""
+    _check_precision("shadow_moments", precision, x)
     count = label.new_zeros((2, len(x)))
     mean, m2 = parameters.new_zeros(count.shape), parameters.new_zeros(count.shape)
     for model in range(len(parameters)):
@@ -263,6 +268,13 @@ def shadow_moments(
         mean = torch.where(side, mean + before / count, mean)
         m2 = torch.where(side, m2 + before * (margin - mean), m2)
     return count, mean, m2
+
+
+def _check_precision(op: str, precision: str, x: Tensor) -> None:
+    if precision not in ("float32", "3xtf32", "tf32"):
+        raise ValueError(f"{op}: precision must be 'float32', '3xtf32' or 'tf32', got '{precision}'")
+    if precision != "float32" and x.device.type == "cpu":
+        raise ValueError(f"{op}: precision '{precision}' needs a GPU; on the CPU there is 'float32'")
 
 
 def _check_labels(op: str, label: Tensor, program: Sequence[int], parameters: Tensor, x: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Many models on many samples at once: their membership statistics, or the moments of these over the models."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,7 +38,12 @@ class ShadowMoments(NamedTuple):
     m2: Tensor
 
 
-def shadow_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int]) -> ShadowStatistics:
+Precision = Literal["float32", "3xtf32", "tf32"]
+
+
+def shadow_statistics(
+    x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int], precision: Precision = "float32"
+) -> ShadowStatistics:
     """The statistics of every sample under every model; no logits are kept.
 
     For each model k and sample n, with z = f(x[n]) the logits of the network f that `program` and row k of `parameters`
@@ -62,6 +67,9 @@ def shadow_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: 
 
     program: the layers as integers, as `pydrift.ops.invert` documents them; `FusedModel.program()` writes it.
 
+    precision: of the products. "float32" everywhere; on a GPU also "3xtf32" (tensor cores at the accuracy of float32
+    but for the last bits) and "tf32" (tensor cores, factors rounded to 11 bits, margins good to about 1e-3).
+
     Ranges: N, K >= 0; C, H, W >= 1; at most 2^24 values at any layer and 2^28 parameters. Tensors are contiguous and on
     one device. With one class only, margin is +inf, loss 0 and confidence 1.
 
@@ -72,19 +80,25 @@ def shadow_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: 
     since nothing here is differentiable.
 
     Determinism: what is said of a sample under a model depends on these two only, not on the others, their order or the
-    number of threads. AVX2 and AVX-512 give the same bits; scalar code and plain torch add in another order or without
-    fused multiply-add, so theirs agree to rounding errors of the logits.
+    number of threads. AVX2 and AVX-512 give the same bits; scalar code, plain torch and a GPU add in another order or
+    without fused multiply-add, so theirs agree to rounding errors of the logits.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022, for the margin.
     """
     tensors = {"x": x, "parameters": parameters, "label": label}
     _refuse_gradients("shadow_statistics", tensors)
     run = native_op("shadow_statistics", x.device) or reference.shadow_statistics
-    return ShadowStatistics(*run(*tensors.values(), program=list(program)))
+    return ShadowStatistics(*run(*tensors.values(), program=list(program), precision=precision))
 
 
 def shadow_moments(
-    x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, *, program: Sequence[int]
+    x: Tensor,
+    parameters: Tensor,
+    label: Tensor,
+    member: Tensor,
+    *,
+    program: Sequence[int],
+    precision: Precision = "float32",
 ) -> ShadowMoments:
     """Count, mean and sum of squared deviations of every sample's margin over the models IN and OUT; no more is kept.
 
@@ -110,7 +124,7 @@ def shadow_moments(
     tensors = {"x": x, "parameters": parameters, "label": label, "member": member}
     _refuse_gradients("shadow_moments", tensors)
     run = native_op("shadow_moments", x.device) or reference.shadow_moments
-    return ShadowMoments(*run(*tensors.values(), program=list(program)))
+    return ShadowMoments(*run(*tensors.values(), program=list(program), precision=precision))
 
 
 def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:
@@ -119,13 +133,13 @@ def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"{op}: {name} must not require grad (the statistics are not differentiable)")
 
 
-def _fake_statistics(x: Tensor, parameters: Tensor, label: Tensor, *, program: list[int]) -> ShadowStatistics:
+def _fake_statistics(x: Tensor, parameters: Tensor, label: Tensor, **options: object) -> ShadowStatistics:
     shape = (parameters.shape[0], x.shape[0])
     margin, loss, confidence = (parameters.new_empty(shape) for _ in range(3))
     return ShadowStatistics(margin, loss, confidence, parameters.new_empty(shape, dtype=torch.int32))
 
 
-def _fake_moments(x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, *, program: list[int]) -> ShadowMoments:
+def _fake_moments(x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, **options: object) -> ShadowMoments:
     shape = (2, x.shape[0])
     return ShadowMoments(
         parameters.new_empty(shape, dtype=torch.int32), parameters.new_empty(shape), parameters.new_empty(shape)

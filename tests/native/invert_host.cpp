@@ -11,7 +11,7 @@ using namespace pydrift;
 namespace {
 
 void run(const InvertTask& task, const InvertShape& shape, bool reversed) {
-  const InvertPlan plan = InvertPlanner(*task.program, task.arithmetic, shape.num_slots, shape.shared_limit).take();
+  const InvertPlan plan = make_invert_plan(task, shape);
   InvertQueues queues = make_queues(task.model, task.num_samples, task.num_models);
   assign_clusters(queues, shape);
   const uint32_t num_teams = queues.cluster_model.size() * shape.cluster_size;
@@ -20,13 +20,13 @@ void run(const InvertTask& task, const InvertShape& shape, bool reversed) {
   std::vector<float4> workspace(int64_t{num_teams} * plan.workspace_size / 4, {nan, nan, nan, nan});
   std::vector<int32_t> queue_next(task.num_models);
   InvertArguments arguments = make_arguments(task, plan);
-  arguments.passes = plan.passes.data(), arguments.tables = plan.tables.data();
-  arguments.packed = reinterpret_cast<float*>(packed.data());
+  arguments.network.passes = plan.passes.data(), arguments.network.tables = plan.tables.data();
+  arguments.network.packed = reinterpret_cast<float*>(packed.data());
   arguments.workspace = reinterpret_cast<float*>(workspace.data());
   arguments.cluster_model = queues.cluster_model.data();
   arguments.queue = queues.queue.data(), arguments.queue_begin = queues.queue_begin.data();
   arguments.queue_next = queue_next.data();
-  host_cuda::launch(3, 32, reversed, [&] { pack_kernel(arguments); });
+  host_cuda::launch(3, 32, reversed, [&] { pack_kernel(arguments.network); });
   const uint32_t num_threads = shape.num_threads, cluster_size = shape.cluster_size;
   const size_t shared_bytes = plan.shared_size * sizeof(float);
   host_cuda::launch({num_teams, num_threads, cluster_size, shared_bytes}, reversed, [&] { invert_kernel(arguments); });

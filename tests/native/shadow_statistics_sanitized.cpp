@@ -113,17 +113,15 @@ int main() {
   for (size_t i = 0; i < kCases.size(); ++i) {
     const Program program = parse_program(kCases[i].program.data(), kCases[i].program.size(), kCases[i].input);
     for (const bool bytes : {true, false}) {
-      for (const float scale : {1.0f, 1e30f}) {
-        std::vector<Result> of_fused;
-        for (const Simd simd : kAllSimd) {
-          if (!simd_supported(simd)) continue;
-          Result result = run(simd, program, bytes, scale);
-          ++num_runs;
-          if (simd != Simd::kScalar) of_fused.push_back(std::move(result));
-        }
-        if (of_fused.size() == 2 && !(of_fused[0] == of_fused[1])) {
-          return std::printf("case %zu: avx2 and avx512 differ\n", i), 1;
-        }
+      std::vector<Result> of_fused;
+      for (const Simd simd : kAllSimd) {
+        if (!simd_supported(simd)) continue;
+        Result result = run(simd, program, bytes, bytes ? 1.0f : 1e30f);  // large: logits that are not finite
+        ++num_runs;
+        if (simd != Simd::kScalar) of_fused.push_back(std::move(result));
+      }
+      if (of_fused.size() == 2 && !(of_fused[0] == of_fused[1])) {
+        return std::printf("case %zu: avx2 and avx512 differ\n", i), 1;
       }
     }
   }

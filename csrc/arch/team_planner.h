@@ -1,37 +1,40 @@
-// Makes the plan of a fused inversion on the GPU from the program of a network. Host code without torch.
+// Makes the plan of a network on the GPU from its program. Host code without torch.
 #pragma once
 
 #include <algorithm>
 #include <deque>
+#include <utility>
 #include <vector>
 
 #include "arch/program.h"
+#include "arch/team_geometry.h"
 #include "common/refuse.h"
-#include "invert/invert_geometry.h"
 
 namespace pydrift {
 
-class InvertPlanner {
+class TeamPlanner {
  public:
-  // shared_limit: floats of shared memory that a team may use.
-  InvertPlanner(const Program& program, Arithmetic arithmetic, int32_t num_slots, int64_t shared_limit)
-      : program_(program), arithmetic_(arithmetic) {
+  // back: whether the gradient of the pixels is wanted. shared_limit: floats of shared memory that a team may use.
+  TeamPlanner(const Program& program, bool back, Arithmetic arithmetic, int32_t num_slots, int64_t shared_limit,
+              std::vector<TeamRequest> requests)
+      : program_(program), back_(back), arithmetic_(arithmetic) {
     plan_.num_slots = num_slots;
     plan_.num_classes = program.num_classes();
     make_stages();
-    make_memory(shared_limit);
+    make_memory(shared_limit, std::move(requests));
     for (const Stage& stage : stages_) add_forward(stage);
-    plan_.num_forward = static_cast<int32_t>(plan_.passes.size());
-    for (size_t i = stages_.size(); i-- > 0;) add_back(stages_[i]);
+    plan_.num_forward = plan_.num_passes();
     const Value& last = values_.back();
     plan_.input = values_[0].activation;
-    plan_.input_gradient = values_[0].gradient;
     plan_.logits = last.activation.place;
     plan_.logit_rows = rows(last.activation, last, true);
+    if (!back) return;
+    for (size_t i = stages_.size(); i-- > 0;) add_back(stages_[i]);
+    plan_.input_gradient = values_[0].gradient;
     plan_.seed_sink = back_sink(last, true);
   }
 
-  InvertPlan take() { return std::move(plan_); }
+  TeamPlan take() { return std::move(plan_); }
 
  private:
   // What a stage makes: after its ReLU and its 2x2 pooling, if it has them. The gradient is the one before its ReLU; if
@@ -49,12 +52,6 @@ class InvertPlanner {
     const Layer* layer;  // a ReLU that could not be fused into the layer before it is a stage that scales by 1
     Value *in, *out;
     Place winners;
-  };
-
-  struct Request {
-    Place* place;
-    int64_t size;  // floats
-    double reads;  // of each float in a step, roughly: what is read most goes to shared memory
   };
 
   // ---- Stages
@@ -80,7 +77,7 @@ class InvertPlanner {
       }
       stages_.push_back({&layer, in, &out, {}});
     }
-    if (stages_.empty()) refuse("invert: the program has no layer that computes anything");
+    if (back_ && stages_.empty()) refuse("program: has no layer that computes anything");
   }
 
   Value& add_value(const LayerShape& shape) {
@@ -91,29 +88,24 @@ class InvertPlanner {
 
   // ---- Memory
 
-  void make_memory(int64_t shared_limit) {
-    std::vector<Request> requests;
-    const int64_t slots = plan_.num_slots, image_size = program_.input.size() * slots;
-    requests.push_back({&plan_.slots, static_cast<int64_t>((sizeof(Slot) * slots + 3) / 4), 1000.0});
-    requests.push_back({&plan_.phases, kNumPhaseWords, 1000.0});
-    requests.push_back({&plan_.image, image_size, 8.0});
-    requests.push_back({&plan_.first_moment, image_size, 3.0});
-    requests.push_back({&plan_.second_moment, image_size, 3.0});
+  void make_memory(int64_t shared_limit, std::vector<TeamRequest> requests) {
+    const int64_t slots = plan_.num_slots;
     std::vector<double> reads(values_.size(), 1.0), reads_back(values_.size(), 1.0);
     std::vector<Border> borders(values_.size()), borders_back(values_.size());
     for (size_t i = 0; i < stages_.size(); ++i) {
       Stage& stage = stages_[i];
       const Layer& layer = *stage.layer;
       if (layer.kind == LayerKind::kConv2d) {
-        borders[i] = conv_border(layer), borders_back[i + 1] = conv_border_back(layer, stage.out->window());
+        borders[i] = conv_border(layer);
+        if (back_) borders_back[i + 1] = conv_border_back(layer, stage.out->window());
         const double taps = layer.window.size();
         reads[i] += taps * num_tiles(layer.out.channels) / (layer.window.stride_h * layer.window.stride_w);
         reads_back[i + 1] += taps * num_tiles(layer.in.channels);
       } else if (layer.kind == LayerKind::kLinear) {
         reads[i] += num_tiles(layer.out.channels), reads_back[i + 1] += num_tiles(layer.in.channels);
-        partial_size_ = std::max({partial_size_, partial_size(layer.in.channels, layer.out.channels),
-                                  partial_size(layer.out.channels, layer.in.channels)});
-      } else if (layer.kind == LayerKind::kMaxPool2d) {
+        partial_size_ = std::max(partial_size_, partial_size(layer.in.channels, layer.out.channels));
+        if (back_) partial_size_ = std::max(partial_size_, partial_size(layer.out.channels, layer.in.channels));
+      } else if (layer.kind == LayerKind::kMaxPool2d && back_) {
         requests.push_back({&stage.winners, (layer.out.size() * slots + 3) / 4, 4.0});
       }
     }
@@ -123,7 +115,8 @@ class InvertPlanner {
       if (v.pooled) border.rows = std::max(border.rows, borders_back[i].rows);
       if (v.pooled) border.columns = std::max(border.columns, borders_back[i].columns);
       const int64_t size = lay_out(v.activation, v.channels, v.height, v.width, border, plan_.num_slots);
-      requests.push_back({&v.activation.place, size, std::max(reads[i], v.pooled ? reads_back[i] : 0.0)});
+      requests.push_back({&v.activation.place, size, std::max(reads[i], v.pooled && back_ ? reads_back[i] : 0.0)});
+      if (!back_) continue;
       if (v.pooled) {
         requests.push_back({&v.mask, (size + 3) / 4, reads_back[i]});
       } else {
@@ -134,8 +127,8 @@ class InvertPlanner {
     }
     requests.push_back({&partial_, partial_size_, 2.0});
     std::stable_sort(requests.begin(), requests.end(),
-                     [](const Request& a, const Request& b) { return a.reads > b.reads; });
-    for (const Request& request : requests) {
+                     [](const TeamRequest& a, const TeamRequest& b) { return a.reads > b.reads; });
+    for (const TeamRequest& request : requests) {
       const int64_t size = (request.size + 3) / 4 * 4;  // 16 bytes
       const bool shared = plan_.shared_size + size <= shared_limit;
       int64_t& used = shared ? plan_.shared_size : plan_.workspace_size;
@@ -206,6 +199,7 @@ class InvertPlanner {
     made.kind = value.pooled ? SinkKind::kReluPool : value.relu ? SinkKind::kRelu : SinkKind::kStore;
     made.out = value.activation.place;
     made.out_rows = rows(value.activation, value, flat), made.out_columns = columns(value.activation, value, flat);
+    made.has_mask = value.pooled && back_;
     made.aux = value.mask, made.aux_rows = made.out_rows, made.aux_columns = made.out_columns;
     return made;
   }
@@ -370,7 +364,7 @@ class InvertPlanner {
     const Window& w = stage.layer->window;
     pass.kind = kind;
     pass.to = stage.out->activation;
-    pass.winners = stage.winners;
+    pass.winners = stage.winners, pass.has_winners = back_ && stage.layer->kind == LayerKind::kMaxPool2d;
     pass.kernel_h = w.kernel_h, pass.kernel_w = w.kernel_w, pass.stride_h = w.stride_h, pass.stride_w = w.stride_w;
     pass.padding_h = w.padding_h, pass.padding_w = w.padding_w;
   }
@@ -388,8 +382,9 @@ class InvertPlanner {
   }
 
   const Program& program_;
+  const bool back_;
   const Arithmetic arithmetic_;
-  InvertPlan plan_;
+  TeamPlan plan_;
   std::deque<Value> values_;  // of the images, then of each stage; never move
   std::vector<Stage> stages_;
   Place partial_;  // of one linear layer after the other

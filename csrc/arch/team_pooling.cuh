@@ -1,7 +1,7 @@
 // Layers that are rarely met alone: a scale per channel, a ReLU, pooling of any window. No torch.
 #pragma once
 
-#include "invert/invert_product.cuh"
+#include "arch/team_product.cuh"
 
 namespace pydrift {
 
@@ -40,7 +40,7 @@ __device__ inline const float* element(const Team& team, const Plane& plane, int
 // Pixels outside of the image take no part, and the first of equal maxima wins, or the last NaN.
 __device__ inline void run_pooling(const Team& team, const Pass& pass, const int32_t* tables, int32_t num_slots) {
   const bool max = pass.kind == PassKind::kMaxPool;
-  uint8_t* winners = team.bytes_at(pass.winners);
+  uint8_t* winners = pass.has_winners ? team.bytes_at(pass.winners) : nullptr;
   const int64_t num_elements = int64_t{pass.num_outputs} * pass.num_positions * num_slots;
   for (int64_t i = team.thread; i < num_elements; i += team.num_threads) {
     const PoolElement to(i, pass.num_positions, pass.to.width, num_slots);
@@ -54,7 +54,7 @@ __device__ inline void run_pooling(const Team& team, const Pass& pass, const int
       sum += value;
       if (winner < 0 || value > best || value != value) best = value, winner = tap;
     }
-    if (max) winners[i] = static_cast<uint8_t>(winner);
+    if (winners != nullptr) winners[i] = static_cast<uint8_t>(winner);
     put(team, tables, pass.sink, to.channel, to.position, to.slot,
         max ? best : sum / static_cast<float>(pass.kernel_h * pass.kernel_w));
   }

@@ -1,8 +1,8 @@
-// The threads that run some restarts together, and their memory. No torch.
+// The threads that run some samples together, and their memory. No torch.
 #pragma once
 
+#include "arch/team_plan.h"
 #include "common/portable.h"
-#include "invert/invert_plan.h"
 
 namespace pydrift {
 
@@ -47,8 +47,8 @@ __device__ __forceinline__ T* cluster_map(T* shared, int32_t rank) {
 #endif
 #endif
 
-// A block with restarts of its own. The teams of a cluster have the same model and divide its linear layers, so that
-// each reads a part of the weights only, for the restarts of all.
+// A block with samples of its own. The teams of a cluster have the same model and divide its linear layers, so that
+// each reads a part of the weights only, for the samples of all.
 struct Team {
   int32_t rank, num_ranks;  // within the cluster
   int32_t thread, num_threads;

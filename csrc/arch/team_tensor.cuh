@@ -1,7 +1,7 @@
-// The products of invert_product.cuh on tensor cores. No torch.
+// The products of team_product.cuh on tensor cores. No torch.
 #pragma once
 
-#include "invert/invert_product.cuh"
+#include "arch/team_product.cuh"
 
 namespace pydrift {
 
@@ -100,7 +100,7 @@ __device__ __forceinline__ void add_steps(const Pass& pass, const int32_t* __res
   }
 }
 
-// As multiply() of invert_product.cuh.
+// As multiply() of team_product.cuh.
 template <class Tile>
 __device__ PYDRIFT_NOINLINE int32_t multiply_tensor(const Team& team, const Pass& pass,
                                                     const int32_t* __restrict__ tables,
@@ -149,7 +149,7 @@ __device__ PYDRIFT_NOINLINE int32_t multiply_tensor(const Team& team, const Pass
   return (first_warp + num_tasks) % team.num_warps();
 }
 
-// As multiply_flat() of invert_product.cuh.
+// As multiply_flat() of team_product.cuh.
 template <class Tile>
 __device__ PYDRIFT_NOINLINE void multiply_flat_tensor(const Team& team, const Pass& pass,
                                                       const int32_t* __restrict__ tables,

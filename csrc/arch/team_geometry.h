@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "arch/program.h"
+#include "arch/team_plan.h"
 #include "common/refuse.h"
-#include "invert/invert_plan.h"
 
 namespace pydrift {
 
@@ -25,7 +25,7 @@ inline int64_t lay_out(Plane& plane, int32_t channels, int32_t height, int32_t w
   const int64_t channel_pitch = (int64_t{height} + border.rows) * row_pitch;
   const int64_t lead = border.rows * row_pitch + border.columns * column_pitch;
   const int64_t size = lead + channels * channel_pitch;
-  if (size > std::numeric_limits<int32_t>::max()) refuse("invert: the network's layers are too large for the GPU");
+  if (size > std::numeric_limits<int32_t>::max()) refuse("program: its layers are too large for the GPU");
   plane.channels = channels, plane.height = height, plane.width = width;
   plane.lead = static_cast<int32_t>(lead), plane.channel_pitch = static_cast<int32_t>(channel_pitch);
   plane.row_pitch = static_cast<int32_t>(row_pitch), plane.column_pitch = static_cast<int32_t>(column_pitch);

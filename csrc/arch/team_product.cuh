@@ -1,7 +1,7 @@
 // Matrix products with gathered columns: linear layers, convolutions and their data gradients. No torch.
 #pragma once
 
-#include "invert/invert_team.cuh"
+#include "arch/team.cuh"
 
 namespace pydrift {
 
@@ -29,6 +29,7 @@ __device__ inline void put_window(const Team& team, const int32_t* tables, const
     if (values[i] > best || values[i] != values[i]) best = values[i], winner = i;
   }
   team.at(sink.out)[tables[sink.out_rows + output] + tables[sink.out_columns + position] + slot] = relu(best);
+  if (!sink.has_mask) return;
   team.bytes_at(sink.aux)[tables[sink.aux_rows + output] + tables[sink.aux_columns + position] + slot] =
       best <= 0.0f ? kDeadWindow : winner;
 }

@@ -1,0 +1,26 @@
+// How the products of a network are added up. No torch.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/refuse.h"
+
+namespace pydrift {
+
+enum class Arithmetic : int32_t {
+  kFma,        // "float32": fused multiply-adds
+  kTf32Split,  // "3xtf32": tensor cores, each factor as the sum of two TF32 numbers: float32 but for the last bits
+  kTf32,       // "tf32": tensor cores, factors rounded to TF32 (11 bits)
+};
+
+// What an op is told to use. Tensor cores are on the GPU only.
+inline Arithmetic read_precision(const char* op, const std::string& precision, bool on_cpu) {
+  if (precision == "float32") return Arithmetic::kFma;
+  PYDRIFT_CHECK(precision == "3xtf32" || precision == "tf32", op,
+                ": precision must be 'float32', '3xtf32' or 'tf32', got '", precision, "'");
+  PYDRIFT_CHECK(!on_cpu, op, ": precision '", precision, "' needs a GPU; on the CPU there is 'float32'");
+  return precision == "tf32" ? Arithmetic::kTf32 : Arithmetic::kTf32Split;
+}
+
+}  // namespace pydrift

@@ -1,0 +1,77 @@
+// What the launcher of shadow_statistics and shadow_moments decides before it launches. Host code without torch or CUDA.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+#include "arch/team_launch.h"
+#include "arch/team_planner.h"
+#include "shadow/shadow_statistics_plan.h"
+
+namespace pydrift {
+
+// What decides how the work is cut up. No result depends on it.
+struct ShadowShape {
+  int32_t num_slots;     // of a team; at most as many as it has threads
+  int32_t num_threads;   // of a team
+  int32_t cluster_size;  // teams that divide the linear layers of a model among them
+  int32_t max_clusters;  // that run at once
+  int64_t shared_limit;  // floats of shared memory that a team may use
+};
+
+inline ShadowPlan make_shadow_plan(const char* op, const ShadowTask& task, const ShadowShape& shape) {
+  ShadowPlan plan;
+  try {
+    static_cast<TeamPlan&>(plan) = TeamPlanner(*task.program, false, task.arithmetic, shape.num_slots,
+                                               shape.shared_limit, {{&plan.margins, shape.num_slots, 1000.0}})
+                                       .take();
+  } catch (const std::invalid_argument& error) {
+    refuse(op, ": ", error.what());
+  }
+  return plan;
+}
+
+// Samples side by side for a team: as many as shared memory holds, but all teams should have some.
+inline int32_t choose_num_slots(const char* op, const ShadowTask& task, ShadowShape shape) {
+  constexpr int32_t kMaxSlots = 32, kSlotsInWorkspace = 8;
+  const int64_t num_rows = task.num_samples * (task.member != nullptr ? 1 : task.num_models);
+  const int64_t num_teams = int64_t{shape.max_clusters} * shape.cluster_size;
+  const int32_t most = static_cast<int32_t>(std::clamp<int64_t>(num_rows / num_teams, 1, kMaxSlots));
+  int32_t fits = 0, too_many = most + 1;
+  while (too_many - fits > 1) {
+    shape.num_slots = (fits + too_many) / 2;
+    (make_shadow_plan(op, task, shape).workspace_size == 0 ? fits : too_many) = shape.num_slots;
+  }
+  return fits > 0 ? fits : std::min(most, kSlotsInWorkspace);
+}
+
+// The moments of a sample belong to one team, since they depend on the order of the models.
+inline ShadowCut choose_cut(const char* op, const ShadowTask& task, const ShadowShape& shape) {
+  constexpr int64_t kTasksPerCluster = 4;  // so that none waits long for the last
+  const int64_t tile = int64_t{shape.num_slots} * shape.cluster_size;
+  const int64_t num_tiles = (task.num_samples + tile - 1) / tile;
+  const int64_t wanted = (kTasksPerCluster * shape.max_clusters + num_tiles - 1) / num_tiles;
+  const int64_t num_parts = task.member != nullptr ? 1 : std::min(wanted, task.num_models);
+  if (num_tiles * num_parts > std::numeric_limits<int32_t>::max()) refuse(op, ": too many samples for one call");
+  return {static_cast<int32_t>(num_tiles), static_cast<int32_t>(num_parts)};
+}
+
+inline int32_t num_clusters(const ShadowCut& cut, const ShadowShape& shape) {
+  return std::min(shape.max_clusters, cut.num_tiles * cut.num_parts);
+}
+
+// All that the kernel needs to know except where its memory is.
+inline ShadowArguments make_arguments(const ShadowTask& task, const ShadowPlan& plan, const ShadowCut& cut) {
+  ShadowArguments made{};
+  made.network = make_network(plan, task.parameters, task.num_models, task.program->num_parameters);
+  made.workspace_size = plan.workspace_size, made.shared_size = plan.shared_size;
+  made.input = plan.input, made.logits = plan.logits, made.margins = plan.margins;
+  made.cut = cut;
+  made.bytes = task.bytes, made.values = task.values, made.label = task.label, made.member = task.member;
+  made.num_samples = task.num_samples;
+  made.statistics = task.statistics, made.moments = task.moments;
+  return made;
+}
+
+}  // namespace pydrift
