@@ -15,7 +15,7 @@ from torch import nn
 from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
-from pydrift.membership import DEFAULT, Attack, Statistics, check_finite, chosen, measure, view
+from pydrift.membership import DEFAULT, Attack, Statistics, check_counts, check_finite, chosen, measure, view
 from pydrift.membership.boundary import BoundaryDistance
 from pydrift.membership.evaluation import FPRS, AttackResult, evaluate
 from pydrift.modelfile import LoadedModel
@@ -57,7 +57,8 @@ def membership_audit(
     attacks   names in pydrift.membership.ATTACKS; "boundary" must be asked for, since it takes many queries
     shadows   models of the target's kind, trained on complementary halves of the population: an even number. Each
               image is then IN for one half of them and OUT for the other. None are trained if no attack needs any
-    bank      shadows that are there already, trained on draws of the very same population
+    bank      shadows that are there already, trained on draws of the very same population. The target itself, and any
+              shadow that was trained on exactly its members or exactly on the others, is left out
     queries   how the images are shown (see pydrift.membership.view); LiRA and RMIA use all of them, the others the
               first. Show what the target was trained with: "flip" only where images were mirrored
     alpha     intervals and epsilon bounds have confidence 1 - alpha; the epsilon bounds of all attacks together
@@ -100,9 +101,12 @@ def membership_audit(
                     subject, images, count, recipe=how, train=train, seed=seed, device=device, progress=told,
                     work_dir=None if work_dir is None else Path(work_dir) / "shadows",
                 )  # fmt: skip
+        kept = _kept(bank, subject, member)
+        shadow_member = member[None][:0] if bank is None else bank.member[kept]
+        _check_counts(suite, bank, kept, shadow_member)
         with clock("ask target and shadows"):
             posterior = any(attack.needs.posterior for attack in suite.values())
-            answers, shadow, shadow_member = _asked(target, bank, images, queries, posterior, device, told)
+            answers, shadow = _asked(target, bank, kept, images, queries, posterior, device, told)
         with clock("attack"):
             told.phase("attacking", len(suite))
             scores = np.empty((len(suite), len(images)))
@@ -124,9 +128,9 @@ def membership_audit(
         attacks=results,
         alpha=alpha,
         delta=delta,
-        reasons=tuple(_reasons(subject, member, results, bank, guessed)),
+        reasons=tuple(_reasons(subject, member, results, bank, kept, guessed)),
         population=_population(images, member, answers),
-        shadows=ShadowSummary(0, "none", ()) if bank is None else _summary(bank),
+        shadows=ShadowSummary(0, "none", ()) if bank is None else _summary(bank, kept),
         provenance=MembershipProvenance(
             pydrift=__version__,
             torch=torch.__version__,
@@ -201,25 +205,67 @@ def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
     return shadows
 
 
+def _kept(bank: ShadowBank | None, subject: Subject, member: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The shadows of the bank that the target is compared with: all that tell something about models like it.
+
+    Not the target itself, nor any that was trained on exactly its members or exactly on the others: of such a shadow,
+    IN and OUT are the very answer that the attacks look for.
+    """
+    if bank is None:
+        return np.arange(0)
+    own = tensors_digest(subject.module.state_dict())
+    itself = [bank.member[k] for k in range(len(bank)) if tensors_digest(bank.state(k)) == own]
+    telling = np.zeros(len(bank), bool)
+    for mask in (member, *itself):
+        telling |= (bank.member == mask).all(axis=1) | (bank.member != mask).all(axis=1)
+    return np.flatnonzero(~telling)
+
+
+def _left_out(bank: ShadowBank, kept: NDArray[np.int64]) -> str | None:
+    """Which shadows were left out, in words; None where all are kept."""
+    missing = np.setdiff1d(np.arange(len(bank)), kept).tolist()
+    if not missing:
+        return None
+    return (
+        f"left out of the {len(bank)} shadows: {', '.join(map(str, missing))}, for being the target itself or trained "
+        "on exactly its members or exactly on the others, which would tell the attacks the answer"
+    )
+
+
+def _check_counts(
+    suite: Mapping[str, Attack], bank: ShadowBank | None, kept: NDArray[np.int64], member: NDArray[np.bool_]
+) -> None:
+    """UsageError where the shadows that are kept, of membership [K, N], are too few for an attack."""
+    try:
+        for attack in suite.values():
+            check_counts(attack, member)
+    except UsageError as error:
+        if bank is None or (words := _left_out(bank, kept)) is None:
+            raise
+        raise UsageError(f"{error} ({words})") from error
+
+
 def _asked(
     target: Classifier,
     bank: ShadowBank | None,
+    kept: NDArray[np.int64],
     images: LabelledImages,
     queries: Sequence[str],
     posterior: bool,
     device: str | None,
     progress: Progress,
-) -> tuple[Statistics, Statistics, NDArray[np.bool_]]:
-    """The target's answers, the shadows' answers, and which images each shadow was trained on [K, N]."""
-    progress.phase("asking target and shadows", len(queries) * (1 + (0 if bank is None else len(bank))))
+) -> tuple[Statistics, Statistics]:
+    """The answers of the target, and of those shadows that are kept."""
+    shadows = len(bank) if bank is not None and len(kept) else 0
+    progress.phase("asking target and shadows", len(queries) * (1 + shadows))
     asking: dict[str, Any] = {"queries": queries, "posterior": posterior, "advance": progress.advance}
     answers = measure([target], images.x, images.y, **asking)
     check_finite(answers, ["target"])
-    if bank is None:
-        return answers, answers.models(slice(0, 0)), np.zeros((0, len(images)), bool)
-    shadow = bank.statistics(images.x, images.y, device=device, **asking)
-    check_finite(shadow, [f"shadow {k}" for k in range(len(bank))])
-    return answers, shadow, bank.member
+    if bank is None or not shadows:
+        return answers, answers.models(slice(0, 0))
+    shadow = bank.statistics(images.x, images.y, device=device, **asking).models(kept)
+    check_finite(shadow, [f"shadow {k}" for k in kept])
+    return answers, shadow
 
 
 def _scores(
@@ -252,15 +298,23 @@ def _population(images: LabelledImages, member: NDArray[np.bool_], answers: Stat
     )
 
 
-def _summary(bank: ShadowBank) -> ShadowSummary:
-    return ShadowSummary(len(bank), bank.plan.draw.describe(bank.plan.images), bank.accuracy)
+def _summary(bank: ShadowBank, kept: NDArray[np.int64]) -> ShadowSummary:
+    accuracy = tuple(bank.accuracy[k] for k in kept)
+    return ShadowSummary(len(kept), bank.plan.draw.describe(bank.plan.images), accuracy)
 
 
 def _reasons(
-    subject: Subject, member: NDArray[np.bool_], results: Sequence[AttackResult], bank: ShadowBank | None, guessed: bool
+    subject: Subject,
+    member: NDArray[np.bool_],
+    results: Sequence[AttackResult],
+    bank: ShadowBank | None,
+    kept: NDArray[np.int64],
+    guessed: bool,
 ) -> Iterator[str]:
     """What a reader of the figures must know."""
     members, others = int(member.sum()), int((~member).sum())
+    if bank is not None and (words := _left_out(bank, kept)):
+        yield words
     if guessed:
         yield (
             "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
@@ -271,7 +325,7 @@ def _reasons(
             f"the target's file says that it was trained on {subject.train_size} images, but {members} members are "
             "named: if members are missing they count as non-members here, and the attacks look weaker than they are"
         )
-    seen = members if bank is None else int(bank.member.sum(axis=1).mean())
+    seen = members if bank is None or not len(kept) else int(bank.member[kept].sum(axis=1).mean())
     if not 0.8 <= members / seen <= 1.25:
         yield (
             f"each shadow saw {seen} images and the target {members}: the shadows resemble it less than they could; "

@@ -19,10 +19,11 @@ from pydrift import InputRefused, MembershipReport, TrainingRecipe, UsageError, 
 from pydrift.cli import app
 from pydrift.data import LabelledImages
 from pydrift.membership import ATTACKS, DEFAULT
+from pydrift.membership.metrics import roc, tpr_at_fpr
 from pydrift.privacy import checked_members
 from pydrift.privacy_result import Limit
 from pydrift.report import render_membership_html, render_membership_terminal
-from pydrift.shadows import Draw
+from pydrift.shadows import Draw, ShadowBank
 from pydrift.trainer import train_model
 
 ARCH, SHADOWS = "mlp:1x8x8:128:10", 8
@@ -117,6 +118,56 @@ def test_a_bank_takes_the_place_of_shadows(report, population, overfit):
     few = train_shadows(overfit.module, population, 2, recipe=replace(RECIPE, epochs=1))
     with pytest.raises(UsageError, match="needs 2 shadows IN and 2 OUT for every image; image 0 has 1 IN and 1 OUT"):
         membership_audit(overfit.module, population, overfit.drawn, attacks=("lira",), bank=few)
+
+
+def rows_of(bank, rows):
+    """A bank of some of the shadows."""
+    return ShadowBank(
+        replace(bank.plan, count=len(rows)),
+        bank.member[rows],
+        tuple(bank.accuracy[k] for k in rows),
+        {name: stack[rows] for name, stack in bank.weights.items()},
+        bank.template,
+    )
+
+
+@pytest.fixture(scope="module")
+def small_bank(population):
+    return train_shadows(ARCH, population, 8, recipe=replace(RECIPE, epochs=30), seed=5)
+
+
+def test_the_target_and_its_complement_are_no_shadows_of_it(population, small_bank):
+    """With them, LiRA has an IN shadow of every member that answers exactly as the target does."""
+    target, rest = small_bank.models()[0], list(range(2, 8))
+    arguments = {"attacks": ("lira", "lira-fixed", "rmia", "shokri"), "queries": ("plain", "shift:0,1")}
+    got = membership_audit(target, population, small_bank.member[0], bank=small_bank, **arguments)
+    honest = membership_audit(target, population, small_bank.member[0], bank=rows_of(small_bank, rest), **arguments)
+    assert np.array_equal(got.scores, honest.scores)
+    assert got.attacks == honest.attacks
+    (told,) = set(got.reasons) - set(honest.reasons)
+    assert told.startswith("left out of the 8 shadows: 0, 1, for being the target itself or trained on exactly its")
+    out = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    render_membership_terminal(got, out)
+    assert told in out.export_text()
+    assert got.shadows.count == len(got.shadows.accuracy) == 6
+    every = small_bank.statistics(population.x, population.y)
+    leaking = ATTACKS["lira"].fit(every, small_bank.member, population.y.numpy()).score(every.models(slice(1)))
+    inflated = tpr_at_fpr(roc(leaking, got.member), 0.01).tpr
+    assert got.attacks[0].tpr_at_fpr[1].tpr < 0.1 < 0.4 < inflated
+
+
+def test_a_shadow_that_is_the_target_is_known_by_its_weights(population, small_bank):
+    """Whatever is said of the members: here one of them is missing."""
+    member = small_bank.member[3].copy()
+    member[np.flatnonzero(member)[0]] = False
+    got = membership_audit(small_bank.models()[3], population, member, attacks=("rmia",), bank=small_bank)
+    assert got.reasons[0].startswith("left out of the 8 shadows: 2, 3, for")
+    other = membership_audit(small_bank.models()[0], population, member, attacks=("loss",), bank=small_bank)
+    assert other.reasons[0].startswith("left out of the 8 shadows: 0, 1, for")
+    pair = rows_of(small_bank, [0, 1, 2, 3])
+    with pytest.raises(UsageError) as error:
+        membership_audit(small_bank.models()[0], population, member, attacks=("rmia", "lira"), bank=pair)
+    assert "image 0 has 1 IN and 1 OUT (left out of the 4 shadows: 0, 1, for" in str(error.value)
 
 
 @pytest.mark.parametrize("images", [400, 401])

@@ -51,7 +51,7 @@ class Statistics:
     def num_images(self) -> int:
         return self.margin.shape[2]
 
-    def models(self, chosen: slice) -> Statistics:
+    def models(self, chosen: slice | NDArray[np.int64]) -> Statistics:
         """The statistics of some of the models."""
         parts: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in vars(self).items()}
         return Statistics(**parts)
