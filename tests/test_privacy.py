@@ -15,7 +15,15 @@ from torch import nn
 
 import pydrift
 import pydrift.progress
-from pydrift import InputRefused, MembershipReport, TrainingRecipe, UsageError, membership_audit, train_shadows
+from pydrift import (
+    InputRefused,
+    MembershipReport,
+    TrainingRecipe,
+    UsageError,
+    membership_audit,
+    privacy_result,
+    train_shadows,
+)
 from pydrift.cli import app
 from pydrift.data import LabelledImages
 from pydrift.membership import ATTACKS, DEFAULT
@@ -66,6 +74,8 @@ def test_an_overfit_model_betrays_its_members(report):
     assert report.attacks[0].auc_interval[0] > 0.6
     assert report.population.accuracy_members > report.population.accuracy_non_members + 0.1
     assert report.population.loss_members < report.population.loss_non_members
+    assert all(attack.epsilon_alpha == report.alpha / len(ATTACKS) for attack in report.attacks)
+    assert json.loads(report.to_json())["attacks"][0]["epsilon_alpha"] == report.alpha / len(ATTACKS)
     assert report.shadows.count == SHADOWS
     assert report.shadows.draw == "complementary halves of 400 images"
 
@@ -288,7 +298,7 @@ def test_one_attack_with_constant_scores_is_named(population, digits):
 # --- what is written
 
 
-def test_a_report_comes_back_as_it_was_saved(report, tmp_path):
+def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
     report.save(tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["membership.html", "membership.json", "scores.npz"]
     again = MembershipReport.load(tmp_path)
@@ -300,6 +310,21 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path):
     assert render_membership_html(again) == (tmp_path / "membership.html").read_text()
     with np.load(tmp_path / "scores.npz") as arrays:
         assert set(arrays.files) == {"member", "y", *ATTACKS}
+    other = replace(report, scores=report.scores[:, ::-1].copy())
+    write_atomic, written = privacy_result.write_atomic, []
+
+    def killed_before_the_json(path, data):
+        if path.suffix == ".json":
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_atomic(path, data)
+
+    monkeypatch.setattr(privacy_result, "write_atomic", killed_before_the_json)
+    with pytest.raises(KeyboardInterrupt):
+        other.save(tmp_path)
+    assert "scores.npz" in written
+    with pytest.raises(InputRefused, match=r"scores\.npz: its SHA-256 is not the one in membership\.json"):
+        MembershipReport.load(tmp_path)
     for damage in (b"{}", b"[]", b"not json", b'{"schema_version": 2}'):
         (tmp_path / "membership.json").write_bytes(damage)
         with pytest.raises(InputRefused, match="not a readable membership report"):
