@@ -70,6 +70,7 @@ class MembershipProvenance:
     data_sha256: str
     members_sha256: str
     settings: dict[str, Any]
+    bank: dict[str, Any] | None = None  # of the shadows: their plan, and the SHA-256 over those of their weights
     seconds: dict[str, float] = field(default_factory=dict)
     command: str | None = None
 

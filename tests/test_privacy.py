@@ -170,14 +170,54 @@ def test_a_shadow_that_is_the_target_is_known_by_its_weights(population, small_b
     """Whatever is said of the members: here one of them is missing."""
     member = small_bank.member[3].copy()
     member[np.flatnonzero(member)[0]] = False
-    got = membership_audit(small_bank.models()[3], population, member, attacks=("rmia",), bank=small_bank)
-    assert got.reasons[0].startswith("left out of the 8 shadows: 2, 3, for")
-    other = membership_audit(small_bank.models()[0], population, member, attacks=("loss",), bank=small_bank)
-    assert other.reasons[0].startswith("left out of the 8 shadows: 0, 1, for")
+    for k, pair in ((3, "2, 3"), (0, "0, 1")):
+        got = membership_audit(small_bank.models()[k], population, member, attacks=("rmia",), bank=small_bank)
+        assert any(reason.startswith(f"left out of the 8 shadows: {pair}, for") for reason in got.reasons)
     pair = rows_of(small_bank, [0, 1, 2, 3])
     with pytest.raises(UsageError) as error:
         membership_audit(small_bank.models()[0], population, member, attacks=("rmia", "lira"), bank=pair)
     assert "image 0 has 1 IN and 1 OUT (left out of the 4 shadows: 0, 1, for" in str(error.value)
+
+
+def test_a_bank_unlike_the_target_is_told(population, small_bank, overfit, tmp_path):
+    def told(target, bank=small_bank, members=overfit.drawn, **options):
+        got = membership_audit(target, population, members, attacks=("rmia",), bank=bank, **options)
+        assert got.provenance.bank["plan"] == bank.plan.to_dict()
+        return [reason for reason in got.reasons if "bank" in reason]
+
+    assert told(overfit.module, recipe=small_bank.plan.recipe) == []
+    (unknown,) = told(overfit.module)
+    assert unknown.startswith("nothing says how the target was trained, so nothing tells whether the bank's shadows")
+    (recipe,) = told(overfit.module, recipe=RECIPE)
+    assert recipe.startswith("the bank's recipe is not the target's (epochs is 30 there and 60 here): the attacks look")
+    small = train_model("mlp:1x8x8:8:10", population, size=200, seed=0, recipe=replace(RECIPE, epochs=1))
+    small.save(tmp_path / "small.safetensors")
+    for target in (small.module, tmp_path / "small.safetensors"):
+        architecture, _ = told(target, members=small.drawn, recipe=RECIPE)
+        assert architecture.startswith(f"the bank's shadows are of another architecture ({ARCH}) than the target (")
+    options = {"recipe": replace(RECIPE, epochs=1)}
+    continued = train_shadows(overfit.module, population, 2, null="finetune", **options)
+    (null,) = told(overfit.module, continued, **options)
+    assert null.startswith("the bank's shadows continue a model's training (finetune), none was trained from scratch")
+    own = train_shadows(small.module, population, 2, train=lambda x, y, seed: small.module)
+    (training,) = told(small.module, replace(own, weights={k: v + 1 for k, v in own.weights.items()}))
+    assert training.startswith("the bank's shadows were trained by a function of its maker's (test_a_bank_unlike")
+
+
+def test_a_bank_is_measured_by_what_the_attacks_need_before_anybody_is_asked(population, small_bank, monkeypatch):
+    monkeypatch.setattr("pydrift.privacy.measure", lambda *_, **__: pytest.fail("asked"))
+    target = train_model(ARCH, population, size=200, seed=1, recipe=replace(RECIPE, epochs=1))
+    with pytest.raises(UsageError, match="image 0 has 1 IN and 1 OUT"):
+        membership_audit(target.module, population, target.drawn, attacks=("lira",), bank=rows_of(small_bank, [0, 1]))
+
+
+def test_the_provenance_tells_banks_apart(report, population, overfit, small_bank):
+    assert report.provenance.bank["plan"]["count"] == SHADOWS
+    digests = {report.provenance.bank["weights_sha256"]}
+    for bank in (small_bank, replace(small_bank, weights={k: v + 1 for k, v in small_bank.weights.items()})):
+        got = membership_audit(overfit.module, population, overfit.drawn, attacks=("loss",), bank=bank)
+        digests.add(got.provenance.bank["weights_sha256"])
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize("images", [400, 401])
