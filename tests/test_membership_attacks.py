@@ -1,5 +1,6 @@
 """Each attack against a slow reference written from its paper's formula, and the properties that are easily lost."""
 
+from dataclasses import replace
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydrift.membership import ATTACKS, Statistics, chosen
 from pydrift.membership.attack_r import LARGEST_LOSS
 from pydrift.membership.boundary import BoundaryDistance
 from pydrift.membership.class_threshold import negative_entropy, negative_modified_entropy
-from pydrift.membership.lira import MIN_STD, Lira
+from pydrift.membership.lira import Lira
 from pydrift.membership.metrics import auc
 from pydrift.membership.rmia import Rmia
 from pydrift.membership.shokri import Shokri
@@ -97,7 +98,7 @@ def lira_reference(shadow, member, target, online, fixed):
             terms = {}
             for side in (True, False) if online else (False,):
                 values = sides[side][n]
-                spread = max(pooled[side] if fixed else values.std(ddof=1), MIN_STD)
+                spread = max(pooled[side] if fixed else values.std(ddof=1), 1e-6, 2**-23 * abs(values.mean()))
                 terms[side] = (values.mean(), spread)
             out = (phi[q, n] - terms[False][0]) / terms[False][1]
             total[n] += norm.logpdf(phi[q, n], *terms[True]) - norm.logpdf(phi[q, n], *terms[False]) if online else out
@@ -115,7 +116,7 @@ def test_lira_is_the_papers_likelihood_ratio(kind, online, fixed, queries):
     expected = lira_reference(shadow, member, target, online, fixed)
     if kind != "equal":
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
-    else:  # the answers equal the means but for the last bit, which MIN_STD magnifies
+    else:  # the answers equal the means but for the last bit, which the least spread magnifies
         np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
@@ -141,6 +142,16 @@ def test_the_fixed_variance_is_that_within_images():
     before = Lira(fixed=True).fit(shadow, member, y).score(target)
     after = Lira(fixed=True).fit(moved, member, y).score(moved_target)
     np.testing.assert_allclose(after, before, atol=1e-3)
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_lira_tells_margins_apart_no_finer_than_float32_does(fixed):
+    """Shadows that agree to the last bit on a large margin are no evidence: a last bit off is one deviation off."""
+    shadow, member, target, _, y = case("equal")
+    large = replace(shadow, margin=np.full_like(shadow.margin, 1024))
+    above = replace(target, margin=np.full_like(target.margin, np.nextafter(np.float32(1024), np.float32(2000))))
+    got = Lira(online=False, fixed=fixed).fit(large, member, y).score(above)
+    np.testing.assert_allclose(got, 1, rtol=1e-12)
 
 
 # --- RMIA
@@ -170,6 +181,48 @@ def test_rmia_counts_are_those_of_the_whole_matrix(kind, online, gamma, a, queri
     expected = rmia_reference(shadow, member, target, online, gamma, a)
     assert np.array_equal(np.rint(got * 150), np.rint(expected * 150))
     assert len(np.unique(got)) > 10
+
+
+@pytest.mark.parametrize("kind", ["sure", "ties", "sure ties"])
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize(("gamma", "a"), [(1.0, 0.3), (1.7, 0.0), (1.7, 1.0)])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_rmia_is_its_definition_where_p_is_0_or_1(kind, online, gamma, a, queries):
+    """In 50 digits, from margins whose p no float64 holds. Some images are there twice: they do not beat their twins.
+
+    Where p rounds to 1 everywhere, ratios differ from 1 by less than float64 tells; at gamma = 1 such comparisons may
+    go either way, at 1.7 there are none.
+    """
+    shadow, member, target, _, y = case(kind.split()[0], queries=queries, images=40)
+    twin = np.r_[np.arange(40), np.arange(0, 40, 4)] if "ties" in kind else np.arange(40)
+    images = len(twin)
+    for seen in (shadow, target):
+        seen.margin[..., :4] = [-2000, 2000, -104, 104]
+        seen.margin[..., 4:8] = np.where(seen.margin[..., 4:8] > 0, 150, -150)
+    shadow, target = (replace(s, margin=s.margin[..., twin], posterior=None) for s in (shadow, target))
+    member = member[:, twin]
+    with localcontext(prec=50):
+
+        def p(margin):
+            return 1 / (1 + (-Decimal(float(margin))).exp())
+
+        def ratio(q, n):
+            every = [p(margin) for margin in shadow.margin[:, q, n]]
+            out = [p_out for p_out, inside in zip(every, member[:, n], strict=True) if not inside]
+            offline = ((1 + Decimal(a)) * sum(out) / len(out) + (1 - Decimal(a))) / 2
+            return p(target.margin[0, q, n]) / (sum(every) / len(every) if online else offline)
+
+        ratios = np.array([[ratio(q, n) for n in range(images)] for q in range(queries)])  # of Decimals
+        bound, slack = Decimal(gamma) * ratios[0], 1 + Decimal("1e-12")
+        surely = ratios[:, :, None] > bound * slack
+        perhaps = ratios[:, :, None] > bound / slack
+        perhaps[0, twin[:, None] == twin] = False  # its own ratio, bit for bit
+    least, most = ((2 * votes.sum(axis=0) > queries).sum(axis=1) for votes in (surely, perhaps))
+    got = np.rint(Rmia(online, gamma, a).fit(shadow, member, y[twin]).score(target) * images)
+    assert (least <= got).all()
+    assert (got <= most).all()
+    assert gamma == 1 or (least == most).all()
+    assert (least == most).mean() > 0.3
 
 
 @pytest.mark.parametrize("online", [True, False])
@@ -326,8 +379,36 @@ def test_shokri_learns_from_every_answer_of_every_shadow(monkeypatch):
             for j, n in enumerate(of_class):  # the last image, too
                 assert np.array_equal(features[k * len(of_class) + j], shadow.posterior[k, n])
                 assert labels[k * len(of_class) + j] == member[k, n]
+                assert features.dtype == np.float64
     again = Shokri(epochs=3).fit(shadow, member, y).score(target)
     assert np.array_equal(fitted.score(target), again)
+    assert not np.array_equal(Shokri(epochs=3, seed=2**40).fit(shadow, member, y).score(target), again)
+
+
+def test_shokri_scores_are_the_log_odds_of_each_class_own_classifier():
+    shadow, member, target, _, y = case("random")
+    fitted = Shokri(epochs=3).fit(shadow, member, y)
+    got = fitted.score(target)
+    for n, label in enumerate(y):
+        out, inside = fitted.models[label].predict_proba(target.posterior[0, n : n + 1].astype(np.float64))[0]
+        assert got[n] == pytest.approx(np.log(inside / out), rel=1e-9, abs=1e-12)
+
+
+def test_shokri_stays_finite_where_the_classifier_is_certain():
+    shadow, member, target, _, y = case("random")
+    fitted = Shokri(epochs=1).fit(shadow, member, y)
+
+    class Certain:
+        def predict_proba(self, answers):
+            sure = np.arange(len(answers)) % 2
+            return np.stack([1 - sure, sure], axis=1).astype(np.float64)
+
+    got = replace(fitted, models=dict.fromkeys(fitted.models, Certain())).score(target)
+    assert np.isfinite(got).all()
+    for label in range(CLASSES):
+        of_class = got[y == label]
+        assert (of_class[::2] < -700).all()
+        assert (of_class[1::2] > 36).all()
 
 
 # --- the boundary

@@ -21,7 +21,7 @@ from pydrift.membership.attack import Needs, Scores
 from pydrift.membership.statistics import Statistics
 
 _STEPS = 5  # tries of a step along the normal, each half the one before
-_BLOCK = 128  # images walked together; fixed, so that a distance does not depend on how many are asked for
+_BLOCK = 128  # images walked together: bounds the memory
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from pydrift.membership.attack import Needs, Scores, check_shadows
 from pydrift.membership.statistics import Statistics
 
-MIN_STD = 1e-6
-"""The least standard deviation of a margin: its float32 resolution. Equal answers would else give infinite ratios."""
+MIN_STD, RESOLUTION = 1e-6, 2.0**-23
+"""The least standard deviation of a margin is max(MIN_STD, RESOLUTION * |mean|): shadows that agree more closely than
+float32 tells numbers of this size apart show no more than that. MIN_STD is for means near 0, whose margins inherit the
+rounding errors of logits of order 1; no theory says how small it must be. Equal answers would else give infinite
+ratios."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Lira:
              variance *within* images, each centred on its own mean; around a common mean it would be the spread of
              easy and hard images instead.
 
-    Variances are unbiased (n - 1) and at least MIN_STD squared. Several queries are taken for independent; the score
-    is their mean. Each query has its own means and variances.
+    Variances are unbiased (n - 1) and not below the resolution of the margin (see MIN_STD). Several queries are taken
+    for independent; the score is their mean. Each query has its own means and variances.
     """
 
     online: bool = True
@@ -54,7 +57,7 @@ class Lira:
 @dataclass(frozen=True)
 class _Gaussian:
     mean: NDArray[np.float64]  # [Q, N]
-    std: NDArray[np.float64]  # [Q, N] or [Q, 1]
+    std: NDArray[np.float64]  # [Q, N]
 
     def standardised(self, margin: NDArray[np.float64]) -> NDArray[np.float64]:
         return (margin - self.mean) / self.std
@@ -86,4 +89,4 @@ def _gaussian(margin: NDArray[np.float32], chosen: NDArray[np.bool_], fixed: boo
         variance = squares.sum(axis=1, keepdims=True) / (count - 1).sum(axis=1, keepdims=True)
     else:
         variance = squares / (count - 1)
-    return _Gaussian(mean, np.maximum(np.sqrt(variance), MIN_STD))
+    return _Gaussian(mean, np.maximum(np.sqrt(variance), np.maximum(MIN_STD, RESOLUTION * np.abs(mean))))

@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from pydrift.membership.attack import Needs, Scores, check_shadows
 from pydrift.membership.statistics import Statistics
 
+_LEAST, _MOST = np.nextafter(0.0, 1.0), np.nextafter(1.0, 0.0)
+
 
 @dataclass(frozen=True)
 class Shokri:
     """One attack model for each class: a network with 64 hidden ReLU units, as in the paper, on the class
     probabilities; trained on every image of the class as every shadow answers to it.
 
-    score = log-odds of "member". The same seed gives the same model on the same machine.
+    score = log-odds of "member", finite: a chance that rounds to 0 or 1 counts as the float64 next to it. The same seed
+    gives the same model on the same machine.
     """
 
     hidden: int = 64
@@ -39,10 +42,11 @@ class Shokri:
         models = {}
         for label in np.unique(y):
             of_class = y == label
-            answers = shadow.posterior[:, of_class]
+            answers = shadow.posterior[:, of_class].astype(np.float64)  # scikit-learn computes in the dtype it is given
             rows = answers.shape[0] * answers.shape[1]
             batch = min(rows, max(64, rows // 100))  # about 100 steps an epoch, however many the shadows
-            model = MLPClassifier((self.hidden,), batch_size=batch, max_iter=self.epochs, random_state=self.seed)
+            random = np.random.RandomState(np.random.MT19937(self.seed))  # takes seeds of any size
+            model = MLPClassifier((self.hidden,), batch_size=batch, max_iter=self.epochs, random_state=random)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is meant
                 model.fit(answers.reshape(rows, -1), member[:, of_class].ravel())
@@ -60,6 +64,7 @@ class _Fitted:
         scores = np.empty(target.num_images)
         for label, model in self.models.items():
             of_class = self.y == label
-            chance = model.predict_log_proba(target.posterior[0, of_class])  # type: ignore[attr-defined]
-            scores[of_class] = chance[:, 1] - chance[:, 0]
+            answers = target.posterior[0, of_class].astype(np.float64)
+            chance = model.predict_proba(answers)[:, 1].clip(_LEAST, _MOST)  # type: ignore[attr-defined]
+            scores[of_class] = np.log(chance) - np.log1p(-chance)
         return scores
