@@ -15,8 +15,17 @@ from torch import nn
 from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
-from pydrift.membership import DEFAULT, Attack, Statistics, check_counts, check_finite, chosen, measure, view
-from pydrift.membership.boundary import BoundaryDistance
+from pydrift.membership import (
+    DEFAULT,
+    Attack,
+    BoundaryDistance,
+    Statistics,
+    check_counts,
+    check_finite,
+    chosen,
+    measure,
+    view,
+)
 from pydrift.membership.evaluation import FPRS, AttackResult, evaluate
 from pydrift.modelfile import LoadedModel
 from pydrift.ops import native_status
@@ -35,7 +44,7 @@ def membership_audit(
     data: Any,
     members: ArrayLike,
     *,
-    attacks: Sequence[str] = DEFAULT,
+    attacks: Sequence[str] | Mapping[str, Attack] = DEFAULT,
     shadows: int = 16,
     bank: ShadowBank | None = None,
     queries: Sequence[str] = ("plain",),
@@ -55,7 +64,8 @@ def membership_audit(
     data      the population: images of which some were used to train the target and the others were not.
               LabelledImages, (x, y), any iterable of (x, y), or a source such as "cifar10:DIR"
     members   which ones: integer indices into `data`, or a boolean mask [N]
-    attacks   names in pydrift.membership.ATTACKS; "boundary" must be asked for, since it takes many queries
+    attacks   names in pydrift.membership.ATTACKS; "boundary" must be asked for, since it takes many queries. Or attacks
+              (Lira, Rmia, Shokri, BoundaryDistance) with settings of your own by name: {"rmia-1.5": Rmia(gamma=1.5)}
     shadows   models of the target's kind, trained on complementary halves of the population: an even number. Each
               image is then IN for one half of them and OUT for the other. None are trained if no attack needs any
     bank      shadows that are there already, trained on draws of the very same population. The target itself, and any
@@ -72,7 +82,7 @@ def membership_audit(
     UsageError: unknown attacks, fewer shadows than an attack needs. InputRefused: members that are no indices, a target
     of other images or classes. The same seed on the same machine gives the same figures.
     """
-    suite = chosen(attacks)
+    suite = chosen(attacks, seed)
     count = _needed(suite, shadows) if bank is None else 0
     if not 0 < alpha < 1 or not 0 <= delta < 1:
         raise UsageError(f"alpha must lie between 0 and 1 and delta in [0, 1), got {alpha:g} and {delta:g}")

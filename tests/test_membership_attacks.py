@@ -539,6 +539,13 @@ def test_a_membership_matrix_that_does_not_fit_is_refused():
         (lambda: chosen(["lira", "magic"]), "no such attack: 'magic'; known are lira, lira-fixed, "),
         (lambda: chosen(["lira", "lira"]), "attacks must be one or more different names, got lira, lira"),
         (lambda: chosen([]), "attacks must be one or more different names, got none"),
+        (lambda: chosen({}), "attacks must be one or more different names, got none"),
+        (
+            lambda: chosen({"member": Rmia()}),
+            "an attack's name is of letters, digits, dots and hyphens, and not member",
+        ),
+        (lambda: chosen({"a/b": Rmia()}), "an attack's name is of letters, digits, dots and hyphens"),
+        (lambda: chosen({"mine": "rmia"}), "mine: expected an attack such as Rmia(gamma=1.5), got 'rmia'"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

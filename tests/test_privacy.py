@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ from pydrift import (
 )
 from pydrift.cli import app
 from pydrift.data import LabelledImages
-from pydrift.membership import ATTACKS, DEFAULT
+from pydrift.membership import ATTACKS, DEFAULT, BoundaryDistance, Rmia, Shokri, chosen
 from pydrift.membership.metrics import roc, tpr_at_fpr
 from pydrift.privacy import checked_members
 from pydrift.privacy_result import Limit
@@ -107,6 +107,23 @@ def test_the_same_audit_gives_the_same_figures(report, population, overfit, tmp_
     quick = membership_audit(overfit.module, population, mask, attacks=("loss",))
     assert np.array_equal(quick.scores_of("loss"), report.scores_of("loss"))
     assert quick.shadows.count == 0
+
+
+def test_attacks_may_have_settings_of_their_own(report, population, overfit, tmp_path):
+    suite = {"rmia-1.5": Rmia(gamma=1.5), "rmia": Rmia(), "shokri-7": Shokri(seed=7), "walk": BoundaryDistance(seed=7)}
+    options = {"shadows": SHADOWS, "recipe": RECIPE}
+    got = membership_audit(overfit.module, population, overfit.drawn, attacks=suite, **options)
+    assert [attack.name for attack in got.attacks] == list(suite)
+    assert np.array_equal(got.scores_of("rmia"), report.scores_of("rmia"))
+    assert not np.array_equal(got.scores_of("rmia-1.5"), report.scores_of("rmia"))
+    assert got.provenance.settings["attacks"]["rmia-1.5"]["gamma"] == 1.5
+    got.save(tmp_path)
+    assert np.array_equal(MembershipReport.load(tmp_path).scores, got.scores)
+
+
+def test_the_seed_is_that_of_everything_that_draws():
+    suite = chosen(("shokri", "rmia", "boundary"), seed=2**62)
+    assert (suite["shokri"].seed, suite["rmia"], suite["boundary"].seed) == (2**62, Rmia(), 2**62)
 
 
 class Watch(pydrift.progress.Silent):
@@ -492,6 +509,17 @@ def test_mia_attacks_and_gates(trained, tmp_path, capsys):
     said = capsys.readouterr()
     assert said.out.startswith("The strongest attack (")
     assert "more than 0.1" in said.err
+
+
+def test_mia_changes_the_recipe_of_the_shadows(trained, capsys):
+    model, members = trained
+    arguments = ("mia", model, "--data", "digits", "--members", members, "--attack", "rmia", "--shadows", 2, "--json")
+    assert run(*arguments, "--recipe", "epochs=1", "--recipe", "batch_size=32") == 0
+    used = json.loads(capsys.readouterr().out)["provenance"]["settings"]["recipe"]
+    recorded = TrainingRecipe.from_json(pydrift.load_model(model).metadata["recipe"])
+    assert used == asdict(replace(recorded, epochs=1, batch_size=32))
+    with pytest.raises(UsageError, match="expected KEY=VALUE, got 'epochs'"):
+        run(*arguments, "--recipe", "epochs")
 
 
 def test_mia_takes_a_bank(trained, digits, tmp_path, capsys):

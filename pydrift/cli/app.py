@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pydrift.data import LabelledImages
+    from pydrift.training import TrainingRecipe
 
 app = typer.Typer(
     name="pydrift",
@@ -37,6 +40,10 @@ WorkOption = Annotated[Path | None, typer.Option("--work", help="folder for fini
 ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null (default: 16)")]
 NullOption = Annotated[
     str | None, typer.Option("--null", help="how updates are made: retrain or finetune (default: retrain)")
+]
+RecipeOption = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", metavar="KEY=VALUE", help="of the training, for example epochs=10; may be repeated"),
 ]
 RestartsOption = Annotated[
     int | None, typer.Option("--restarts", min=1, help="gray images per class and model (default: 16)")
@@ -73,6 +80,29 @@ def find_own_architectures(arch: str | None) -> None:
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given, so that the defaults stand in one place: DriftAuditor."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def changed_recipe(pairs: Sequence[str], recorded: TrainingRecipe | None) -> TrainingRecipe | None:
+    """The recorded recipe, or the default one, with the changes KEY=VALUE; None where there are no changes."""
+    from pydrift.training import TrainingRecipe
+
+    if not pairs:
+        return None
+    return TrainingRecipe.from_json(json.dumps({**asdict(recorded or TrainingRecipe()), **key_values(pairs)}))
+
+
+def key_values(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE, the value a number or true or false where it reads as one, else a string."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name.isidentifier() and equals):
+            raise UsageError(f"expected KEY=VALUE, got {pair!r}")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
 
 
 def test_split(source: str) -> LabelledImages | None:

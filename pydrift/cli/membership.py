@@ -15,9 +15,11 @@ from pydrift.cli.app import (
     DATA_HELP,
     ArchOption,
     DeviceOption,
+    RecipeOption,
     SeedOption,
     WorkOption,
     app,
+    changed_recipe,
     find_own_architectures,
     given,
     print_page,
@@ -57,6 +59,7 @@ def mia(
     bank: Annotated[
         Path | None, typer.Option("--bank", help="shadows of the same data that are there already (pydrift shadow)")
     ] = None,
+    recipe: RecipeOption = None,
     query: Annotated[
         list[str] | None,
         typer.Option("--query", help="how images are shown: plain, flip or shift:DOWN,RIGHT; repeatable"),
@@ -78,13 +81,15 @@ def mia(
     """Attack a model: which images was it trained on? Exit code 1 if an attack exceeds a --fail-above.
 
     The data holds images that the model was trained on (--members) and others like them; shadow models are trained on
-    halves of all of it.
+    halves of all of it, by the recipe in the model's file with the changes of --recipe. With a --bank, that is what the
+    bank's recipe is compared with.
     """
     from pydrift.data import load_data
     from pydrift.privacy import membership_audit
     from pydrift.privacy_result import Limit, MembershipReport
     from pydrift.report import render_membership_terminal
     from pydrift.shadows import ShadowBank
+    from pydrift.subject import as_subject
 
     if bank is not None and shadows is not None:
         raise UsageError("--shadows: a --bank has as many as it has")
@@ -93,11 +98,13 @@ def mia(
         MembershipReport.check_target(out)
     indices = _read_members(members)
     find_own_architectures(arch)
+    target = as_subject(model, str(model), arch)
+    how = changed_recipe(recipe or [], target.recipe)
     report = membership_audit(
-        model,
+        target,
         load_data(data),
         indices,
-        **given(attacks=attack, shadows=shadows, queries=query, alpha=alpha),
+        **given(attacks=attack, shadows=shadows, queries=query, alpha=alpha, recipe=how),
         bank=None if bank is None else ShadowBank.load(bank, arch),
         seed=seed,
         arch=arch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +14,13 @@ from pydrift.cli.app import (
     ArchOption,
     DeviceOption,
     NullOption,
+    RecipeOption,
     SeedOption,
     app,
+    changed_recipe,
     find_own_architectures,
     given,
+    key_values,
     say,
 )
 from pydrift.errors import UsageError
@@ -26,7 +29,6 @@ from pydrift.progress import for_terminal
 if TYPE_CHECKING:
     from pydrift.shadows import TaskFolder
     from pydrift.subject import Subject
-    from pydrift.training import TrainingRecipe
 
 shadow = typer.Typer(
     name="shadow",
@@ -49,10 +51,7 @@ def plan(
     model: Annotated[Path | None, typer.Option("--model", help="or a model file (with --null finetune: it)")] = None,
     null: NullOption = None,
     draw: Annotated[str, typer.Option("--draw", help="halves, subset:SIZE or bootstrap:SIZE")] = "halves",
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option("--recipe", metavar="KEY=VALUE", help="of the training, for example epochs=10; may be repeated"),
-    ] = None,
+    recipe: RecipeOption = None,
     block: Annotated[
         int | None, typer.Option("--block", min=1, help="shadows in a block (default: as many as torch has threads)")
     ] = None,
@@ -78,7 +77,7 @@ def plan(
         start,
         data,
         count,
-        **given(null=null, block=block, device=device, recipe=_recipe(recipe or [], recorded)),
+        **given(null=null, block=block, device=device, recipe=changed_recipe(recipe or [], recorded)),
         draw=Draw.parse(draw),
         seed=seed,
     )
@@ -132,7 +131,7 @@ def train(
     tasks = TaskFolder.open(folder)
     extra = [f"--{name}={value}" for name, value in given(data=data, arch=arch).items()]
     with for_terminal() as progress:
-        launch(tasks, launcher, workers, progress, extra=extra, options=_values(option or []))
+        launch(tasks, launcher, workers, progress, extra=extra, options=key_values(option or []))
     say(f"{folder}: {_done(tasks)}")
 
 
@@ -175,30 +174,6 @@ def collect(
     unseen = [accuracy for accuracy in bank.accuracy if accuracy is not None]
     mean = f", mean accuracy {sum(unseen) / len(unseen):.1%} on images that they did not see" if unseen else ""
     say(f"{out}: {len(bank)} shadows{mean}")
-
-
-def _recipe(pairs: list[str], recorded: TrainingRecipe | None) -> TrainingRecipe | None:
-    """The recorded recipe, or the default one, with changes; None where there are no changes."""
-    from pydrift.training import TrainingRecipe
-
-    if not pairs:
-        return None
-    recipe = recorded or TrainingRecipe()
-    return TrainingRecipe.from_json(json_format.dumps({**asdict(recipe), **_values(pairs)}))
-
-
-def _values(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE, the value a number or true or false where it reads as one, else a string."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not (name.isidentifier() and equals):
-            raise UsageError(f"expected KEY=VALUE, got {pair!r}")
-        try:
-            values[name] = json_format.loads(text)
-        except ValueError:
-            values[name] = text
-    return values
 
 
 def _blocks(trained: list[int]) -> str:

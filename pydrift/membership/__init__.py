@@ -1,8 +1,12 @@
 """Membership inference: what models answer (statistics), attacks on it, one a file, and how well they do (metrics)."""
 
 from pydrift.membership.attack import Attack, Fitted, Needs, check_counts
+from pydrift.membership.boundary import BoundaryDistance
+from pydrift.membership.lira import Lira
 from pydrift.membership.recognition import Recognition, recognise
 from pydrift.membership.registry import ATTACKS, DEFAULT, chosen
+from pydrift.membership.rmia import Rmia
+from pydrift.membership.shokri import Shokri
 from pydrift.membership.signals import SIGNALS, confidence, logit_margin, loss
 from pydrift.membership.statistics import Statistics, check_finite, measure, view
 
@@ -11,9 +15,13 @@ __all__ = [
     "DEFAULT",
     "SIGNALS",
     "Attack",
+    "BoundaryDistance",
     "Fitted",
+    "Lira",
     "Needs",
     "Recognition",
+    "Rmia",
+    "Shokri",
     "Statistics",
     "check_counts",
     "check_finite",
