@@ -20,7 +20,6 @@ from pydrift.membership import (
     Attack,
     BoundaryDistance,
     Statistics,
-    check_counts,
     check_finite,
     chosen,
     measure,
@@ -30,10 +29,10 @@ from pydrift.membership.evaluation import FPRS, AttackResult, evaluate
 from pydrift.modelfile import LoadedModel
 from pydrift.ops import native_status
 from pydrift.privacy_result import MembershipProvenance, MembershipReport, Population, ShadowSummary
+from pydrift.privacy_shadows import check_enough, kept_shadows, left_out, origin_of, unlike
 from pydrift.progress import Clock, Progress, Silent
 from pydrift.shadows import ShadowBank, train_shadows
-from pydrift.shadows.plan import described
-from pydrift.store import first_difference, refuse_manifest_folder, sha256_bytes, tensors_digest
+from pydrift.store import refuse_manifest_folder, tensors_digest
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
 from pydrift.version import __version__
@@ -103,7 +102,7 @@ def membership_audit(
             f"the target tells {target.num_classes} classes apart, but {images.source} names {images.num_classes}"
         )
     known, clock = recipe or subject.recipe, Clock()
-    likeness = [] if bank is None else list(_unlike(bank, subject, known, train))
+    likeness = [] if bank is None else list(unlike(bank, subject, known, train))
     if count and not (known or train):
         likeness = [
             "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
@@ -119,9 +118,9 @@ def membership_audit(
                     progress=told, work_dir=None if work_dir is None else Path(work_dir) / "shadows",
                 )  # fmt: skip
         weights = [] if bank is None else [tensors_digest(bank.state(k)) for k in range(len(bank))]
-        kept = _kept(bank, weights, subject, member)
+        kept = kept_shadows(bank, weights, subject, member)
         shadow_member = member[None][:0] if bank is None else bank.member[kept]
-        _check_counts(suite, bank, kept, shadow_member)
+        check_enough(suite, bank, kept, shadow_member)
         with clock("ask target and shadows"):
             posterior = any(attack.needs.posterior for attack in suite.values())
             answers, shadow = _asked(target, bank, kept, images, queries, posterior, device, told)
@@ -165,7 +164,7 @@ def membership_audit(
                 "queries": list(queries),
                 "recipe": None if bank is None else bank.plan.own_training or asdict(bank.plan.recipe),
             },
-            bank=None if bank is None else _origin(bank, weights),
+            bank=None if bank is None else origin_of(bank, weights),
             seconds=clock.seconds,
         ),
         scores=scores,
@@ -222,48 +221,6 @@ def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
             f"many not; got {shadows}"
         )
     return shadows
-
-
-def _kept(
-    bank: ShadowBank | None, weights: Sequence[str], subject: Subject, member: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """The shadows of the bank that the target is compared with: all that tell something about models like it.
-
-    Not the target itself, nor any that was trained on exactly its members or exactly on the others: of such a shadow,
-    IN and OUT are the very answer that the attacks look for.
-    """
-    if bank is None:
-        return np.arange(0)
-    own = tensors_digest(subject.module.state_dict())
-    itself = [bank.member[k] for k, digest in enumerate(weights) if digest == own]
-    telling = np.zeros(len(bank), bool)
-    for mask in (member, *itself):
-        telling |= (bank.member == mask).all(axis=1) | (bank.member != mask).all(axis=1)
-    return np.flatnonzero(~telling)
-
-
-def _left_out(bank: ShadowBank, kept: NDArray[np.int64]) -> str | None:
-    """Which shadows were left out, in words; None where all are kept."""
-    missing = np.setdiff1d(np.arange(len(bank)), kept).tolist()
-    if not missing:
-        return None
-    return (
-        f"left out of the {len(bank)} shadows: {', '.join(map(str, missing))}, for being the target itself or trained "
-        "on exactly its members or exactly on the others, which would tell the attacks the answer"
-    )
-
-
-def _check_counts(
-    suite: Mapping[str, Attack], bank: ShadowBank | None, kept: NDArray[np.int64], member: NDArray[np.bool_]
-) -> None:
-    """UsageError where the shadows that are kept, of membership [K, N], are too few for an attack."""
-    try:
-        for attack in suite.values():
-            check_counts(attack, member)
-    except UsageError as error:
-        if bank is None or (words := _left_out(bank, kept)) is None:
-            raise
-        raise UsageError(f"{error} ({words})") from error
 
 
 def _asked(
@@ -324,41 +281,6 @@ def _summary(bank: ShadowBank, kept: NDArray[np.int64]) -> ShadowSummary:
     return ShadowSummary(len(kept), bank.plan.draw.describe(bank.plan.images), accuracy)
 
 
-def _origin(bank: ShadowBank, weights: Sequence[str]) -> dict[str, Any]:
-    """What determines the shadows, and what came of it: of each model's weights the digest, all digests as one."""
-    return {"plan": bank.plan.to_dict(), "weights_sha256": sha256_bytes("".join(weights).encode())}
-
-
-def _unlike(bank: ShadowBank, subject: Subject, known: TrainingRecipe | None, train: Train | None) -> Iterator[str]:
-    """In what the bank's shadows are, or may be, other models than the target."""
-    weaker = "the attacks look weaker than they are on shadows that resemble the target"
-    plan = bank.plan
-    if subject.architecture is not None and plan.architecture is not None:
-        other = subject.architecture != plan.architecture
-    else:  # a live module names no architecture, but has shapes
-        shapes = {name: tensor.shape for name, tensor in subject.module.state_dict().items()}
-        other = shapes != {name: stack.shape[1:] for name, stack in bank.weights.items()}
-    if other:
-        names = [name or "a live module" for name in (plan.architecture, subject.architecture)]
-        yield f"the bank's shadows are of another architecture ({names[0]}) than the target ({names[1]}): {weaker}"
-    if plan.null != "retrain":
-        yield f"the bank's shadows continue a model's training ({plan.null}), none was trained from scratch: {weaker}"
-    if plan.own_training is not None:
-        if train is None or described(train) != plan.own_training:
-            yield (
-                f"the bank's shadows were trained by a function of its maker's ({plan.own_training}), which cannot be "
-                "compared with the target's training"
-            )
-    elif known is None:
-        yield (
-            "nothing says how the target was trained, so nothing tells whether the bank's shadows resemble it (pass "
-            "recipe= to have it compared)"
-        )
-    elif difference := first_difference(asdict(plan.recipe), asdict(known)):
-        key, there, here = difference
-        yield f"the bank's recipe is not the target's ({key} is {there} there and {here} here): {weaker}"
-
-
 def _reasons(
     subject: Subject,
     member: NDArray[np.bool_],
@@ -368,7 +290,7 @@ def _reasons(
 ) -> Iterator[str]:
     """What a reader of the figures must know."""
     members, others = int(member.sum()), int((~member).sum())
-    if bank is not None and (words := _left_out(bank, kept)):
+    if bank is not None and (words := left_out(bank, kept)):
         yield words
     if subject.train_size is not None and subject.train_size != members:
         yield (

@@ -47,9 +47,10 @@ ALLOWED = {
     "ops": {"noise"},
     "parallel": set(),
     "privacy": VALUES
-    | {"auditor", "classifier", "data", "membership", "modelfile", "ops", "privacy_result", "progress", "shadows"}
-    | {"subject", "training"},
+    | {"auditor", "classifier", "data", "membership", "modelfile", "ops", "privacy_result", "privacy_shadows"}
+    | {"progress", "shadows", "subject", "training"},
     "privacy_result": VALUES | {"membership", "report"},  # report only inside save
+    "privacy_shadows": VALUES | {"membership", "shadows", "subject", "training"},
     "progress": set(),
     "report": VALUES | {"membership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
