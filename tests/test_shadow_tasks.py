@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -19,7 +20,17 @@ from typer.testing import CliRunner
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
 from pydrift.parallel import intra_op_threads
-from pydrift.shadows import Draw, ShadowBank, ShadowPlan, TaskFolder, claim, collect, plan_shadows, work_on
+from pydrift.shadows import (
+    Draw,
+    ShadowBank,
+    ShadowPlan,
+    TaskFolder,
+    claim,
+    collect,
+    described,
+    plan_shadows,
+    work_on,
+)
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 
 ARCH, RECIPE, COUNT = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2), 12
@@ -474,6 +485,59 @@ def test_the_users_own_go_on_with_the_threads_they_began_with(tmp_path):
     train()
     assert threads == [3, 3, 3]
     assert torch.get_num_threads() == 1
+
+
+OWN_TRAINING = """
+import sys
+from torch import nn
+from pydrift import train_shadows
+
+def training(x, y, seed, *, width={width}, kinds=("a", "b")):
+    trained.append([k for k in range(3) if str(k) in {{"0", "1", "two"}}])
+    return module
+
+module, trained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), []
+for parameter in module.parameters():
+    nn.init.zeros_(parameter)
+train_shadows(module, "digits", 2, train=training, work_dir=sys.argv[1])
+print(len(trained))
+"""
+
+
+def test_the_users_own_go_on_in_another_process(tmp_path):
+    def run(width, hash_seed):
+        return subprocess.run(
+            [sys.executable, "-c", OWN_TRAINING.format(width=width), tmp_path / "tasks"],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+        )
+
+    assert run(1, "1").stdout == "2\n"
+    shutil.rmtree(tmp_path / "tasks" / "blocks" / "00001")
+    assert run(1, "2").stdout == "1\n"
+    other = run(2, "1")
+    assert other.returncode == 1
+    assert "holds the work of another plan (own_training is 'training " in other.stderr
+
+
+def test_functions_are_told_apart_by_what_they_do():
+    def made(source):
+        scope = {}
+        exec(source, scope)
+        return described(scope["f"])
+
+    sources = [
+        "def f(x, y, seed): return [x + 1 for _ in y]",
+        "def f(x, y, seed): return [x + 2 for _ in y]",
+        "def f(x, y, seed): return [x + 1.0 for _ in y]",
+        "def f(x, y, seed): return [x.sin() for _ in y]",
+        "def f(x, y, seed): return [x.cos() for _ in y]",
+        "def f(x, y, seed=1): return [x + 1 for _ in y]",
+        "def f(x, y, *, seed=1): return [x + 1 for _ in y]",
+    ]
+    assert len({made(source) for source in sources}) == len(sources)
+    assert made(sources[0]) == made("\n" + sources[0])
 
 
 def test_a_live_module_cannot_be_trained_by_others(tmp_path, digits):

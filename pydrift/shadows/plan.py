@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,35 @@ def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
 
 
 def described(train: Train) -> str:
-    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function."""
+    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function.
+
+    The same in every process: of constants and defaults only plain values count, by what they are.
+    """
     code = getattr(train, "__code__", None)
-    body = "" if code is None else sha256_bytes(code.co_code + repr(code.co_consts).encode())[:16]
+    if code is None:
+        body = ""
+    else:
+        parts = (code, getattr(train, "__defaults__", None), getattr(train, "__kwdefaults__", None))
+        body = sha256_bytes(_spelled(parts).encode())[:16]
     return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()
+
+
+def _spelled(value: Any) -> str:
+    """A plain value or a code object in full, without addresses and the order of sets; of anything else the type."""
+    inner: tuple[Any, ...]
+    match value:
+        case CodeType():
+            inner = (value.co_code, value.co_names, value.co_consts)
+        case slice():
+            inner = (value.start, value.stop, value.step)
+        case tuple() | list():
+            inner = tuple(value)
+        case dict():
+            inner = tuple(value.items())
+        case set() | frozenset():
+            return f"{type(value).__name__}({', '.join(sorted(map(_spelled, value)))})"
+        case None | bool() | int() | float() | complex() | str() | bytes():
+            return repr(value)
+        case _:
+            return type(value).__qualname__
+    return f"{type(value).__name__}({', '.join(map(_spelled, inner))})"
