@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
+from pydrift.ops.native import NativeStatus
 from pydrift.parallel import intra_op_threads
 from pydrift.shadows import (
     Draw,
@@ -31,7 +32,9 @@ from pydrift.shadows import (
     plan_shadows,
     work_on,
 )
+from pydrift.shadows import plan as plan_module
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
+from pydrift.shadows.plan import arithmetic
 
 ARCH, RECIPE, COUNT = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2), 12
 
@@ -422,6 +425,28 @@ def test_a_machine_that_computes_otherwise_is_refused(tasks, name, value):
         f"{tasks.path}: planned with {name} = {value}, here it is {here}: the last bits of the weights would differ; "
         "use machines like the one it was planned on, or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what "
         "all of them have",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "planned_with"), [("cuda", "12.6"), ("cudnn", "90100"), ("gpu", "Tesla T4"), ("kernels", "plain torch")]
+)
+def test_a_gpu_worker_that_computes_otherwise_is_refused(tasks, monkeypatch, name, planned_with):
+    here = {"cuda": "13.0", "cudnn": "91300", "gpu": "H100", "kernels": "native CUDA"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: here["gpu"])
+    monkeypatch.setattr(torch.version, "cuda", here["cuda"])
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: int(here["cudnn"]))
+    monkeypatch.setattr(plan_module, "native_status", lambda: NativeStatus(False, True, (), {}))
+    assert arithmetic(torch.device("cuda"), True).items() >= {"device": "cuda", **here}.items()
+    raw = json.loads((tasks.path / "plan.json").read_text())
+    raw["plan"]["arithmetic"] = {**arithmetic(torch.device("cuda"), True), name: planned_with}
+    (tasks.path / "plan.json").write_text(json.dumps(raw))
+    refused(
+        lambda: work_on(tasks.path),
+        UsageError,
+        f"{tasks.path}: planned with {name} = {planned_with}, here it is {here[name]}: the last bits of the weights "
+        "would differ; use machines like the one it was planned on",
     )
 
 

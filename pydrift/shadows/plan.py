@@ -133,18 +133,23 @@ class ShadowPlan:
 def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
     """What the last bits of a trained weight depend on, here and now.
 
-    Versions, the device, and on the CPU the instruction sets that pydrift's and torch's kernels choose, which the
-    environment variables PYDRIFT_SIMD and ATEN_CPU_CAPABILITY lower. Built-in architectures are trained with one
-    intra-op thread each; the user's own with as many as torch has now.
+    Versions, the device, whether pydrift's kernels or plain torch train, and on the CPU the instruction sets that both
+    choose, which the environment variables PYDRIFT_SIMD and ATEN_CPU_CAPABILITY lower. Built-in architectures are
+    trained with one intra-op thread each; the user's own with as many as torch has now.
     """
     versions = {"device": device.type, "pydrift": __version__, "torch": str(torch.__version__)}
-    if device.type == "cuda":
-        return {**versions, "gpu": torch.cuda.get_device_name(device)}
     status = native_status()
+    versions["kernels"] = status.path(device.type) if status.runs_on(device.type) else "plain torch"
+    if device.type == "cuda":
+        return {
+            **versions,
+            "gpu": torch.cuda.get_device_name(device),
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+        }
     return {
         **versions,
         **({} if built_in else {"threads": str(torch.get_num_threads())}),
-        "kernels": status.path("cpu") if status.cpu else "plain torch",
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
     }
 

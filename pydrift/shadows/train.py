@@ -324,10 +324,11 @@ def _adopt(path: str | Path, plan: ShadowPlan, start: Subject, block: int, data:
 def _check_arithmetic(tasks: TaskFolder) -> None:
     there = tasks.plan.arithmetic
     here = arithmetic(choose_device(there["device"]), built_in=True)
+    on_cpu = ", or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all of them have"
     for name in sorted((there.keys() | here.keys()) - {"threads"}):
         if there.get(name) != here.get(name):
             raise UsageError(
                 f"{tasks.path}: planned with {name} = {there.get(name)}, here it is {here.get(name)}: the last bits "
-                "of the weights would differ; use machines like the one it was planned on, or plan it with "
-                "PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all of them have"
+                "of the weights would differ; use machines like the one it was planned on"
+                + (on_cpu if there["device"] == "cpu" else "")
             )
