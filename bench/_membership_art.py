@@ -17,7 +17,7 @@ def art_is_missing() -> str | None:
     except ImportError as error:
         return (
             f"no attack by the Adversarial Robustness Toolbox: it cannot be imported ({error}); "
-            "pip install -r bench/requirements.txt"
+            "pip install --no-deps -r bench/requirements.txt"
         )
     return None
 
@@ -33,38 +33,27 @@ def _classes() -> tuple[Any, Any]:
 
 
 def art_black_box(
-    source: nn.Module,
-    source_member: NDArray[np.bool_],
     target: nn.Module,
-    fitted_on: NDArray[np.int64],
-    scored: NDArray[np.int64],
     data: LabelledImages,
+    known: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]],
+    asked: tuple[NDArray[np.float32], NDArray[np.int64]],
     model_type: str,
 ) -> NDArray[np.float64]:
-    """The attack's probability of "member" for the images `scored`, under the target.
+    """The attack's probability of "member" for the images `asked`.
 
-    It is fitted on the answers of `source` to the images `fitted_on`, of which `source_member` [N] says whether the
-    source was trained on them. The toolbox's own examples take the target itself as the source, that is, an attacker
-    who already knows of some images whether they are members.
+    known  what the attack is fitted on: answers of a model (class probabilities), labels, and whether the images were
+           members of that model's training set. The toolbox's own examples take the target as that model, that is, an
+           attacker who already knows of some images whether they are members
+    asked  the target's answers and the labels of the images to score
+    The answers are given to the toolbox as they were measured for our own attacks: it would ask the target again.
     """
-    attack_class, _ = _classes()
-    x, y = data.x.numpy(), data.y.numpy()
-    inside, outside = fitted_on[source_member[fitted_on]], fitted_on[~source_member[fitted_on]]
-    answers = [_wrapped(source, data).predict(x[part]) for part in (inside, outside)]
-    np.random.seed(0)  # noqa: NPY002 the toolbox's random forest draws from numpy's global generator
-    attack = attack_class(_wrapped(target, data), attack_model_type=model_type)
-    attack.fit(x[inside], y[inside], x[outside], y[outside], pred=answers[0], test_pred=answers[1])
-    probability = attack.infer(x[scored], y[scored], probabilities=True)
-    return np.asarray(probability, np.float64).reshape(len(scored), -1)[:, -1]
-
-
-def _wrapped(model: nn.Module, data: LabelledImages) -> Any:
-    _, classifier = _classes()
-    return classifier(
-        model=model,
-        loss=nn.CrossEntropyLoss(),
-        input_shape=data.input_shape,
-        nb_classes=data.num_classes,
-        clip_values=(0.0, 1.0),
-        device_type="cpu",
+    attack_class, classifier_class = _classes()
+    classifier = classifier_class(
+        model=target, loss=nn.CrossEntropyLoss(), input_shape=data.input_shape, nb_classes=data.num_classes
     )
+    answers, y, member = known
+    np.random.seed(0)  # noqa: NPY002 the toolbox's random forest draws from numpy's global generator
+    attack = attack_class(classifier, attack_model_type=model_type)
+    attack.fit(None, y[member], None, y[~member], pred=answers[member], test_pred=answers[~member])
+    probability = attack.infer(None, asked[1], pred=asked[0], probabilities=True)
+    return np.asarray(probability, np.float64).reshape(len(asked[1]), -1)[:, -1]

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pydrift.arch import build
 from pydrift.data import LabelledImages
@@ -46,7 +45,7 @@ KINDS = {
     "cifar10": {
         "convnet": Kind(TrainingRecipe(12, 128, 2e-3, 5e-4, augment="shift:2,flip"), ("plain", "flip")),
         "overfit": Kind(TrainingRecipe(30, 128, 2e-3)),
-        "private": Kind(TrainingRecipe(8, 256, 0.25, optimizer="sgd"), epsilon=8.0),
+        "private": Kind(TrainingRecipe(8, 256, 0.5, optimizer="sgd"), epsilon=8.0),
     },
     "other": {
         "regular": Kind(TrainingRecipe(20, 64, 2e-3, 5e-4)),
@@ -102,7 +101,10 @@ def opacus_is_missing() -> str | None:
             warnings.simplefilter("ignore")
             import opacus  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ImportError as error:
-        return f"no privately trained target: Opacus cannot be imported ({error}); pip install opacus"
+        return (
+            f"no privately trained target: Opacus cannot be imported ({error}); "
+            "pip install --no-deps -r bench/requirements.txt"
+        )
     return None
 
 
@@ -115,21 +117,23 @@ def private_training(arch: str, kind: Kind) -> Callable[[Tensor, Tensor, int], n
         module, recipe = build(arch, seed), kind.recipe
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the noise is from an ordinary generator, and two of torch's own
-            private, optimizer, batches = PrivacyEngine().make_private_with_epsilon(
+            private, optimizer, criterion, batches = PrivacyEngine().make_private_with_epsilon(
                 module=module,
                 optimizer=torch.optim.SGD(module.parameters(), recipe.learning_rate, recipe.momentum),
+                criterion=nn.CrossEntropyLoss(),
                 data_loader=torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), recipe.batch_size),
                 target_epsilon=kind.epsilon,
                 target_delta=DELTA,
                 epochs=recipe.epochs,
                 max_grad_norm=kind.clip,
+                grad_sample_mode="ghost",  # the norms of the images' gradients without the gradients: a third faster
             )
             for _ in range(recipe.epochs):
                 for images, labels in batches:
                     if len(images) == 0:  # batches are drawn at random, and one may be empty
                         continue
                     optimizer.zero_grad()
-                    F.cross_entropy(private(images), labels).backward()
+                    criterion(private(images), labels).backward()
                     optimizer.step()
         trained = build(arch, seed)  # Opacus leaves hooks on the module that it trained
         trained.load_state_dict(private._module.state_dict())

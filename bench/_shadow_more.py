@@ -58,7 +58,7 @@ def scale_sweep(task: Task) -> list[dict[str, Any]]:
     all_cores = (os.cpu_count() or 1) if task.device.type == "cpu" else 1
     models = task.num_models
     points = [(task, 1)]
-    points += [(replace(task, num_models=count), 1) for count in (1, models // 2, 2 * models)]
+    points += [(replace(task, num_models=count), 1) for count in (1, 2, models // 2, 2 * models)]
     if task.steps:
         points += [(replace(task, steps=2 * task.steps), 1), (replace(task, batch_size=2 * task.batch_size), 1)]
     else:

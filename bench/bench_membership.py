@@ -123,23 +123,24 @@ def attacked(
 
 
 def by_the_toolbox(
-    bank: ShadowBank, data: LabelledImages, target: int, options: argparse.Namespace
+    bank: ShadowBank, answers: Statistics, data: LabelledImages, target: int, options: argparse.Namespace
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """The toolbox's attack, fitted as its examples do on the target itself with half of its members known, and fitted
-    on one shadow of which everything is known; the images that it was fitted on with the target are not scored."""
-    models, member = bank.models(), bank.member
-    other = (target + 2) % len(bank)
-    known = np.sort(_sample(member[target], len(data) // 2, options.seed))
-    unknown, everything = np.setdiff1d(np.arange(len(data)), known), np.arange(len(data))
+    on one shadow of which everything is known; images that it was fitted on with the target are not scored."""
+    assert answers.posterior is not None
+    posterior, member, y = answers.posterior, bank.member, data.y.numpy()
+    half, everything = _sample(member[target], len(data) // 2, options.seed), np.arange(len(data))
+    model = bank.models()[target]
     for kind in options.art or ["rf"]:
         for way, source, fitted_on, scored in (
-            ("fitted on half of the target's members", target, known, unknown),
-            ("fitted on one shadow", other, everything, everything),
+            ("fitted on half of the target's members", target, half, np.setdiff1d(everything, half)),
+            ("fitted on one shadow", (target + 2) % len(bank), everything, everything),
         ):
-            scores = art_black_box(models[source], member[source], models[target], fitted_on, scored, data, kind)
+            known = posterior[source, fitted_on], y[fitted_on], member[source, fitted_on]
+            scores = art_black_box(model, data, known, (posterior[target, scored], y[scored]), kind)
             title = f"{ART[kind]}, {way}"
             few = data.subset(torch.from_numpy(scored))
-            yield title, title, figures(title, title, scores, member[target][scored], few, options.seed)
+            yield title, title, figures(title, title, scores, member[target, scored], few, options.seed)
 
 
 def _sample(member: NDArray[np.bool_], count: int, seed: int) -> NDArray[np.int64]:
@@ -201,7 +202,8 @@ def measure(
     suite = {n: ATTACKS[n] for n in options.attack or ATTACKS}
     with progress:
         bank = bank_of(name, kind, arch, data, count, options.seed, options.work, progress)
-    posterior = any(attack.needs.posterior for attack in suite.values())
+    toolbox = art_is_missing() is None
+    posterior = toolbox or any(attack.needs.posterior for attack in suite.values())
     answers = bank.statistics(data.x, data.y, device="cpu", queries=kind.queries, posterior=posterior)
     part: dict[str, Any] = {
         "training": described(kind),
@@ -209,11 +211,10 @@ def measure(
         "models": gap(bank, answers, data.y.numpy()),
         "attacks": {},
     }
-    toolbox = art_is_missing() is None
     for target in range(count):
         results = list(attacked(suite, bank, answers, data, target, options))
         if toolbox and target < options.slow_targets:
-            results += by_the_toolbox(bank, data, target, options)
+            results += by_the_toolbox(bank, answers, data, target, options)
         for key, title, row in results:
             attack = part["attacks"].setdefault(key, {"title": title, "each": []})
             attack["each"].append({"target": target, **row})

@@ -239,7 +239,8 @@ def show(row: dict[str, Any]) -> None:
         ratios = "; ".join(f"{name} {value:.2f}x" for name, value in wall["ratios"].items())
         print(f"  {wall['threads']} threads, wall time: native {wall['s_per_image'] * 1e6:.3f} us an image; {ratios}")
     for point in row.get("scale", []):
-        where = f"{point['models']:4d} models, {point['images']:6d} images each, {point['threads']} threads"
+        batches = f" in batches of {point['batch_size']}" if point["batch_size"] else ""
+        where = f"{point['models']:4d} models, {point['images']:6d} images each{batches}, {point['threads']} threads"
         print(f"  {where} {point['s_per_image'] * 1e6:9.3f} us an image")
 
 

@@ -90,8 +90,9 @@ def membership_audit(
             f"the target tells {target.num_classes} classes apart, but {images.source} names {images.num_classes}"
         )
     how, clock = recipe or subject.recipe or TrainingRecipe(), Clock()
+    guessed = count > 0 and not (recipe or subject.recipe or train)
     with exact_arithmetic(), progress or Silent() as told:
-        if bank is None and count:
+        if count:
             if work_dir is not None:
                 refuse_manifest_folder(work_dir)
             with clock("train shadows"):
@@ -100,15 +101,8 @@ def membership_audit(
                     work_dir=None if work_dir is None else Path(work_dir) / "shadows",
                 )  # fmt: skip
         with clock("ask target and shadows"):
-            told.phase("asking target and shadows", len(queries) * (1 + (0 if bank is None else len(bank))))
             posterior = any(attack.needs.posterior for attack in suite.values())
-            asked: dict[str, Any] = {"queries": queries, "posterior": posterior, "advance": told.advance}
-            answers = measure([target], images.x, images.y, **asked)
-            check_finite(answers, ["target"])
-            shadow, shadow_member = answers.models(slice(0, 0)), np.zeros((0, len(images)), bool)
-            if bank is not None:
-                shadow, shadow_member = bank.statistics(images.x, images.y, device=device, **asked), bank.member
-                check_finite(shadow, [f"shadow {k}" for k in range(len(bank))])
+            answers, shadow, shadow_member = _asked(target, bank, images, queries, posterior, device, told)
         with clock("attack"):
             told.phase("attacking", len(suite))
             scores = np.empty((len(suite), len(images)))
@@ -130,7 +124,7 @@ def membership_audit(
         attacks=results,
         alpha=alpha,
         delta=delta,
-        reasons=tuple(_reasons(subject, member, results, bank, guessed=not (recipe or subject.recipe or train))),
+        reasons=tuple(_reasons(subject, member, results, bank, guessed)),
         population=_population(images, member, answers),
         shadows=ShadowSummary(0, "none", ()) if bank is None else _summary(bank),
         provenance=MembershipProvenance(
@@ -147,7 +141,7 @@ def membership_audit(
             settings={
                 "attacks": {name: _settings(attack) for name, attack in suite.items()},
                 "queries": list(queries),
-                "recipe": "the user's own" if train else asdict(how),
+                "recipe": None if bank is None else bank.plan.own_training or asdict(bank.plan.recipe),
             },
             seconds=clock.seconds,
         ),
@@ -207,6 +201,27 @@ def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
     return shadows
 
 
+def _asked(
+    target: Classifier,
+    bank: ShadowBank | None,
+    images: LabelledImages,
+    queries: Sequence[str],
+    posterior: bool,
+    device: str | None,
+    progress: Progress,
+) -> tuple[Statistics, Statistics, NDArray[np.bool_]]:
+    """The target's answers, the shadows' answers, and which images each shadow was trained on [K, N]."""
+    progress.phase("asking target and shadows", len(queries) * (1 + (0 if bank is None else len(bank))))
+    asking: dict[str, Any] = {"queries": queries, "posterior": posterior, "advance": progress.advance}
+    answers = measure([target], images.x, images.y, **asking)
+    check_finite(answers, ["target"])
+    if bank is None:
+        return answers, answers.models(slice(0, 0)), np.zeros((0, len(images)), bool)
+    shadow = bank.statistics(images.x, images.y, device=device, **asking)
+    check_finite(shadow, [f"shadow {k}" for k in range(len(bank))])
+    return answers, shadow, bank.member
+
+
 def _scores(
     suite: Mapping[str, Attack],
     target: Classifier,
@@ -246,7 +261,7 @@ def _reasons(
 ) -> Iterator[str]:
     """What a reader of the figures must know."""
     members, others = int(member.sum()), int((~member).sum())
-    if bank is not None and guessed:
+    if guessed:
         yield (
             "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
             "better they resemble the target, the stronger the attacks (pass recipe= or train=)"

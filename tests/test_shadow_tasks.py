@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
-from pydrift.shadows import Draw, ShadowBank, ShadowPlan, TaskFolder, collect, plan_shadows, work_on
+from pydrift.parallel import intra_op_threads
+from pydrift.shadows import Draw, ShadowBank, ShadowPlan, TaskFolder, claim, collect, plan_shadows, work_on
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 
 ARCH, RECIPE, COUNT = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2), 12
@@ -323,9 +324,11 @@ def test_a_claim_that_says_nothing_yet_is_one(tmp_path):
 # --- workers that are killed
 
 
-def worker(folder, failpoint="", pipe=None):
+def worker(folder, failpoint="", pipe=None, locks=True):
     os.environ["PYDRIFT_FAILPOINT"] = failpoint
     torch.set_num_threads(1)
+    if not locks:
+        claim._lock = lambda file, how: None
     trained = work_on(folder)
     if pipe is not None:
         pipe.send(trained)
@@ -362,11 +365,12 @@ def test_workers_killed_at_any_time_lose_and_double_nothing(tmp_path, expected):
     assert sorted(os.listdir(tasks.path / "blocks")) == [f"{block:05d}" for block in range(COUNT)]
 
 
-def test_workers_side_by_side_never_train_a_block_twice(tmp_path, expected):
+@pytest.mark.parametrize("locks", [True, False], ids=["on one machine", "without locks, as on several"])
+def test_workers_side_by_side_never_train_a_block_twice(tmp_path, expected, locks):
     tasks = planned(tmp_path / "tasks", block=1)
     pipes = [processes.Pipe() for _ in range(3)]
     for _, there in pipes:
-        processes.Process(target=worker, args=(tasks.path, "", there)).start()
+        processes.Process(target=worker, args=(tasks.path, "", there, locks)).start()
     trained = [here.recv() for here, _ in pipes]
     assert sorted(block for blocks in trained for block in blocks) == list(range(COUNT))
     assert saved(tasks, tmp_path / "bank") == expected
@@ -395,7 +399,7 @@ def test_finetuned_shadows_continue_from_the_weights_in_the_folder(digits, tmp_p
 # --- plans that cannot be carried out here
 
 
-@pytest.mark.parametrize(("name", "value"), [("native", "native AVX9"), ("torch", "1.0"), ("torch_simd", "NO AVX")])
+@pytest.mark.parametrize(("name", "value"), [("kernels", "native AVX9"), ("torch", "1.0"), ("torch_simd", "NO AVX")])
 def test_a_machine_that_computes_otherwise_is_refused(tasks, name, value):
     raw = json.loads((tasks.path / "plan.json").read_text())
     here = raw["plan"]["arithmetic"][name]
@@ -404,9 +408,9 @@ def test_a_machine_that_computes_otherwise_is_refused(tasks, name, value):
     refused(
         lambda: work_on(tasks.path),
         UsageError,
-        f"{tasks.path}: planned for {name} {value}, here it is {here}: the last bits of the weights would differ; use "
-        "machines like the one it was planned on, or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all "
-        "of them have",
+        f"{tasks.path}: planned with {name} = {value}, here it is {here}: the last bits of the weights would differ; "
+        "use machines like the one it was planned on, or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what "
+        "all of them have",
     )
 
 
@@ -454,6 +458,24 @@ def test_a_plan_chooses_no_code_to_run(tmp_path):
     )
 
 
+def test_the_users_own_go_on_with_the_threads_they_began_with(tmp_path):
+    module, threads = own(), []
+
+    def training(x, y, seed):
+        threads.append(torch.get_num_threads())
+        return module
+
+    def train():
+        train_shadows(module, "digits", 2, train=training, work_dir=tmp_path / "tasks")
+
+    with intra_op_threads(3):
+        train()
+    shutil.rmtree(tmp_path / "tasks" / "blocks" / "00001")
+    train()
+    assert threads == [3, 3, 3]
+    assert torch.get_num_threads() == 1
+
+
 def test_a_live_module_cannot_be_trained_by_others(tmp_path, digits):
     train_shadows(own(), "digits", 2, recipe=RECIPE, work_dir=tmp_path / "tasks")
     refused(
@@ -489,6 +511,26 @@ def test_the_commands_from_plan_to_bank(tmp_path, expected):
     assert pydrift("train", folder, "--workers", "2") == f"{folder}: 12 of 12 shadows done\n"
     assert pydrift("collect", folder, "--out", bank).startswith(f"{bank}: 12 shadows, mean accuracy ")
     assert files(bank) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--count", "4"], "give --arch or --model"),
+        (["--count", "3", "--arch", ARCH], "complementary halves need an even number of shadows, got 3"),
+        (["--count", "4", "--arch", "net"], "architecture 'net': neither built in "),
+        (["--count", "4", "--arch", ARCH, "--recipe", "speed=9"], r"recipe: not readable: unknown keys \['speed'\]"),
+        (["--count", "4", "--arch", ARCH, "--recipe", "speed"], "expected KEY=VALUE, got 'speed'"),
+        (["--count", "4", "--arch", ARCH, "--draw", "thirds"], "no such draw of reference images: 'thirds'"),
+        (["--count", "4", "--arch", ARCH, "--draw", "subset:9999"], "cannot draw 9999 of 1442 images without"),
+        (["--count", "4", "--arch", ARCH, "--null", "finetune"], "finetune continues from a trained model, and mlp:"),
+        (["--count", "100002", "--arch", ARCH], r"the number of shadows must be in 1\.\.100000, got 100002"),
+    ],
+)
+def test_impossible_plans_are_refused_and_leave_nothing(tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=f"^{message}"):
+        pydrift("plan", tmp_path / "tasks", "--data", "digits", *arguments)
+    assert not (tmp_path / "tasks").exists()
 
 
 def test_workers_that_fail_are_named(tasks):

@@ -135,7 +135,24 @@ NOT_NATIVE = {
 def test_plain_chains_are_trained_natively(digits):
     for module in (build(ARCH, 0), build("mlp:1x8x8:16:10", 0), dropout(0.0)):
         assert native_program(module, digits.data.x, CPU) is not None
-    assert native_program(build(ARCH, 0), digits.data.x, torch.device("cuda")) is None
+    assert native_program(build(ARCH, 0), digits.data.x, torch.device("meta")) is None
+
+
+@pytest.mark.skipif(not (torch.cuda.is_available() and native_status().cuda), reason="needs a GPU")
+def test_cuda_trains_as_the_cpu_does(digits):
+    """The parameters, the pool and the moments live on the GPU; what comes back is on the CPU."""
+    cuda = torch.device("cuda")
+    assert native_program(build(ARCH, 0), digits.data.x, cuda) is not None
+    kept = []
+    start, drawn = build(ARCH, 5), np.arange(7, 207)
+    (ours,) = train_many(
+        [start], digits.data.x, digits.data.y, [drawn], [SHORT], [3], device=cuda, on_epoch=kept.append
+    )
+    (theirs,) = train_many([start], digits.data.x, digits.data.y, [drawn], [SHORT], [3], device=CPU)
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=2e-4)
+    assert [state.epoch for state in kept] == [1, 2]
+    assert all(state.parameters.device == CPU for state in kept)
 
 
 @pytest.mark.parametrize("name", NOT_NATIVE)

@@ -31,8 +31,8 @@ struct Map {
   int32_t row = 0;     // from one row to the next
   int32_t plane = 0;   // from one channel to the next
 
-  PYDRIFT_INLINE int32_t at(int32_t y, int32_t x) const { return y * row + x * pitch; }
-  PYDRIFT_INLINE int32_t plane_size() const { return height * width; }
+  PYDRIFT_HD int32_t at(int32_t y, int32_t x) const { return y * row + x * pitch; }
+  PYDRIFT_HD int32_t plane_size() const { return height * width; }
 
   PYDRIFT_INLINE bool gapless() const { return row == width * pitch && plane == height * row; }
 

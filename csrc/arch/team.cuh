@@ -4,20 +4,7 @@
 #include "arch/team_plan.h"
 #include "common/portable.h"
 
-#if defined(__CUDACC__)
-#define PYDRIFT_UNROLL _Pragma("unroll")
-#define PYDRIFT_UNROLL_BY(count) _Pragma(PYDRIFT_TEXT(unroll count))
-#define PYDRIFT_TEXT(words) #words
-#define PYDRIFT_NOINLINE __noinline__
-#else
-#define PYDRIFT_UNROLL
-#define PYDRIFT_UNROLL_BY(count)
-#define PYDRIFT_NOINLINE
-#endif
-
 namespace pydrift {
-
-inline constexpr int32_t kWarpSize = 32;
 
 #if defined(__CUDACC__)
 __device__ __forceinline__ float* dynamic_shared() {

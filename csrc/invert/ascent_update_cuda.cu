@@ -10,7 +10,6 @@ namespace {
 
 constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;  // gridDim.x; more samples than this share blocks
 constexpr int32_t kMaxThreads = 512;
-constexpr int32_t kWarpSize = 32;
 
 LaunchConfig launch_config(const AscentTensors& tensors) {
   const int32_t num_warps = (tensors.values_per_sample() + kWarpSize - 1) / kWarpSize;

@@ -1,5 +1,4 @@
 // invert on the GPU: ids to the host, plan and queues to the device, the launches.
-#include <algorithm>
 #include <vector>
 
 #include "common/cuda.h"

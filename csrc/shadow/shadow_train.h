@@ -5,7 +5,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <cmath>
 #include <vector>
 
 #include "common/check.h"
@@ -46,24 +45,8 @@ inline Program check_train_images(const Tensor& x, const std::vector<int64_t>& c
   }
 }
 
-// The hyper-parameters of a model, in host memory.
-inline void check_train_hyper(const TrainHyper& hyper, int64_t model, TrainOptimizer optimizer) {
-  const auto check = [model](bool holds, const char* what, double value) {
-    PYDRIFT_CHECK(holds, "shadow_train: ", what, ", got ", value, " for model ", model);
-  };
-  check(hyper.beta1 >= 0 && hyper.beta1 < 1, "beta1 or momentum must be in [0, 1)", hyper.beta1);
-  if (optimizer == TrainOptimizer::kAdam) {
-    check(hyper.beta2 >= 0 && hyper.beta2 < 1, "beta2 must be in [0, 1)", hyper.beta2);
-    check(hyper.epsilon > 0 && std::isfinite(hyper.epsilon), "epsilon must be finite and > 0", hyper.epsilon);
-  }
-  check(hyper.weight_decay >= 0 && std::isfinite(hyper.weight_decay), "weight_decay must be finite and >= 0",
-        hyper.weight_decay);
-  check(hyper.label_smoothing >= 0 && hyper.label_smoothing < 1, "label_smoothing must be in [0, 1)",
-        hyper.label_smoothing);
-}
-
-// The boxed function of a device: kRun does the work on checked tensors; it checks the values where it can read them.
-template <void (*kRun)(const ShadowTrainTask&, int64_t num_looks_at, int64_t num_rates)>
+// The boxed function of a device: kRun checks the values of the checked tensors, and does the work.
+template <void (*kRun)(const ShadowTrainTask&, int32_t device_index)>
 Tensor shadow_train(const Tensor x, const Tensor label, const Tensor parameters, const Tensor first_moment,
                     const Tensor second_moment, const Tensor order, const Tensor look, const Tensor steps_done,
                     const Tensor num_steps, const Tensor batch_size, const Tensor rate, const Tensor hyper,
@@ -104,8 +87,10 @@ Tensor shadow_train(const Tensor x, const Tensor label, const Tensor parameters,
                              loss.mutable_data_ptr<float>(),
                              num_images,
                              num_models,
+                             order.numel(),
+                             rate.numel(),
                              adam ? TrainOptimizer::kAdam : TrainOptimizer::kSgd};
-  kRun(task, order.numel(), rate.numel());
+  kRun(task, x.get_device_index());
   return loss;
 }
 

@@ -6,44 +6,11 @@
 
 #include "common/memory.h"
 #include "shadow/shadow_train.h"
+#include "shadow/shadow_train_values.h"
 #include "shadow/shadow_train_worker.h"
 
 namespace pydrift {
 namespace {
-
-// Where the part of each model begins in `order` and in `rate`.
-struct Parts {
-  std::vector<int64_t> order, rate;
-};
-
-Parts check_values(const ShadowTrainTask& task, int64_t num_looks_at, int64_t num_rates) {
-  const auto check_range = [](const char* name, const int32_t* ids, int64_t count, int64_t limit) {
-    for (int64_t i = 0; i < count; ++i) {
-      PYDRIFT_CHECK(ids[i] >= 0 && ids[i] < limit, "shadow_train: ", name, " must be in [0, ", limit, "), got ", ids[i],
-                    " at index ", i);
-    }
-  };
-  check_range("label", task.label, task.num_images, task.program->num_classes());
-  check_range("order", task.order, num_looks_at, task.num_images);
-  Parts parts{{0}, {0}};
-  for (int64_t k = 0; k < task.num_models; ++k) {
-    check_train_hyper(task.hyper[k], k, task.optimizer);
-    PYDRIFT_CHECK(task.num_steps[k] >= 0 && task.batch_size[k] >= 1 && task.steps_done[k] >= 0,
-                  "shadow_train: num_steps and steps_done must be >= 0 and batch_size >= 1, got ", task.num_steps[k],
-                  ", ", task.steps_done[k], " and ", task.batch_size[k], " for model ", k);
-    parts.order.push_back(parts.order.back() + int64_t{task.num_steps[k]} * task.batch_size[k]);
-    parts.rate.push_back(parts.rate.back() + task.num_steps[k]);
-  }
-  PYDRIFT_CHECK(parts.order.back() == num_looks_at, "shadow_train: order must have as many entries as num_steps * ",
-                "batch_size over all models, ", parts.order.back(), ", got ", num_looks_at);
-  PYDRIFT_CHECK(parts.rate.back() == num_rates, "shadow_train: rate must have as many entries as num_steps over all ",
-                "models, ", parts.rate.back(), ", got ", num_rates);
-  for (int64_t i = 0; i < num_rates; ++i) {
-    PYDRIFT_CHECK(task.rate[i] >= 0 && std::isfinite(task.rate[i]), "shadow_train: rate must be finite and >= 0, got ",
-                  task.rate[i], " at index ", i);
-  }
-  return parts;
-}
 
 // The memory of one thread: a model's numbers, and the network's.
 class Scratch {
@@ -90,22 +57,10 @@ void train_model(const ShadowTrainTask& task, const ShadowTrainVariant& variant,
   if (worker.second_moment != nullptr) std::copy_n(worker.second_moment, size, task.second_moment + begin);
 }
 
-Plan plan_for(const Program& program, const ShadowTrainVariant& variant) {
-  const bool any_weights = std::any_of(program.layers.begin(), program.layers.end(), [](const Layer& layer) {
-    return layer.kind == LayerKind::kLinear || layer.kind == LayerKind::kConv2d;
-  });
-  PYDRIFT_CHECK(any_weights, "shadow_train: program: no linear or conv2d layer, so there is nothing to train");
-  try {
-    return make_plan(program, variant.lanes, variant.rows, Passes::kWeightGradient);
-  } catch (const std::invalid_argument& error) {
-    refuse("shadow_train: ", error.what());
-  }
-}
-
-void run_cpu(const ShadowTrainTask& task, int64_t num_looks_at, int64_t num_rates) {
-  const Parts parts = check_values(task, num_looks_at, num_rates);
+void run_cpu(const ShadowTrainTask& task, int32_t /*device_index*/) {
+  const TrainParts parts = check_train_values(task);
   const ShadowTrainVariant& variant = shadow_train_variant(chosen_simd());
-  const Plan plan = plan_for(*task.program, variant);
+  const Plan plan = make_train_plan(*task.program, variant.lanes, variant.rows);
   const PlanView view(plan);
 
   // All memory before the threads: a failure in one of them could not be thrown through torch.

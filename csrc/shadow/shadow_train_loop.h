@@ -40,16 +40,17 @@ class ShadowTrainer {
       learn_slice(first + begin, left < kMaxGroups * kLanes ? left : kMaxGroups * kLanes, batch_size);
     }
     const PlanView& plan = network_.plan;
+    const OptimizerStep factors = optimizer_step(task_.optimizer, hyper_, rate, step);
     for (int32_t i = 0; i < plan.num_stages; ++i) {
       const Stage& stage = plan.stages[i];
       if (!stage.has_weights()) continue;  // scales and shifts stay as they are
       const int64_t at = stage.weight_parameters, count = stage.bias_parameters + stage.out.channels - at;
       const float* gradients = worker_.gradients + at;
       if (task_.optimizer == TrainOptimizer::kAdam) {
-        adam_step(hyper_, rate, step, count, gradients, worker_.parameters + at, worker_.first_moment + at,
+        adam_step(factors, count, gradients, worker_.parameters + at, worker_.first_moment + at,
                   worker_.second_moment + at);
       } else {
-        sgd_step(hyper_, rate, count, gradients, worker_.parameters + at, worker_.first_moment + at);
+        sgd_step(factors, count, gradients, worker_.parameters + at, worker_.first_moment + at);
       }
     }
   }

@@ -43,6 +43,8 @@ struct ShadowTrainTask {
   float* loss;               // [K]
   int64_t num_images;
   int64_t num_models;
+  int64_t num_looks_at;      // entries of `order`
+  int64_t num_rates;
   TrainOptimizer optimizer;
 };
 

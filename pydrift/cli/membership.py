@@ -23,7 +23,7 @@ from pydrift.cli.app import (
     print_page,
     say,
 )
-from pydrift.errors import InputRefused
+from pydrift.errors import InputRefused, UsageError
 from pydrift.progress import for_terminal
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ def mia(
     shadows: Annotated[
         int | None, typer.Option("--shadows", min=2, help="shadow models, an even number (default: 16)")
     ] = None,
+    bank: Annotated[
+        Path | None, typer.Option("--bank", help="shadows of the same data that are there already (pydrift shadow)")
+    ] = None,
     query: Annotated[
         list[str] | None,
         typer.Option("--query", help="how images are shown: plain, flip or shift:DOWN,RIGHT; repeatable"),
@@ -81,7 +84,10 @@ def mia(
     from pydrift.privacy import membership_audit
     from pydrift.privacy_result import Limit, MembershipReport
     from pydrift.report import render_membership_terminal
+    from pydrift.shadows import ShadowBank
 
+    if bank is not None and shadows is not None:
+        raise UsageError("--shadows: a --bank has as many as it has")
     limits = [Limit.parse(text) for text in fail_above or []]
     if out is not None:
         MembershipReport.check_target(out)
@@ -92,6 +98,7 @@ def mia(
         load_data(data),
         indices,
         **given(attacks=attack, shadows=shadows, queries=query, alpha=alpha),
+        bank=None if bank is None else ShadowBank.load(bank, arch),
         seed=seed,
         arch=arch,
         device=device,

@@ -25,6 +25,7 @@ from pydrift.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.shadows import TaskFolder
+    from pydrift.subject import Subject
     from pydrift.training import TrainingRecipe
 
 shadow = typer.Typer(
@@ -59,17 +60,22 @@ def plan(
     device: DeviceOption = None,
 ) -> None:
     """Write down which shadows are to be trained; workers with `pydrift shadow train` then do it."""
+    from pydrift.arch import resolve
     from pydrift.shadows import Draw, plan_shadows
     from pydrift.subject import as_subject
 
     find_own_architectures(arch)
-    if arch is None and model is None:
+    if model is not None:
+        start: Subject | str = as_subject(model, str(model), arch)
+    elif arch is not None:
+        resolve(arch)  # refuses what is no architecture
+        start = arch
+    else:
         raise UsageError("give --arch or --model")
-    start = arch if model is None else as_subject(model, str(model), arch)
-    recorded = None if isinstance(start, str | None) else start.recipe
+    recorded = None if isinstance(start, str) else start.recipe
     made = plan_shadows(
         folder,
-        start or "",
+        start,
         data,
         count,
         **given(null=null, block=block, device=device, recipe=_recipe(recipe or [], recorded)),

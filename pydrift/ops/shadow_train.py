@@ -102,11 +102,11 @@ def trains(program: Sequence[int], num_parameters: int, input_shape: Sequence[in
 
     Asked by a model that takes no step, since what a loop can hold is its own business.
     """
-    if device.type != "cpu" or not native_status().runs_on("cpu"):
+    if not native_status().runs_on(device.type):
         return f"no native training on {device.type}"
-    none = torch.zeros(0, dtype=torch.int32)
-    try:
-        shadow_train(
+    with device:
+        none = torch.zeros(0, dtype=torch.int32)
+        tensors = (
             torch.zeros(0, *input_shape),
             none,
             torch.zeros(1, num_parameters),
@@ -119,9 +119,9 @@ def trains(program: Sequence[int], num_parameters: int, input_shape: Sequence[in
             torch.ones(1, dtype=torch.int32),
             torch.zeros(0, dtype=torch.float64),
             torch.zeros(1, len(HYPER), dtype=torch.float64),
-            program=program,
-            optimizer="sgd",
         )
+    try:
+        shadow_train(*tensors, program=program, optimizer="sgd")
     except ValueError as error:
         return str(error).removeprefix("shadow_train: ")
     return None

@@ -44,7 +44,7 @@ def launch(
     options   of submitit's AutoExecutor (cluster, timeout_min, slurm_partition, ...), or of ray.init (address) and Ray
               tasks (num_cpus, ...)
 
-    PydriftError where blocks are left: each worker that failed is named, with its last words.
+    PydriftError where blocks are left, with the last words of the first worker that failed.
     """
     if launcher not in LAUNCHERS:
         raise UsageError(f"no such launcher: {launcher!r}; known are {', '.join(LAUNCHERS)}")
@@ -66,7 +66,8 @@ def launch(
         failures = run(one, len(missing), workers, dict(options or {}), tasks, _Watch(tasks, progress))
     left = [block for block in tasks.blocks if not tasks.is_done(block)]
     if left:
-        why = "; ".join(failures) or "others are training them"
+        why = failures[0] if failures else "others are training them"
+        why += f"; {len(failures) - 1} more failed" if len(failures) > 1 else ""
         raise PydriftError(f"{tasks.path}: {len(left)} of {len(tasks.blocks)} blocks are not trained ({why})")
 
 
@@ -99,10 +100,10 @@ def _local(command: Sequence[str], workers: int, watch: Callable[[], None]) -> l
 
 
 def _failure(number: int, code: int, log: IO[bytes]) -> str:
+    if code < 0:
+        return f"worker {number} was killed by {signal.Signals(-code).name}"
     log.seek(0)
-    said = log.read().decode(errors="replace").strip().splitlines()
-    ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return f"worker {number} {ended}" + (f": {said[-1]}" if said and code > 0 else "")
+    return f"worker {number} ended with exit code {code}: {_last_words(log.read().decode(errors='replace'))}"
 
 
 @contextmanager
@@ -146,7 +147,7 @@ def _submitit(
         time.sleep(_POLL_S)
     watch()
     failed = [(job, job.exception()) for job in submitted]
-    return [f"job {job.job_id}: {_last_line(error)}" for job, error in failed if error is not None]
+    return [f"job {job.job_id} failed: {_last_words(str(error))}" for job, error in failed if error is not None]
 
 
 def _ray(
@@ -173,18 +174,20 @@ def _ray(
             try:
                 ray.get(task)
             except Exception as error:  # Ray's own, around whatever the task raised
-                failures.append(f"task: {_last_line(error)}")
+                failures.append(f"a task failed: {_last_words(str(error))}")
     return failures
 
 
 def _run(command: list[str], folder: str) -> None:
     done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()}")
+        raise RuntimeError(f"exit code {done.returncode}\n{done.stderr.strip()}")
 
 
-def _last_line(error: BaseException) -> str:
-    return next(reversed(str(error).strip().splitlines()), type(error).__name__)
+def _last_words(text: str) -> str:
+    """What a worker said last: its error, even where a launcher has wrapped it in words of its own."""
+    lines = text.strip().splitlines() or ["no word why"]
+    return next((line.partition("pydrift: ")[2] for line in reversed(lines) if "pydrift: " in line), lines[-1])
 
 
 def _extra(name: str) -> Any:

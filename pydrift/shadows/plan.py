@@ -19,6 +19,7 @@ from pydrift.training import Train, TrainingRecipe
 from pydrift.version import __version__
 
 NULLS = ("retrain", "finetune")
+MAX_SHADOWS = 100_000  # their files are numbered with five digits
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class ShadowPlan:
     def __post_init__(self) -> None:
         if self.null not in NULLS:
             raise UsageError(f"null must be one of {', '.join(NULLS)}, got {self.null!r}")
-        if self.count < 1:
-            raise UsageError(f"the number of shadows must be >= 1, got {self.count}")
+        if not 1 <= self.count <= MAX_SHADOWS:
+            raise UsageError(f"the number of shadows must be in 1..{MAX_SHADOWS}, got {self.count}")
         if self.draw.kind == "halves" and self.count % 2:
             raise UsageError(f"complementary halves need an even number of shadows, got {self.count}")
         if not 0 <= self.seed < 2**63:
@@ -115,13 +116,16 @@ class ShadowPlan:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ShadowPlan:
-        """What `to_dict` gave. TypeError, KeyError, ValueError or UsageError on anything else."""
+        """What `to_dict` gave. TypeError, KeyError, ValueError, AttributeError or UsageError on anything else."""
         draw, recipe = Draw(**raw["draw"]), TrainingRecipe(**raw["recipe"])
         channels, height, width = raw["input_shape"]
         plan = cls(**{**raw, "draw": draw, "recipe": recipe, "input_shape": (channels, height, width)})
         numbers = (plan.count, plan.seed, plan.images, *plan.input_shape)
-        if not all(type(number) is int for number in numbers) or type(plan.arithmetic) is not dict:
+        words = list(plan.arithmetic.values())
+        if not all(type(number) is int for number in numbers) or not all(type(word) is str for word in words):
             raise ValueError("its values are not of the right types")
+        if not 1 <= int(plan.arithmetic.get("threads", 1)) <= 4096:
+            raise ValueError("its number of threads is impossible")
         return plan
 
 
@@ -130,7 +134,7 @@ def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
 
     Versions, the device, and on the CPU the instruction sets that pydrift's and torch's kernels choose, which the
     environment variables PYDRIFT_SIMD and ATEN_CPU_CAPABILITY lower. Built-in architectures are trained with one
-    intra-op thread each; the user's own with as many as torch has, which is then a part of it.
+    intra-op thread each; the user's own with as many as torch has now.
     """
     versions = {"device": device.type, "pydrift": __version__, "torch": str(torch.__version__)}
     if device.type == "cuda":
@@ -138,9 +142,9 @@ def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
     status = native_status()
     return {
         **versions,
-        "native": status.path("cpu") if status.cpu else "plain torch",
+        **({} if built_in else {"threads": str(torch.get_num_threads())}),
+        "kernels": status.path("cpu") if status.cpu else "plain torch",
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
-        "threads": str(1 if built_in else torch.get_num_threads()),
     }
 
 

@@ -121,7 +121,7 @@ class TaskFolder:
             plan, block, data = ShadowPlan.from_dict(raw["plan"]), raw["block"], raw["data"]
             if type(block) is not int or block < 1 or not isinstance(data, str | None):
                 raise ValueError("its values are not of the right types")
-        except (KeyError, TypeError, ValueError, UsageError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
             raise InputRefused(f"{path / _PLAN}: not a readable plan: {error}") from error
         return cls(path, plan, block, data, sha256_bytes(text))
 

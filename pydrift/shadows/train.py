@@ -21,7 +21,7 @@ from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.modelfile import LoadedModel, load_model, save_model
 from pydrift.noise import Phase, derived_seed
-from pydrift.parallel import intra_op_threads
+from pydrift.parallel import each, intra_op_threads
 from pydrift.progress import Progress, Silent
 from pydrift.shadows.bank import ShadowBank, WeightStack, template_for
 from pydrift.shadows.draw import Draw
@@ -194,7 +194,8 @@ def _trained(
     """State dict and accuracy of the shadows of these numbers, each a function of the plan and of its own number."""
     x, y, drawn = data.x, data.y, [plan.drawn(k) for k in numbers]
     seeds = [derived_seed(plan.seed, Phase.SHADOW_TRAIN, k) for k in numbers]
-    with nullcontext() if start.built_in else intra_op_threads(int(plan.arithmetic.get("threads", 1))):
+    threads = plan.arithmetic.get("threads")
+    with intra_op_threads(int(threads)) if threads else nullcontext():
         if user_train is not None:
             models = [_by_user(user_train, start.module, x[d], y[d], s) for d, s in zip(drawn, seeds, strict=True)]
         else:
@@ -207,7 +208,9 @@ def _trained(
                 for s in seeds
             ]
             models = train_many(starts, x, y, drawn, recipes, seeds, device=device, built_in=start.built_in)
-        return [(m.state_dict(), _unseen_accuracy(m, data, d)) for m, d in zip(models, drawn, strict=True)]
+        asked = map if threads else each  # `each` gives every model one intra-op thread
+        accuracy = asked(lambda i: _unseen_accuracy(models[i], data, drawn[i]), range(len(models)))
+        return [(model.state_dict(), unseen) for model, unseen in zip(models, accuracy, strict=True)]
 
 
 def _by_user(user_train: Train, base: nn.Module, x: Tensor, y: Tensor, seed: int) -> nn.Module:
@@ -294,6 +297,8 @@ def _block(
     start: Subject, images: LabelledImages, block: int | None, user_train: Train | None, device: torch.device
 ) -> int:
     """As many models as are trained side by side, so that a block keeps all threads busy and is soon done."""
+    if block is not None and block < 1:
+        raise UsageError(f"a block needs at least one shadow, got {block}")
     if block is not None or user_train is not None or device.type != "cpu":
         return block or 1
     learning = copy.deepcopy(start.module).requires_grad_(True)
@@ -306,7 +311,7 @@ def _adopt(path: str | Path, plan: ShadowPlan, start: Subject, block: int, data:
     path = Path(path)
     if (path / "plan.json").exists():
         threads = TaskFolder.open(path).plan.arithmetic.get("threads")
-        if threads is not None and "threads" in plan.arithmetic:
+        if threads and "threads" in plan.arithmetic:
             plan = replace(plan, arithmetic={**plan.arithmetic, "threads": threads})
     elif plan.null == "finetune" and start.architecture is not None:
         save_model(path / START, start.module, start.architecture)
@@ -319,7 +324,7 @@ def _check_arithmetic(tasks: TaskFolder) -> None:
     for name in sorted((there.keys() | here.keys()) - {"threads"}):
         if there.get(name) != here.get(name):
             raise UsageError(
-                f"{tasks.path}: planned for {name} {there.get(name)}, here it is {here.get(name)}: the last bits of "
-                "the weights would differ; use machines like the one it was planned on, or plan it with PYDRIFT_SIMD "
-                "and ATEN_CPU_CAPABILITY set to what all of them have"
+                f"{tasks.path}: planned with {name} = {there.get(name)}, here it is {here.get(name)}: the last bits "
+                "of the weights would differ; use machines like the one it was planned on, or plan it with "
+                "PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all of them have"
             )

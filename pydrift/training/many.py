@@ -19,6 +19,7 @@ from pydrift.parallel import each
 from pydrift.training.loop import refuse_divergence, seeded, train
 from pydrift.training.recipe import TrainingRecipe
 
+_CPU = torch.device("cpu")
 _PROBES = 64  # images by which a module is asked whether it does in training what it does in evaluation
 
 
@@ -60,8 +61,8 @@ def train_many(
     seeds      of each model, of the order of its images and of its augmentation
     built_in   the architecture is one of pydrift's own: in torch, models are then trained side by side on the CPU
     resume     natively: go on from there
-    on_epoch   natively: called after each epoch, with tensors that training goes on to change. In torch a model is
-               trained to its end before the next one, and there is no such moment
+    on_epoch   natively: called after each epoch, with tensors on the CPU that training may go on to change. In torch a
+               model is trained to its end before the next one, and there is no such moment
 
     A result depends on its own model's arguments only. The native path and torch agree to rounding errors, which
     training amplifies. PydriftError if training diverges.
@@ -72,12 +73,13 @@ def train_many(
         if resume is not None:
             raise UsageError("only natively trained models can go on from a checkpoint")
         return list(_in_torch(starts, x, y, drawn, recipes, seeds, device, built_in))
-    state = _begin(starts, recipes) if resume is None else copy.deepcopy(resume)
-    for after in _epochs(state, program, x, y.to(torch.int32), drawn, recipes, seeds):
+    state = _on(device, _begin(starts, recipes) if resume is None else copy.deepcopy(resume))
+    for after in _epochs(state, program, x.to(device), y.to(device, torch.int32), drawn, recipes, seeds):
         if on_epoch is not None:
-            on_epoch(after)
-    refuse_divergence(state.parameters)
-    return [_frozen(_module_of(start, row)) for start, row in zip(starts, state.parameters, strict=True)]
+            on_epoch(_on(_CPU, after))
+    parameters = _on(_CPU, state).parameters
+    refuse_divergence(parameters)
+    return [_frozen(_module_of(start, row)) for start, row in zip(starts, parameters, strict=True)]
 
 
 def native_program(module: nn.Module, x: Tensor, device: torch.device) -> list[int] | None:
@@ -86,7 +88,7 @@ def native_program(module: nn.Module, x: Tensor, device: torch.device) -> list[i
     It must be the whole truth: all of the module's parameters, in their order, all of them learning, and the same
     outputs in training mode as in evaluation (no dropout, no BatchNorm).
     """
-    if device.type != "cpu" or not all(parameter.requires_grad for parameter in module.parameters()):
+    if not all(parameter.requires_grad for parameter in module.parameters()):
         return None
     channels, height, width = x.shape[1:]
     try:
@@ -112,6 +114,12 @@ def _begin(starts: Sequence[nn.Module], recipes: Sequence[TrainingRecipe]) -> Ch
     return Checkpoint(0, parameters, torch.zeros_like(parameters), second)
 
 
+def _on(device: torch.device, state: Checkpoint) -> Checkpoint:
+    """The state with its tensors on `device`; those that are there are the same, not copies."""
+    tensors = {name: getattr(state, name).to(device) for name in ("parameters", "first_moment", "second_moment")}
+    return replace(state, **tensors)
+
+
 def _epochs(
     state: Checkpoint,
     program: list[int],
@@ -126,8 +134,10 @@ def _epochs(
     epochs = [recipe.epochs_for(size) for recipe, size in zip(recipes, sizes, strict=True)]
     steps = np.array([recipe.steps_per_epoch(size) for recipe, size in zip(recipes, sizes, strict=True)])
     rates = [recipe.rates(size) for recipe, size in zip(recipes, sizes, strict=True)]
-    hyper = torch.tensor([_hyper(recipe) for recipe in recipes], dtype=torch.float64)
-    batch_size = torch.tensor([r.batch_size_for(n) for r, n in zip(recipes, sizes, strict=True)], dtype=torch.int32)
+    hyper = torch.tensor([_hyper(recipe) for recipe in recipes], dtype=torch.float64, device=x.device)
+    batch_size = torch.tensor(
+        [r.batch_size_for(n) for r, n in zip(recipes, sizes, strict=True)], dtype=torch.int32, device=x.device
+    )
     augmented = any(recipe.augment for recipe in recipes)
     for epoch in range(state.epoch, max(epochs)):
         running = [k for k in range(len(drawn)) if epoch < epochs[k]]
@@ -145,12 +155,12 @@ def _epochs(
             state.parameters,
             state.first_moment,
             state.second_moment,
-            torch.from_numpy(np.concatenate(order)),
-            torch.from_numpy(np.concatenate(look)),
-            torch.from_numpy(epoch * steps),
-            torch.from_numpy(num_steps),
+            torch.from_numpy(np.concatenate(order)).to(x.device),
+            torch.from_numpy(np.concatenate(look)).to(x.device),
+            torch.from_numpy(epoch * steps).to(x.device),
+            torch.from_numpy(num_steps).to(x.device),
             batch_size,
-            torch.from_numpy(np.concatenate(rate)),
+            torch.from_numpy(np.concatenate(rate)).to(x.device),
             hyper,
             program=program,
             optimizer="adam" if recipes[0].optimizer == "adam" else "sgd",

@@ -1,0 +1,78 @@
+// What shadow_train says about the values of its arguments, in host memory. No torch.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "arch/plan.h"
+#include "common/refuse.h"
+#include "shadow/shadow_train_task.h"
+
+namespace pydrift {
+
+inline void check_train_hyper(const TrainHyper& hyper, int64_t model, TrainOptimizer optimizer) {
+  const auto check = [model](bool holds, const char* what, double value) {
+    PYDRIFT_CHECK(holds, "shadow_train: ", what, ", got ", value, " for model ", model);
+  };
+  check(hyper.beta1 >= 0 && hyper.beta1 < 1, "beta1 or momentum must be in [0, 1)", hyper.beta1);
+  if (optimizer == TrainOptimizer::kAdam) {
+    check(hyper.beta2 >= 0 && hyper.beta2 < 1, "beta2 must be in [0, 1)", hyper.beta2);
+    check(hyper.epsilon > 0 && std::isfinite(hyper.epsilon), "epsilon must be finite and > 0", hyper.epsilon);
+  }
+  check(hyper.weight_decay >= 0 && std::isfinite(hyper.weight_decay), "weight_decay must be finite and >= 0",
+        hyper.weight_decay);
+  check(hyper.label_smoothing >= 0 && hyper.label_smoothing < 1, "label_smoothing must be in [0, 1)",
+        hyper.label_smoothing);
+}
+
+// Where the part of each model begins in `order` and in `rate`.
+struct TrainParts {
+  std::vector<int64_t> order, rate;  // [K + 1]
+};
+
+// `task` with its values in host memory; x, the parameters and the moments are not looked at.
+inline TrainParts check_train_values(const ShadowTrainTask& task) {
+  const auto check_range = [](const char* name, const int32_t* ids, int64_t count, int64_t limit) {
+    for (int64_t i = 0; i < count; ++i) {
+      PYDRIFT_CHECK(ids[i] >= 0 && ids[i] < limit, "shadow_train: ", name, " must be in [0, ", limit, "), got ", ids[i],
+                    " at index ", i);
+    }
+  };
+  check_range("label", task.label, task.num_images, task.program->num_classes());
+  check_range("order", task.order, task.num_looks_at, task.num_images);
+  TrainParts parts{{0}, {0}};
+  for (int64_t k = 0; k < task.num_models; ++k) {
+    check_train_hyper(task.hyper[k], k, task.optimizer);
+    PYDRIFT_CHECK(task.num_steps[k] >= 0 && task.batch_size[k] >= 1 && task.steps_done[k] >= 0,
+                  "shadow_train: num_steps and steps_done must be >= 0 and batch_size >= 1, got ", task.num_steps[k],
+                  ", ", task.steps_done[k], " and ", task.batch_size[k], " for model ", k);
+    parts.order.push_back(parts.order.back() + int64_t{task.num_steps[k]} * task.batch_size[k]);
+    parts.rate.push_back(parts.rate.back() + task.num_steps[k]);
+  }
+  PYDRIFT_CHECK(parts.order.back() == task.num_looks_at,
+                "shadow_train: order must have as many entries as num_steps * batch_size over all models, ",
+                parts.order.back(), ", got ", task.num_looks_at);
+  PYDRIFT_CHECK(parts.rate.back() == task.num_rates,
+                "shadow_train: rate must have as many entries as num_steps over all models, ", parts.rate.back(),
+                ", got ", task.num_rates);
+  for (int64_t i = 0; i < task.num_rates; ++i) {
+    PYDRIFT_CHECK(task.rate[i] >= 0 && std::isfinite(task.rate[i]), "shadow_train: rate must be finite and >= 0, got ",
+                  task.rate[i], " at index ", i);
+  }
+  return parts;
+}
+
+inline Plan make_train_plan(const Program& program, int32_t lanes, int32_t rows) {
+  const bool any_weights = std::any_of(program.layers.begin(), program.layers.end(), [](const Layer& layer) {
+    return layer.kind == LayerKind::kLinear || layer.kind == LayerKind::kConv2d;
+  });
+  PYDRIFT_CHECK(any_weights, "shadow_train: program: no linear or conv2d layer, so there is nothing to train");
+  try {
+    return make_plan(program, lanes, rows, Passes::kWeightGradient);
+  } catch (const std::invalid_argument& error) {
+    refuse("shadow_train: ", error.what());
+  }
+}
+
+}  // namespace pydrift

@@ -1,0 +1,62 @@
+// The training of the GPU for ctypes: the launcher's tables and sequence of launches, the kernels executed on the host.
+#include <algorithm>
+
+#include "host_cuda.h"
+//
+#include "shadow/shadow_train_wave.cuh"
+
+using namespace pydrift;
+
+namespace {
+
+struct HostLaunch {
+  bool reversed;
+
+  template <class Kernel, class... Arguments>
+  void operator()(Kernel kernel, int32_t num_blocks, const Arguments&... arguments) const {
+    host_cuda::launch(num_blocks, kTrainThreads, reversed, [&] { kernel(arguments...); });
+  }
+};
+
+void run(const ShadowTrainTask& task, int64_t wave_bytes, bool reversed) {
+  const TrainParts parts = check_train_values(task);
+  const Plan plan = make_device_train_plan(*task.program);
+  const std::vector<DeviceModel> models = device_models(task, parts);
+  const std::vector<OptimizerStep> steps = optimizer_steps(task, parts);
+  TrainArguments arguments = make_train_arguments(task, plan);
+  arguments.models = models.data(), arguments.optimizer_steps = steps.data();
+  arguments.offsets = plan.offsets.data(), arguments.term_parameters = plan.parameters.data();
+  arguments.tiles = plan.tiles.data();
+  const WaveMemory wave(plan, *task.program);
+  const int64_t num_in_wave = wave.models_in(wave_bytes, task.num_models);
+  WaveTrainer<HostLaunch> trainer(plan, task.optimizer, models, HostLaunch{reversed});
+  for (int64_t first = 0; first < task.num_models; first += num_in_wave) {
+    std::vector<float> shared(wave.shared_floats * num_in_wave), groups(wave.group_floats * num_in_wave),
+        gradients(wave.num_gradients * num_in_wave);
+    std::vector<uint8_t> codes(wave.code_bytes * num_in_wave);
+    std::vector<double> losses(wave.num_losses * num_in_wave);
+    arguments.shared = shared.data(), arguments.groups = groups.data(), arguments.codes = codes.data();
+    arguments.gradients = gradients.data(), arguments.losses = losses.data();
+    trainer.run(arguments, static_cast<int32_t>(first),
+                static_cast<int32_t>(std::min(num_in_wave, task.num_models - first)));
+  }
+}
+
+}  // namespace
+
+// `task` without its program. Returns null, or what went wrong.
+extern "C" const char* run_shadow_train_kernel(const ShadowTrainTask* task, const int64_t* codes, int64_t num_codes,
+                                               int32_t channels, int32_t height, int32_t width, int64_t wave_bytes,
+                                               bool reversed) {
+  static std::string message;
+  try {
+    const Program program = parse_program(codes, num_codes, {channels, height, width});
+    ShadowTrainTask complete = *task;
+    complete.program = &program;
+    run(complete, wave_bytes, reversed);
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+  return nullptr;
+}
