@@ -148,9 +148,12 @@ cat "$scratch/step" >>"$scratch/results"
 # ---- Sanitizer, on odd shapes and few restarts
 
 cat >"$scratch/small.py" <<'END'
+import numpy as np
 import torch
+from pydrift import TrainingRecipe
 from pydrift.arch import build, lower
 from pydrift.ops import invert, shadow_moments, shadow_statistics
+from pydrift.training import native_program, train_many
 
 for arch in ("mlp:1x9x7:33-17:5", "convnet:3x11x9:5,18:19:4"):
     shape = tuple(map(int, arch.split(":")[1].split("x")))
@@ -168,6 +171,10 @@ for arch in ("mlp:1x9x7:33-17:5", "convnet:3x11x9:5,18:19:4"):
     moments = shadow_moments(x, parameters, ids[1], torch.rand(5, 37).cuda() < 0.5, program=model.program())
     torch.cuda.synchronize()
     assert statistics.margin.isfinite().all() and moments.m2.isfinite().all()
+    assert native_program(build(arch, 0), x.cpu(), x.device)
+    drawn, recipe = [np.arange(37), np.arange(5)], TrainingRecipe(epochs=1, batch_size=33, augment="shift:1,flip")
+    train_many([build(arch, 0), build(arch, 1)], x.cpu(), ids[1].cpu().long(), drawn, [recipe] * 2, [0, 1],
+               device=x.device)
 END
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 if [ -x "$sanitizer" ]; then

@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_invert_kernel import FLATTEN, NETWORKS, RELU, affine, avg_pool, conv, linear, max_pool, parameters_of
 from test_native_build import COMPILER, FLAGS, NATIVE_TESTS, ROOT
+from test_ops_invert import random_problem
 from test_ops_shadow_train import OPTIMIZERS, copied, exact, relative, run, task
 from torch import Tensor
 
@@ -111,6 +112,16 @@ def test_one_step(library: ctypes.CDLL, name: str, optimizer: str) -> None:
     """Batches of 9 and 37 samples: one group of lanes and two, none of them full."""
     arguments, program = of(name, optimizer=optimizer, weight_decay=0.1, label_smoothing=0.1)
     assert_is_reference(library, arguments, program, optimizer, 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_programs(library: ctypes.CDLL, seed: int) -> None:
+    tensors, program = random_problem(seed)
+    classes, models = int(tensors["label"].max()) + 1, len(tensors["parameters"])
+    sizes = {"steps": [1] * models, "batch_size": [18, 40, 7][:models]}
+    shape = tuple(tensors["x"].shape[1:])
+    arguments = task(tensors["parameters"], shape, classes, optimizer="sgd", looks=seed % 2 == 0, seed=seed, **sizes)
+    assert_is_reference(library, arguments, program, "sgd", 1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 31, 32, 33, 64, 128, 129, 300])

@@ -39,6 +39,7 @@ class DeviceMemory {
   template <class T>
   T* upload(const std::vector<T>& values) {
     T* copy = allocate<T>(static_cast<int64_t>(values.size()));
+    if (values.empty()) return copy;
     STD_CUDA_CHECK(cudaMemcpyAsync(copy, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice, stream_));
     STD_CUDA_CHECK(cudaStreamSynchronize(stream_));  // `values` may be gone the moment this returns
     return copy;
@@ -53,6 +54,7 @@ class DeviceMemory {
 template <class T>
 std::vector<T> download(const T* values, int64_t count, cudaStream_t stream) {
   std::vector<T> copy(count);
+  if (count == 0) return copy;
   STD_CUDA_CHECK(cudaMemcpyAsync(copy.data(), values, count * sizeof(T), cudaMemcpyDeviceToHost, stream));
   STD_CUDA_CHECK(cudaStreamSynchronize(stream));
   return copy;

@@ -11,14 +11,9 @@ namespace pydrift {
 // What a step multiplies with, rounded to float32 once.
 struct OptimizerStep {
   float step_size;
-  float kept;        // kAdam: of the parameter
-  float weight1;     // kAdam: of the gradient in the moments
-  float weight2;
-  float beta2;
-  float root_scale;
-  float epsilon;
-  float momentum;    // kSgd
-  float decay;       // kSgd: of the parameter in the gradient
+  float kept;                                          // kAdam: of the parameter
+  float weight1, weight2, beta2, root_scale, epsilon;  // kAdam; weights of the gradient in the moments
+  float momentum, decay;                               // kSgd; decay: of the parameter in the gradient
 };
 
 // `step` counts from 1.

@@ -1,7 +1,7 @@
 // Training on the GPU: what its kernels know of their models, and the kinds of passes that they make. No torch.
 //
-// The layout is the CPU's (arch/plan.h) with a warp for a vector: a slice of a batch is kMaxGroups groups of 32 samples,
-// one in each lane. A step is a sequence of launches, each over all models of a wave at once.
+// The layout is the CPU's (arch/plan.h) with a warp for a vector: a slice of a batch is kMaxGroups groups of 32
+// samples, one in each lane. A step is a sequence of launches, each over all models of a wave at once.
 #pragma once
 
 #include "arch/plan.h"
@@ -48,8 +48,8 @@ struct TrainArguments {
   const int32_t* order;
   const Look* look;  // or none
   float* loss;       // [K]
-  const DeviceModel* models;              // [K]
-  const OptimizerStep* optimizer_steps;   // of each step of each model
+  const DeviceModel* models;             // [K]
+  const OptimizerStep* optimizer_steps;  // of each step of each model
   // Of the plan
   const int32_t* offsets;
   const int32_t* term_parameters;

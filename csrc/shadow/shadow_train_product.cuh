@@ -34,8 +34,10 @@ __device__ __forceinline__ void load_weights(const TrainBlock& block, const Dens
   PYDRIFT_UNROLL
   for (int32_t i = 0; i < kLoads; ++i) {
     const int32_t k = term_of(i), row = first_row + row_of(i);
-    const bool exists = k < num_terms && row < dense.num_outputs;
-    loaded[i] = exists ? block.parameters()[block.arguments.term_parameters[terms + k] + row * dense.output_step] : 0.0f;
+    loaded[i] = 0.0f;
+    if (k < num_terms && row < dense.num_outputs) {
+      loaded[i] = block.parameters()[block.arguments.term_parameters[terms + k] + row * dense.output_step];
+    }
   }
   PYDRIFT_UNROLL
   for (int32_t i = 0; i < kLoads; ++i) weights[term_of(i) * kWeightPitch + row_of(i)] = loaded[i];

@@ -1,5 +1,6 @@
-// What mixes no channels: affine, ReLU and pooling that stand alone, and gradients on their way through ReLU and pooling
-// into a convolution. A warp takes one element for the samples of a group. No torch; the tests execute it on the host.
+// What mixes no channels: affine, ReLU and pooling that stand alone, and gradients on their way through ReLU and
+// pooling into a convolution. A warp takes one element for the samples of a group. No torch; the tests execute it on
+// the host.
 #pragma once
 
 #include "shadow/shadow_train_block.cuh"

@@ -22,35 +22,41 @@ class WaveTrainer {
   void run(const TrainArguments& arguments, int32_t first_model, int32_t num_models) {
     arguments_ = arguments, num_models_ = num_models;
     arguments_.first_model = first_model;
-    const auto begin = models_.begin() + first_model, end = begin + num_models;
-    int32_t most_steps = 0;
-    for (auto model = begin; model != end; ++model) most_steps = std::max(most_steps, model->num_steps);
-    for (int32_t& step = arguments_.step = 0; step < most_steps; ++step) {
-      int32_t largest = 0;  // batch
-      for (auto model = begin; model != end; ++model) {
-        if (step < model->num_steps) largest = std::max(largest, model->batch_size);
+    for (int32_t step = 0; const int32_t largest_batch = largest_batch_of(step); ++step) {
+      arguments_.step = step;
+      const int32_t num_slices = (largest_batch - 1) / kSliceSamples + 1;
+      for (int32_t slice = 0; slice < num_slices; ++slice) {
+        arguments_.slice = slice;
+        learn_slice(std::min(kSliceSamples, largest_batch - slice * kSliceSamples));
       }
-      for (int32_t& slice = arguments_.slice = 0; slice <= (largest - 1) / kSliceSamples; ++slice) {
-        const int32_t count = std::min(kSliceSamples, largest - slice * kSliceSamples);
-        learn_slice((count + kWarpSize - 1) / kWarpSize);
-      }
-      arguments_.slice = 0;  // which all have
+      arguments_.slice = 0;  // which all models have
       update();
     }
     launch_(mean_loss_kernel, count_blocks(num_models, kTrainThreads), arguments_, num_models);
   }
 
  private:
+  // Among the models of the wave; 0: none has such a step.
+  int32_t largest_batch_of(int32_t step) const {
+    int32_t largest = 0;
+    for (int32_t i = 0; i < num_models_; ++i) {
+      const DeviceModel& model = models_[arguments_.first_model + i];
+      if (step < model.num_steps) largest = std::max(largest, model.batch_size);
+    }
+    return largest;
+  }
+
   // kernel(arguments, pass..., blocks_per_model) for all models
   template <class Kernel, class... Pass>
   void for_models(Kernel kernel, int32_t blocks_per_model, const Pass&... pass) {
     launch_(kernel, num_models_ * blocks_per_model, arguments_, pass..., blocks_per_model);
   }
 
-  void learn_slice(int32_t num_groups) {
+  // num_samples: what the largest slice has
+  void learn_slice(int32_t num_samples) {
     const Map& input = plan_.input;
     const int32_t num_stages = static_cast<int32_t>(plan_.stages.size());
-    num_groups_ = num_groups;
+    num_groups_ = count_blocks(num_samples, kWarpSize);
     for_models(image_kernel, unit_blocks(input), input);
     for (int32_t i = 0; i < num_stages; ++i) forward(plan_.stages[i]);
     launch_(loss_kernel, num_models_, arguments_, plan_.logits, plan_.logits_gradient);

@@ -19,6 +19,7 @@ from pydrift.arch import resolve
 from pydrift.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
+from pydrift.membership import measure
 from pydrift.modelfile import LoadedModel, load_model, save_model
 from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import each, intra_op_threads
@@ -29,7 +30,7 @@ from pydrift.shadows.plan import ShadowPlan, arithmetic
 from pydrift.shadows.tasks import START, TaskFolder, Trained
 from pydrift.store import tensors_digest
 from pydrift.subject import Subject, as_subject
-from pydrift.training import Train, TrainingRecipe, native_program, predict, seeded, train_many
+from pydrift.training import Train, TrainingRecipe, native_program, seeded, train_many
 
 Model = nn.Module | LoadedModel | Subject | str | Path
 
@@ -231,7 +232,9 @@ def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.
     if len(unseen) == 0:
         return None
     unseen = unseen[:: -(-len(unseen) // 2000)]
-    return float((predict(module, data.x[unseen]) == data.y[unseen]).float().mean())
+    classifier = freeze(module, data.input_shape, torch.device("cpu"), "shadow")
+    answer = measure([classifier], data.x[unseen], data.y[unseen]).prediction[0, 0]
+    return float((answer == data.y[unseen].numpy()).mean())
 
 
 def _start(model: Model, null: str, arch: str | None) -> Subject:

@@ -59,6 +59,7 @@ def train_many(
     drawn      of each model, the indices of its images
     recipes    of each model; natively they may differ in all but the optimizer
     seeds      of each model, of the order of its images and of its augmentation
+    device     natively the CPU, or CUDA where that library is loaded: the pool and all states then live there
     built_in   the architecture is one of pydrift's own: in torch, models are then trained side by side on the CPU
     resume     natively: go on from there
     on_epoch   natively: called after each epoch, with tensors on the CPU that training may go on to change. In torch a
