@@ -1,5 +1,6 @@
 """Folders of shadow tasks: who may train what, killed at any time, and the same bits in the end."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +35,7 @@ from pydrift.shadows import (
     work_on,
 )
 from pydrift.shadows import plan as plan_module
+from pydrift.shadows import tasks as tasks_module
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 from pydrift.shadows.plan import arithmetic
 
@@ -138,6 +141,60 @@ def test_another_plan_is_refused_by_its_first_difference(small):
         "choose another folder or delete this one",
     )
     assert TaskFolder.adopt(small.path, small.plan, 5).block == 2  # how it is cut is no part of the plan
+
+
+def test_of_two_planners_at_once_the_first_one_stays(small, monkeypatch):
+    (small.path / "plan.json").rename(small.path / "theirs")
+    write = tasks_module.write_json
+
+    def overtaken(path, raw):
+        write(path, raw)
+        os.link(small.path / "theirs", small.path / "plan.json")
+
+    monkeypatch.setattr(tasks_module, "write_json", overtaken)
+    other = replace(small.plan, seed=1)
+    with pytest.raises(UsageError, match=r"holds the work of another plan \(seed is 0 there and 1 here\)"):
+        TaskFolder.adopt(small.path, other, 2)
+    (small.path / "plan.json").unlink()
+    assert TaskFolder.adopt(small.path, small.plan, 5) == small
+    assert sorted(os.listdir(small.path)) == ["plan.json", "theirs"]
+
+
+def test_without_hard_links_a_plan_is_written_all_the_same(small, monkeypatch):
+    def unable(source, target):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    (small.path / "plan.json").unlink()
+    monkeypatch.setattr(os, "link", unable)
+    assert TaskFolder.adopt(small.path, small.plan, 2) == small
+    assert os.listdir(small.path) == ["plan.json"]
+
+
+def test_what_an_existing_plan_does_otherwise_is_said(tmp_path):
+    data = load_data("digits").subset(range(100))
+    for name in ("data", "moved"):
+        np.savez(tmp_path / f"{name}.npz", x=data.x, y=data.y)
+    first, moved = (f"npz:{tmp_path / name}.npz" for name in ("data", "moved"))
+    plan_shadows(tmp_path / "tasks", ARCH, first, 4, recipe=RECIPE, block=2)
+    with pytest.warns(UserWarning, match=r"tasks: is planned in blocks of 2, which stay, not of 3$"):
+        assert plan_shadows(tmp_path / "tasks", ARCH, first, 4, recipe=RECIPE, block=3).block == 2
+    with pytest.warns(UserWarning, match=f"load the same images from {first}, which stays, not {moved}$"):
+        train_shadows(ARCH, moved, 4, recipe=RECIPE, work_dir=tmp_path / "tasks")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_shadows(ARCH, data, 4, recipe=RECIPE, work_dir=tmp_path / "tasks")
+
+
+@pytest.mark.parametrize("kind", ["bank", "block"])
+def test_a_sealed_folder_is_named_for_what_it_is(small, tmp_path, kind):
+    small.work(filled)
+    small.bank(One()).save(tmp_path / "bank")
+    folder = {"bank": tmp_path / "bank", "block": small.path / "blocks" / "00000"}[kind]
+    refused(
+        lambda: TaskFolder.adopt(folder, small.plan, 2),
+        UsageError,
+        f"{folder}: is a shadow {kind}; give another folder",
+    )
 
 
 def test_a_plan_changed_meanwhile_is_refused_and_nothing_published(small):
@@ -466,8 +523,8 @@ def test_other_data_is_refused(tmp_path):
 
 def test_another_start_model_is_refused(digits, tmp_path):
     tasks = plan_shadows(tmp_path / "tasks", digits.path("base"), "digits", 2, null="finetune", recipe=RECIPE)
-    shutil.copy(digits.path("benign"), tasks.path / "start.safetensors")
-    with pytest.raises(InputRefused, match=r"start\.safetensors: not the start model of the plan"):
+    shutil.copy(digits.path("benign"), tasks.start)
+    with pytest.raises(InputRefused, match=r"start-\w+\.safetensors: not the start model of the plan"):
         work_on(tasks.path)
 
 

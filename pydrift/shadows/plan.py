@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from types import CodeType
 from typing import Any
@@ -125,6 +126,8 @@ class ShadowPlan:
         words = list(plan.arithmetic.values())
         if not all(type(number) is int for number in numbers) or not all(type(word) is str for word in words):
             raise ValueError("its values are not of the right types")
+        if plan.start_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", plan.start_sha256):
+            raise ValueError("start_sha256 is no SHA-256")
         if not 1 <= int(plan.arithmetic.get("threads", 1)) <= 4096:
             raise ValueError("its number of threads is impossible")
         return plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -27,7 +28,7 @@ from pydrift.progress import Progress, Silent
 from pydrift.shadows.bank import ShadowBank, WeightStack, template_for
 from pydrift.shadows.draw import Draw
 from pydrift.shadows.plan import ShadowPlan, arithmetic
-from pydrift.shadows.tasks import START, TaskFolder, Trained
+from pydrift.shadows.tasks import TaskFolder, Trained, start_file
 from pydrift.store import tensors_digest
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe, native_program, seeded, train_many
@@ -75,17 +76,17 @@ def train_shadows(
     images = load_data(data) if isinstance(data, str) else as_images(data)
     where, progress = choose_device(device), progress or Silent()
     plan = _plan(start, images, count, null, draw, recipe, seed, train, where)
-    block = _block(start, images, block, train, where)
+    size = _block(start, images, block, train, where)
     make = partial(_trained, start=start, data=images, user_train=train, device=where)
     progress.phase("training shadows", count)
     with exact_arithmetic():
         if work_dir is not None:
-            folder = _adopt(work_dir, plan, start, block, source)
+            folder = _adopt(work_dir, plan, start, size, source, block)
             folder.work(partial(make, folder.plan), wait=True, advance=progress.advance)
             return folder.bank(start.module)
         stack, accuracy = WeightStack(start.module, count), []
-        for first in range(0, count, block):
-            some = range(first, min(first + block, count))
+        for first in range(0, count, size):
+            some = range(first, min(first + size, count))
             for k, (state, unseen) in zip(some, make(plan, some), strict=True):
                 stack.put(k, state, f"shadow {k}")
                 accuracy.append(unseen)
@@ -113,7 +114,7 @@ def plan_shadows(
     if start.architecture is None:
         raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
     plan = _plan(start, images, count, null, draw, recipe, seed, None, where)
-    return _adopt(folder, plan, start, _block(start, images, block, None, where), data)
+    return _adopt(folder, plan, start, _block(start, images, block, None, where), data, block)
 
 
 def work_on(
@@ -256,10 +257,10 @@ def _planned_start(tasks: TaskFolder, arch: str | None) -> Subject:
     module = template_for(plan, arch, None, tasks.path)
     if plan.null == "retrain":
         return _untrained(plan.architecture or "", module)
-    loaded = load_model(tasks.path / START, plan.architecture)
+    loaded = load_model(tasks.start, plan.architecture)
     if tensors_digest(loaded.module.state_dict()) != plan.start_sha256:
-        raise InputRefused(f"{tasks.path / START}: not the start model of the plan: its weights have another SHA-256")
-    return as_subject(loaded, START)
+        raise InputRefused(f"{tasks.start}: not the start model of the plan: its weights have another SHA-256")
+    return as_subject(loaded, tasks.start.name)
 
 
 def _plan(
@@ -310,16 +311,29 @@ def _block(
     return torch.get_num_threads() if side_by_side else 1
 
 
-def _adopt(path: str | Path, plan: ShadowPlan, start: Subject, block: int, data: str | None) -> TaskFolder:
-    """The folder of the plan. One that was planned with another number of intra-op threads goes on with that."""
+def _adopt(
+    path: str | Path, plan: ShadowPlan, start: Subject, block: int, data: str | None, asked: int | None
+) -> TaskFolder:
+    """The folder of the plan. One that was planned with another number of intra-op threads goes on with that.
+
+    Warns where it is cut otherwise than in blocks of `asked`, or names other data for its workers.
+    """
     path = Path(path)
     if (path / "plan.json").exists():
         threads = TaskFolder.open(path).plan.arithmetic.get("threads")
         if threads and "threads" in plan.arithmetic:
             plan = replace(plan, arithmetic={**plan.arithmetic, "threads": threads})
     elif plan.null == "finetune" and start.architecture is not None:
-        save_model(path / START, start.module, start.architecture)
-    return TaskFolder.adopt(path, plan, block, data)
+        save_model(start_file(path, plan), start.module, start.architecture)
+    folder = TaskFolder.adopt(path, plan, block, data)
+    if asked not in (None, folder.block):
+        warnings.warn(f"{path}: is planned in blocks of {folder.block}, which stay, not of {asked}", stacklevel=3)
+    if data is not None and data != folder.data:
+        warnings.warn(
+            f"{path}: has its workers load the same images from {folder.data or 'no source'}, which stays, not {data}",
+            stacklevel=3,
+        )
+    return folder
 
 
 def _check_arithmetic(tasks: TaskFolder) -> None:
