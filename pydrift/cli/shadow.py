@@ -54,7 +54,8 @@ def plan(
         typer.Option("--recipe", metavar="KEY=VALUE", help="of the training, for example epochs=10; may be repeated"),
     ] = None,
     block: Annotated[
-        int | None, typer.Option("--block", min=1, help="shadows in a block (default: as many as torch has threads)")
+        int | None,
+        typer.Option("--block", min=1, help="shadows in a block (default: as many as are trained side by side)"),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,

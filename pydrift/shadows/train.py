@@ -35,6 +35,8 @@ from pydrift.training import Train, TrainingRecipe, native_program, seeded, trai
 
 Model = nn.Module | LoadedModel | Subject | str | Path
 
+_GPU_MODELS, _GPU_STATES = 64, 4 << 30  # side by side on a GPU: at most so many, with so many bytes of state
+
 
 def train_shadows(
     model: Model,
@@ -61,8 +63,9 @@ def train_shadows(
     recipe    default: the one recorded in the model's file, else TrainingRecipe()
     train     the user's own training instead, (x, y, seed) -> nn.Module of the same architecture
     arch      architecture of a model file that does not name its own
-    block     models that are trained side by side and kept together, which changes no result; default: as many as torch
-              has threads where that can be (on the CPU, natively or of a built-in architecture), else 1
+    block     models that are trained side by side and kept together, which changes no result; default: where that can
+              be, on the CPU (natively or of a built-in architecture) as many as torch has threads, on a GPU (natively)
+              as many as fit 4 GiB with their optimizer's moments, at most 64; else 1
     work_dir  a folder of tasks, so that a killed call goes on where it was and other processes can help (see
               pydrift.shadows.tasks); None: nothing is kept
     device    default: a CUDA device if torch sees one
@@ -76,7 +79,7 @@ def train_shadows(
     images = load_data(data) if isinstance(data, str) else as_images(data)
     where, progress = choose_device(device), progress or Silent()
     plan = _plan(start, images, count, null, draw, recipe, seed, train, where)
-    size = _block(start, images, block, train, where)
+    size = _block(start, plan, images.x, block)
     make = partial(_trained, start=start, data=images, user_train=train, device=where)
     progress.phase("training shadows", count)
     with exact_arithmetic():
@@ -114,7 +117,7 @@ def plan_shadows(
     if start.architecture is None:
         raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
     plan = _plan(start, images, count, null, draw, recipe, seed, None, where)
-    return _adopt(folder, plan, start, _block(start, images, block, None, where), data, block)
+    return _adopt(folder, plan, start, _block(start, plan, images.x, block), data, block)
 
 
 def work_on(
@@ -298,17 +301,20 @@ def _absolute(source: str) -> str:
     return f"{name}:{Path(path).absolute()}" if colon else source
 
 
-def _block(
-    start: Subject, images: LabelledImages, block: int | None, user_train: Train | None, device: torch.device
-) -> int:
-    """As many models as are trained side by side, so that a block keeps all threads busy and is soon done."""
-    if block is not None and block < 1:
-        raise UsageError(f"a block needs at least one shadow, got {block}")
-    if block is not None or user_train is not None or device.type != "cpu":
-        return block or 1
-    learning = copy.deepcopy(start.module).requires_grad_(True)
-    side_by_side = start.built_in or native_program(learning, images.x, device) is not None
-    return torch.get_num_threads() if side_by_side else 1
+def _block(start: Subject, plan: ShadowPlan, x: Tensor, asked: int | None) -> int:
+    """As many models as are trained side by side, so that a block keeps the device busy and is soon done."""
+    if asked is not None:
+        if asked < 1:
+            raise UsageError(f"a block needs at least one shadow, got {asked}")
+        return asked
+    if plan.own_training is not None:
+        return 1
+    learning, device = copy.deepcopy(start.module).requires_grad_(True), plan.device
+    natively = plan.recipe.precision == "float32" and native_program(learning, x, device) is not None
+    if device.type == "cpu":
+        return torch.get_num_threads() if natively or start.built_in else 1
+    states = 3 * sum(parameter.numel() * parameter.element_size() for parameter in learning.parameters())
+    return max(1, min(_GPU_MODELS, _GPU_STATES // states)) if natively else 1
 
 
 def _adopt(
