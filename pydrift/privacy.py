@@ -52,6 +52,7 @@ def membership_audit(
     seed: int = 0,
     recipe: TrainingRecipe | None = None,
     train: Train | None = None,
+    block: int | None = None,
     arch: str | None = None,
     device: str | None = None,
     work_dir: str | Path | None = None,
@@ -76,6 +77,7 @@ def membership_audit(
     recipe    how to train the shadows; default: the one recorded in the target's file, else TrainingRecipe(). Where a
               bank is given: how the target was trained, which is compared with the bank's
     train     or the user's own training, (x, y, seed) -> nn.Module of the target's architecture
+    block     shadows that are trained side by side (see pydrift.train_shadows), which changes no result
     work_dir  folder for finished shadows, so that a killed run goes on where it was
 
     UsageError: unknown attacks, fewer shadows than an attack needs. InputRefused: members that are no indices, a target
@@ -114,8 +116,8 @@ def membership_audit(
                 refuse_manifest_folder(work_dir)
             with clock("train shadows"):
                 bank = train_shadows(
-                    subject, images, count, recipe=known or TrainingRecipe(), train=train, seed=seed, device=device,
-                    progress=told, work_dir=None if work_dir is None else Path(work_dir) / "shadows",
+                    subject, images, count, recipe=known or TrainingRecipe(), train=train, seed=seed, block=block,
+                    device=device, progress=told, work_dir=None if work_dir is None else Path(work_dir) / "shadows",
                 )  # fmt: skip
         weights = [] if bank is None else [tensors_digest(bank.state(k)) for k in range(len(bank))]
         kept = kept_shadows(bank, weights, subject, member)

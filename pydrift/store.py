@@ -245,7 +245,10 @@ def _files_below(folder: Path) -> dict[str, Path]:
 def refuse_manifest_folder(folder: str | Path) -> None:
     """UsageError where `folder` is sealed by a manifest: one more file in it would make it unreadable."""
     if (Path(folder) / MANIFEST).exists():
-        raise UsageError(f"{folder}: is a calibration; give another folder")
+        manifest = read_json(Path(folder) / MANIFEST)
+        kind = manifest.get("kind") if isinstance(manifest, dict) else None
+        what = kind.removeprefix("pydrift ") if isinstance(kind, str) else "folder with a manifest"
+        raise UsageError(f"{folder}: is a {ascii(what)[1:-1]}; give another folder")
 
 
 class RunFolder:

@@ -39,7 +39,7 @@ def run_sanitized(folder: Path, room: str, loop: str) -> None:
     them all, with the sanitizers."""
 
     def build(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        sanitize = ["-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        sanitize = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
         command = [str(COMPILER), *FLAGS, *sanitize, *map(str, arguments), "-o", str(folder / name)]
         return subprocess.run(command, capture_output=True, text=True)
 

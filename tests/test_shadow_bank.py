@@ -224,6 +224,17 @@ def test_a_description_that_makes_no_sense_is_refused(bank, tmp_path, change):
         ShadowBank.load(tmp_path)
 
 
+def test_members_that_the_plan_does_not_draw_are_refused(bank, tmp_path):
+    member = bank.member.copy()
+    member[2, :2] ^= True
+    replace(bank, member=member).save(tmp_path)
+    refused(
+        lambda: ShadowBank.load(tmp_path),
+        InputRefused,
+        f"{tmp_path / 'member.safetensors'}: shadow 2 has other members than the plan's draw gives it",
+    )
+
+
 def test_models_that_do_not_fit_are_refused(bank, tmp_path):
     bank.save(tmp_path)
     refused(

@@ -1,13 +1,16 @@
 """Folders of shadow tasks: who may train what, killed at any time, and the same bits in the end."""
 
+import errno
 import json
 import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +21,23 @@ from typer.testing import CliRunner
 
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
+from pydrift.ops.native import NativeStatus
 from pydrift.parallel import intra_op_threads
-from pydrift.shadows import Draw, ShadowBank, ShadowPlan, TaskFolder, claim, collect, plan_shadows, work_on
+from pydrift.shadows import (
+    Draw,
+    ShadowBank,
+    ShadowPlan,
+    TaskFolder,
+    claim,
+    collect,
+    described,
+    plan_shadows,
+    work_on,
+)
+from pydrift.shadows import plan as plan_module
+from pydrift.shadows import tasks as tasks_module
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
+from pydrift.shadows.plan import arithmetic
 
 ARCH, RECIPE, COUNT = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2), 12
 
@@ -124,6 +141,60 @@ def test_another_plan_is_refused_by_its_first_difference(small):
         "choose another folder or delete this one",
     )
     assert TaskFolder.adopt(small.path, small.plan, 5).block == 2  # how it is cut is no part of the plan
+
+
+def test_of_two_planners_at_once_the_first_one_stays(small, monkeypatch):
+    (small.path / "plan.json").rename(small.path / "theirs")
+    write = tasks_module.write_json
+
+    def overtaken(path, raw):
+        write(path, raw)
+        os.link(small.path / "theirs", small.path / "plan.json")
+
+    monkeypatch.setattr(tasks_module, "write_json", overtaken)
+    other = replace(small.plan, seed=1)
+    with pytest.raises(UsageError, match=r"holds the work of another plan \(seed is 0 there and 1 here\)"):
+        TaskFolder.adopt(small.path, other, 2)
+    (small.path / "plan.json").unlink()
+    assert TaskFolder.adopt(small.path, small.plan, 5) == small
+    assert sorted(os.listdir(small.path)) == ["plan.json", "theirs"]
+
+
+def test_without_hard_links_a_plan_is_written_all_the_same(small, monkeypatch):
+    def unable(source, target):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    (small.path / "plan.json").unlink()
+    monkeypatch.setattr(os, "link", unable)
+    assert TaskFolder.adopt(small.path, small.plan, 2) == small
+    assert os.listdir(small.path) == ["plan.json"]
+
+
+def test_what_an_existing_plan_does_otherwise_is_said(tmp_path):
+    data = load_data("digits").subset(range(100))
+    for name in ("data", "moved"):
+        np.savez(tmp_path / f"{name}.npz", x=data.x, y=data.y)
+    first, moved = (f"npz:{tmp_path / name}.npz" for name in ("data", "moved"))
+    plan_shadows(tmp_path / "tasks", ARCH, first, 4, recipe=RECIPE, block=2)
+    with pytest.warns(UserWarning, match=r"tasks: is planned in blocks of 2, which stay, not of 3$"):
+        assert plan_shadows(tmp_path / "tasks", ARCH, first, 4, recipe=RECIPE, block=3).block == 2
+    with pytest.warns(UserWarning, match=f"load the same images from {first}, which stays, not {moved}$"):
+        train_shadows(ARCH, moved, 4, recipe=RECIPE, work_dir=tmp_path / "tasks")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_shadows(ARCH, data, 4, recipe=RECIPE, work_dir=tmp_path / "tasks")
+
+
+@pytest.mark.parametrize("kind", ["bank", "block"])
+def test_a_sealed_folder_is_named_for_what_it_is(small, tmp_path, kind):
+    small.work(filled)
+    small.bank(One()).save(tmp_path / "bank")
+    folder = {"bank": tmp_path / "bank", "block": small.path / "blocks" / "00000"}[kind]
+    refused(
+        lambda: TaskFolder.adopt(folder, small.plan, 2),
+        UsageError,
+        f"{folder}: is a shadow {kind}; give another folder",
+    )
 
 
 def test_a_plan_changed_meanwhile_is_refused_and_nothing_published(small):
@@ -414,6 +485,28 @@ def test_a_machine_that_computes_otherwise_is_refused(tasks, name, value):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "planned_with"), [("cuda", "12.6"), ("cudnn", "90100"), ("gpu", "Tesla T4"), ("kernels", "plain torch")]
+)
+def test_a_gpu_worker_that_computes_otherwise_is_refused(tasks, monkeypatch, name, planned_with):
+    here = {"cuda": "13.0", "cudnn": "91300", "gpu": "H100", "kernels": "native CUDA"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: here["gpu"])
+    monkeypatch.setattr(torch.version, "cuda", here["cuda"])
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: int(here["cudnn"]))
+    monkeypatch.setattr(plan_module, "native_status", lambda: NativeStatus(False, True, (), {}))
+    assert arithmetic(torch.device("cuda"), True).items() >= {"device": "cuda", **here}.items()
+    raw = json.loads((tasks.path / "plan.json").read_text())
+    raw["plan"]["arithmetic"] = {**arithmetic(torch.device("cuda"), True), name: planned_with}
+    (tasks.path / "plan.json").write_text(json.dumps(raw))
+    refused(
+        lambda: work_on(tasks.path),
+        UsageError,
+        f"{tasks.path}: planned with {name} = {planned_with}, here it is {here[name]}: the last bits of the weights "
+        "would differ; use machines like the one it was planned on",
+    )
+
+
 def test_other_data_is_refused(tmp_path):
     data = load_data("digits").subset(range(100))
     source = f"npz:{tmp_path / 'data.npz'}"
@@ -430,8 +523,8 @@ def test_other_data_is_refused(tmp_path):
 
 def test_another_start_model_is_refused(digits, tmp_path):
     tasks = plan_shadows(tmp_path / "tasks", digits.path("base"), "digits", 2, null="finetune", recipe=RECIPE)
-    shutil.copy(digits.path("benign"), tasks.path / "start.safetensors")
-    with pytest.raises(InputRefused, match=r"start\.safetensors: not the start model of the plan"):
+    shutil.copy(digits.path("benign"), tasks.start)
+    with pytest.raises(InputRefused, match=r"start-\w+\.safetensors: not the start model of the plan"):
         work_on(tasks.path)
 
 
@@ -474,6 +567,59 @@ def test_the_users_own_go_on_with_the_threads_they_began_with(tmp_path):
     train()
     assert threads == [3, 3, 3]
     assert torch.get_num_threads() == 1
+
+
+OWN_TRAINING = """
+import sys
+from torch import nn
+from pydrift import train_shadows
+
+def training(x, y, seed, *, width={width}, kinds=("a", "b")):
+    trained.append([k for k in range(3) if str(k) in {{"0", "1", "two"}}])
+    return module
+
+module, trained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), []
+for parameter in module.parameters():
+    nn.init.zeros_(parameter)
+train_shadows(module, "digits", 2, train=training, work_dir=sys.argv[1])
+print(len(trained))
+"""
+
+
+def test_the_users_own_go_on_in_another_process(tmp_path):
+    def run(width, hash_seed):
+        return subprocess.run(
+            [sys.executable, "-c", OWN_TRAINING.format(width=width), tmp_path / "tasks"],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+        )
+
+    assert run(1, "1").stdout == "2\n"
+    shutil.rmtree(tmp_path / "tasks" / "blocks" / "00001")
+    assert run(1, "2").stdout == "1\n"
+    other = run(2, "1")
+    assert other.returncode == 1
+    assert "holds the work of another plan (own_training is 'training " in other.stderr
+
+
+def test_functions_are_told_apart_by_what_they_do():
+    def made(source):
+        scope = {}
+        exec(source, scope)
+        return described(scope["f"])
+
+    sources = [
+        "def f(x, y, seed): return [x + 1 for _ in y]",
+        "def f(x, y, seed): return [x + 2 for _ in y]",
+        "def f(x, y, seed): return [x + 1.0 for _ in y]",
+        "def f(x, y, seed): return [x.sin() for _ in y]",
+        "def f(x, y, seed): return [x.cos() for _ in y]",
+        "def f(x, y, seed=1): return [x + 1 for _ in y]",
+        "def f(x, y, *, seed=1): return [x + 1 for _ in y]",
+    ]
+    assert len({made(source) for source in sources}) == len(sources)
+    assert made(sources[0]) == made("\n" + sources[0])
 
 
 def test_a_live_module_cannot_be_trained_by_others(tmp_path, digits):

@@ -14,6 +14,7 @@ from pydrift.modelfile import load_model
 from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import intra_op_threads
 from pydrift.shadows import Draw, reinitialised, successor_draw, train_shadows
+from pydrift.shadows import train as shadows_train
 from pydrift.store import tensors_digest
 from pydrift.training import predict, train, train_many
 
@@ -280,3 +281,29 @@ def test_impossible_shadows_are_refused(shadows, options, message):
     with pytest.raises(UsageError) as error:
         shadows(**options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "block"),
+    [
+        (ARCH, {}, 64),
+        ("mlp:1x8x8:90000:10", {}, 53),  # 4 GiB, 12 bytes for each of 6,750,010 parameters
+        (ARCH, {"recipe": TrainingRecipe(precision="bfloat16")}, 1),
+        (ARCH, {"train": lambda x, y, seed: build(ARCH, 0)}, 1),
+        (ARCH, {"block": 3}, 3),
+    ],
+)
+def test_on_a_gpu_as_many_are_trained_side_by_side_as_its_memory_holds(data, monkeypatch, model, options, block):
+    blocks = []
+
+    def trained(plan, numbers, **how):
+        blocks.append(len(numbers))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shadows_train, "_trained", trained)
+    monkeypatch.setattr(shadows_train, "choose_device", torch.device)
+    monkeypatch.setattr(shadows_train, "native_program", lambda module, x, device: [0])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    with pytest.raises(KeyboardInterrupt):
+        train_shadows(model, data, 100, draw=Draw("subset", 40), device="cuda", **options)
+    assert blocks == [block]

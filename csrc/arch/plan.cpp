@@ -350,27 +350,26 @@ class Planner {
 
 // kCount outputs of the terms [begin, end): a constant, since this is a good part of the work where samples are few.
 template <int32_t kCount>
-float* pack_block(const int32_t* begin, const int32_t* end, const float* parameters, int64_t output_step, float* to) {
+void pack_block(const int32_t* begin, const int32_t* end, const float* parameters, int64_t output_step, float* to) {
   const float* outputs[kCount];
   for (int32_t o = 0; o < kCount; ++o) outputs[o] = parameters + o * output_step;
   for (const int32_t* term = begin; term != end; ++term) {
     for (int32_t o = 0; o < kCount; ++o) *to++ = outputs[o][*term];
   }
-  return to;
 }
 
 void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
   static constexpr decltype(&pack_block<1>) kPackBlock[] = {pack_block<1>, pack_block<2>, pack_block<3>,
                                                             pack_block<4>, pack_block<5>, pack_block<6>};
   const int32_t* terms = plan.parameters.data() + dense.terms;
-  float* to = weights + dense.weight;
   const OutputBlocks blocks(dense.num_outputs, plan.rows);
-  for (int32_t first = 0; first < dense.num_terms; first += dense.panel) {
-    const int32_t end = std::min(first + dense.panel, dense.num_terms);
-    for (int32_t i = 0; i < blocks.num_blocks; ++i) {
-      const OutputBlock block = blocks[i];
-      const float* from = parameters + block.begin * dense.output_step;
-      to = kPackBlock[block.count - 1](terms + first, terms + end, from, dense.output_step, to);
+  for (int32_t i = 0; i < blocks.num_blocks; ++i) {
+    const OutputBlock block = blocks[i];
+    const float* from = parameters + block.begin * dense.output_step;
+    for (int32_t first = 0; first < dense.num_terms; first += dense.panel) {
+      const int32_t end = std::min(first + dense.panel, dense.num_terms);
+      float* to = weights + dense.weight + int64_t{first} * dense.num_outputs + block.begin * (end - first);
+      kPackBlock[block.count - 1](terms + first, terms + end, from, dense.output_step, to);
     }
   }
 }

@@ -1,4 +1,4 @@
-// What the launcher of shadow_statistics and shadow_moments decides before it launches. Host code without torch or CUDA.
+// What the launcher of shadow_statistics and shadow_moments decides before it launches. No torch or CUDA.
 #pragma once
 
 #include <algorithm>

@@ -55,21 +55,30 @@ class SampleBlock {
   static Vec read(const uint8_t* from) { return __builtin_convertvector(load_codes(from), Vec) / 255.0f; }
   static Vec read(const float* from) { return load(from); }
 
-  // A few values of all lanes at a time change places.
+  // As many values of all lanes as there are lanes change places at a time.
   template <class Value>
   void put_images(int32_t begin, const Value* from) const {
-    constexpr int32_t kFew = 16;
-    Value tile[kFew][kLanes] = {};
     from += (worker_.first_sample + begin) * num_values_;
     float* to = images(begin);
     const int32_t num_lanes = lanes_in_use(begin), pitch = image_pitch();
-    for (int32_t first = 0; first < num_values_; first += kFew) {
-      const int32_t count = at_most(kFew, num_values_ - first);
-      for (int32_t lane = 0; lane < num_lanes; ++lane) {
-        const Value* values = from + int64_t{lane} * num_values_ + first;
-        for (int32_t i = 0; i < count; ++i) tile[i][lane] = values[i];
+    for (int32_t first = 0; first < num_values_; first += kLanes) {
+      const int32_t count = at_most(kLanes, num_values_ - first);
+      Vec rows[kLanes];
+#pragma GCC unroll 16
+      for (int32_t lane = 0; lane < kLanes; ++lane) {
+        Value few[kLanes] = {};
+        const Value* values = few;
+        if (lane < num_lanes) {
+          values = from + int64_t{lane} * num_values_ + first;
+          if (count < kLanes) values = static_cast<const Value*>(std::memcpy(few, values, count * sizeof(Value)));
+        }
+        rows[lane] = read(values);
       }
-      for (int32_t i = 0; i < count; ++i) store(to + int64_t{first + i} * pitch, read(tile[i]));
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int32_t i = 0; i < kLanes; ++i) {
+        if (i < count) store(to + int64_t{first + i} * pitch, rows[i]);
+      }
     }
   }
 

@@ -53,7 +53,8 @@ def plan(
     draw: Annotated[str, typer.Option("--draw", help="halves, subset:SIZE or bootstrap:SIZE")] = "halves",
     recipe: RecipeOption = None,
     block: Annotated[
-        int | None, typer.Option("--block", min=1, help="shadows in a block (default: as many as torch has threads)")
+        int | None,
+        typer.Option("--block", min=1, help="shadows in a block (default: as many as are trained side by side)"),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,

@@ -143,10 +143,13 @@ class ShadowBank:
             member = load_safetensors(read_verified(folder, _MEMBER, manifest))["member"].numpy()
             if member.shape != (plan.count, plan.images) or member.dtype != np.bool_ or len(accuracy) != plan.count:
                 raise ValueError("its parts do not fit together")
+            planned = plan.members()
         except InputRefused:
             raise
         except Exception as error:  # whatever a made-up description or state makes the parsers say
             raise InputRefused(f"{folder}: not a readable {KIND}: {error!r}") from error
+        if len(wrong := np.flatnonzero((member != planned).any(axis=1))):
+            raise InputRefused(f"{folder / _MEMBER}: shadow {wrong[0]} has other members than the plan's draw gives it")
         stack = WeightStack(template_for(plan, arch, base, folder), plan.count)
         for k in range(plan.count):
             name = f"{_MODELS}/{model_name(k)}"

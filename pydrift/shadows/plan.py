@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -124,6 +126,8 @@ class ShadowPlan:
         words = list(plan.arithmetic.values())
         if not all(type(number) is int for number in numbers) or not all(type(word) is str for word in words):
             raise ValueError("its values are not of the right types")
+        if plan.start_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", plan.start_sha256):
+            raise ValueError("start_sha256 is no SHA-256")
         if not 1 <= int(plan.arithmetic.get("threads", 1)) <= 4096:
             raise ValueError("its number of threads is impossible")
         return plan
@@ -132,24 +136,57 @@ class ShadowPlan:
 def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
     """What the last bits of a trained weight depend on, here and now.
 
-    Versions, the device, and on the CPU the instruction sets that pydrift's and torch's kernels choose, which the
-    environment variables PYDRIFT_SIMD and ATEN_CPU_CAPABILITY lower. Built-in architectures are trained with one
-    intra-op thread each; the user's own with as many as torch has now.
+    Versions, the device, whether pydrift's kernels or plain torch train, and on the CPU the instruction sets that both
+    choose, which the environment variables PYDRIFT_SIMD and ATEN_CPU_CAPABILITY lower. Built-in architectures are
+    trained with one intra-op thread each; the user's own with as many as torch has now.
     """
     versions = {"device": device.type, "pydrift": __version__, "torch": str(torch.__version__)}
-    if device.type == "cuda":
-        return {**versions, "gpu": torch.cuda.get_device_name(device)}
     status = native_status()
+    versions["kernels"] = status.path(device.type) if status.runs_on(device.type) else "plain torch"
+    if device.type == "cuda":
+        return {
+            **versions,
+            "gpu": torch.cuda.get_device_name(device),
+            "cuda": str(torch.version.cuda),
+            "cudnn": str(torch.backends.cudnn.version()),
+        }
     return {
         **versions,
         **({} if built_in else {"threads": str(torch.get_num_threads())}),
-        "kernels": status.path("cpu") if status.cpu else "plain torch",
         "torch_simd": torch.backends.cpu.get_cpu_capability(),
     }
 
 
 def described(train: Train) -> str:
-    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function."""
+    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function.
+
+    The same in every process: of constants and defaults only plain values count, by what they are.
+    """
     code = getattr(train, "__code__", None)
-    body = "" if code is None else sha256_bytes(code.co_code + repr(code.co_consts).encode())[:16]
+    if code is None:
+        body = ""
+    else:
+        parts = (code, getattr(train, "__defaults__", None), getattr(train, "__kwdefaults__", None))
+        body = sha256_bytes(_spelled(parts).encode())[:16]
     return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()
+
+
+def _spelled(value: Any) -> str:
+    """A plain value or a code object in full, without addresses and the order of sets; of anything else the type."""
+    inner: tuple[Any, ...]
+    match value:
+        case CodeType():
+            inner = (value.co_code, value.co_names, value.co_consts)
+        case slice():
+            inner = (value.start, value.stop, value.step)
+        case tuple() | list():
+            inner = tuple(value)
+        case dict():
+            inner = tuple(value.items())
+        case set() | frozenset():
+            return f"{type(value).__name__}({', '.join(sorted(map(_spelled, value)))})"
+        case None | bool() | int() | float() | complex() | str() | bytes():
+            return repr(value)
+        case _:
+            return type(value).__qualname__
+    return f"{type(value).__name__}({', '.join(map(_spelled, inner))})"

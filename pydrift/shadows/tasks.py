@@ -1,9 +1,9 @@
 """A folder of tasks: the plan of a bank on disk, and its shadows in blocks that any process may train.
 
-    DIR/plan.json            what is trained, of which data, in blocks of how many models; written once
-    DIR/start.safetensors    the weights to continue from, where the plan fine-tunes a model of a known architecture
-    DIR/claims/00002.1       who trains block 2 (see pydrift.shadows.claim)
-    DIR/blocks/00002/        the models of block 2 and, written last, MANIFEST.json with their hashes: the block is done
+    DIR/plan.json                what is trained, of which data, in blocks of how many models; written once
+    DIR/start-HASH.safetensors   the weights to continue from, where the plan fine-tunes a model of a known architecture
+    DIR/claims/00002.1           who trains block 2 (see pydrift.shadows.claim)
+    DIR/blocks/00002/            the models of block 2 and, written last, MANIFEST.json with their hashes: it is done
 
 The folder is the only truth. A block is written under a hidden name, synced, and given its own name in one step that
 only the first can make, so a worker may be killed at any time: what it had not published is trained again, and nothing
@@ -13,14 +13,17 @@ in whatever blocks and order.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,7 +52,7 @@ FORMAT = 1
 _KIND, _BLOCK_KIND = "pydrift shadow plan", "pydrift shadow block"
 _PLAN = "plan.json"
 _MAX_PLAN = 1 << 20
-START = "start.safetensors"
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
 _POLL_S = 0.5
 
 Trained = tuple[Mapping[str, Tensor], float | None]
@@ -87,7 +90,8 @@ class TaskFolder:
     def adopt(cls, path: str | Path, plan: ShadowPlan, block: int, data: str | None = None) -> TaskFolder:
         """The folder of this plan, made if it is not there; then with blocks of `block` models.
 
-        UsageError where the folder is of another plan, by the first difference.
+        Of several that make it at once, one does, and all adopt what that one made. UsageError where the folder is of
+        another plan, by the first difference.
         """
         path = Path(path)
         refuse_manifest_folder(path)
@@ -97,7 +101,7 @@ class TaskFolder:
             if path.exists() and not path.is_dir():
                 raise UsageError(f"{path}: not a folder")
             raw = {"format": FORMAT, "kind": _KIND, "plan": plan.to_dict(), "block": block, "data": data}
-            write_json(path / _PLAN, raw)
+            _write_once(path / _PLAN, raw)
         folder = cls.open(path)
         if difference := first_difference(folder.plan.to_dict(), plan.to_dict()):
             key, there, here = difference
@@ -124,6 +128,11 @@ class TaskFolder:
         except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
             raise InputRefused(f"{path / _PLAN}: not a readable plan: {error}") from error
         return cls(path, plan, block, data, sha256_bytes(text))
+
+    @property
+    def start(self) -> Path:
+        """The file of the weights to continue from; its name is their hash's, so no two plans share one."""
+        return start_file(self.path, self.plan)
 
     @property
     def blocks(self) -> range:
@@ -269,3 +278,25 @@ class TaskFolder:
 
 def _name(block: int) -> str:
     return f"{block:05d}"
+
+
+def start_file(folder: Path, plan: ShadowPlan) -> Path:
+    """Where the weights are to be put before the plan is written (see TaskFolder.start)."""
+    return folder / f"start-{plan.start_sha256}.safetensors"
+
+
+def _write_once(path: Path, raw: Mapping[str, Any]) -> None:
+    """Writes JSON where no such file is; one that another process wrote first stays."""
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        write_json(hidden, raw)
+        with suppress(FileExistsError):
+            os.link(hidden, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links: who writes last wins, and workers on the other plan publish nothing.
+        os.rename(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+    sync_folder(path.parent)

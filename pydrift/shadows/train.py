@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pydrift.arch import resolve
-from pydrift.classifier import choose_device, exact_arithmetic, freeze
+from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.membership import measure
@@ -27,12 +28,14 @@ from pydrift.progress import Progress, Silent
 from pydrift.shadows.bank import ShadowBank, WeightStack, template_for
 from pydrift.shadows.draw import Draw
 from pydrift.shadows.plan import ShadowPlan, arithmetic
-from pydrift.shadows.tasks import START, TaskFolder, Trained
+from pydrift.shadows.tasks import TaskFolder, Trained, start_file
 from pydrift.store import tensors_digest
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe, native_program, seeded, train_many
 
 Model = nn.Module | LoadedModel | Subject | str | Path
+
+_GPU_MODELS, _GPU_STATES = 64, 4 << 30  # side by side on a GPU: at most so many, with so many bytes of state
 
 
 def train_shadows(
@@ -60,8 +63,9 @@ def train_shadows(
     recipe    default: the one recorded in the model's file, else TrainingRecipe()
     train     the user's own training instead, (x, y, seed) -> nn.Module of the same architecture
     arch      architecture of a model file that does not name its own
-    block     models that are trained side by side and kept together, which changes no result; default: as many as torch
-              has threads where that can be (on the CPU, natively or of a built-in architecture), else 1
+    block     models that are trained side by side and kept together, which changes no result; default: where that can
+              be, on the CPU (natively or of a built-in architecture) as many as torch has threads, on a GPU (natively)
+              as many as fit 4 GiB with their optimizer's moments, at most 64; else 1
     work_dir  a folder of tasks, so that a killed call goes on where it was and other processes can help (see
               pydrift.shadows.tasks); None: nothing is kept
     device    default: a CUDA device if torch sees one
@@ -75,17 +79,17 @@ def train_shadows(
     images = load_data(data) if isinstance(data, str) else as_images(data)
     where, progress = choose_device(device), progress or Silent()
     plan = _plan(start, images, count, null, draw, recipe, seed, train, where)
-    block = _block(start, images, block, train, where)
+    size = _block(start, plan, images.x, block)
     make = partial(_trained, start=start, data=images, user_train=train, device=where)
     progress.phase("training shadows", count)
     with exact_arithmetic():
         if work_dir is not None:
-            folder = _adopt(work_dir, plan, start, block, source)
+            folder = _adopt(work_dir, plan, start, size, source, block)
             folder.work(partial(make, folder.plan), wait=True, advance=progress.advance)
             return folder.bank(start.module)
         stack, accuracy = WeightStack(start.module, count), []
-        for first in range(0, count, block):
-            some = range(first, min(first + block, count))
+        for first in range(0, count, size):
+            some = range(first, min(first + size, count))
             for k, (state, unseen) in zip(some, make(plan, some), strict=True):
                 stack.put(k, state, f"shadow {k}")
                 accuracy.append(unseen)
@@ -113,7 +117,7 @@ def plan_shadows(
     if start.architecture is None:
         raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
     plan = _plan(start, images, count, null, draw, recipe, seed, None, where)
-    return _adopt(folder, plan, start, _block(start, images, block, None, where), data)
+    return _adopt(folder, plan, start, _block(start, plan, images.x, block), data, block)
 
 
 def work_on(
@@ -209,8 +213,10 @@ def _trained(
                 for s in seeds
             ]
             models = train_many(starts, x, y, drawn, recipes, seeds, device=device, built_in=start.built_in)
-        asked = map if threads else each  # `each` gives every model one intra-op thread
-        accuracy = asked(lambda i: _unseen_accuracy(models[i], data, drawn[i]), range(len(models)))
+        # Made ready here: torch's tracing is not for threads. `each` gives every model one intra-op thread.
+        ready = [freeze(model, data.input_shape, torch.device("cpu"), "shadow") for model in models]
+        asked = map if threads else each
+        accuracy = asked(lambda i: _unseen_accuracy(ready[i], data, drawn[i]), range(len(models)))
         return [(model.state_dict(), unseen) for model, unseen in zip(models, accuracy, strict=True)]
 
 
@@ -226,14 +232,13 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
-def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.int64]) -> float | None:
+def _unseen_accuracy(model: Classifier, data: LabelledImages, drawn: NDArray[np.int64]) -> float | None:
     """Accuracy on about 2,000 of the images that were not drawn, evenly spread: the data may be sorted by class."""
     unseen = np.setdiff1d(np.arange(len(data)), drawn)
     if len(unseen) == 0:
         return None
     unseen = unseen[:: -(-len(unseen) // 2000)]
-    classifier = freeze(module, data.input_shape, torch.device("cpu"), "shadow")
-    answer = measure([classifier], data.x[unseen], data.y[unseen]).prediction[0, 0]
+    answer = measure([model], data.x[unseen], data.y[unseen]).prediction[0, 0]
     return float((answer == data.y[unseen].numpy()).mean())
 
 
@@ -255,10 +260,10 @@ def _planned_start(tasks: TaskFolder, arch: str | None) -> Subject:
     module = template_for(plan, arch, None, tasks.path)
     if plan.null == "retrain":
         return _untrained(plan.architecture or "", module)
-    loaded = load_model(tasks.path / START, plan.architecture)
+    loaded = load_model(tasks.start, plan.architecture)
     if tensors_digest(loaded.module.state_dict()) != plan.start_sha256:
-        raise InputRefused(f"{tasks.path / START}: not the start model of the plan: its weights have another SHA-256")
-    return as_subject(loaded, START)
+        raise InputRefused(f"{tasks.start}: not the start model of the plan: its weights have another SHA-256")
+    return as_subject(loaded, tasks.start.name)
 
 
 def _plan(
@@ -296,38 +301,55 @@ def _absolute(source: str) -> str:
     return f"{name}:{Path(path).absolute()}" if colon else source
 
 
-def _block(
-    start: Subject, images: LabelledImages, block: int | None, user_train: Train | None, device: torch.device
-) -> int:
-    """As many models as are trained side by side, so that a block keeps all threads busy and is soon done."""
-    if block is not None and block < 1:
-        raise UsageError(f"a block needs at least one shadow, got {block}")
-    if block is not None or user_train is not None or device.type != "cpu":
-        return block or 1
-    learning = copy.deepcopy(start.module).requires_grad_(True)
-    side_by_side = start.built_in or native_program(learning, images.x, device) is not None
-    return torch.get_num_threads() if side_by_side else 1
+def _block(start: Subject, plan: ShadowPlan, x: Tensor, asked: int | None) -> int:
+    """As many models as are trained side by side, so that a block keeps the device busy and is soon done."""
+    if asked is not None:
+        if asked < 1:
+            raise UsageError(f"a block needs at least one shadow, got {asked}")
+        return asked
+    if plan.own_training is not None:
+        return 1
+    learning, device = copy.deepcopy(start.module).requires_grad_(True), plan.device
+    natively = plan.recipe.precision == "float32" and native_program(learning, x, device) is not None
+    if device.type == "cpu":
+        return torch.get_num_threads() if natively or start.built_in else 1
+    states = 3 * sum(parameter.numel() * parameter.element_size() for parameter in learning.parameters())
+    return max(1, min(_GPU_MODELS, _GPU_STATES // states)) if natively else 1
 
 
-def _adopt(path: str | Path, plan: ShadowPlan, start: Subject, block: int, data: str | None) -> TaskFolder:
-    """The folder of the plan. One that was planned with another number of intra-op threads goes on with that."""
+def _adopt(
+    path: str | Path, plan: ShadowPlan, start: Subject, block: int, data: str | None, asked: int | None
+) -> TaskFolder:
+    """The folder of the plan. One that was planned with another number of intra-op threads goes on with that.
+
+    Warns where it is cut otherwise than in blocks of `asked`, or names other data for its workers.
+    """
     path = Path(path)
     if (path / "plan.json").exists():
         threads = TaskFolder.open(path).plan.arithmetic.get("threads")
         if threads and "threads" in plan.arithmetic:
             plan = replace(plan, arithmetic={**plan.arithmetic, "threads": threads})
     elif plan.null == "finetune" and start.architecture is not None:
-        save_model(path / START, start.module, start.architecture)
-    return TaskFolder.adopt(path, plan, block, data)
+        save_model(start_file(path, plan), start.module, start.architecture)
+    folder = TaskFolder.adopt(path, plan, block, data)
+    if asked not in (None, folder.block):
+        warnings.warn(f"{path}: is planned in blocks of {folder.block}, which stay, not of {asked}", stacklevel=3)
+    if data is not None and data != folder.data:
+        warnings.warn(
+            f"{path}: has its workers load the same images from {folder.data or 'no source'}, which stays, not {data}",
+            stacklevel=3,
+        )
+    return folder
 
 
 def _check_arithmetic(tasks: TaskFolder) -> None:
     there = tasks.plan.arithmetic
     here = arithmetic(choose_device(there["device"]), built_in=True)
+    on_cpu = ", or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all of them have"
     for name in sorted((there.keys() | here.keys()) - {"threads"}):
         if there.get(name) != here.get(name):
             raise UsageError(
                 f"{tasks.path}: planned with {name} = {there.get(name)}, here it is {here.get(name)}: the last bits "
-                "of the weights would differ; use machines like the one it was planned on, or plan it with "
-                "PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what all of them have"
+                "of the weights would differ; use machines like the one it was planned on"
+                + (on_cpu if there["device"] == "cpu" else "")
             )
