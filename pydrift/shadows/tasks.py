@@ -54,6 +54,7 @@ _PLAN = "plan.json"
 _MAX_PLAN = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
 _POLL_S = 0.5
+_MAX_SECONDS = 1e9  # that the training of a block can have taken
 
 Trained = tuple[Mapping[str, Tensor], float | None]
 """The state dict of a trained shadow and its accuracy on images that it did not see."""
@@ -177,8 +178,7 @@ class TaskFolder:
                         if not mine:
                             left.append(block)
                             continue
-                        if not self.is_done(block):
-                            self._make(block, train)
+                        if not self.is_done(block) and self._make(block, train):
                             trained.append(block)
                         forget(self.path / "claims", _name(block))
                 advance(len(self.numbers(block)))
@@ -193,7 +193,7 @@ class TaskFolder:
         done = [block for block in self.blocks if self.is_done(block)]
         others = [block for block in self.blocks if block not in set(done)]
         holders = {block: holder(self.path / "claims", _name(block)) for block in others}
-        seconds = [float(read_json(self._folder(block) / MANIFEST).get("seconds", 0)) for block in done]
+        seconds = [_seconds(self._folder(block) / MANIFEST) for block in done]
         shadows = sum(len(self.numbers(block)) for block in done)
         return FolderStatus(
             shadows=self.plan.count,
@@ -236,7 +236,8 @@ class TaskFolder:
             stack.put(k, read_state(folder, model_name(k), manifest), str(folder / model_name(k)))
         return accuracy
 
-    def _make(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> None:
+    def _make(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> bool:
+        """Trains and publishes a block. False where another worker published it first: then that one's stays."""
         began = time.perf_counter()
         made = train(self.numbers(block))
         seconds = time.perf_counter() - began
@@ -255,10 +256,11 @@ class TaskFolder:
             os.rename(hidden, self._folder(block))
             sync_folder(hidden.parent)
         except OSError as error:
-            if not self.is_done(block):  # then somebody else was first
-                raise PydriftError(
-                    f"{self.path}: block {block} cannot be written: {error.strerror}; it counts as not trained"
-                ) from error
+            if self.is_done(block):
+                return False
+            raise PydriftError(
+                f"{self.path}: block {block} cannot be written: {error.strerror}; it counts as not trained"
+            ) from error
         finally:
             # Ours, if it was not published, and those of workers that were killed before they published theirs.
             if self.is_done(block):
@@ -267,6 +269,7 @@ class TaskFolder:
             shutil.rmtree(hidden, ignore_errors=True)
         for k in self.numbers(block):
             failpoint(f"shadow/{k}", "after")
+        return True
 
     def _check_plan(self) -> None:
         if not (self.path / _PLAN).exists() or sha256_file(self.path / _PLAN) != self._sha256:
@@ -278,6 +281,15 @@ class TaskFolder:
 
 def _name(block: int) -> str:
     return f"{block:05d}"
+
+
+def _seconds(manifest: Path) -> float:
+    """How long the training of a block took."""
+    raw = read_json(manifest)
+    seconds = raw.get("seconds") if isinstance(raw, dict) else None
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < _MAX_SECONDS:
+        raise InputRefused(f"{manifest}: seconds must be a number in [0, {_MAX_SECONDS:g}), got {seconds!a}")
+    return float(seconds)
 
 
 def start_file(folder: Path, plan: ShadowPlan) -> Path:
