@@ -15,7 +15,7 @@ from torch import nn
 from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
-from pydrift.membership import DEFAULT, Attack, Statistics, check_finite, chosen, measure, view
+from pydrift.membership import DEFAULT, Attack, Statistics, check_counts, check_finite, chosen, measure, view
 from pydrift.membership.boundary import BoundaryDistance
 from pydrift.membership.evaluation import FPRS, AttackResult, evaluate
 from pydrift.modelfile import LoadedModel
@@ -23,7 +23,8 @@ from pydrift.ops import native_status
 from pydrift.privacy_result import MembershipProvenance, MembershipReport, Population, ShadowSummary
 from pydrift.progress import Clock, Progress, Silent
 from pydrift.shadows import ShadowBank, train_shadows
-from pydrift.store import refuse_manifest_folder, tensors_digest
+from pydrift.shadows.plan import described
+from pydrift.store import first_difference, refuse_manifest_folder, sha256_bytes, tensors_digest
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
 from pydrift.version import __version__
@@ -58,12 +59,14 @@ def membership_audit(
     attacks   names in pydrift.membership.ATTACKS; "boundary" must be asked for, since it takes many queries
     shadows   models of the target's kind, trained on complementary halves of the population: an even number. Each
               image is then IN for one half of them and OUT for the other. None are trained if no attack needs any
-    bank      shadows that are there already, trained on draws of the very same population
+    bank      shadows that are there already, trained on draws of the very same population. The target itself, and any
+              shadow that was trained on exactly its members or exactly on the others, is left out
     queries   how the images are shown (see pydrift.membership.view); LiRA and RMIA use all of them, the others the
               first. Show what the target was trained with: "flip" only where images were mirrored
     alpha     intervals and epsilon bounds have confidence 1 - alpha; the epsilon bounds of all attacks together
     delta     of the epsilon bounds
-    recipe    how to train the shadows; default: the one recorded in the target's file, else TrainingRecipe()
+    recipe    how to train the shadows; default: the one recorded in the target's file, else TrainingRecipe(). Where a
+              bank is given: how the target was trained, which is compared with the bank's
     train     or the user's own training, (x, y, seed) -> nn.Module of the target's architecture
     block     shadows that are trained side by side (see pydrift.train_shadows), which changes no result
     work_dir  folder for finished shadows, so that a killed run goes on where it was
@@ -91,20 +94,29 @@ def membership_audit(
         raise InputRefused(
             f"the target tells {target.num_classes} classes apart, but {images.source} names {images.num_classes}"
         )
-    how, clock = recipe or subject.recipe or TrainingRecipe(), Clock()
-    guessed = count > 0 and not (recipe or subject.recipe or train)
+    known, clock = recipe or subject.recipe, Clock()
+    likeness = [] if bank is None else list(_unlike(bank, subject, known, train))
+    if count and not (known or train):
+        likeness = [
+            "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
+            "better they resemble the target, the stronger the attacks (pass recipe= or train=)"
+        ]
     with exact_arithmetic(), progress or Silent() as told:
         if count:
             if work_dir is not None:
                 refuse_manifest_folder(work_dir)
             with clock("train shadows"):
                 bank = train_shadows(
-                    subject, images, count, recipe=how, train=train, seed=seed, block=block, device=device,
-                    work_dir=None if work_dir is None else Path(work_dir) / "shadows", progress=told,
+                    subject, images, count, recipe=known or TrainingRecipe(), train=train, seed=seed, block=block,
+                    device=device, progress=told, work_dir=None if work_dir is None else Path(work_dir) / "shadows",
                 )  # fmt: skip
+        weights = [] if bank is None else [tensors_digest(bank.state(k)) for k in range(len(bank))]
+        kept = _kept(bank, weights, subject, member)
+        shadow_member = member[None][:0] if bank is None else bank.member[kept]
+        _check_counts(suite, bank, kept, shadow_member)
         with clock("ask target and shadows"):
             posterior = any(attack.needs.posterior for attack in suite.values())
-            answers, shadow, shadow_member = _asked(target, bank, images, queries, posterior, device, told)
+            answers, shadow = _asked(target, bank, kept, images, queries, posterior, device, told)
         with clock("attack"):
             told.phase("attacking", len(suite))
             scores = np.empty((len(suite), len(images)))
@@ -126,9 +138,9 @@ def membership_audit(
         attacks=results,
         alpha=alpha,
         delta=delta,
-        reasons=tuple(_reasons(subject, member, results, bank, guessed)),
+        reasons=(*likeness, *_reasons(subject, member, results, bank, kept)),
         population=_population(images, member, answers),
-        shadows=ShadowSummary(0, "none", ()) if bank is None else _summary(bank),
+        shadows=ShadowSummary(0, "none", ()) if bank is None else _summary(bank, kept),
         provenance=MembershipProvenance(
             pydrift=__version__,
             torch=torch.__version__,
@@ -145,6 +157,7 @@ def membership_audit(
                 "queries": list(queries),
                 "recipe": None if bank is None else bank.plan.own_training or asdict(bank.plan.recipe),
             },
+            bank=None if bank is None else _origin(bank, weights),
             seconds=clock.seconds,
         ),
         scores=scores,
@@ -203,25 +216,69 @@ def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
     return shadows
 
 
+def _kept(
+    bank: ShadowBank | None, weights: Sequence[str], subject: Subject, member: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The shadows of the bank that the target is compared with: all that tell something about models like it.
+
+    Not the target itself, nor any that was trained on exactly its members or exactly on the others: of such a shadow,
+    IN and OUT are the very answer that the attacks look for.
+    """
+    if bank is None:
+        return np.arange(0)
+    own = tensors_digest(subject.module.state_dict())
+    itself = [bank.member[k] for k, digest in enumerate(weights) if digest == own]
+    telling = np.zeros(len(bank), bool)
+    for mask in (member, *itself):
+        telling |= (bank.member == mask).all(axis=1) | (bank.member != mask).all(axis=1)
+    return np.flatnonzero(~telling)
+
+
+def _left_out(bank: ShadowBank, kept: NDArray[np.int64]) -> str | None:
+    """Which shadows were left out, in words; None where all are kept."""
+    missing = np.setdiff1d(np.arange(len(bank)), kept).tolist()
+    if not missing:
+        return None
+    return (
+        f"left out of the {len(bank)} shadows: {', '.join(map(str, missing))}, for being the target itself or trained "
+        "on exactly its members or exactly on the others, which would tell the attacks the answer"
+    )
+
+
+def _check_counts(
+    suite: Mapping[str, Attack], bank: ShadowBank | None, kept: NDArray[np.int64], member: NDArray[np.bool_]
+) -> None:
+    """UsageError where the shadows that are kept, of membership [K, N], are too few for an attack."""
+    try:
+        for attack in suite.values():
+            check_counts(attack, member)
+    except UsageError as error:
+        if bank is None or (words := _left_out(bank, kept)) is None:
+            raise
+        raise UsageError(f"{error} ({words})") from error
+
+
 def _asked(
     target: Classifier,
     bank: ShadowBank | None,
+    kept: NDArray[np.int64],
     images: LabelledImages,
     queries: Sequence[str],
     posterior: bool,
     device: str | None,
     progress: Progress,
-) -> tuple[Statistics, Statistics, NDArray[np.bool_]]:
-    """The target's answers, the shadows' answers, and which images each shadow was trained on [K, N]."""
-    progress.phase("asking target and shadows", len(queries) * (1 + (0 if bank is None else len(bank))))
+) -> tuple[Statistics, Statistics]:
+    """The answers of the target, and of those shadows that are kept."""
+    shadows = len(bank) if bank is not None and len(kept) else 0
+    progress.phase("asking target and shadows", len(queries) * (1 + shadows))
     asking: dict[str, Any] = {"queries": queries, "posterior": posterior, "advance": progress.advance}
     answers = measure([target], images.x, images.y, **asking)
     check_finite(answers, ["target"])
-    if bank is None:
-        return answers, answers.models(slice(0, 0)), np.zeros((0, len(images)), bool)
-    shadow = bank.statistics(images.x, images.y, device=device, **asking)
-    check_finite(shadow, [f"shadow {k}" for k in range(len(bank))])
-    return answers, shadow, bank.member
+    if bank is None or not shadows:
+        return answers, answers.models(slice(0, 0))
+    shadow = bank.statistics(images.x, images.y, device=device, **asking).models(kept)
+    check_finite(shadow, [f"shadow {k}" for k in kept])
+    return answers, shadow
 
 
 def _scores(
@@ -254,26 +311,63 @@ def _population(images: LabelledImages, member: NDArray[np.bool_], answers: Stat
     )
 
 
-def _summary(bank: ShadowBank) -> ShadowSummary:
-    return ShadowSummary(len(bank), bank.plan.draw.describe(bank.plan.images), bank.accuracy)
+def _summary(bank: ShadowBank, kept: NDArray[np.int64]) -> ShadowSummary:
+    accuracy = tuple(bank.accuracy[k] for k in kept)
+    return ShadowSummary(len(kept), bank.plan.draw.describe(bank.plan.images), accuracy)
+
+
+def _origin(bank: ShadowBank, weights: Sequence[str]) -> dict[str, Any]:
+    """What determines the shadows, and what came of it: of each model's weights the digest, all digests as one."""
+    return {"plan": bank.plan.to_dict(), "weights_sha256": sha256_bytes("".join(weights).encode())}
+
+
+def _unlike(bank: ShadowBank, subject: Subject, known: TrainingRecipe | None, train: Train | None) -> Iterator[str]:
+    """In what the bank's shadows are, or may be, other models than the target."""
+    weaker = "the attacks look weaker than they are on shadows that resemble the target"
+    plan = bank.plan
+    if subject.architecture is not None and plan.architecture is not None:
+        other = subject.architecture != plan.architecture
+    else:  # a live module names no architecture, but has shapes
+        shapes = {name: tensor.shape for name, tensor in subject.module.state_dict().items()}
+        other = shapes != {name: stack.shape[1:] for name, stack in bank.weights.items()}
+    if other:
+        names = [name or "a live module" for name in (plan.architecture, subject.architecture)]
+        yield f"the bank's shadows are of another architecture ({names[0]}) than the target ({names[1]}): {weaker}"
+    if plan.null != "retrain":
+        yield f"the bank's shadows continue a model's training ({plan.null}), none was trained from scratch: {weaker}"
+    if plan.own_training is not None:
+        if train is None or described(train) != plan.own_training:
+            yield (
+                f"the bank's shadows were trained by a function of its maker's ({plan.own_training}), which cannot be "
+                "compared with the target's training"
+            )
+    elif known is None:
+        yield (
+            "nothing says how the target was trained, so nothing tells whether the bank's shadows resemble it (pass "
+            "recipe= to have it compared)"
+        )
+    elif difference := first_difference(asdict(plan.recipe), asdict(known)):
+        key, there, here = difference
+        yield f"the bank's recipe is not the target's ({key} is {there} there and {here} here): {weaker}"
 
 
 def _reasons(
-    subject: Subject, member: NDArray[np.bool_], results: Sequence[AttackResult], bank: ShadowBank | None, guessed: bool
+    subject: Subject,
+    member: NDArray[np.bool_],
+    results: Sequence[AttackResult],
+    bank: ShadowBank | None,
+    kept: NDArray[np.int64],
 ) -> Iterator[str]:
     """What a reader of the figures must know."""
     members, others = int(member.sum()), int((~member).sum())
-    if guessed:
-        yield (
-            "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
-            "better they resemble the target, the stronger the attacks (pass recipe= or train=)"
-        )
+    if bank is not None and (words := _left_out(bank, kept)):
+        yield words
     if subject.train_size is not None and subject.train_size != members:
         yield (
             f"the target's file says that it was trained on {subject.train_size} images, but {members} members are "
             "named: if members are missing they count as non-members here, and the attacks look weaker than they are"
         )
-    seen = members if bank is None else int(bank.member.sum(axis=1).mean())
+    seen = members if bank is None or not len(kept) else int(bank.member[kept].sum(axis=1).mean())
     if not 0.8 <= members / seen <= 1.25:
         yield (
             f"each shadow saw {seen} images and the target {members}: the shadows resemble it less than they could; "

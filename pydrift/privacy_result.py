@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydrift.store import (
     parse_strict_json,
     read_file,
     refuse_manifest_folder,
+    sha256_bytes,
     to_strict_json,
     write_atomic,
 )
@@ -68,6 +70,7 @@ class MembershipProvenance:
     data_sha256: str
     members_sha256: str
     settings: dict[str, Any]
+    bank: dict[str, Any] | None = None  # of the shadows: their plan, and the SHA-256 over those of their weights
     seconds: dict[str, float] = field(default_factory=dict)
     command: str | None = None
 
@@ -111,29 +114,38 @@ class MembershipReport:
         exposure = false_positive_rate_of(scores, self.member)
         return [(int(n), float(exposure[n])) for n in order]
 
+    @cached_property
+    def archive(self) -> bytes:
+        """The content of scores.npz: `member`, `y` and one array per attack, under its name."""
+        arrays = dict(zip((attack.name for attack in self.attacks), self.scores, strict=True))
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, member=self.member, y=self.y, **arrays)
+        return buffer.getvalue()
+
     def to_dict(self) -> dict[str, Any]:
-        """The report without the scores, as plain JSON values."""
+        """The report as plain JSON values; of the scores only the SHA-256 of scores.npz."""
         names = ("alpha", "delta", "reasons", "population", "shadows", "provenance")
-        plain = {name: _plain(getattr(self, name)) for name in names}
-        return {"schema_version": SCHEMA_VERSION, "attacks": [_plain(attack) for attack in self.attacks], **plain}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "attacks": [_plain(attack) for attack in self.attacks],
+            "scores_sha256": sha256_bytes(self.archive),
+            **{name: _plain(getattr(self, name)) for name in names},
+        }
 
     def to_json(self) -> str:
         """One strict JSON document (no NaN), without the scores."""
         return to_strict_json(self.to_dict())
 
     def save(self, folder: str | Path) -> None:
-        """Writes membership.html, scores.npz and, last, membership.json into `folder`, each atomically.
+        """Writes scores.npz (see `archive`), membership.html and, last, membership.json into `folder`, each atomically.
 
-        scores.npz holds `member`, `y` and one array per attack, under its name.
+        membership.json holds the SHA-256 of scores.npz, so that a save that was killed between the two is noticed.
         """
         from pydrift.report import render_membership_html
 
         folder = Path(folder)
         self.check_target(folder)
-        arrays = dict(zip((attack.name for attack in self.attacks), self.scores, strict=True))
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, member=self.member, y=self.y, **arrays)
-        write_atomic(folder / "scores.npz", buffer.getvalue())
+        write_atomic(folder / "scores.npz", self.archive)
         write_atomic(folder / "membership.html", render_membership_html(self).encode())
         write_atomic(folder / "membership.json", self.to_json().encode())
 
@@ -154,7 +166,10 @@ class MembershipReport:
             if raw["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema version {raw['schema_version']}, expected {SCHEMA_VERSION}")
             attacks = tuple(_attack(attack) for attack in raw["attacks"])
-            with np.load(io.BytesIO(read_file(folder / "scores.npz", _MAX_BYTES)), allow_pickle=False) as arrays:
+            archive = read_file(folder / "scores.npz", _MAX_BYTES)
+            if sha256_bytes(archive) != raw["scores_sha256"]:
+                raise InputRefused(f"{folder / 'scores.npz'}: its SHA-256 is not the one in {file.name}; save it again")
+            with np.load(io.BytesIO(archive), allow_pickle=False) as arrays:
                 member, y = arrays["member"], arrays["y"]
                 scores = np.stack([arrays[attack.name] for attack in attacks])
             population = {**raw["population"], "class_names": tuple(raw["population"]["class_names"])}

@@ -57,6 +57,16 @@ def test_the_interval_of_the_auc_covers_it_as_often_as_it_says():
     assert 0.92 <= covered / 400 <= 0.98
 
 
+def test_perfect_separation_of_few_images_is_no_certainty():
+    """DeLong's variance is 0 there. The lower end is the AUC at which five pairs of five agree once in forty times."""
+    scores, member = np.arange(10.0), np.arange(10) >= 5
+    area, low, high = auc(scores, member)
+    assert (area, high) == (1, 1)
+    assert low == pytest.approx(0.025 ** (1 / 5))
+    assert auc(-scores, member) == (0, 0, pytest.approx(1 - low))
+    assert auc(np.r_[scores, 20:60], np.r_[member, np.ones(40, bool)])[1] == pytest.approx(low)  # five non-members
+
+
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (1, 20), (7, 20), (19, 20), (20, 20), (3, 4000)])
 def test_clopper_pearson_is_the_exact_interval(k, n):
     """Its ends are the proportions at which k or more (or fewer) successes have probability alpha / 2."""
@@ -102,7 +112,7 @@ def test_equal_scores_are_never_told_apart():
     scores, member = np.zeros(100), np.arange(100) < 50
     curve = roc(scores, member)
     assert curve.tpr.tolist() == curve.fpr.tolist() == [0, 1]
-    assert auc(scores, member) == (0.5, 0.5, 0.5)
+    assert auc(scores, member) == (0.5, *clopper_pearson(25, 50))
     assert balanced_accuracy(curve) == 0.5
     assert tpr_at_fpr(curve, 0.01).tpr == 0
     assert epsilon_lower_bound(scores, member) == 0

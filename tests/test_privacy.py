@@ -15,14 +15,23 @@ from torch import nn
 
 import pydrift
 import pydrift.progress
-from pydrift import InputRefused, MembershipReport, TrainingRecipe, UsageError, membership_audit, train_shadows
+from pydrift import (
+    InputRefused,
+    MembershipReport,
+    TrainingRecipe,
+    UsageError,
+    membership_audit,
+    privacy_result,
+    train_shadows,
+)
 from pydrift.cli import app
 from pydrift.data import LabelledImages
 from pydrift.membership import ATTACKS, DEFAULT
+from pydrift.membership.metrics import roc, tpr_at_fpr
 from pydrift.privacy import checked_members
 from pydrift.privacy_result import Limit
 from pydrift.report import render_membership_html, render_membership_terminal
-from pydrift.shadows import Draw
+from pydrift.shadows import Draw, ShadowBank
 from pydrift.trainer import train_model
 
 ARCH, SHADOWS = "mlp:1x8x8:128:10", 8
@@ -65,6 +74,8 @@ def test_an_overfit_model_betrays_its_members(report):
     assert report.attacks[0].auc_interval[0] > 0.6
     assert report.population.accuracy_members > report.population.accuracy_non_members + 0.1
     assert report.population.loss_members < report.population.loss_non_members
+    assert all(attack.epsilon_alpha == report.alpha / len(ATTACKS) for attack in report.attacks)
+    assert json.loads(report.to_json())["attacks"][0]["epsilon_alpha"] == report.alpha / len(ATTACKS)
     assert report.shadows.count == SHADOWS
     assert report.shadows.draw == "complementary halves of 400 images"
 
@@ -117,6 +128,96 @@ def test_a_bank_takes_the_place_of_shadows(report, population, overfit):
     few = train_shadows(overfit.module, population, 2, recipe=replace(RECIPE, epochs=1))
     with pytest.raises(UsageError, match="needs 2 shadows IN and 2 OUT for every image; image 0 has 1 IN and 1 OUT"):
         membership_audit(overfit.module, population, overfit.drawn, attacks=("lira",), bank=few)
+
+
+def rows_of(bank, rows):
+    """A bank of some of the shadows."""
+    return ShadowBank(
+        replace(bank.plan, count=len(rows)),
+        bank.member[rows],
+        tuple(bank.accuracy[k] for k in rows),
+        {name: stack[rows] for name, stack in bank.weights.items()},
+        bank.template,
+    )
+
+
+@pytest.fixture(scope="module")
+def small_bank(population):
+    return train_shadows(ARCH, population, 8, recipe=replace(RECIPE, epochs=30), seed=5)
+
+
+def test_the_target_and_its_complement_are_no_shadows_of_it(population, small_bank):
+    """With them, LiRA has an IN shadow of every member that answers exactly as the target does."""
+    target, rest = small_bank.models()[0], list(range(2, 8))
+    arguments = {"attacks": ("lira", "lira-fixed", "rmia", "shokri"), "queries": ("plain", "shift:0,1")}
+    got = membership_audit(target, population, small_bank.member[0], bank=small_bank, **arguments)
+    honest = membership_audit(target, population, small_bank.member[0], bank=rows_of(small_bank, rest), **arguments)
+    assert np.array_equal(got.scores, honest.scores)
+    assert got.attacks == honest.attacks
+    (told,) = set(got.reasons) - set(honest.reasons)
+    assert told.startswith("left out of the 8 shadows: 0, 1, for being the target itself or trained on exactly its")
+    out = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
+    render_membership_terminal(got, out)
+    assert told in out.export_text()
+    assert got.shadows.count == len(got.shadows.accuracy) == 6
+    every = small_bank.statistics(population.x, population.y)
+    leaking = ATTACKS["lira"].fit(every, small_bank.member, population.y.numpy()).score(every.models(slice(1)))
+    inflated = tpr_at_fpr(roc(leaking, got.member), 0.01).tpr
+    assert got.attacks[0].tpr_at_fpr[1].tpr < 0.1 < 0.4 < inflated
+
+
+def test_a_shadow_that_is_the_target_is_known_by_its_weights(population, small_bank):
+    """Whatever is said of the members: here one of them is missing."""
+    member = small_bank.member[3].copy()
+    member[np.flatnonzero(member)[0]] = False
+    for k, pair in ((3, "2, 3"), (0, "0, 1")):
+        got = membership_audit(small_bank.models()[k], population, member, attacks=("rmia",), bank=small_bank)
+        assert any(reason.startswith(f"left out of the 8 shadows: {pair}, for") for reason in got.reasons)
+    pair = rows_of(small_bank, [0, 1, 2, 3])
+    with pytest.raises(UsageError) as error:
+        membership_audit(small_bank.models()[0], population, member, attacks=("rmia", "lira"), bank=pair)
+    assert "image 0 has 1 IN and 1 OUT (left out of the 4 shadows: 0, 1, for" in str(error.value)
+
+
+def test_a_bank_unlike_the_target_is_told(population, small_bank, overfit, tmp_path):
+    def told(target, bank=small_bank, members=overfit.drawn, **options):
+        got = membership_audit(target, population, members, attacks=("rmia",), bank=bank, **options)
+        assert got.provenance.bank["plan"] == bank.plan.to_dict()
+        return [reason for reason in got.reasons if "bank" in reason]
+
+    assert told(overfit.module, recipe=small_bank.plan.recipe) == []
+    (unknown,) = told(overfit.module)
+    assert unknown.startswith("nothing says how the target was trained, so nothing tells whether the bank's shadows")
+    (recipe,) = told(overfit.module, recipe=RECIPE)
+    assert recipe.startswith("the bank's recipe is not the target's (epochs is 30 there and 60 here): the attacks look")
+    small = train_model("mlp:1x8x8:8:10", population, size=200, seed=0, recipe=replace(RECIPE, epochs=1))
+    small.save(tmp_path / "small.safetensors")
+    for target in (small.module, tmp_path / "small.safetensors"):
+        architecture, _ = told(target, members=small.drawn, recipe=RECIPE)
+        assert architecture.startswith(f"the bank's shadows are of another architecture ({ARCH}) than the target (")
+    options = {"recipe": replace(RECIPE, epochs=1)}
+    continued = train_shadows(overfit.module, population, 2, null="finetune", **options)
+    (null,) = told(overfit.module, continued, **options)
+    assert null.startswith("the bank's shadows continue a model's training (finetune), none was trained from scratch")
+    own = train_shadows(small.module, population, 2, train=lambda x, y, seed: small.module)
+    (training,) = told(small.module, replace(own, weights={k: v + 1 for k, v in own.weights.items()}))
+    assert training.startswith("the bank's shadows were trained by a function of its maker's (test_a_bank_unlike")
+
+
+def test_a_bank_is_measured_by_what_the_attacks_need_before_anybody_is_asked(population, small_bank, monkeypatch):
+    monkeypatch.setattr("pydrift.privacy.measure", lambda *_, **__: pytest.fail("asked"))
+    target = train_model(ARCH, population, size=200, seed=1, recipe=replace(RECIPE, epochs=1))
+    with pytest.raises(UsageError, match="image 0 has 1 IN and 1 OUT"):
+        membership_audit(target.module, population, target.drawn, attacks=("lira",), bank=rows_of(small_bank, [0, 1]))
+
+
+def test_the_provenance_tells_banks_apart(report, population, overfit, small_bank):
+    assert report.provenance.bank["plan"]["count"] == SHADOWS
+    digests = {report.provenance.bank["weights_sha256"]}
+    for bank in (small_bank, replace(small_bank, weights={k: v + 1 for k, v in small_bank.weights.items()})):
+        got = membership_audit(overfit.module, population, overfit.drawn, attacks=("loss",), bank=bank)
+        digests.add(got.provenance.bank["weights_sha256"])
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize("images", [400, 401])
@@ -237,7 +338,7 @@ def test_one_attack_with_constant_scores_is_named(population, digits):
 # --- what is written
 
 
-def test_a_report_comes_back_as_it_was_saved(report, tmp_path):
+def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
     report.save(tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["membership.html", "membership.json", "scores.npz"]
     again = MembershipReport.load(tmp_path)
@@ -249,6 +350,21 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path):
     assert render_membership_html(again) == (tmp_path / "membership.html").read_text()
     with np.load(tmp_path / "scores.npz") as arrays:
         assert set(arrays.files) == {"member", "y", *ATTACKS}
+    other = replace(report, scores=report.scores[:, ::-1].copy())
+    write_atomic, written = privacy_result.write_atomic, []
+
+    def killed_before_the_json(path, data):
+        if path.suffix == ".json":
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_atomic(path, data)
+
+    monkeypatch.setattr(privacy_result, "write_atomic", killed_before_the_json)
+    with pytest.raises(KeyboardInterrupt):
+        other.save(tmp_path)
+    assert "scores.npz" in written
+    with pytest.raises(InputRefused, match=r"scores\.npz: its SHA-256 is not the one in membership\.json"):
+        MembershipReport.load(tmp_path)
     for damage in (b"{}", b"[]", b"not json", b'{"schema_version": 2}'):
         (tmp_path / "membership.json").write_bytes(damage)
         with pytest.raises(InputRefused, match="not a readable membership report"):

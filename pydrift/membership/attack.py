@@ -60,6 +60,13 @@ def check_shadows(attack: Attack, shadow: Statistics, member: NDArray[np.bool_])
     expected = (shadow.num_models, shadow.num_images)
     if member.dtype != np.bool_ or member.shape != expected:
         raise UsageError(f"member must be bool {list(expected)}, got {member.dtype} {list(member.shape)}")
+    check_counts(attack, member)
+    if attack.needs.posterior and shadow.posterior is None:
+        raise UsageError(f"{attack.title} needs the posterior: measure with posterior=True")
+
+
+def check_counts(attack: Attack, member: NDArray[np.bool_]) -> None:
+    """UsageError where some image has fewer shadows IN or OUT, by member bool [K, N], than the attack needs."""
     needs = attack.needs
     inside = member.sum(axis=0)
     outside = len(member) - inside
@@ -70,5 +77,3 @@ def check_shadows(attack: Attack, shadow: Statistics, member: NDArray[np.bool_])
             f"{attack.title} needs {needs.shadows_in} shadows IN and {needs.shadows_out} OUT for every image; "
             f"image {n} has {inside[n]} IN and {outside[n]} OUT"
         )
-    if needs.posterior and shadow.posterior is None:
-        raise UsageError(f"{attack.title} needs the posterior: measure with posterior=True")

@@ -45,6 +45,7 @@ class AttackResult:
     balanced_accuracy: float
     tpr_at_fpr: tuple[TprAtFpr, ...]  # at FPRS
     epsilon: float  # lower bound
+    epsilon_alpha: float  # at confidence 1 - epsilon_alpha: this attack's part of the audit's alpha
     roc: tuple[tuple[float, float], ...]  # (FPR, TPR) from (0, 0) to (1, 1), thinned for the figure
     classes: tuple[ClassResult, ...]
     constant: bool  # all scores are equal: the attack says nothing
@@ -74,6 +75,7 @@ def evaluate(
         balanced_accuracy=balanced_accuracy(curve),
         tpr_at_fpr=tuple(tpr_at_fpr(curve, fpr, alpha) for fpr in FPRS),
         epsilon=epsilon_lower_bound(scores, member, epsilon_alpha, delta, seed),
+        epsilon_alpha=epsilon_alpha,
         roc=_thinned(curve),
         classes=tuple(_of_class(c, scores[y == c], member[y == c]) for c in range(num_classes)),
         constant=bool((scores == scores[0]).all()),

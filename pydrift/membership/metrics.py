@@ -66,7 +66,10 @@ def auc(scores: NDArray[np.float64], member: NDArray[np.bool_], alpha: float = 0
     """Area under the ROC curve, and the ends of its 1 - alpha interval.
 
     The probability that a member scores higher than a non-member, ties counting half. Interval: DeLong, DeLong,
-    Clarke-Pearson 1988, a normal approximation; with fewer than two of a kind it is [0, 1].
+    Clarke-Pearson 1988, a normal approximation; with fewer than two of a kind it is [0, 1]. DeLong's variance vanishes
+    where the sample separates perfectly or not at all (all scores equal), of which a small sample is no proof: there
+    the interval is the exact (Clopper-Pearson) one of a proportion, with as many trials as the smaller of the two
+    kinds, which are so many pairs that share no image.
     """
     inside, outside = scores[member], scores[~member]
     ranks = rankdata(np.concatenate([inside, outside]))
@@ -75,6 +78,10 @@ def auc(scores: NDArray[np.float64], member: NDArray[np.bool_], alpha: float = 0
     area = float(above.mean())
     if min(len(inside), len(outside)) < 2:
         return area, 0.0, 1.0
+    if np.ptp(above) == 0 and np.ptp(below) == 0:
+        trials = min(len(inside), len(outside))
+        low, high = clopper_pearson(area * trials, trials, alpha)
+        return area, float(low), float(high)
     half = norm.isf(alpha / 2) * np.sqrt(above.var(ddof=1) / len(inside) + below.var(ddof=1) / len(outside))
     return area, max(0.0, area - float(half)), min(1.0, area + float(half))
 

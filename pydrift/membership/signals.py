@@ -1,23 +1,14 @@
 """The per-example statistics that membership inference is made of, computed stably from logits.
 
-Each takes logits float32 [N, K] and labels int64 [N] and returns float32 [N].
+Each takes logits [N, K] and labels int64 [N] and returns [N] in the dtype of the logits, computed in float64 and
+rounded once; NaN where a logit is not finite.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-
-def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log p_y, in [0, inf). Members have a low one (Yeom et al., "Privacy Risk in Machine Learning", CSF 2018)."""
-    return F.cross_entropy(logits, labels, reduction="none")
-
-
-def confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """p_y, in [0, 1]."""
-    return logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+from pydrift.ops.reference import answer_statistics
 
 
 def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -27,9 +18,17 @@ def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
     all logits are large.
     The statistic of LiRA (Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022).
     """
-    label = labels[:, None]
-    lead_of_others = (logits - logits.gather(1, label)).scatter(1, label, -torch.inf)
-    return -lead_of_others.logsumexp(dim=1)
+    return answer_statistics(logits, labels)[0]
+
+
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p_y, in [0, inf). Members have a low one (Yeom et al., "Privacy Risk in Machine Learning", CSF 2018)."""
+    return answer_statistics(logits, labels)[1]
+
+
+def confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """p_y, in [0, 1]."""
+    return answer_statistics(logits, labels)[2]
 
 
 SIGNALS = {"margin": logit_margin, "confidence": confidence, "loss": loss}

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from pydrift.classifier import Classifier
 from pydrift.errors import InputRefused, UsageError
-from pydrift.membership.signals import SIGNALS
-from pydrift.ops import shadow_statistics
+from pydrift.ops import ShadowStatistics, shadow_statistics
+from pydrift.ops.reference import answer_statistics
 from pydrift.parallel import each
 
 _BATCH = 512
@@ -51,7 +51,7 @@ class Statistics:
     def num_images(self) -> int:
         return self.margin.shape[2]
 
-    def models(self, chosen: slice) -> Statistics:
+    def models(self, chosen: slice | NDArray[np.int64]) -> Statistics:
         """The statistics of some of the models."""
         parts: dict[str, Any] = {name: None if value is None else value[chosen] for name, value in vars(self).items()}
         return Statistics(**parts)
@@ -146,9 +146,8 @@ def _ask_all(models: Sequence[Classifier], program: list[int], x: Tensor, y: Ten
 def _ask(x: Tensor, y: Tensor, posterior: bool, model: Classifier) -> dict[str, NDArray]:
     """The signals and the prediction of every image [N]; with `posterior`, that too [N, C]."""
     logits = torch.cat([model.logits(part.to(model.device)) for part in x.split(_BATCH)])
-    labels = y.to(model.device)
-    answer = {name: signal(logits, labels) for name, signal in SIGNALS.items()}
-    answer["prediction"] = logits.argmax(dim=1).int()
+    answer = ShadowStatistics(*answer_statistics(logits, y.to(model.device)))._asdict()
+    answer["prediction"] = answer["prediction"].int()
     if posterior:
         answer["posterior"] = logits.softmax(dim=1)
     return {name: values.cpu().numpy() for name, values in answer.items()}

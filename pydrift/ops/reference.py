@@ -237,14 +237,25 @@ def shadow_statistics(
             for rows in torch.arange(len(x), device=x.device).split(_BLOCK):
                 images = x[rows].to(parameters.dtype)
                 values = logits(images / 255 if x.dtype == torch.uint8 else images, program, numbers)
-                chosen = label[rows, None].long()
-                lead_of_others = (values - values.gather(1, chosen)).scatter(1, chosen, -torch.inf)
-                phi = torch.where(values.isfinite().all(1), -lead_of_others.logsumexp(1), torch.nan)
-                margin[model, rows] = phi
-                loss[model, rows] = phi.clamp(max=0).neg() + phi.abs().neg().exp().log1p()
-                confidence[model, rows] = phi.sigmoid()
-                prediction[model, rows] = values.argmax(1).to(prediction.dtype)
+                answer = answer_statistics(values, label[rows])
+                for kept, found in zip((margin, loss, confidence, prediction), answer, strict=True):
+                    kept[model, rows] = found.to(kept.dtype)
     return margin, loss, confidence, prediction
+
+
+def answer_statistics(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Margin, loss, confidence [N] and prediction int64 [N] of logits [N, K] and labels [N] of any integer type.
+
+    As `pydrift.ops.shadow_statistics` defines them: in float64, rounded once to the dtype of the logits; NaN where a
+    logit is not finite.
+    """
+    values, chosen = logits.double(), label[:, None].long()
+    lead_of_others = (values - values.gather(1, chosen)).scatter(1, chosen, -torch.inf)
+    margin = torch.where(values.isfinite().all(1), -lead_of_others.logsumexp(1), torch.nan)
+    loss = margin.clamp(max=0).neg() + margin.abs().neg().exp().log1p()
+    in_float64 = margin, loss, margin.sigmoid()
+    rounded = [statistic.to(logits.dtype) for statistic in in_float64]
+    return rounded[0], rounded[1], rounded[2], logits.argmax(1)
 
 
 def shadow_moments(
