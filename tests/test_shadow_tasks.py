@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
+from pydrift.ops import native_status
 from pydrift.ops.native import NativeStatus
 from pydrift.parallel import intra_op_threads
 from pydrift.progress import Silent
@@ -30,6 +32,7 @@ from pydrift.shadows import (
     ShadowBank,
     ShadowPlan,
     TaskFolder,
+    checkpoint,
     claim,
     collect,
     described,
@@ -39,6 +42,7 @@ from pydrift.shadows import (
 )
 from pydrift.shadows import plan as plan_module
 from pydrift.shadows import tasks as tasks_module
+from pydrift.shadows import train as train_module
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 from pydrift.shadows.plan import arithmetic
 
@@ -464,6 +468,49 @@ def test_workers_killed_at_any_time_lose_and_double_nothing(tmp_path, expected):
     work_on(tasks.path)
     assert saved(tasks, tmp_path / "bank") == expected
     assert sorted(os.listdir(tasks.path / "blocks")) == [f"{block:05d}" for block in range(COUNT)]
+
+
+def worker_killed_between_epochs(folder):
+    torch.set_num_threads(1)
+    write, checkpoint._EVERY_S = checkpoint.write_atomic, 0
+
+    def write_and_end(file, data):
+        write(file, data)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.write_atomic = write_and_end
+    work_on(folder)
+
+
+@pytest.mark.skipif(not native_status().cpu, reason="checkpoints are of native training")
+@pytest.mark.parametrize("damage", [None, "flip", "truncate", "other block"])
+def test_a_killed_workers_block_goes_on_from_its_checkpoint(tmp_path, expected, monkeypatch, damage):
+    tasks = planned(tmp_path / "tasks", block=4)
+    child = processes.Process(target=worker_killed_between_epochs, args=(tasks.path,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    (file,) = (tasks.path / "blocks").glob("*/*")
+    data = file.read_bytes()
+    match damage:
+        case "flip":
+            file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        case "truncate":
+            file.write_bytes(data[:-1])
+        case "other block":
+            file.write_bytes(data.replace(b"block 0 of", b"block 1 of"))
+    epochs, many = [], train_module.train_many
+
+    def watched(*arguments, resume=None, **options):
+        epochs.append(resume and resume.epoch)
+        return many(*arguments, resume=resume, **options)
+
+    monkeypatch.setattr(train_module, "train_many", watched)
+    with pytest.warns(UserWarning, match="from its start$") if damage else nullcontext():
+        work_on(tasks.path)
+    assert epochs == [None if damage else 1, None, None]
+    assert saved(tasks, tmp_path / "bank") == expected
+    assert sorted(os.listdir(tasks.path / "blocks")) == ["00000", "00001", "00002"]
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["on one machine", "without locks, as on several"])

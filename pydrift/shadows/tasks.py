@@ -6,9 +6,9 @@
     DIR/blocks/00002/            the models of block 2 and, written last, MANIFEST.json with their hashes: it is done
 
 The folder is the only truth. A block is written under a hidden name, synced, and given its own name in one step that
-only the first can make, so a worker may be killed at any time: what it had not published is trained again, and nothing
-counts twice. A shadow depends on the plan and on its own number only, so the bank is the same bits whoever trained it,
-in whatever blocks and order.
+only the first can make, so a worker may be killed at any time: what it had not published is trained again (natively
+from where it was, see pydrift.shadows.checkpoint), and nothing counts twice. A shadow depends on the plan and on its
+own number only, so the bank is the same bits whoever trained it, in whatever blocks and order.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from pydrift.errors import InputRefused, PydriftError, UsageError
 from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
+from pydrift.shadows.checkpoint import BlockCheckpoint
 from pydrift.shadows.claim import Holder, claimed, forget, holder
 from pydrift.shadows.plan import ShadowPlan
 from pydrift.store import (
@@ -144,6 +145,12 @@ class TaskFolder:
         if block not in self.blocks:
             raise UsageError(f"{self.path}: has no block {block}, the last one is {self.blocks[-1]}")
         return range(block * self.block, min((block + 1) * self.block, self.plan.count))
+
+    def checkpoint(self, numbers: Sequence[int]) -> BlockCheckpoint:
+        """Of the training of these shadows, which are a block; removed when the block is published."""
+        block = numbers[0] // self.block
+        file = self.path / "blocks" / f".{_name(block)}.unfinished" / "epoch.safetensors"
+        return BlockCheckpoint(file, f"block {block} of {self._sha256}")
 
     def is_done(self, block: int) -> bool:
         return (self._folder(block) / MANIFEST).exists()
@@ -262,7 +269,7 @@ class TaskFolder:
                 f"{self.path}: block {block} cannot be written: {error.strerror}; it counts as not trained"
             ) from error
         finally:
-            # Ours, if it was not published, and those of workers that were killed before they published theirs.
+            # Ours, if it was not published, those of workers that were killed before that, and the checkpoint.
             if self.is_done(block):
                 for unpublished in hidden.parent.glob(f".{_name(block)}.*"):
                     shutil.rmtree(unpublished, ignore_errors=True)
