@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,21 +23,26 @@ from typer.testing import CliRunner
 
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
+from pydrift.ops import native_status
 from pydrift.ops.native import NativeStatus
 from pydrift.parallel import intra_op_threads
+from pydrift.progress import Silent
 from pydrift.shadows import (
     Draw,
     ShadowBank,
     ShadowPlan,
     TaskFolder,
+    checkpoint,
     claim,
     collect,
     described,
+    launch,
     plan_shadows,
     work_on,
 )
 from pydrift.shadows import plan as plan_module
 from pydrift.shadows import tasks as tasks_module
+from pydrift.shadows import train as train_module
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 from pydrift.shadows.plan import arithmetic
 
@@ -303,13 +310,27 @@ def test_status_tells_what_is_done_in_work_and_free(small):
     assert small.status().free == (0, 1)
 
 
+@pytest.mark.parametrize("seconds", ['"x"', "null", "-1", "true", "1e999", "[]", str(10**400)])
+def test_a_block_that_says_no_time_is_refused(small, seconds):
+    small.work(filled, blocks=[1])
+    manifest = small.path / "blocks" / "00001" / "MANIFEST.json"
+    raw = json.loads(manifest.read_text())
+    text = json.dumps({**raw, "seconds": "?"}).replace('"?"', seconds)
+    manifest.write_text(text)
+    with pytest.raises(InputRefused, match=rf"^{manifest}: seconds must be a number in \[0, 1e\+09\), got "):
+        small.status()
+    manifest.write_text("[]")
+    with pytest.raises(InputRefused, match=rf"^{manifest}: seconds must be a number in \[0, 1e\+09\), got None$"):
+        small.status()
+
+
 def test_one_that_was_given_up_for_dead_changes_nothing_when_it_ends(small):
     def overtaken(numbers):
         shutil.rmtree(small.path / "claims")  # as if on another machine, and silent for too long
         assert TaskFolder.open(small.path).work(filled, blocks=[0]) == [0]
         return [(One(99).state_dict(), 0.9) for _ in numbers]
 
-    small.work(overtaken, blocks=[0])
+    assert small.work(overtaken, blocks=[0]) == []  # it was not this one that trained it
     assert [entry.name for entry in (small.path / "blocks").iterdir()] == ["00000"]
     small.work(filled)
     assert small.bank(One()).weights["w"].tolist() == [[0], [1], [2], [3], [4]]
@@ -423,17 +444,73 @@ def test_a_worker_killed_at_a_failpoint_loses_no_published_block(tasks, tmp_path
 
 def test_workers_killed_at_any_time_lose_and_double_nothing(tmp_path, expected):
     tasks, random = planned(tmp_path / "tasks", block=1), np.random.default_rng(0)
-    for _ in range(6):
+    struck = 0
+    for _ in range(4):
         children = [processes.Process(target=worker, args=(tasks.path,)) for _ in range(2)]
         for child in children:
             child.start()
+        begun, patience = tasks.status(), time.monotonic() + 60
+        while any(child.is_alive() for child in children) and time.monotonic() < patience:
+            now = tasks.status()
+            if now.held or now.done > begun.done:
+                break
+            time.sleep(0.002)
         for child in children:
-            child.join(random.uniform(0.1, 0.8))
+            child.join(random.uniform(0, 0.05))
+            held = any(who.pid == child.pid for who in tasks.status().held.values())
             child.kill()
             child.join()
+            struck += held and child.exitcode == -signal.SIGKILL
+        if not tasks.status().free:
+            break
+    assert struck > 0
+    assert tasks.status().held == {}
     work_on(tasks.path)
     assert saved(tasks, tmp_path / "bank") == expected
     assert sorted(os.listdir(tasks.path / "blocks")) == [f"{block:05d}" for block in range(COUNT)]
+
+
+def worker_killed_between_epochs(folder):
+    torch.set_num_threads(1)
+    write, checkpoint._EVERY_S = checkpoint.write_atomic, 0
+
+    def write_and_end(file, data):
+        write(file, data)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.write_atomic = write_and_end
+    work_on(folder)
+
+
+@pytest.mark.skipif(not native_status().cpu, reason="checkpoints are of native training")
+@pytest.mark.parametrize("damage", [None, "flip", "truncate", "other block"])
+def test_a_killed_workers_block_goes_on_from_its_checkpoint(tmp_path, expected, monkeypatch, damage):
+    tasks = planned(tmp_path / "tasks", block=4)
+    child = processes.Process(target=worker_killed_between_epochs, args=(tasks.path,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    (file,) = (tasks.path / "blocks").glob("*/*")
+    data = file.read_bytes()
+    match damage:
+        case "flip":
+            file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        case "truncate":
+            file.write_bytes(data[:-1])
+        case "other block":
+            file.write_bytes(data.replace(b"block 0 of", b"block 1 of"))
+    epochs, many = [], train_module.train_many
+
+    def watched(*arguments, resume=None, **options):
+        epochs.append(resume and resume.epoch)
+        return many(*arguments, resume=resume, **options)
+
+    monkeypatch.setattr(train_module, "train_many", watched)
+    with pytest.warns(UserWarning, match="from its start$") if damage else nullcontext():
+        work_on(tasks.path)
+    assert epochs == [None if damage else 1, None, None]
+    assert saved(tasks, tmp_path / "bank") == expected
+    assert sorted(os.listdir(tasks.path / "blocks")) == ["00000", "00001", "00002"]
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["on one machine", "without locks, as on several"])
@@ -632,6 +709,30 @@ def test_a_live_module_cannot_be_trained_by_others(tmp_path, digits):
     )
 
 
+def test_a_launcher_that_is_ended_ends_its_workers(tasks):
+    code = """
+import signal, subprocess, sys
+from pydrift.shadows.launch import _local
+
+def watch():
+    print(*[child.pid for child in started], flush=True)
+
+started, start = [], subprocess.Popen
+subprocess.Popen = lambda *a, **k: started.append(start(*a, **k)) or started[-1]
+worker = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit(0)))"
+_local([sys.executable, "-c", worker + "; time.sleep(60)"], 2, watch)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as launcher:
+        workers = [int(pid) for pid in launcher.stdout.readline().split()]
+        assert len(workers) == 2
+        time.sleep(0.5)
+        launcher.terminate()
+        assert launcher.wait(30) == -signal.SIGTERM
+    for pid in workers:  # gone, and not as a zombie either
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 # --- the command line
 
 
@@ -685,6 +786,31 @@ def test_workers_that_fail_are_named(tasks):
         PydriftError, match=r"6 of 6 blocks are not trained \(worker 0 ended with exit code 2: .*differ"
     ):
         pydrift("train", tasks.path, "--workers", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "stated"),
+    [
+        ({}, {"timeout_min": 1440}),
+        ({"timeout_min": 9}, {"timeout_min": 9}),
+        ({"slurm_time": "2:00:00"}, {"slurm_time": "2:00:00"}),
+    ],
+)
+def test_a_slurm_job_has_a_day_unless_said_otherwise(small, monkeypatch, options, stated):
+    said = {}
+
+    class Executor:
+        def __init__(self, **where):
+            pass
+
+        def update_parameters(self, **parameters):
+            said.update(parameters)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "_extra", lambda name: SimpleNamespace(AutoExecutor=Executor))
+    with pytest.raises(KeyboardInterrupt):
+        launch.launch(small, "submitit", 3, Silent(), options=options)
+    assert said == {"name": "pydrift-shadows", "slurm_array_parallelism": 3, **stated}
 
 
 @pytest.mark.parametrize("name", ["submitit", "ray"])

@@ -140,7 +140,7 @@ def test_plain_chains_are_trained_natively(digits):
 
 @pytest.mark.skipif(not (torch.cuda.is_available() and native_status().cuda), reason="needs a GPU")
 def test_cuda_trains_as_the_cpu_does(digits):
-    """The parameters, the pool and the moments live on the GPU; what comes back is on the CPU."""
+    """The parameters, the pool and the moments live on the GPU; the models that come back are on the CPU."""
     cuda = torch.device("cuda")
     assert native_program(build(ARCH, 0), digits.data.x, cuda) is not None
     kept = []
@@ -152,7 +152,7 @@ def test_cuda_trains_as_the_cpu_does(digits):
     for name, tensor in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-3, atol=2e-4)
     assert [state.epoch for state in kept] == [1, 2]
-    assert all(state.parameters.device == CPU for state in kept)
+    assert all(state.parameters.is_cuda for state in kept)
 
 
 @pytest.mark.parametrize("name", NOT_NATIVE)

@@ -25,6 +25,8 @@ from pydrift.shadows.tasks import TaskFolder
 
 LAUNCHERS = ("local", "submitit", "ray")
 _POLL_S = 0.5
+_PATIENCE_S = 10.0  # for a worker that was asked to end
+_TIMEOUT_MIN = 24 * 60  # of a Slurm job; submitit's own default is five minutes
 
 
 def launch(
@@ -41,8 +43,8 @@ def launch(
     launcher  "local": processes of this machine, which share its processors; "submitit": Slurm jobs, one per block;
               "ray": Ray tasks, one per block
     extra     further arguments of `pydrift shadow train`
-    options   of submitit's AutoExecutor (cluster, timeout_min, slurm_partition, ...), or of ray.init (address) and Ray
-              tasks (num_cpus, ...)
+    options   of submitit's AutoExecutor (cluster, timeout_min, by default a day, slurm_partition, ...), or of ray.init
+              (address) and Ray tasks (num_cpus, ...)
 
     PydriftError where blocks are left, with the last words of the first worker that failed.
     """
@@ -106,26 +108,44 @@ def _failure(number: int, code: int, log: IO[bytes]) -> str:
     return f"worker {number} ended with exit code {code}: {_last_words(log.read().decode(errors='replace'))}"
 
 
+class _Ended(BaseException):
+    """A signal that asks us to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 @contextmanager
 def _ended_with_us(children: Sequence[tuple[subprocess.Popen[bytes], IO[bytes]]]) -> Iterator[None]:
-    """SIGTERM and SIGINT to us end the children first; so does an exception."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """SIGTERM and SIGINT to us end the children and wait for them first; so does an exception."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        for child, _ in children:
-            child.terminate()
-        signal.signal(number, before[signal.Signals(number)])
-        signal.raise_signal(number)
+        raise _Ended(number)
 
-    for number in before:
-        signal.signal(number, end)
+    ours = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in ours}
+    ended = None
     try:
         yield
+    except _Ended as caught:
+        ended = caught.number
     finally:
-        for child, _ in children:
-            child.terminate()  # nothing happens to one that has ended
         for number, handler in before.items():
             signal.signal(number, handler)
+        for child, _ in children:
+            child.terminate()  # nothing happens to one that has ended
+        for child, _ in children:
+            _wait_for(child)
+    if ended is not None:
+        signal.raise_signal(ended)
+
+
+def _wait_for(child: subprocess.Popen[bytes]) -> None:
+    try:
+        child.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _submitit(
@@ -138,6 +158,8 @@ def _submitit(
 ) -> list[str]:
     submitit = _extra("submitit")
     executor = submitit.AutoExecutor(folder=tasks.path / "logs", cluster=options.pop("cluster", None))
+    if "slurm_time" not in options:
+        options.setdefault("timeout_min", _TIMEOUT_MIN)
     executor.update_parameters(name="pydrift-shadows", slurm_array_parallelism=workers, **options)
     with executor.batch():
         work = submitit.helpers.CommandFunction(list(command), verbose=False, cwd=os.getcwd())

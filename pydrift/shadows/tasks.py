@@ -6,9 +6,9 @@
     DIR/blocks/00002/            the models of block 2 and, written last, MANIFEST.json with their hashes: it is done
 
 The folder is the only truth. A block is written under a hidden name, synced, and given its own name in one step that
-only the first can make, so a worker may be killed at any time: what it had not published is trained again, and nothing
-counts twice. A shadow depends on the plan and on its own number only, so the bank is the same bits whoever trained it,
-in whatever blocks and order.
+only the first can make, so a worker may be killed at any time: what it had not published is trained again (natively
+from where it was, see pydrift.shadows.checkpoint), and nothing counts twice. A shadow depends on the plan and on its
+own number only, so the bank is the same bits whoever trained it, in whatever blocks and order.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from pydrift.errors import InputRefused, PydriftError, UsageError
 from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
+from pydrift.shadows.checkpoint import BlockCheckpoint
 from pydrift.shadows.claim import Holder, claimed, forget, holder
 from pydrift.shadows.plan import ShadowPlan
 from pydrift.store import (
@@ -54,6 +55,7 @@ _PLAN = "plan.json"
 _MAX_PLAN = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
 _POLL_S = 0.5
+_MAX_SECONDS = 1e9  # that the training of a block can have taken
 
 Trained = tuple[Mapping[str, Tensor], float | None]
 """The state dict of a trained shadow and its accuracy on images that it did not see."""
@@ -144,6 +146,12 @@ class TaskFolder:
             raise UsageError(f"{self.path}: has no block {block}, the last one is {self.blocks[-1]}")
         return range(block * self.block, min((block + 1) * self.block, self.plan.count))
 
+    def checkpoint(self, numbers: Sequence[int]) -> BlockCheckpoint:
+        """Of the training of these shadows, which are a block; removed when the block is published."""
+        block = numbers[0] // self.block
+        file = self.path / "blocks" / f".{_name(block)}.unfinished" / "epoch.safetensors"
+        return BlockCheckpoint(file, f"block {block} of {self._sha256}")
+
     def is_done(self, block: int) -> bool:
         return (self._folder(block) / MANIFEST).exists()
 
@@ -177,8 +185,7 @@ class TaskFolder:
                         if not mine:
                             left.append(block)
                             continue
-                        if not self.is_done(block):
-                            self._make(block, train)
+                        if not self.is_done(block) and self._make(block, train):
                             trained.append(block)
                         forget(self.path / "claims", _name(block))
                 advance(len(self.numbers(block)))
@@ -193,7 +200,7 @@ class TaskFolder:
         done = [block for block in self.blocks if self.is_done(block)]
         others = [block for block in self.blocks if block not in set(done)]
         holders = {block: holder(self.path / "claims", _name(block)) for block in others}
-        seconds = [float(read_json(self._folder(block) / MANIFEST).get("seconds", 0)) for block in done]
+        seconds = [_seconds(self._folder(block) / MANIFEST) for block in done]
         shadows = sum(len(self.numbers(block)) for block in done)
         return FolderStatus(
             shadows=self.plan.count,
@@ -236,7 +243,8 @@ class TaskFolder:
             stack.put(k, read_state(folder, model_name(k), manifest), str(folder / model_name(k)))
         return accuracy
 
-    def _make(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> None:
+    def _make(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> bool:
+        """Trains and publishes a block. False where another worker published it first: then that one's stays."""
         began = time.perf_counter()
         made = train(self.numbers(block))
         seconds = time.perf_counter() - began
@@ -255,18 +263,20 @@ class TaskFolder:
             os.rename(hidden, self._folder(block))
             sync_folder(hidden.parent)
         except OSError as error:
-            if not self.is_done(block):  # then somebody else was first
-                raise PydriftError(
-                    f"{self.path}: block {block} cannot be written: {error.strerror}; it counts as not trained"
-                ) from error
+            if self.is_done(block):
+                return False
+            raise PydriftError(
+                f"{self.path}: block {block} cannot be written: {error.strerror}; it counts as not trained"
+            ) from error
         finally:
-            # Ours, if it was not published, and those of workers that were killed before they published theirs.
+            # Ours, if it was not published, those of workers that were killed before that, and the checkpoint.
             if self.is_done(block):
                 for unpublished in hidden.parent.glob(f".{_name(block)}.*"):
                     shutil.rmtree(unpublished, ignore_errors=True)
             shutil.rmtree(hidden, ignore_errors=True)
         for k in self.numbers(block):
             failpoint(f"shadow/{k}", "after")
+        return True
 
     def _check_plan(self) -> None:
         if not (self.path / _PLAN).exists() or sha256_file(self.path / _PLAN) != self._sha256:
@@ -278,6 +288,15 @@ class TaskFolder:
 
 def _name(block: int) -> str:
     return f"{block:05d}"
+
+
+def _seconds(manifest: Path) -> float:
+    """How long the training of a block took."""
+    raw = read_json(manifest)
+    seconds = raw.get("seconds") if isinstance(raw, dict) else None
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < _MAX_SECONDS:
+        raise InputRefused(f"{manifest}: seconds must be a number in [0, {_MAX_SECONDS:g}), got {seconds!a}")
+    return float(seconds)
 
 
 def start_file(folder: Path, plan: ShadowPlan) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import each, intra_op_threads
 from pydrift.progress import Progress, Silent
 from pydrift.shadows.bank import ShadowBank, WeightStack, template_for
+from pydrift.shadows.checkpoint import BlockCheckpoint
 from pydrift.shadows.draw import Draw
 from pydrift.shadows.plan import ShadowPlan, arithmetic
 from pydrift.shadows.tasks import TaskFolder, Trained, start_file
@@ -85,7 +86,7 @@ def train_shadows(
     with exact_arithmetic():
         if work_dir is not None:
             folder = _adopt(work_dir, plan, start, size, source, block)
-            folder.work(partial(make, folder.plan), wait=True, advance=progress.advance)
+            folder.work(partial(make, folder.plan, kept=folder.checkpoint), wait=True, advance=progress.advance)
             return folder.bank(start.module)
         stack, accuracy = WeightStack(start.module, count), []
         for first in range(0, count, size):
@@ -155,7 +156,7 @@ def work_on(
         raise InputRefused(
             f"{source}: not the data of the plan: its SHA-256 is {images.sha256}, in {folder} it is {plan.data_sha256}"
         )
-    make = partial(_trained, plan, start=start, data=images, user_train=None, device=plan.device)
+    make = partial(_trained, plan, start=start, data=images, user_train=None, device=plan.device, kept=tasks.checkpoint)
     progress.phase("training shadows", plan.count if blocks is None else sum(len(tasks.numbers(b)) for b in blocks))
     with exact_arithmetic():
         return tasks.work(make, blocks=blocks, at_most=at_most, advance=progress.advance)
@@ -195,8 +196,12 @@ def _trained(
     data: LabelledImages,
     user_train: Train | None,
     device: torch.device,
+    kept: Callable[[Sequence[int]], BlockCheckpoint] | None = None,
 ) -> list[Trained]:
-    """State dict and accuracy of the shadows of these numbers, each a function of the plan and of its own number."""
+    """State dict and accuracy of the shadows of these numbers, each a function of the plan and of its own number.
+
+    `kept` gives where their training is to go on from and to be kept as it goes.
+    """
     x, y, drawn = data.x, data.y, [plan.drawn(k) for k in numbers]
     seeds = [derived_seed(plan.seed, Phase.SHADOW_TRAIN, k) for k in numbers]
     threads = plan.arithmetic.get("threads")
@@ -212,7 +217,11 @@ def _trained(
                 else (initial(s) if initial else reinitialised(start.module, s))
                 for s in seeds
             ]
-            models = train_many(starts, x, y, drawn, recipes, seeds, device=device, built_in=start.built_in)
+            how: dict[str, Any] = {"device": device, "built_in": start.built_in}
+            if kept is not None:
+                checkpoint = kept(numbers)
+                how |= {"resume": checkpoint.load(), "on_epoch": checkpoint}
+            models = train_many(starts, x, y, drawn, recipes, seeds, **how)
         # Made ready here: torch's tracing is not for threads. `each` gives every model one intra-op thread.
         ready = [freeze(model, data.input_shape, torch.device("cpu"), "shadow") for model in models]
         asked = map if threads else each

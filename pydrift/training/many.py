@@ -62,7 +62,7 @@ def train_many(
     device     natively the CPU, or CUDA where that library is loaded: the pool and all states then live there
     built_in   the architecture is one of pydrift's own: in torch, models are then trained side by side on the CPU
     resume     natively: go on from there
-    on_epoch   natively: called after each epoch, with tensors on the CPU that training may go on to change. In torch a
+    on_epoch   natively: called after each epoch, with tensors on `device` that training goes on to change. In torch a
                model is trained to its end before the next one, and there is no such moment
 
     A result depends on its own model's arguments only. The native path and torch agree to rounding errors, which
@@ -77,7 +77,7 @@ def train_many(
     state = _on(device, _begin(starts, recipes) if resume is None else copy.deepcopy(resume))
     for after in _epochs(state, program, x.to(device), y.to(device, torch.int32), drawn, recipes, seeds):
         if on_epoch is not None:
-            on_epoch(_on(_CPU, after))
+            on_epoch(after)
     parameters = _on(_CPU, state).parameters
     refuse_divergence(parameters)
     return [_frozen(_module_of(start, row)) for start, row in zip(starts, parameters, strict=True)]
