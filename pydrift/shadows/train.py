@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pydrift.arch import resolve
-from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
+from pydrift.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.data import LabelledImages, as_images, load_data
 from pydrift.errors import InputRefused, UsageError
-from pydrift.membership import measure
 from pydrift.modelfile import LoadedModel, load_model, save_model
 from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import each, intra_op_threads
@@ -32,7 +31,7 @@ from pydrift.shadows.plan import ShadowPlan, arithmetic
 from pydrift.shadows.tasks import TaskFolder, Trained, start_file
 from pydrift.store import tensors_digest
 from pydrift.subject import Subject, as_subject
-from pydrift.training import Train, TrainingRecipe, native_program, seeded, train_many
+from pydrift.training import Train, TrainingRecipe, native_program, predict, seeded, train_many
 
 Model = nn.Module | LoadedModel | Subject | str | Path
 
@@ -222,10 +221,8 @@ def _trained(
                 checkpoint = kept(numbers)
                 how |= {"resume": checkpoint.load(), "on_epoch": checkpoint}
             models = train_many(starts, x, y, drawn, recipes, seeds, **how)
-        # Made ready here: torch's tracing is not for threads. `each` gives every model one intra-op thread.
-        ready = [freeze(model, data.input_shape, torch.device("cpu"), "shadow") for model in models]
-        asked = map if threads else each
-        accuracy = asked(lambda i: _unseen_accuracy(ready[i], data, drawn[i]), range(len(models)))
+        asked = map if threads else each  # `each` gives every model one intra-op thread
+        accuracy = asked(lambda i: _unseen_accuracy(models[i], data, drawn[i]), range(len(models)))
         return [(model.state_dict(), unseen) for model, unseen in zip(models, accuracy, strict=True)]
 
 
@@ -241,14 +238,13 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
-def _unseen_accuracy(model: Classifier, data: LabelledImages, drawn: NDArray[np.int64]) -> float | None:
+def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.int64]) -> float | None:
     """Accuracy on about 2,000 of the images that were not drawn, evenly spread: the data may be sorted by class."""
     unseen = np.setdiff1d(np.arange(len(data)), drawn)
     if len(unseen) == 0:
         return None
     unseen = unseen[:: -(-len(unseen) // 2000)]
-    answer = measure([model], data.x[unseen], data.y[unseen]).prediction[0, 0]
-    return float((answer == data.y[unseen].numpy()).mean())
+    return float((predict(module, data.x[unseen]) == data.y[unseen]).float().mean())
 
 
 def _start(model: Model, null: str, arch: str | None) -> Subject:
