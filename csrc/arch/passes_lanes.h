@@ -74,9 +74,10 @@ inline int32_t first_flat_stage(const PlanView& plan) {
   return i;
 }
 
-// prepare(g) puts the images of group g into plan.input; afterwards plan.logits hold all groups.
-template <class Prepare>
-inline void forward(const Network& network, int32_t num_groups, Prepare prepare) {
+// prepare(g) puts the images of group g into plan.input; linear(stage) runs a linear layer for all groups; afterwards
+// plan.logits hold all groups.
+template <class Prepare, class Linear>
+PYDRIFT_INLINE void forward_through(const Network& network, int32_t num_groups, Prepare prepare, Linear linear) {
   const PlanView& plan = network.plan;
   const int32_t first_flat = first_flat_stage(plan);
   for (int32_t g = 0; g < num_groups; ++g) {
@@ -86,11 +87,17 @@ inline void forward(const Network& network, int32_t num_groups, Prepare prepare)
   for (int32_t i = first_flat; i < plan.num_stages; ++i) {
     const Stage& stage = plan.stages[i];
     if (stage.kind == StageKind::kLinear) {
-      linear_forward(network, stage, num_groups);
+      linear(stage);
     } else {
       for (int32_t g = 0; g < num_groups; ++g) stage_forward(network, stage, g);
     }
   }
+}
+
+template <class Prepare>
+inline void forward(const Network& network, int32_t num_groups, Prepare prepare) {
+  forward_through(network, num_groups, prepare,
+                  [&](const Stage& stage) { linear_forward(network, stage, num_groups); });
 }
 
 // From plan.logits_gradient; consume(g) finds the gradient of group g in plan.input_gradient.

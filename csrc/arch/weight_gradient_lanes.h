@@ -166,20 +166,8 @@ inline int64_t gradient_scratch_floats(const PlanView& plan) {
 template <class Prepare>
 inline void forward_from_weights(const Network& network, int32_t num_groups, const float* parameters,
                                  Prepare prepare) {
-  const PlanView& plan = network.plan;
-  const int32_t first_flat = first_flat_stage(plan);
-  for (int32_t g = 0; g < num_groups; ++g) {
-    prepare(g);
-    for (int32_t i = 0; i < first_flat; ++i) stage_forward(network, plan.stages[i], g);
-  }
-  for (int32_t i = first_flat; i < plan.num_stages; ++i) {
-    const Stage& stage = plan.stages[i];
-    if (stage.kind == StageKind::kLinear) {
-      linear_from_weights(network, stage, num_groups, parameters);
-    } else {
-      for (int32_t g = 0; g < num_groups; ++g) stage_forward(network, stage, g);
-    }
-  }
+  forward_through(network, num_groups, prepare,
+                  [&](const Stage& stage) { linear_from_weights(network, stage, num_groups, parameters); });
 }
 
 // From plan.logits_gradient; adds to `gradients` [Program::num_parameters].
