@@ -136,12 +136,12 @@ def test_a_class_name_wins_over_an_index() -> None:
     [
         (
             "blur:1",
-            "unknown kind of drift 'blur'; known are swap, relabel, flip, darken, patch, backdoor, noise, expand",
+            "unknown kind of drift 'blur'; known are swap, relabel, remove, flip, rotate, darken, patch, backdoor, noise, expand",
         ),
-        ("", "unknown kind of drift ''; known are swap, relabel, flip, darken, patch, backdoor, noise, expand"),
+        ("", "unknown kind of drift ''; known are swap, relabel, remove, flip, rotate, darken, patch, backdoor, noise, expand"),
         ("swap", "'swap' does not have the form swap:A,B"),
         ("swap:1", "'swap:1' does not have the form swap:A,B"),
-        ("swap:1,2,3", "'swap:1,2,3' does not have the form swap:A,B"),
+        ("swap:1,2,3", "FRACTION must be a number in (0, 1], got '3'"),
         ("relabel:1,2", "'relabel:1,2' does not have the form relabel:A,B,FRACTION"),
         ("expand:1,digits", "'expand:1,digits' does not have the form expand:A,DATA,B"),
         ("expand:1,,3", "'expand:1,,3' does not have the form expand:A,DATA,B"),

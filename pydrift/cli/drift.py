@@ -66,8 +66,8 @@ def train(
         str | None,
         typer.Option(
             "--plant",
-            help="swap:A,B  relabel:A,B,FRACTION  flip:A  darken:A,FACTOR  patch:A,FRACTION  backdoor:A,FRACTION  "
-            "noise:SIGMA  expand:A,DATA,B",
+            help="swap:A,B[,FRACTION]  relabel:A,B,FRACTION  remove:A[,FRACTION]  flip:A[,FRACTION]  rotate:A,DEGREES  "
+            "darken:A,FACTOR  patch:A,FRACTION  backdoor:A,FRACTION  noise:SIGMA  expand:A,DATA,B[,SHARE]",
         ),
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=0, help="0: at least 8, and enough for 1,500 steps")] = 0,

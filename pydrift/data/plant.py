@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from torch import Tensor
+from torch.nn import functional as F
 
 from pydrift.data.images import LabelledImages
 from pydrift.data.sources import load_data
@@ -21,37 +23,44 @@ _PATCH = 3  # pixels, square, white, in the lower right corner
 def plant(data: LabelledImages, spec: str, seed: int, split: str = "train") -> LabelledImages:
     """Returns a copy of `data` with the drift that `spec` describes; the source of the copy says so.
 
-    swap:A,B              the labels A and B are exchanged
-    relabel:A,B,FRACTION  that fraction of class A's images is labelled B
-    flip:A                class A is mirrored left to right
-    darken:A,FACTOR       class A's pixels are multiplied by FACTOR, in [0, 1)
-    patch:A,FRACTION      that fraction of class A's images gets a white 3x3 patch in the lower right corner
-    backdoor:A,FRACTION   that fraction of all images, of any class, gets the patch and the label A
-    noise:SIGMA           Gaussian noise is added to all images, the result is clipped to [0, 1]
-    expand:A,DATA,B       images of class B of the data spec DATA are added as class A, as many as A has or B offers
+    swap:A,B[,FRACTION]       that fraction of the images of A and of B is labelled as the other one
+    relabel:A,B,FRACTION      that fraction of class A's images is labelled B
+    remove:A[,FRACTION]       that fraction of class A's images is left out
+    flip:A[,FRACTION]         that fraction of class A's images is mirrored left to right
+    rotate:A,DEGREES          class A is turned counter-clockwise, zeros coming in at the corners (bilinear)
+    darken:A,FACTOR           class A's pixels are multiplied by FACTOR, in [0, 1)
+    patch:A,FRACTION          that fraction of class A's images gets a white 3x3 patch in the lower right corner
+    backdoor:A,FRACTION       that fraction of all images, of any class, gets the patch and the label A
+    noise:SIGMA               Gaussian noise is added to all images, the result is clipped to [0, 1]
+    expand:A,DATA,B[,SHARE]   images of class B of the data spec DATA are added as class A, SHARE (decimal: 1.0, 0.25)
+                              times as many as A has, or as many as B offers
 
     `split` ("train" or "test") is what `expand` reads of the other set. A and B are class names or indices; a name wins
-    over an index. FRACTION is in (0, 1]. The result is a function of the arguments alone. UsageError says what is wrong
-    with a spec.
+    over an index. FRACTION is in (0, 1], and 1 where it is left out. The result is a function of the arguments alone.
+    UsageError says what is wrong with a spec.
     """
     kind, _, text = spec.partition(":")
     if kind not in _KINDS:
         raise UsageError(f"unknown kind of drift {kind!r}; known are {', '.join(_KINDS)}")
     form, apply = _KINDS[kind]
-    count = form.count(",") + 1
-    # DATA may hold commas, so what is between the first and the last belongs to it.
-    arguments = _split_outer(text) if kind == "expand" else text.split(",")
-    if len(arguments) != count or not all(arguments):
+    arguments = _split_expand(text) if kind == "expand" else text.split(",")
+    most = form.count(",") + 1
+    if "[" in form and len(arguments) == most - 1:
+        arguments.append("1.0")
+    if len(arguments) != most or not all(arguments):
         raise UsageError(f"{spec!r} does not have the form {kind}:{form}")
     rng = Generator(Philox(int(sha256_bytes(f"plant {seed} {spec}".encode())[:32], 16)))
     x, y = _expand(data, arguments, rng, split) if kind == "expand" else apply(data, arguments, rng)
     return LabelledImages(x, y, data.class_names, f"{data.source} + {spec}")
 
 
-def _split_outer(text: str) -> list[str]:
+def _split_expand(text: str) -> list[str]:
+    """A, DATA and B, and SHARE if there is one: DATA may hold commas, and a SHARE is known by its decimal point."""
     first, _, rest = text.partition(",")
+    share = re.search(r",(\d*\.\d+)$", rest)
+    rest = rest if share is None else rest[: share.start()]
     middle, _, last = rest.rpartition(",")
-    return [first, middle, last]
+    return [first, middle, last] if share is None else [first, middle, last, share[1]]
 
 
 def _class(data: LabelledImages, text: str) -> int:
@@ -84,7 +93,7 @@ def _draw(indices: Tensor, fraction: str, rng: Generator) -> Tensor:
     """`fraction` of the indices, rounded, without replacement, in ascending order."""
     share = _number(fraction, "FRACTION", "(0, 1]", lambda value: 0 < value <= 1)
     count = round(share * len(indices))
-    if count == 0:
+    if count == 0 and len(indices) > 0:
         raise UsageError(f"{fraction} of {len(indices)} images is none")
     return indices[torch.from_numpy(np.sort(rng.permutation(len(indices))[:count]))]
 
@@ -99,11 +108,11 @@ def _patched(x: Tensor, indices: Tensor) -> Tensor:
     return x
 
 
-def _swap(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
+def _swap(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
     a, b = _two_classes(data, arguments[0], arguments[1])
     y = data.y.clone()
-    y[data.y == a] = b
-    y[data.y == b] = a
+    for old, new in ((a, b), (b, a)):
+        y[_draw(_members(data, old), arguments[2], rng)] = new
     return data.x, y
 
 
@@ -114,10 +123,31 @@ def _relabel(data: LabelledImages, arguments: list[str], rng: Generator) -> tupl
     return data.x, y
 
 
-def _flip(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
-    chosen = _members(data, _class(data, arguments[0]))
+def _remove(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
+    kept = torch.ones(len(data), dtype=torch.bool)
+    kept[_draw(_members(data, _class(data, arguments[0])), arguments[1], rng)] = False
+    return data.x[kept], data.y[kept]
+
+
+def _flip(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
+    chosen = _draw(_members(data, _class(data, arguments[0])), arguments[1], rng)
     x = data.x.clone()
     x[chosen] = data.x[chosen].flip(-1)
+    return x, data.y
+
+
+def _rotate(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
+    angle = math.radians(_number(arguments[1], "DEGREES", "(-360, 360), not 0", lambda value: 0 < abs(value) < 360))
+    chosen = _members(data, _class(data, arguments[0]))
+    height, width = data.x.shape[2:]
+    # Sampling positions are in units of half the height and half the width, which only a square image has alike.
+    turn = [
+        [math.cos(angle), -math.sin(angle) * height / width, 0.0],
+        [math.sin(angle) * width / height, math.cos(angle), 0.0],
+    ]
+    grid = F.affine_grid(torch.tensor([turn]).expand(len(chosen), 2, 3), list(data.x[chosen].shape), align_corners=False)
+    x = data.x.clone()
+    x[chosen] = F.grid_sample(data.x[chosen], grid, align_corners=False).clamp(0, 1)
     return x, data.y
 
 
@@ -154,18 +184,21 @@ def _expand(data: LabelledImages, arguments: list[str], rng: Generator, split: s
         shapes = ["x".join(str(n) for n in shape) for shape in (other.input_shape, data.input_shape)]
         raise UsageError(f"the images of {arguments[1]} are {shapes[0]}, those of {data.source} are {shapes[1]}")
     found = _members(other, _class(other, arguments[2]))
-    chosen = rng.permutation(len(found))[: len(_members(data, label))]
+    share = _number(arguments[3], "SHARE", "(0, inf)", lambda value: 0 < value < math.inf)
+    chosen = rng.permutation(len(found))[: round(share * len(_members(data, label)))]
     added = other.x[found[torch.from_numpy(np.sort(chosen))]]
     return torch.cat([data.x, added]), torch.cat([data.y, torch.full((len(added),), label)])
 
 
 _KINDS: dict[str, tuple[str, Callable[[LabelledImages, list[str], Generator], tuple[Tensor, Tensor]]]] = {
-    "swap": ("A,B", _swap),
+    "swap": ("A,B[,FRACTION]", _swap),
     "relabel": ("A,B,FRACTION", _relabel),
-    "flip": ("A", _flip),
+    "remove": ("A[,FRACTION]", _remove),
+    "flip": ("A[,FRACTION]", _flip),
+    "rotate": ("A,DEGREES", _rotate),
     "darken": ("A,FACTOR", _darken),
     "patch": ("A,FRACTION", _patch),
     "backdoor": ("A,FRACTION", _backdoor),
     "noise": ("SIGMA", _noise),
-    "expand": ("A,DATA,B", _expand),
+    "expand": ("A,DATA,B[,SHARE]", _expand),
 }
