@@ -94,6 +94,9 @@ class Alternatives:
         was, now = before.at(kept), self._recall(self._base, before, arriving.x)
         return {
             "accuracy, current set": accuracy_on_current(before, self._labels, after_current, current.y.numpy()),
+            "accuracy of the base, current set": accuracy_on_current(
+                before, self._labels, self._recall(self._base, before, current.x), current.y.numpy()
+            ),
             "accuracy, original set": accuracy_on_original(before, after, self._labels),
             "disagreement": disagreement(before, after, self._labels),
             "BBSD of the models": bbsd(before, after),

@@ -15,8 +15,10 @@ ALLOWED = {
     | {"privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
+    "answers": VALUES | {"classifier", "data", "inversion", "membership"},
     "auditor": VALUES
     | {
+        "answers",
         "baselines",
         "calibration",
         "classifier",
@@ -35,12 +37,12 @@ ALLOWED = {
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
     | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training"},
-    "data": VALUES,
+    "data": VALUES | {"rotation"},
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},
     "errors": set(),
     "gray": set(),
-    "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel"},
+    "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel", "rotation"},
     "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),
@@ -54,6 +56,7 @@ ALLOWED = {
     "progress": set(),
     "report": VALUES | {"membership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
+    "rotation": set(),
     "shadows": VALUES
     | {"arch", "classifier", "data", "membership", "modelfile", "noise", "ops", "parallel", "progress", "subject"}
     | {"training"},
