@@ -102,7 +102,9 @@ def test_recognition_is_observers_by_sources_by_classes():
 
 
 def test_log_odds_stay_exact_where_p_rounds():
-    sharp = Classifier(lambda x: torch.tensor([[500.0, 0.0, -1e4]]).repeat(len(x), 1), SHAPE, 3, torch.device("cpu"), "")
+    sharp = Classifier(
+        lambda x: torch.tensor([[500.0, 0.0, -1e4]]).repeat(len(x), 1), SHAPE, 3, torch.device("cpu"), ""
+    )
     got = recognise([sharp], torch.zeros(1, 3, 2, *SHAPE))
     assert got.log_odds[0, 0].tolist() == [[0, 500, 10500], [-500, 0, 10000], [-10500, -10000, 0]]
     assert got.confidence[0, 0].tolist() == pytest.approx([1, 0, 0], abs=1e-200)
