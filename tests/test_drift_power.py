@@ -63,7 +63,7 @@ def test_the_base_looks_like_its_shadows_unless_they_were_trained_otherwise(audi
         assert auditor.calibration.base_p_value is None
         return
     assert auditor.calibration.base_p_value > 0.01
-    other = TrainingRecipe(epochs=2, learning_rate=2e-4)
+    other = TrainingRecipe(label_smoothing=0.3)
     strange = DriftAuditor(successor(1), shadows=16, restarts=4, recipe=other, size=SIZE, device="cpu").fit(data)
     assert strange.calibration.base_p_value <= 0.01
     report = strange.compare(successor(2))
