@@ -77,11 +77,12 @@ def test_answers_are_means_over_what_others_made(models, made):
     for view in VIEWS:
         seen = shown(view, torch.from_numpy(consensus))
         for m, observer in enumerate(models):
-            foreign = [log_odds(observer, s) for g, s in enumerate(seen) if m == 0 or g != group_of[m - 1]]
+            said = [log_odds(observer, source) for source in seen]
+            foreign = [values for g, (values, _) in enumerate(said) if m == 0 or g != group_of[m - 1]]
             assert len(foreign) == (GROUPS if m == 0 else GROUPS - 1)
-            close(got[view][m], np.mean([values for values, _ in foreign], axis=0))
+            close(got[view][m], np.mean(foreign, axis=0))
             if view == "plain" and m > 0:
-                sure.append(np.mean([values for _, values in foreign], axis=0))
+                sure.append(said[group_of[m - 1]][1])  # of its own group's, which must have convinced who made it
     close(confidence, np.mean(sure, axis=0))
     for m, own in enumerate(gray):
         close(got[OWN_GRAY][m], np.mean([log_odds(o, own)[0] for n, o in enumerate(models) if n != m], axis=0))

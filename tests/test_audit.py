@@ -15,6 +15,7 @@ from pydrift.auditor import GUESSED
 from pydrift.data import LabelledImages
 from pydrift.inversion import VIEWS
 from pydrift.modelfile import load_model, save_model
+from pydrift.store import tensors_digest
 from pydrift.training import train
 
 SHADOWS, RESTARTS = 24, 4
@@ -142,6 +143,34 @@ def test_the_null_can_be_finetuned(digits):
     assert auditor.compare(digits.path("tuned")).verdict == "stable"
     assert auditor.compare(digits.path("swapped")).verdict == "drift"
     assert auditor.compare(digits.path("tuned")).null.kind == "finetune"
+
+
+def test_earlier_versions_join_the_shadows(digits, tmp_path):
+    options = {"shadows": 16, "restarts": 4, "recipes": "same"}
+    alone, joined = (
+        make_auditor(digits, earlier=earlier, **options).fit(digits.data) for earlier in ([], [digits.path("swapped")])
+    )
+    fitted = joined.calibration
+    assert [tensors_digest(m.state_dict()) for m in fitted.shadows] == [
+        *(tensors_digest(m.state_dict()) for m in alone.calibration.shadows),
+        tensors_digest(load_model(digits.path("swapped")).module.state_dict()),
+    ]
+    assert fitted.shadow_accuracy == (*alone.calibration.shadow_accuracy, None)
+    assert (fitted.settings["earlier"], alone.calibration.settings["earlier"]) == (["swapped.safetensors"], [])
+    before, after = (auditor.compare(digits.path("swapped")) for auditor in (alone, joined))
+    assert (before.verdict, before.null.shadows, after.null.shadows) == ("drift", 16, 17)
+    assert all(len(c.null) == 17 for c in after.classes if c.effect is not None)
+    assert after.classes[3].effect > before.classes[3].effect + 1  # what has changed before is expected to
+    assert after.null.smallest_effect > before.null.smallest_effect
+    joined.save(tmp_path / "calibration")
+    again = DriftAuditor.load(tmp_path / "calibration").compare(digits.path("swapped"))
+    assert without_times(again) == without_times(after)
+
+
+def test_an_earlier_version_of_another_architecture_is_refused(digits):
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(InputRefused, match=r"^Sequential: an earlier version must have the architecture of the base$"):
+        make_auditor(digits, earlier=[digits.path("benign"), other])
 
 
 class Flipped(nn.Module):
