@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,17 +9,16 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from pydrift.answers import OWN_GRAY, REFERENCE, benign_answers, groups, new_answers, reference_answers
 from pydrift.baselines import measure_baselines
 from pydrift.calibration import Calibration, describe_attack
-from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
+from pydrift.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
-from pydrift.gray import GrayData
-from pydrift.inversion import VIEWS, GradientAscent, InversionAttack, invert_models
+from pydrift.gray_tasks import agreed, inverted
+from pydrift.inversion import VIEWS, GradientAscent, InversionAttack
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
@@ -173,9 +171,12 @@ class DriftAuditor:
             models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in shadows)]
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
-                gray, _ = self._inverted(models, [f"gray/{m}" for m in range(len(models))], run, progress)
+                tasks = [f"gray/{m}" for m in range(len(models))]
+                gray, _ = inverted(self._attack, models, self._restarts, self._seed, tasks, run, progress.advance)
             with clock("consensus of shadows"):
-                consensus = self._consensus(models[1:], run, progress)
+                made_by = [[models[1 + k] for k in members] for members in groups(len(shadows))]
+                progress.phase("inverting groups of shadows", len(made_by))
+                consensus = agreed(self._attack, made_by, self._restarts, self._seed, run, progress.advance)
             with clock("measure recognition"):
                 progress.phase("measuring recognition", (len(VIEWS) + 1) * len(models))
                 own = np.stack([images_of.images for images_of in gray])
@@ -256,7 +257,9 @@ class DriftAuditor:
         with exact_arithmetic(), self._progress as progress:
             with self._run(f"compare-{subject.sha256[:16]}", plan) as run, clock("invert new model"):
                 progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
-                (gray,), rate = self._inverted([new], ["gray/new"], run, progress)
+                (gray,), rate = inverted(
+                    self._attack, [new], self._restarts, self._seed, ["gray/new"], run, progress.advance
+                )
             with clock("measure recognition of new model"):
                 progress.phase("measuring recognition", len(VIEWS) + len(models))
                 seen = new_answers(models, new, fitted.consensus, gray.images, progress.advance)
@@ -355,42 +358,6 @@ class DriftAuditor:
         )
         auditor._calibration = fitted
         return auditor
-
-    def _inverted(
-        self, models: Sequence[Classifier], tasks: Sequence[str], run: RunFolder, progress: Progress
-    ) -> tuple[list[GrayData], float | None]:
-        """Gray data of each model, kept as a task of the run, and restart-steps per second if any had to be made."""
-        gray = {}
-        for task in tasks:
-            if (saved := run.get(task)) is not None:
-                gray[task] = GrayData(**{name: tensor.numpy() for name, tensor in saved.items()})
-                progress.advance()
-        missing = [task for task in tasks if task not in gray]
-        made = invert_models(self._attack, [models[tasks.index(task)] for task in missing], self._restarts, self._seed)
-        began, steps = time.perf_counter(), 0
-        for task, images in zip(missing, made, strict=True):
-            run.put(task, {name: torch.from_numpy(array) for name, array in vars(images).items()})
-            gray[task] = images
-            steps += int(images.steps.sum())
-            progress.advance()
-        rate = steps / (time.perf_counter() - began) if missing else None
-        return [gray[task] for task in tasks], rate
-
-    def _consensus(self, shadows: Sequence[Classifier], run: RunFolder, progress: Progress) -> NDArray[np.float32]:
-        """What each group of shadows takes the classes for, kept as tasks of the run."""
-        made = groups(len(shadows))
-        progress.phase("inverting groups of shadows", len(made))
-        consensus = []
-        for group, members in enumerate(made):
-            saved = run.get(f"consensus/{group}")
-            if saved is None:
-                some = [shadows[k] for k in members]
-                images = self._attack.consensus(some, max(1, self._restarts // 2), self._seed + group)
-                saved = {"images": torch.from_numpy(images)}
-                run.put(f"consensus/{group}", saved)
-            consensus.append(saved["images"].numpy())
-            progress.advance()
-        return np.stack(consensus)
 
     def _run(self, name: str, plan: dict[str, Any]) -> RunFolder:
         if self._work_dir is not None:

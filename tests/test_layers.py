@@ -20,6 +20,7 @@ ALLOWED = {
     | {
         "answers",
         "baselines",
+        "gray_tasks",
         "calibration",
         "classifier",
         "data",
@@ -42,6 +43,7 @@ ALLOWED = {
     "doctor": VALUES | {"ops"},
     "errors": set(),
     "gray": set(),
+    "gray_tasks": VALUES | {"classifier", "inversion"},
     "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel", "rotation"},
     "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
     "modelfile": VALUES | {"arch"},
