@@ -16,7 +16,10 @@ from pydrift.modelfile import load_model
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import _suite_alternatives as suite
 
-RULES = {"accuracy, current set", "accuracy, original set", "BBSD of the models"}
+RULES = {
+    *("accuracy, current set", "accuracy of the base, current set", "accuracy, original set"),
+    "BBSD of the models",
+}
 RULES_ON_DATA = {"BBSD of the data", "KS of features", "MMD of features"}
 NO_RULE = {"disagreement", "weight distance", "CKA"}
 
@@ -42,7 +45,7 @@ def test_the_same_model_twice(alternatives, models):
 
 def test_swapped_classes(alternatives, models):
     found = alternatives.judge(models["swapped"], "swap:3,8")
-    for name in ("accuracy, original set", "disagreement", "BBSD of the models"):
+    for name in ("accuracy, original set", "accuracy of the base, current set", "disagreement", "BBSD of the models"):
         assert found[name].first in (3, 8)
         assert found[name].alarm is (None if name in NO_RULE else True)
     # Its own accuracy is as good as ever, and no pixel of the data has changed.
@@ -54,7 +57,8 @@ def test_swapped_classes(alternatives, models):
 
 def test_images_that_changed(alternatives, models):
     found = alternatives.judge(models["benign"], "noise:0.5")
-    assert all(found[name].alarm for name in RULES_ON_DATA | {"accuracy, current set"})
+    accuracies = {"accuracy, current set", "accuracy of the base, current set"}
+    assert all(found[name].alarm for name in RULES_ON_DATA | accuracies)
     assert found == alternatives.judge(models["benign"], "noise:0.5")
     assert found["MMD of features"] != alternatives.judge(models["benign"], "noise:0.5", seed=1)["MMD of features"]
 
