@@ -16,7 +16,7 @@ too much is this module's own design:
    leave-one-out effects, all classes pooled: normal theory (K - 1 degrees of freedom, scale 1) is too optimistic where
    they have heavy tails, and their ranks alone cannot give a p below 1/(K + 1).
 5. Over classes: Holm. A class with a small adjusted p has drifted. The others are stable if the null is tight enough to
-   have shown a drift of MAX_SMALLEST_EFFECT, else inconclusive.
+   have shown a drift of MAX_SMALLEST_EFFECT and made of STABLE_SHADOWS at least, else inconclusive.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 MIN_SHADOWS = 4  # each is held against the others, and two say next to nothing about a third
+STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence says nothing
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 MAX_SMALLEST_EFFECT = 8.0  # null deviations; a null that could only call larger effects cannot vouch for stability
 ROUNDING = 1e-9  # figures that differ by less, relatively, do not differ
@@ -351,6 +352,9 @@ def _decided(finding: ClassVerdict, p_adjusted: float, alpha: float, smallest: f
             f"{len(finding.null)} shadows can only be sure of effects beyond {smallest:.1f} null deviations at alpha "
             f"{alpha:g}, the limit is {MAX_SMALLEST_EFFECT:g}; train more shadows"
         )
+    elif len(finding.null) < STABLE_SHADOWS:
+        verdict = "inconclusive"
+        reason = f"{len(finding.null)} shadows are too few to vouch for stability, it takes {STABLE_SHADOWS}"
     return replace(finding, verdict=verdict, p_adjusted=p_adjusted, reason=reason)
 
 

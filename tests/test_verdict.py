@@ -10,6 +10,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from pydrift.verdict import (
     MIN_SHADOWS,
+    STABLE_SHADOWS,
     ClassVerdict,
     Tail,
     Verdict,
@@ -228,6 +229,16 @@ def test_shadows_that_are_too_few_for_alpha_are_inconclusive():
         f"4 shadows can only be sure of effects beyond {verdict.smallest_effect:.1f} null deviations at alpha 0.0001, "
         "the limit is 8; train more shadows"
     )
+
+
+def test_few_shadows_may_call_drift_but_not_stability():
+    rng = np.random.default_rng(19)
+    shadows, new = apart(honest(rng, world(rng, 4), STABLE_SHADOWS))
+    verdict = judged(shadows, new)
+    (reason,) = verdict.reasons
+    assert verdict.verdict == "inconclusive"
+    assert reason.endswith("11 shadows are too few to vouch for stability, it takes 12")
+    assert judged(shadows, drifted(new, 0, 1e4)).verdict == "drift"
 
 
 @pytest.mark.parametrize("who", ["shadow", "new"])
