@@ -29,6 +29,8 @@ class Phase(IntEnum):
     SHADOW_TRAIN = 4  # a shadow's initial weights and order of images
     TRAIN_DRAW = 5  # which images a model trained on the command line sees
     EPSILON_SPLIT = 9  # which images choose the threshold of an epsilon bound
+    AUTOENCODER = 20  # a fingerprint's autoencoders: initial weights and order of images
+    FINGERPRINT_SPLIT = 21  # which images a fingerprint is fitted on, and which calibrate it
 
 
 def philox_4x32(counter: NDArray[np.uint32], key: tuple[int, int], rounds: int = 10) -> NDArray[np.uint32]:

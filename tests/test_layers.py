@@ -11,7 +11,7 @@ PACKAGE = ROOT / "pydrift"
 
 VALUES = {"errors", "gray", "store", "version"}  # small values and files that every layer may use
 ALLOWED = {
-    "__init__": {"auditor", "data", "errors", "inversion", "modelfile", "privacy"}
+    "__init__": {"auditor", "data", "errors", "fingerprint", "inversion", "modelfile", "privacy"}
     | {"privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
@@ -33,12 +33,15 @@ ALLOWED = {
     "calibration": VALUES | {"arch", "inversion", "subject"},
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
-    | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
+    | {"arch", "auditor", "classifier", "data", "demo", "doctor", "fingerprint", "inversion", "modelfile"}
+    | {"progress", "report"}
     | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training"},
     "data": VALUES,
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},
     "errors": set(),
+    "fingerprint": VALUES
+    | {"arch", "classifier", "data", "membership", "modelfile", "noise", "parallel", "progress", "subject"},
     "gray": set(),
     "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel"},
     "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
