@@ -49,7 +49,7 @@ def check_fit(detector: Detector, features: Features, labels: Tensor) -> None:
             raise UsageError(f"{detector.title} needs the features {name!r}, which were not collected")
     count, classes = features.logits.shape
     if labels.shape != (count,) or labels.dtype != torch.int64:
-        raise UsageError(f"labels must be int64 [{count}], got {labels.dtype} {list(labels.shape)}")
+        raise UsageError(f"labels must be torch.int64 [{count}], got {labels.dtype} {list(labels.shape)}")
     if count == 0:
         raise UsageError("a detector cannot be fitted on no images")
     if labels.min() < 0 or labels.max() >= classes:
