@@ -9,6 +9,7 @@ from pydrift.fingerprint.metrics import Separation, separation
 from pydrift.fingerprint.neuralfp import NeuralFP
 from pydrift.fingerprint.probe import Probe
 from pydrift.fingerprint.registry import DETECTORS, detector_named
+from pydrift.fingerprint.screening import Screening, lowest, screen
 
 __all__ = [
     "DETECTORS",
@@ -24,8 +25,11 @@ __all__ = [
     "NeuralFP",
     "Probe",
     "Scorer",
+    "Screening",
     "Separation",
     "detector_named",
     "fit_fingerprint",
+    "lowest",
+    "screen",
     "separation",
 ]

@@ -149,7 +149,10 @@ class FittedNeuralFP:
 
 def _described(features: Features) -> list[Tensor]:
     """What each layer is described by, [N, D]: means and standard deviations over space."""
-    layers = [torch.cat(pair, dim=1) for pair in zip(features.pooled, features.spread, strict=True)]
+    layers = [
+        torch.cat((mean, spread), dim=1) if spread.shape[1] else mean
+        for mean, spread in zip(features.pooled, features.spread, strict=True)
+    ]
     return [layer[:, :: -(-layer.shape[1] // MAX_WIDTH)] for layer in layers]
 
 

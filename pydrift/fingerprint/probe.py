@@ -86,7 +86,7 @@ class Probe:
 
         def read(tap: Tap, value: Tensor) -> None:
             value = tap.as_map(value)
-            mean = value.mean(dim=2)
+            mean = value[:, :, 0] if value.shape[2] == 1 else value.mean(dim=2)
             if needs.pooled:
                 pooled.append(mean)
             if needs.spread:
