@@ -282,11 +282,11 @@ def test_neuralfp_scores_are_squared_deviations_of_log_errors():
 
 def test_neuralfp_whitens_and_learns_to_reconstruct():
     train, y = case(600)
-    fitted = NeuralFP(steps=400).fit(train, y)
+    fitted = NeuralFP(squeeze=2, steps=400).fit(train, y)
     own = train[torch.arange(600) % 5 != 4]
     white = (own.pooled[1] - fitted.mean[1]) @ fitted.whiten[1]
     np.testing.assert_allclose(float64(white).T @ float64(white) / len(own), np.eye(WIDTH), atol=0.01)
-    untrained = NeuralFP(steps=2).fit(train, y)
+    untrained = NeuralFP(squeeze=2, steps=2).fit(train, y)
     errors, before = (f.log_errors(train).exp().mean(dim=0) for f in (fitted, untrained))
     assert (errors < 0.8 * before).all()
     assert (errors < 0.8).all()  # of a variance of 1
@@ -408,7 +408,7 @@ def test_features_that_are_missing_and_labels_that_do_not_fit_are_refused(name):
         (lambda: React(0), "ReAct: percentile must be in (0, 100], got 0"),
         (lambda: Ash(100), "ASH: percentile must be in [0, 100), got 100"),
         (lambda: Gen(gamma=1.0), "GEN: gamma must be in (0, 1) and largest >= 1, got 1 and 100"),
-        (lambda: NeuralFP(width=0), "NeuralFP: width, steps and batch must be >= 1, got 0, 1000 and 128"),
+        (lambda: NeuralFP(squeeze=0), "NeuralFP: squeeze, steps and batch must be >= 1, got 0, 1000 and 128"),
         (lambda: NeuralFP().fit(*(lambda f, y: (f[:9], y[:9]))(*case(20))), "NeuralFP needs at least 10 images, got 9"),
         (lambda: detector_named("magic"), "no such detector: 'magic'; known are neuralfp, msp, "),
         (lambda: detector_named("knn", {"radius": 2}), "knn: Knn.__init__() got an unexpected keyword argument"),

@@ -35,12 +35,12 @@ _MIN_OF_CLASS = 20  # held-out images; a predicted class with fewer gets the dis
 
 @dataclass(frozen=True)
 class NeuralFP:
-    """width  of the autoencoders' middle layer, or half of what goes in if that is less
-    steps  of Adam, on batches of `batch` images: all layers' autoencoders take them together
-    seed   of their weights and of the order of images
+    """squeeze  so many times fewer values in the middle of an autoencoder than at its ends
+    steps    of Adam, on batches of `batch` images: all layers' autoencoders take them together
+    seed     of their weights and of the order of images
     """
 
-    width: int = 32
+    squeeze: int = 4
     steps: int = 1000
     batch: int = 128
     seed: int = 0
@@ -48,9 +48,9 @@ class NeuralFP:
     needs = Needs(pooled=True, spread=True)
 
     def __post_init__(self) -> None:
-        if min(self.width, self.steps, self.batch) < 1:
+        if min(self.squeeze, self.steps, self.batch) < 1:
             raise UsageError(
-                f"NeuralFP: width, steps and batch must be >= 1, got {self.width}, {self.steps} and {self.batch}"
+                f"NeuralFP: squeeze, steps and batch must be >= 1, got {self.squeeze}, {self.steps} and {self.batch}"
             )
 
     def fit(self, features: Features, labels: Tensor) -> FittedNeuralFP:
@@ -85,7 +85,7 @@ class NeuralFP:
         parts = []
         for layer in layers:
             inside = layer.shape[1]
-            middle = min(self.width, max(1, inside // 2))
+            middle = max(1, inside // self.squeeze)
             shapes = ((middle, inside), (middle,), (inside, middle), (inside,))
             bounds = (inside**-0.5, inside**-0.5, middle**-0.5, middle**-0.5)
             parts.append(
