@@ -1,9 +1,9 @@
 """Which images does a model not know? NeuralFP and the anchors on real data, and what scoring costs.
 
-For each data set a model is trained, its features are collected once, every detector is fitted to them and calibrated on
-images that the model has not seen, and all score the same sets: other data, noise, and adversarial examples of the
-model's own test images. No detector sees an outlier before it scores it. Without --data only digits can be done, against
-noise. Throughput: CPU time of one thread, interleaved with a plain forward pass of the same images.
+For each data set a model is trained, its features are collected once, every detector is fitted to them and calibrated
+on images that the model has not seen, and all score the same sets: other data, noise, and adversarial examples of the
+model's own test images. No detector sees an outlier before it scores it. Without --data only digits can be done,
+against noise. Throughput: CPU time of one thread, interleaved with a plain forward pass of the same images.
 
     python bench/bench_fingerprint.py --data DIR --model mnist [--seed S]... [--json FILE] [--quick]
 """

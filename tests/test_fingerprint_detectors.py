@@ -269,6 +269,7 @@ def test_neuralfp_scores_are_squared_deviations_of_log_errors():
             white = (x - mean) @ whiten
             rebuilt = np.maximum(white @ encoder.T + encoder_bias, 0) @ decoder.T + decoder_bias
             found.append(np.log(((rebuilt - white) ** 2).mean(axis=1)))
+        found.append(np.log(-np.log(softmax(float64(features.logits)).max(axis=1))))
         return np.stack(found, axis=1)
 
     own, predicted = log_errors(train[held_out]), train[held_out].logits.argmax(1).numpy()
@@ -276,6 +277,7 @@ def test_neuralfp_scores_are_squared_deviations_of_log_errors():
     centre = np.stack([own[predicted == c].mean(0) if counts[c] >= 20 else own.mean(0) for c in range(CLASSES)])
     spread = (own - centre[predicted]).std(axis=0)
     z = (log_errors(seen) - centre[seen.logits.argmax(1).numpy()]) / spread
+    assert z.shape == (30, 3)
     np.testing.assert_allclose(fitted.deviations(seen), z, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(fitted.score(seen), -(z**2).sum(axis=1), rtol=5e-3, atol=1e-3)
 
@@ -287,7 +289,7 @@ def test_neuralfp_whitens_and_learns_to_reconstruct():
     white = (own.pooled[1] - fitted.mean[1]) @ fitted.whiten[1]
     np.testing.assert_allclose(float64(white).T @ float64(white) / len(own), np.eye(WIDTH), atol=0.01)
     untrained = NeuralFP(squeeze=2, steps=2).fit(train, y)
-    errors, before = (f.log_errors(train).exp().mean(dim=0) for f in (fitted, untrained))
+    errors, before = (f.log_errors(train)[:, :2].exp().mean(dim=0) for f in (fitted, untrained))
     assert (errors < 0.8 * before).all()
     assert (errors < 0.8).all()  # of a variance of 1
 
@@ -309,14 +311,14 @@ def test_neuralfp_takes_both_sides_for_outside():
     """Where all training images vary, an image that is the mean of all is reconstructed too well."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2000, 40, generator=generator)
-    logits = torch.zeros(2000, 2)
+    logits = torch.randn(2000, 2, generator=generator)
     train = Features(logits, pooled=(x,), spread=(x[:, :0],))
     fitted = NeuralFP(steps=100).fit(train, torch.zeros(2000, dtype=torch.int64))
     odd = torch.stack([torch.zeros(40), 3 * x[0]])
     score = fitted.score(Features(logits[:2], pooled=(odd,), spread=(odd[:, :0],)))
     deviations = fitted.deviations(Features(logits[:2], pooled=(odd,), spread=(odd[:, :0],)))
-    assert deviations[0] < -3
-    assert deviations[1] > 3
+    assert deviations[0, 0] < -3
+    assert deviations[1, 0] > 3
     assert (score < fitted.score(train).quantile(0.01)).all()
 
 
@@ -418,3 +420,14 @@ def test_impossible_settings_are_refused(make, message):
     with pytest.raises(UsageError) as error:
         make()
     assert str(error.value).startswith(message)
+
+
+def test_neuralfp_finds_an_answer_that_is_much_less_sure_than_its_class_is_used_to():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 8, generator=generator)
+    logits = torch.randn(1000, 3, generator=generator) + 12 * torch.eye(3)[torch.arange(1000) % 3]
+    train = Features(logits, pooled=(x,), spread=(x[:, :0],))
+    fitted = NeuralFP(steps=50).fit(train, torch.arange(1000) % 3)
+    unsure = replace(train[:1], logits=torch.tensor([[5.0, 4.9, 0.0]]))
+    assert fitted.deviations(unsure)[0, 1] > 3
+    assert fitted.score(unsure) < fitted.score(train[:1])

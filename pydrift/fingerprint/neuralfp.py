@@ -9,7 +9,8 @@ says so much; what follows is pydrift's own design:
   a direction in which training images never move counts as much as one in which they always do.
 * The logarithm of the error is nearly normal. It is compared with held-out images of the same *predicted* class: z, in
   standard deviations. Too small an error is as odd as too large a one: blank images reconstruct too well.
-* The layers' z are squared and summed.
+* The last layer's error is that of the answer itself: minus the log probability of the predicted class.
+* The z are squared and summed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from pydrift.errors import UsageError
 from pydrift.fingerprint.detector import check_fit
 from pydrift.fingerprint.features import Features, Needs
+from pydrift.fingerprint.logit_scores import log_confidence
 from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import one_intra_op_thread
 
@@ -73,8 +75,8 @@ class NeuralFP:
                 encoder_bias=encoder_bias,
                 decoder=decoder,
                 decoder_bias=decoder_bias,
-                centre=features.logits.new_zeros(features.logits.shape[1], len(parts)),
-                spread=features.logits.new_ones(len(parts)),
+                centre=features.logits.new_zeros(features.logits.shape[1], len(parts) + 1),
+                spread=features.logits.new_ones(len(parts) + 1),
             )
             return _with_distribution(fitted, features[held_out])
 
@@ -116,7 +118,7 @@ class NeuralFP:
 class FittedNeuralFP:
     """Per layer: mean [D], whiten [D, D], encoder [M, D], [M], decoder [D, M], [D].
 
-    centre [K, layers] and spread [layers]: of the log errors, by predicted class and within classes.
+    centre [K, layers + 1] and spread [layers + 1]: of the log errors, by predicted class and within classes.
     """
 
     mean: tuple[Tensor, ...]
@@ -129,21 +131,22 @@ class FittedNeuralFP:
     spread: Tensor
 
     def log_errors(self, features: Features) -> Tensor:
-        """The logarithm of each layer's mean squared reconstruction error: [N, layers]."""
+        """The logarithm of each layer's mean squared reconstruction error, and of the answer's: [N, layers + 1]."""
         errors = []
         for x, mean, whiten, *autoencoder in zip(
             _described(features), self.mean, self.whiten, self.encoder, self.encoder_bias, self.decoder,
             self.decoder_bias, strict=True,
         ):  # fmt: skip
             errors.append(_error((x - mean) @ whiten, *autoencoder))
+        errors.append(-log_confidence(features.logits))
         return torch.stack(errors, dim=1).clamp_min(1e-12).log()
 
     def deviations(self, features: Features) -> Tensor:
-        """How many standard deviations each layer's log error is from that of its predicted class: [N, layers]."""
+        """How many standard deviations each log error is from that of the predicted class: [N, layers + 1]."""
         return (self.log_errors(features) - self.centre[features.logits.argmax(dim=1)]) / self.spread
 
     def score(self, features: Features) -> Tensor:
-        """Minus the sum over layers of the squared deviations."""
+        """Minus the sum of the squared deviations."""
         return -self.deviations(features).square().sum(dim=1)
 
 
