@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _fingerprint_gan import dcgan_images
 from _fingerprint_sets import NAMES, adversarial_sets, in_blocks, outlier_sets, source
 from _harness import interleaved, machine, ratio
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--inliers", type=int, default=10_000, help="test images of the model's own kind, at most")
     parser.add_argument("--epochs", type=int, help="of every model, instead of its own")
     parser.add_argument("--rounds", type=int, default=9, help="of the throughput; 0: leave it out")
+    parser.add_argument("--gan-steps", type=int, default=0, help="of a DCGAN of the model's own data; 0: leave it out")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="one epoch, 500 images a set")
     options = parser.parse_args()
@@ -94,6 +96,9 @@ def sets(
         yield "uniform noise", torch.rand((options.most, *probe.input_shape), generator=generator)
     some = test.subset(range(min(options.most, len(test))))
     yield from adversarial_sets(in_blocks(module), some.x, some.y)
+    if options.gan_steps:
+        images = of_kind(name, options, "train").x
+        yield "DCGAN", dcgan_images(images, options.gan_steps, options.most, seed=0)
 
 
 def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

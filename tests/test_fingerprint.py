@@ -116,6 +116,8 @@ def test_networks_without_a_linear_head_have_none():
 
     network = Scaled(OrderedDict(flatten=nn.Flatten(), a=nn.Linear(64, 8), relu=nn.ReLU(), b=nn.Linear(8, 3)))
     assert Probe(network, (1, 8, 8), CPU).head is None
+    again = nn.Linear(64, 64)
+    assert Probe(nn.Sequential(nn.Flatten(), again, again), (1, 8, 8), CPU).head is None
     softmax_regression = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     probe = Probe(softmax_regression, (1, 8, 8), CPU)
     assert probe.layers == ("1",)  # there is nothing but the image

@@ -149,7 +149,8 @@ class Probe:
             raise InputRefused(f"{name}: has no Linear or Conv2d layer, so there is nothing to take a fingerprint of")
         last, part, _, output = calls[-1]
         head = None
-        if isinstance(part, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits):
+        alone = sum(path == last for path, *_ in calls) == 1
+        if alone and isinstance(part, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits):
             bias = torch.zeros(self.num_classes, device=self.device) if part.bias is None else part.bias
             head = Head(part.weight.detach(), bias.detach())
         return tuple(_taps(calls)), last, head
