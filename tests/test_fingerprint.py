@@ -287,13 +287,16 @@ def test_a_stream_is_scored_as_the_whole_is_and_one_block_at_a_time(digits, fing
             taken.append(start)
             yield x[start : start + 100]
 
+    torch.set_float32_matmul_precision("high")
     stream = scorer.stream(batches())
     first = next(stream)
     assert len(first) == BLOCK
     assert taken == [0, 100, 200]  # no more than the block needs
+    assert torch.get_float32_matmul_precision() == "high"  # between blocks the caller's settings hold
     parts = [first, *stream]
     assert np.array_equal(np.concatenate([part.score for part in parts]), whole.score)
     assert np.array_equal(np.concatenate([part.p for part in parts]), whole.p)
+    torch.set_float32_matmul_precision("highest")
     assert len(scorer.score(x[:0])) == 0
 
 
@@ -346,6 +349,8 @@ def test_files_that_are_no_fingerprints_are_refused(digits, fingerprint, tmp_pat
     refused("no such detector: 'magic'", detector="magic")
     refused("not a readable fingerprint: .*unexpected keyword", more=1)
     refused("not a readable fingerprint", input_shape=[8, 8])
+    refused("not a readable fingerprint: a text in it cannot be printed", model="\x1b[2J")
+    refused("not a readable fingerprint: a text in it cannot be printed", reasons=[7])
     refused("it does not fit its own model: its layers are not the model's", layers=["fc1"])
     refused("whiten of a FittedNeuralFP is missing", {k: v for k, v in tensors.items() if k != "detector.whiten.0"})
     refused("the held-out scores are not in order", {**tensors, "reference": tensors["reference"].flip(0)})

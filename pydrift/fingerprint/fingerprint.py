@@ -16,7 +16,7 @@ from pydrift.classifier import choose_device, exact_arithmetic
 from pydrift.errors import InputRefused, PydriftError
 from pydrift.fingerprint.conformal import Conformal
 from pydrift.fingerprint.detector import Detector, Fitted, moved, restored, state_of
-from pydrift.fingerprint.probe import BLOCK, Probe
+from pydrift.fingerprint.probe import BLOCK, Probe, blocks
 from pydrift.fingerprint.registry import detector_named, fitted_class
 from pydrift.modelfile import LoadedModel, read_tensors
 from pydrift.store import (
@@ -112,6 +112,9 @@ class Fingerprint:
                 **{**about, "layers": tuple(about["layers"]), "reasons": tuple(about["reasons"])},
                 input_shape=(channels, height, width),
             )
+            texts = (origin.model, origin.model_sha256, origin.data, *origin.layers, *origin.reasons)
+            if not all(isinstance(text, str) and text.isprintable() for text in texts):
+                raise ValueError("a text in it cannot be printed")
             detector = detector_named(origin.detector, origin.settings)
             tensors = {name.removeprefix(_PREFIX): t for name, t in file.tensors.items() if name.startswith(_PREFIX)}
             reference = file.tensors[_REFERENCE].double().numpy()
@@ -172,12 +175,11 @@ class Scorer:
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[InputScores]:
         """Of batches [n, C, H, W] of any sizes, 250 images at a time. A result depends on no batch size."""
-        with exact_arithmetic():
-            for features in self._probe.stream(map(self._checked, batches), self._detector.needs):
+        for block in blocks(map(self._checked, batches)):
+            with exact_arithmetic():  # not around the yield: between blocks torch's settings are the caller's
+                features = self._probe.features(block, self._detector.needs)
                 score = self._fitted.score(features).double().cpu().numpy()
-                yield InputScores(
-                    score, self.fingerprint.conformal.p(score), features.logits.argmax(dim=1).cpu().numpy()
-                )
+            yield InputScores(score, self.fingerprint.conformal.p(score), features.logits.argmax(dim=1).cpu().numpy())
 
     def _checked(self, x: Tensor) -> Tensor:
         shape = self._probe.input_shape
