@@ -145,9 +145,7 @@ def _rotate(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[T
         [math.cos(angle), -math.sin(angle) * height / width, 0.0],
         [math.sin(angle) * width / height, math.cos(angle), 0.0],
     ]
-    grid = F.affine_grid(
-        torch.tensor([turn]).expand(len(chosen), 2, 3), list(data.x[chosen].shape), align_corners=False
-    )
+    grid = F.affine_grid(torch.tensor([turn]).expand(len(chosen), 2, 3), list(data.x[chosen].shape), align_corners=False)
     x = data.x.clone()
     x[chosen] = F.grid_sample(data.x[chosen], grid, align_corners=False).clamp(0, 1)
     return x, data.y
