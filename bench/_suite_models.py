@@ -68,7 +68,5 @@ def _train(job: Job, folder: Path) -> Path:
     if not path.exists():
         init = None if job.init is None else load_model(job.init)
         recipe, data = job.recipe, _data(job.source)
-        train_model(
-            job.arch, data, size=job.size, seed=job.seed, recipe=recipe, init=init, drift=job.drift
-        ).save(path)
+        train_model(job.arch, data, size=job.size, seed=job.seed, recipe=recipe, init=init, drift=job.drift).save(path)
     return path

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from pydrift.answers import REFERENCE, benign_answers, groups, new_answers, reference_answers
 from pydrift.baselines import measure_baselines
 from pydrift.calibration import Calibration, describe_attack
 from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.gray import GrayData
-from pydrift.inversion import GradientAscent, InversionAttack, invert_models
-from pydrift.membership import recognise
+from pydrift.inversion import VIEWS, GradientAscent, InversionAttack, invert_models
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
 from pydrift.progress import Clock, Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
-from pydrift.shadows import NULLS, described, successor_draw, train_shadows
+from pydrift.shadows import NULLS, RECIPES, described, successor_draw, train_shadows
 from pydrift.store import RunFolder, refuse_manifest_folder
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
@@ -42,6 +43,9 @@ GUESSED = {
 }
 """What is added to the reasons of a report whose null rests on a guess."""
 
+STRANGE_BASE = 0.01
+"""A base whose own p among its shadows is this low is not what they were trained to be like, and their null not its."""
+
 
 class DriftAuditor:
     """Audits successors of one base model: `fit` once while the reference data is there, `compare` whenever one comes.
@@ -51,7 +55,9 @@ class DriftAuditor:
     null      "retrain": successors are trained from scratch; "finetune": they continue from the base's weights
     restarts  gray images per class and model
     seed      of everything random; the same seed on the same machine gives the same bits
-    recipe    how to train the shadows; default: the one recorded in the base's file, else TrainingRecipe()
+    recipe    how the base was trained; default: what its file records, else TrainingRecipe()
+    recipes   "varied": each shadow departs from that as an honest successor may (see TrainingRecipe.varied), so that a
+              changed recipe is no drift; "same": all are trained by it. With train= there is nothing to vary
     train     or the user's own training, (x, y, seed) -> nn.Module of the base's architecture
     size      images a shadow sees; default: as many as the base's file says that it saw, else all of the reference data
     attack    the inversion
@@ -64,12 +70,13 @@ class DriftAuditor:
     def __init__(
         self,
         base: Model,
-        shadows: int = 16,
+        shadows: int = 32,
         null: str = "retrain",
         restarts: int = 16,
         seed: int = 0,
         *,
         recipe: TrainingRecipe | None = None,
+        recipes: str = "varied",
         train: Train | None = None,
         size: int | None = None,
         attack: InversionAttack | None = None,
@@ -84,6 +91,8 @@ class DriftAuditor:
             raise UsageError(f"restarts must be in 1..{MAX_RESTARTS}, got {restarts}")
         if null not in NULLS:
             raise UsageError(f"null must be one of {', '.join(NULLS)}, got {null!r}")
+        if recipes not in RECIPES:
+            raise UsageError(f"recipes must be one of {', '.join(RECIPES)}, got {recipes!r}")
         if not 0 <= seed < 2**63:
             raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
         if size is not None and size < 2:
@@ -93,6 +102,7 @@ class DriftAuditor:
         self._recipe = recipe or self._base.recipe or TrainingRecipe()
         known = {"recipe": recipe or self._base.recipe or train, "size": size or self._base.train_size}
         self._guessed = [name for name, value in known.items() if not value]
+        self._recipes = "same" if train else recipes
         self._train, self._size = train, size or self._base.train_size
         self._attack: InversionAttack = attack or GradientAscent()
         self._device = choose_device(device)
@@ -127,6 +137,7 @@ class DriftAuditor:
             "null": self._null,
             "draw": asdict(draw),
             "recipe": asdict(self._recipe),
+            "recipes": self._recipes,
             "attack": describe_attack(self._attack),
             "restarts": self._restarts,
             "seed": self._seed,
@@ -143,6 +154,7 @@ class DriftAuditor:
                     null=self._null,
                     draw=draw,
                     recipe=self._recipe,
+                    recipes=self._recipes,
                     train=self._train,
                     seed=self._seed,
                     work_dir=None if run.path is None else run.path / "shadows",
@@ -154,14 +166,23 @@ class DriftAuditor:
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
                 gray, _ = self._inverted(models, [f"gray/{m}" for m in range(len(models))], run, progress)
+            with clock("consensus of shadows"):
+                consensus = self._consensus(models[1:], run, progress)
             with clock("measure recognition"):
-                progress.phase("measuring recognition", len(models))
-                recognition = recognise(models, gray, progress.advance)["margin"]
+                progress.phase("measuring recognition", (len(VIEWS) + 1) * len(models))
+                own = np.stack([images_of.images for images_of in gray])
+                answers, confidence = benign_answers(models, consensus, own, progress.advance)
+        of_shadows = {view: values[1:] for view, values in answers.items()}
+        of_base = {view: values[0] for view, values in answers.items()}
+        as_successor = judge(of_shadows, of_base, None, confidence, images.class_names, STRANGE_BASE)
         self._calibration = Calibration(
             base=self._base,
             shadows=tuple(shadows),
-            gray=tuple(gray),
-            recognition=recognition,
+            gray=gray[0],
+            consensus=consensus,
+            answers=answers,
+            confidence=confidence,
+            base_p_value=as_successor.p_value if self._null == "retrain" else None,
             class_names=images.class_names,
             input_shape=images.input_shape,
             null=self._null,
@@ -172,15 +193,29 @@ class DriftAuditor:
             seed=self._seed,
             data=images.source,
             data_sha256=images.sha256,
-            settings={"recipe": "the user's own" if self._train else asdict(self._recipe), "guessed": self._guessed},
+            settings={
+                "recipe": "the user's own" if self._train else asdict(self._recipe),
+                "recipes": self._recipes,
+                "guessed": self._guessed,
+            },
             seconds=clock.seconds,
         )
         return self
 
     def compare(
-        self, production: Model, data: Any = None, alpha: float = 0.05, *, arch: str | None = None
+        self,
+        production: Model,
+        data: Any = None,
+        alpha: float = 0.05,
+        *,
+        use_data: bool = False,
+        arch: str | None = None,
     ) -> DriftReport:
-        """Judges one successor. `data` is optional and only adds the accuracy baselines; the verdict never uses it."""
+        """Judges one successor.
+
+        `data` is optional. It adds the accuracy baselines, and with `use_data` what all models say of its images, at
+        most 200 of each class, is one more view for the verdict: images that none of the models was trained on.
+        """
         if not 0 < alpha < 1:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
         fitted, clock = self.calibration, Clock(self.calibration.seconds)
@@ -194,6 +229,8 @@ class DriftAuditor:
             )
         if images is not None and images.input_shape != fitted.input_shape:
             raise InputRefused(f"{images.source}: images of shape {images.input_shape}, expected {fitted.input_shape}")
+        if use_data and images is None:
+            raise UsageError("use_data without data")
         models = [
             freeze(m, fitted.input_shape, self._device, "calibrated model")
             for m in (fitted.base.module, *fitted.shadows)
@@ -212,14 +249,22 @@ class DriftAuditor:
                 progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
                 (gray,), rate = self._inverted([new], ["gray/new"], run, progress)
             with clock("measure recognition of new model"):
-                progress.phase("measuring recognition", len(models) + 2)
-                seen_by_others = recognise(models, [gray], progress.advance)["margin"]
-                seen_by_new = recognise([new], [*fitted.gray, gray], progress.advance)["margin"]
-        recognition = np.concatenate(
-            [np.concatenate([fitted.recognition, seen_by_others], axis=1), seen_by_new], axis=0
-        )
-        confidence = np.stack([g.confidence.mean(axis=1, dtype=np.float64) for g in (*fitted.gray, gray)])
-        verdict = judge(recognition, confidence, fitted.class_names, alpha)
+                progress.phase("measuring recognition", len(VIEWS) + len(models))
+                seen = new_answers(models, new, fitted.consensus, gray.images, progress.advance)
+                answers = dict(fitted.answers)
+                if use_data and images is not None:
+                    progress.phase("asking about reference data", len(models) + 1)
+                    asked = reference_answers([*models, new], images, progress.advance)
+                    answers[REFERENCE], seen[REFERENCE] = asked[:-1], asked[-1]
+        of_shadows = {view: values[1:] for view, values in answers.items()}
+        of_base = {view: values[0] for view, values in answers.items()}
+        verdict = judge(of_shadows, seen, of_base, fitted.confidence, fitted.class_names, alpha)
+        if fitted.base_p_value is not None and fitted.base_p_value <= STRANGE_BASE:
+            why = (
+                f"the base itself does not look like one of its shadows (p = {fitted.base_p_value:.2g}): it was "
+                "trained otherwise, or on other data, than they were, and nothing can be concluded from them"
+            )
+            verdict = replace(verdict, verdict="inconclusive", reasons=(why, *verdict.reasons))
         with clock("measure baselines"):
             baselines = measure_baselines(models[0], new, fitted.base.module, subject.module, images)
         return DriftReport(
@@ -228,7 +273,7 @@ class DriftAuditor:
             alpha=alpha,
             reasons=verdict.reasons + tuple(GUESSED[name] for name in fitted.settings["guessed"]),
             classes=verdict.classes,
-            gray_base=fitted.gray[0],
+            gray_base=fitted.gray,
             gray_production=gray,
             null=NullSummary(
                 kind=fitted.null,
@@ -258,7 +303,7 @@ class DriftAuditor:
                     **fitted.settings,
                     "inversion": describe_attack(fitted.attack),
                     "restarts": fitted.restarts,
-                    "signal": "logit margin",
+                    "views": list(answers),
                 },
                 seconds=clock.seconds,
             ),
@@ -321,6 +366,22 @@ class DriftAuditor:
         rate = steps / (time.perf_counter() - began) if missing else None
         return [gray[task] for task in tasks], rate
 
+    def _consensus(self, shadows: Sequence[Classifier], run: RunFolder, progress: Progress) -> NDArray[np.float32]:
+        """What each group of shadows takes the classes for, kept as tasks of the run."""
+        made = groups(len(shadows))
+        progress.phase("inverting groups of shadows", len(made))
+        consensus = []
+        for group, members in enumerate(made):
+            saved = run.get(f"consensus/{group}")
+            if saved is None:
+                some = [shadows[k] for k in members]
+                images = self._attack.consensus(some, max(1, self._restarts // 2), self._seed + group)
+                saved = {"images": torch.from_numpy(images)}
+                run.put(f"consensus/{group}", saved)
+            consensus.append(saved["images"].numpy())
+            progress.advance()
+        return np.stack(consensus)
+
     def _run(self, name: str, plan: dict[str, Any]) -> RunFolder:
         if self._work_dir is not None:
             refuse_manifest_folder(self._work_dir)
@@ -332,7 +393,7 @@ def audit(
     production: Model,
     *,
     data: Any,
-    shadows: int = 16,
+    shadows: int = 32,
     null: str = "retrain",
     restarts: int = 16,
     alpha: float = 0.05,

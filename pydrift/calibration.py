@@ -32,22 +32,33 @@ from pydrift.store import (
 )
 from pydrift.subject import Subject
 
-FORMAT = 1
+FORMAT = 2
 _STATE, _DESCRIPTION = "state.safetensors", "calibration.json"
+_CONVERTED = ("class_names", "input_shape", "shadow_accuracy")  # tuples that JSON makes lists of
+_PLAIN = (
+    *_CONVERTED,
+    *("null", "draw", "base_p_value", "restarts", "seed", "data", "data_sha256", "settings", "seconds"),
+)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted null: the base, its K shadows, the gray data of all of them and how they recognise each other's.
+    """A fitted null: the base, its K shadows, gray data, and what these models say of it.
 
-    recognition  float64 [K + 1, K + 1, classes]: mean logit margin of each observer (first) on each model's gray data;
-                 model 0 is the base
+    gray          of the base
+    consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
+    answers       of each view float64 [K + 1, classes, classes], the base first (see pydrift.answers)
+    confidence    float64 [classes]: the shadows' mean confidence in consensus images that they did not make
+    base_p_value  p of the base as if it were a successor; None where it is not one (shadows that continue from it)
     """
 
     base: Subject
     shadows: tuple[nn.Module, ...]
-    gray: tuple[GrayData, ...]  # of the base, then of each shadow
-    recognition: NDArray[np.float64]
+    gray: GrayData
+    consensus: NDArray[np.float32]
+    answers: dict[str, NDArray[np.float64]]
+    confidence: NDArray[np.float64]
+    base_p_value: float | None
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     null: str
@@ -110,21 +121,25 @@ class Calibration:
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
         models = range(raw["shadows"] + 1)
         classes, shape = len(raw["class_names"]), (raw["restarts"], *raw["input_shape"])
-        fits = state["recognition"].shape == (len(models), len(models), classes)
-        fits &= all(state[f"gray.{m}.images"].shape == (classes, *shape) for m in models)
+        answers = {name: tensor.numpy() for name, tensor in _below("answers.", state).items()}
+        fits = bool(answers) and all(a.shape == (len(models), classes, classes) for a in answers.values())
+        fits &= state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
+        fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
         if not (fits and isinstance(raw["seed"], int) and isinstance(raw["settings"]["guessed"], list)):
             raise ValueError("its parts do not fit together")
         modules = [_rebuilt(template, _below(f"model.{m}.", state), folder) for m in models]
         return cls(
             base=Subject(modules[0], raw["base"]["name"], raw["base"]["sha256"], architecture, None, None),
             shadows=tuple(modules[1:]),
-            gray=tuple(GrayData(**{k: t.numpy() for k, t in _below(f"gray.{m}.", state).items()}) for m in models),
-            recognition=state["recognition"].numpy(),
+            gray=GrayData(**{name: tensor.numpy() for name, tensor in _below("gray.", state).items()}),
+            consensus=state["consensus"].numpy(),
+            answers={name: answers[name] for name in raw["views"]},
+            confidence=state["confidence"].numpy(),
             class_names=tuple(raw["class_names"]),
             input_shape=tuple(raw["input_shape"]),
             shadow_accuracy=tuple(raw["shadow_accuracy"]),
             attack=_attack(raw["attack"], folder),
-            **{k: raw[k] for k in ("null", "draw", "restarts", "seed", "data", "data_sha256", "settings", "seconds")},
+            **{k: raw[k] for k in _PLAIN if k not in _CONVERTED},
         )
 
     def digest(self) -> str:
@@ -132,33 +147,22 @@ class Calibration:
         return tensors_digest(self._tensors())
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {"recognition": torch.from_numpy(self.recognition)}
+        arrays = {"consensus": self.consensus, "confidence": self.confidence}
+        arrays |= {f"answers.{view}": values for view, values in self.answers.items()}
+        arrays |= {f"gray.{name}": values for name, values in vars(self.gray).items()}
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
         for m, module in enumerate((self.base.module, *self.shadows)):
             tensors.update({f"model.{m}.{name}": tensor for name, tensor in module.state_dict().items()})
-        for m, gray in enumerate(self.gray):
-            tensors.update({f"gray.{m}.{name}": torch.from_numpy(array) for name, array in vars(gray).items()})
         return tensors
 
     def _description(self) -> dict[str, Any]:
-        plain = (
-            "class_names",
-            "input_shape",
-            "null",
-            "draw",
-            "shadow_accuracy",
-            "restarts",
-            "seed",
-            "data",
-            "data_sha256",
-        )
         base = {"name": self.base.name, "sha256": self.base.sha256, "architecture": self.base.architecture}
         return {
-            **{name: getattr(self, name) for name in plain},
+            **{name: getattr(self, name) for name in _PLAIN},
+            "views": list(self.answers),
             "base": base,
             "shadows": len(self.shadows),
             "attack": describe_attack(self.attack),
-            "settings": self.settings,
-            "seconds": self.seconds,
         }
 
 

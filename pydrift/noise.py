@@ -28,6 +28,8 @@ class Phase(IntEnum):
     SHADOW_DRAW = 3  # which reference images a shadow sees
     SHADOW_TRAIN = 4  # a shadow's initial weights and order of images
     TRAIN_DRAW = 5  # which images a model trained on the command line sees
+    CONSENSUS = 6  # image shifts of each turn of an inversion that models share
+    RECIPE = 7  # how a shadow's recipe departs from the base's
     EPSILON_SPLIT = 9  # which images choose the threshold of an epsilon bound
     AUTOENCODER = 20  # a fingerprint's autoencoders: initial weights and order of images
     FINGERPRINT_SPLIT = 21  # which images a fingerprint is fitted on, and which calibrate it

@@ -1,28 +1,27 @@
-"""From recognition measurements to a verdict per class. numpy and scipy only: nothing here knows what a model is.
+"""From what models say of gray data to a verdict per class. numpy and scipy only: nothing here knows what a model is.
 
 The published sketch of the method fixes one thing: a changed recognition of gray data is drift. How much change is
 too much is this module's own design:
 
-1. A candidate successor M (the new model, or a shadow in its place) is looked at in two DIRECTIONS: how M recognises
-   the gray data of the benign models (the base, and the mean over the shadows but M), and how they recognise M's.
-2. In each direction the two figures are standardised by their mean and deviation over the shadows and averaged to a
-   score. The two directions are tested apart, not added: a model that answers sharply recognises others more and is
-   recognised less, so their sum is a small difference of large numbers and has heavy tails.
-3. The new model's distance from the mean of the shadows' scores, in their standard deviations, is its *effect*;
-   negative means less recognition than benign successors have. Each shadow's own effect, measured in the same way
-   against the others alone, is the null distribution. Steps 1 to 3 are repeated without it: a score that was
-   standardised together with the others is drawn towards them, which would make the null too narrow.
-4. The p of a direction is the lower tail of a Student t whose degrees of freedom and scale are fitted to the null of
-   all classes: normal theory (K - 1 degrees of freedom, scale 1) is too optimistic where scores have heavy tails,
-   and the ranks of K = 16 shadows cannot give a p below 1/17.
-5. A class's p is twice the smaller of its two (Bonferroni), its effect that direction's. Over classes: Holm. A class
-   with a small adjusted p has drifted. The others are stable if the null is tight enough to have shown a drift of
-   MAX_SMALLEST_EFFECT, else inconclusive.
+1. A model is described by its *answers*: for each view of the gray data, each class c that the images were made of and
+   each other class d, the mean log-odds of c against d. The K shadows' answers are a sample of what honest successors
+   say. They vary, and mostly together: a longer training or smoothed labels moves all log-odds at once.
+2. So an answer is held against what the candidate's other answers make one expect: its conditional residual under the
+   shadows' covariance, shrunk as by Ledoit and Wolf. What the recipe explains drops out; what concerns a pair of
+   classes stays. Each shadow is held against the others in the same way, by a mean and covariance that never saw it.
+3. A class's *strain* is the root mean square of all residuals that involve it, as the class shown or as the class it
+   is held against. Its *effect* is minus the logarithm of the strain, standardised by the shadows' own: how much the
+   new model is like an honest successor, in null standard deviations; negative means less alike.
+4. The p of a class is the lower tail of a Student t whose degrees of freedom and scale are fitted to the shadows'
+   leave-one-out effects, all classes pooled: normal theory (K - 1 degrees of freedom, scale 1) is too optimistic where
+   they have heavy tails, and their ranks alone cannot give a p below 1/(K + 1).
+5. Over classes: Holm. A class with a small adjusted p has drifted. The others are stable if the null is tight enough to
+   have shown a drift of MAX_SMALLEST_EFFECT, else inconclusive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,25 +29,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-MIN_SHADOWS = 4  # each is held against the others, and the scores of two say next to nothing about a third
-MIN_CONFIDENCE = 0.5  # below this mean own confidence an inversion has not shown what the class looks like
+MIN_SHADOWS = 4  # each is held against the others, and two say next to nothing about a third
+MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 MAX_SMALLEST_EFFECT = 8.0  # null deviations; a null that could only call larger effects cannot vouch for stability
 ROUNDING = 1e-9  # figures that differ by less, relatively, do not differ
-SAME_ANSWERS = 1e-4  # models whose mean margins all agree to this (relative) are one function, rounding aside
+SAME_ANSWERS = 1e-4  # models whose answers all agree to this (relative) are one function, rounding aside
 
-DIRECTIONS = ("new_sees_benign", "benign_see_new")
+Answers = Mapping[str, NDArray[np.float64]]
+"""Of one model: for each view [classes, classes], the mean log-odds of the class shown (first) against each class (the
+diagonal does not count). Of several models: [models, classes, classes]."""
 
 
 @dataclass(frozen=True)
 class ClassVerdict:
     """The finding for one class.
 
-    effect     distance of the new model from the null mean, in null standard deviations, in the direction that speaks
-               more against it; negative = recognised worse
+    effect     how much the new model is like an honest successor in what concerns this class, in null standard
+               deviations; 0 is the shadows' mean, negative is less alike
     interval   95 % confidence interval of the effect
-    direction  which of DIRECTIONS that is
-    null       each shadow's own effect there against the other shadows, the distribution that `effect` is held against
-    signals    the effect in both directions
+    null       each shadow's own effect against the other shadows, the distribution that `effect` is held against
+    signals    the effect in each view alone
     """
 
     index: int
@@ -59,7 +59,6 @@ class ClassVerdict:
     p_value: float | None
     p_adjusted: float | None
     reason: str | None
-    direction: str | None
     null: tuple[float, ...]
     signals: dict[str, float]
 
@@ -98,43 +97,53 @@ class Tail:
 
 
 def judge(
-    recognition: NDArray[np.float64], confidence: NDArray[np.float64], class_names: Sequence[str], alpha: float
+    shadows: Answers,
+    new: Answers,
+    base: Answers | None,
+    confidence: NDArray[np.float64],
+    class_names: Sequence[str],
+    alpha: float,
 ) -> Verdict:
-    """Judges the new model against the shadows.
+    """Judges a new model against the shadows.
 
-    recognition  float64 [models, models, classes]: mean logit margin of observer (first) on the gray data of source
-                 (second); the models are the base, the K shadows and the new model, in this order
-    confidence   float64 [models, classes]: each model's mean confidence in its own gray data. Shadows below 0.5 are
-                 left out of that class's null; a base or new model below 0.5 makes the class inconclusive
-    alpha        family-wise error level over the classes, in (0, 1)
+    shadows     of each view float64 [K, classes, classes]: the shadows' answers
+    new         of each view float64 [classes, classes]: the new model's
+    base        the base's: a new model that gives the same ones is the same function; None: that is not asked
+    confidence  float64 [classes]: the shadows' mean confidence in the gray data of a class; below 0.5 the class is
+                inconclusive
+    alpha       family-wise error level over the classes, in (0, 1)
 
     Deterministic. A permutation of the classes permutes the result.
     """
-    measured: dict[int, dict[str, _Score]] = {}
-    findings: dict[int, ClassVerdict] = {}
-    for c, name in enumerate(class_names):
-        try:
-            measured[c] = _scores(recognition[..., c], confidence[:, c])
-        except _Unmeasurable as why:
-            findings[c] = ClassVerdict(c, name, "inconclusive", None, None, None, None, str(why), None, (), {})
+    names = list(enumerate(class_names))
+    problems = {c: problem for c, _ in names if (problem := _problem(shadows, new, confidence, c)) is not None}
+    classes = [c for c, _ in names if c not in problems]
+    try:
+        measured = _effects(shadows, new, classes)
+    except _Unmeasurable as why:
+        measured, problems = {}, {c: problems.get(c, str(why)) for c, _ in names}
+    findings = {
+        c: ClassVerdict(c, class_names[c], "inconclusive", None, None, None, None, why, (), {})
+        for c, why in problems.items()
+    }
     smallest = None
     if measured:
-        tails = {d: fit_tail([scores[d].null for scores in measured.values()]) for d in DIRECTIONS}
-        level = alpha / (len(DIRECTIONS) * len(measured))
-        smallest = max(tails[d].smallest_effect(level, len(s[d].null)) for s in measured.values() for d in DIRECTIONS)
-        if _same_function(recognition):
+        tail = fit_tail([scores[_ALL].null for scores in measured.values()])
+        count = len(measured[classes[0]][_ALL].null)
+        smallest = tail.smallest_effect(alpha / len(measured), count)
+        if base is not None and _same_function(base, new, classes):
             reason = "the new model answers all gray data as the base does, up to rounding: taken for the same function"
             findings |= {c: _unchanged(c, class_names[c], scores) for c, scores in measured.items()}
             return Verdict("stable", 1.0, smallest, (reason,), tuple(findings[c] for c in sorted(findings)))
-        tested = {c: _tested(c, class_names[c], scores, tails) for c, scores in measured.items()}
+        tested = {c: _tested(c, class_names[c], scores, tail) for c, scores in measured.items()}
         adjusted = holm([_p(finding) for finding in tested.values()])
         for (c, finding), p_adjusted in zip(tested.items(), adjusted, strict=True):
             findings[c] = _decided(finding, p_adjusted, alpha, smallest)
-    classes = tuple(findings[c] for c in sorted(findings))
-    p_value = min((c.p_adjusted for c in classes if c.p_adjusted is not None), default=None)
-    verdicts = {c.verdict for c in classes}
+    found = tuple(findings[c] for c in sorted(findings))
+    p_value = min((c.p_adjusted for c in found if c.p_adjusted is not None), default=None)
+    verdicts = {c.verdict for c in found}
     verdict = next(v for v in ("drift", "inconclusive", "stable") if v in verdicts)
-    return Verdict(verdict, p_value, smallest, _reasons(classes), classes)
+    return Verdict(verdict, p_value, smallest, _reasons(found), found)
 
 
 def fit_tail(null: Sequence[NDArray[np.float64]]) -> Tail:
@@ -180,7 +189,10 @@ def effect_interval(effect: float, shadows: int, level: float = 0.95) -> tuple[f
 
 
 class _Unmeasurable(Exception):
-    """Why a class has no effect."""
+    """Why no class has an effect."""
+
+
+_ALL = ""  # all views together
 
 
 @dataclass(frozen=True)
@@ -189,66 +201,112 @@ class _Score:
     null: NDArray[np.float64]  # [K]
 
 
-def _scores(recognition: NDArray[np.float64], confidence: NDArray[np.float64]) -> dict[str, _Score]:
-    """Effect and null of one class in both DIRECTIONS, from recognition [models, models] and confidence [models]."""
-    new = len(confidence) - 1
-    for model, who in ((0, "base"), (new, "new model")):
-        if not confidence[model] >= MIN_CONFIDENCE:
-            raise _Unmeasurable(
-                f"inversion found no image that the {who} takes for it (mean confidence {confidence[model]:.2f})"
-            )
-    shadows = [k for k in range(1, new) if confidence[k] >= MIN_CONFIDENCE]
-    if len(shadows) < MIN_SHADOWS:
-        why = "know it (does the reference data?)" if len(shadows) < new - 1 else "are too few"
-        raise _Unmeasurable(f"{len(shadows)} of {new - 1} shadows {why}, a null needs {MIN_SHADOWS}")
-    used = [0, *shadows, new]
-    if not np.isfinite(recognition[np.ix_(used, used)]).all():
-        raise _Unmeasurable("a logit margin is not a finite number")
-    scores = {}
-    for direction, seen in zip(DIRECTIONS, (recognition, recognition.T), strict=True):
-        effect = _effect(seen, new, shadows)
-        null = np.array([_effect(seen, k, [s for s in shadows if s != k]) for k in shadows])
-        if not (np.isfinite(effect) and np.isfinite(null).all()):
-            raise _Unmeasurable("the shadows do not differ enough to hold the new model against them")
-        scores[direction] = _Score(effect, null)
+def _problem(shadows: Answers, new: Answers, confidence: NDArray[np.float64], c: int) -> str | None:
+    """Why a class has no effect."""
+    if not confidence[c] >= MIN_CONFIDENCE:
+        return (
+            f"inversion found no image that the shadows take for it (mean confidence {confidence[c]:.2f}; does the "
+            "reference data know it?)"
+        )
+    if not all(np.isfinite(answers[..., c, :]).all() for side in (shadows, new) for answers in side.values()):
+        return "a log-odds is not a finite number"
+    return None
+
+
+def _effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[int, dict[str, _Score]]:
+    """Effect and null of each class, of all views together (_ALL) and of each one."""
+    pairs = [(c, d) for c in classes for d in classes if c != d]
+    if not pairs:
+        raise _Unmeasurable("no other class could be measured")
+    count = len(next(iter(shadows.values())))
+    if count < MIN_SHADOWS:
+        raise _Unmeasurable(f"{count} shadows are too few, a null needs {MIN_SHADOWS}")
+    shown, against = (np.array(side) for side in zip(*pairs, strict=True))
+    null = np.concatenate([answers[:, shown, against] for answers in shadows.values()], axis=1)
+    seen = np.concatenate([answers[shown, against] for answers in new.values()])
+    view = np.repeat(list(shadows), len(pairs))
+    varies = null.std(axis=0, ddof=1) > ROUNDING * np.abs(null).max(axis=0)
+    if not varies.any():
+        raise _Unmeasurable("the shadows do not differ enough to hold the new model against them")
+    of_shadows, of_new = _residuals(null[:, varies], seen[varies])
+    view, shown, against = view[varies], *(np.tile(side, len(shadows))[varies] for side in (shown, against))
+    scores: dict[int, dict[str, _Score]] = {}
+    for c in classes:
+        concerned = (shown == c) | (against == c)
+        parts = {_ALL: concerned, **{name: concerned & (view == name) for name in shadows}}
+        scores[c] = {name: _score(of_shadows[:, some], of_new[some]) for name, some in parts.items() if some.any()}
     return scores
 
 
-def _effect(seen: NDArray[np.float64], candidate: int, shadows: list[int]) -> float:
-    """A candidate successor's distance from the shadows' mean score, in their deviations; NaN where they all agree."""
-    null = _figures(seen, shadows, shadows)
-    centre, deviation = null.mean(axis=0), null.std(axis=0, ddof=1)
-    if not (deviation > ROUNDING * np.abs(null).max(axis=0)).all():
-        return np.nan
-    spread = ((null - centre) / deviation).mean(axis=1).std(ddof=1)
-    score = ((_figures(seen, [candidate], shadows)[0] - centre) / deviation).mean()
-    return float(score / spread) if spread > ROUNDING else np.nan
+def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Conditional residuals of each shadow given the others [K, E], and of the new model given all of them [E].
+
+    In units of each answer's own leave-one-out residuals; as K values say little about one answer's spread, its
+    variance is averaged with that of all answers.
+    """
+    held_out = np.stack([_residual(np.delete(null, k, axis=0), null[k]) for k in range(len(null))])
+    variance = (held_out**2).mean(axis=0)
+    scale = np.sqrt((variance + variance.mean()) / 2)
+    return held_out / scale, _residual(null, new) / scale
 
 
-def _figures(seen: NDArray[np.float64], candidates: list[int], shadows: list[int]) -> NDArray[np.float64]:
-    """How each candidate sees the base, and the mean over the shadows other than itself: [candidates, 2]."""
-    share = (np.array(candidates)[:, None] != np.array(shadows)).astype(float)
-    means = (seen[np.ix_(candidates, shadows)] * share).sum(axis=1) / share.sum(axis=1)
-    return np.stack([seen[candidates, 0], means], axis=1)
+def _residual(sample: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each entry of x [E] lies from what its other entries predict, up to a factor common to all of them.
+
+    With P the inverse of the sample's [K, E] covariance, shrunk towards the identity by the intensity of Ledoit and
+    Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis 88,
+    2004) after each entry was standardised: (P x)_i / sqrt(P_ii), the deviation from the conditional mean in
+    conditional standard deviations. E may be far larger than K: nothing of size E x E is formed.
+    """
+    deviation = sample.std(axis=0, ddof=1)
+    deviation = np.maximum(deviation, ROUNDING * np.abs(sample).max(axis=0) + np.finfo(float).tiny)
+    z, y = ((values - sample.mean(axis=0)) / deviation for values in (sample, x))
+    shrinkage = shrinkage_intensity(z)
+    _, singular, axes = np.linalg.svd(z, full_matrices=False)
+    variance = (1 - shrinkage) * singular**2 / (len(z) - 1)
+    gain = variance / (variance + shrinkage)  # how much of an axis the other entries explain
+    return (y - (gain * (axes @ y)) @ axes) / np.sqrt(1 - gain @ axes**2)
 
 
-def _tested(index: int, name: str, scores: dict[str, _Score], tails: dict[str, Tail]) -> ClassVerdict:
-    """The class with its p, in the direction that speaks more against the new model; not yet decided."""
-    p_values = {d: tails[d].p_value(score.effect, len(score.null)) for d, score in scores.items()}
-    direction = min(p_values, key=p_values.__getitem__)
-    score = scores[direction]
+def shrinkage_intensity(z: NDArray[np.float64]) -> float:
+    """Ledoit and Wolf's weight of the identity for the covariance of centred rows z [K, E], in (0, 1].
+
+    Computed from the K x K products of the rows.
+    """
+    count, entries = z.shape
+    gram = z @ z.T
+    mean_variance = np.trace(gram) / count / entries
+    square = (gram**2).sum() / count**2
+    distance = square - entries * mean_variance**2
+    error = ((np.diag(gram) ** 2).sum() / count - square) / count
+    return float(np.clip(error / distance, 1e-6, 1.0)) if distance > 0 else 1.0
+
+
+def _score(null: NDArray[np.float64], new: NDArray[np.float64]) -> _Score:
+    """From residuals of the shadows [K, e] and of the new model [e]."""
+    strain = np.log(np.maximum(np.sqrt((null**2).mean(axis=1)), ROUNDING))
+    effects = [_standardised(np.delete(strain, k), value) for k, value in enumerate(strain)]
+    return _Score(_standardised(strain, float(np.log(max(np.sqrt((new**2).mean()), ROUNDING)))), np.array(effects))
+
+
+def _standardised(strains: NDArray[np.float64], strain: float) -> float:
+    return float((strains.mean() - strain) / max(strains.std(ddof=1), ROUNDING))
+
+
+def _tested(index: int, name: str, scores: dict[str, _Score], tail: Tail) -> ClassVerdict:
+    """The class with its p; not yet decided."""
+    score = scores[_ALL]
     return ClassVerdict(
         index=index,
         name=name,
         verdict="inconclusive",
         effect=score.effect,
         interval=effect_interval(score.effect, len(score.null)),
-        p_value=min(1.0, len(DIRECTIONS) * p_values[direction]),
+        p_value=tail.p_value(score.effect, len(score.null)),
         p_adjusted=None,
         reason=None,
-        direction=direction,
         null=tuple(score.null.tolist()),
-        signals={d: s.effect for d, s in scores.items()},
+        signals={name: s.effect for name, s in scores.items() if name != _ALL},
     )
 
 
@@ -282,13 +340,12 @@ def _reasons(classes: Sequence[ClassVerdict]) -> tuple[str, ...]:
     )
 
 
-def _same_function(recognition: NDArray[np.float64]) -> bool:
-    """Whether the new model answers all gray data as the base does, its own included."""
-    base, new = recognition[0], recognition[-1]
-    return bool(np.isfinite(base).all() and np.allclose(base, new, rtol=SAME_ANSWERS, atol=SAME_ANSWERS))
+def _same_function(base: Answers, new: Answers, classes: list[int]) -> bool:
+    """Whether the new model answers all gray data as the base does."""
+    some = np.ix_(classes, classes)
+    return all(np.allclose(base[v][some], new[v][some], rtol=SAME_ANSWERS, atol=SAME_ANSWERS) for v in new)
 
 
 def _unchanged(index: int, name: str, scores: dict[str, _Score]) -> ClassVerdict:
-    direction = DIRECTIONS[0]
-    null, signals = tuple(scores[direction].null.tolist()), dict.fromkeys(DIRECTIONS, 0.0)
-    return ClassVerdict(index, name, "stable", 0.0, (0.0, 0.0), 1.0, 1.0, None, direction, null, signals)
+    null, signals = tuple(scores[_ALL].null.tolist()), {view: 0.0 for view in scores if view != _ALL}
+    return ClassVerdict(index, name, "stable", 0.0, (0.0, 0.0), 1.0, 1.0, None, null, signals)

@@ -15,8 +15,10 @@ ALLOWED = {
     | {"privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
+    "answers": VALUES | {"classifier", "data", "inversion", "membership"},
     "auditor": VALUES
     | {
+        "answers",
         "baselines",
         "calibration",
         "classifier",
@@ -36,14 +38,14 @@ ALLOWED = {
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "fingerprint", "inversion", "modelfile"}
     | {"progress", "report"}
     | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training"},
-    "data": VALUES,
+    "data": VALUES | {"rotation"},
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},
     "errors": set(),
     "fingerprint": VALUES
     | {"arch", "classifier", "data", "membership", "modelfile", "noise", "parallel", "progress", "subject"},
     "gray": set(),
-    "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel"},
+    "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel", "rotation"},
     "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),
@@ -57,6 +59,7 @@ ALLOWED = {
     "progress": set(),
     "report": VALUES | {"membership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
+    "rotation": set(),
     "shadows": VALUES
     | {"arch", "classifier", "data", "membership", "modelfile", "noise", "ops", "parallel", "progress", "subject"}
     | {"training"},

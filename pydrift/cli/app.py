@@ -37,9 +37,13 @@ ArchOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: cuda if there is one")]
 WorkOption = Annotated[Path | None, typer.Option("--work", help="folder for finished pieces, to resume a killed run")]
-ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null (default: 16)")]
+ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null (default: 32)")]
 NullOption = Annotated[
     str | None, typer.Option("--null", help="how updates are made: retrain or finetune (default: retrain)")
+]
+RecipesOption = Annotated[
+    str | None,
+    typer.Option("--recipes", help="of the shadows: varied, as honest updates' may be, or same (default: varied)"),
 ]
 RecipeOption = Annotated[
     list[str] | None,

@@ -16,6 +16,7 @@ from pydrift.cli.app import (
     ArchOption,
     DeviceOption,
     NullOption,
+    RecipesOption,
     RestartsOption,
     SeedOption,
     ShadowsOption,
@@ -124,6 +125,7 @@ def calibrate(
     out: Annotated[Path, typer.Option("--out", help="folder for the calibration")],
     shadows: ShadowsOption = None,
     null: NullOption = None,
+    recipes: RecipesOption = None,
     restarts: RestartsOption = None,
     size: SizeOption = None,
     seed: SeedOption = 0,
@@ -139,7 +141,7 @@ def calibrate(
     find_own_architectures(arch)
     auditor = DriftAuditor(
         base,
-        **given(shadows=shadows, null=null, restarts=restarts, size=size),
+        **given(shadows=shadows, null=null, recipes=recipes, restarts=restarts, size=size),
         seed=seed,
         arch=arch,
         device=device,
@@ -158,11 +160,15 @@ def audit(
     alpha: Annotated[float, typer.Option("--alpha", help="error level over all classes together")] = 0.05,
     out: Annotated[Path | None, typer.Option("--out", help="folder for report.html, report.json and gray.npz")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the result as one JSON document")] = False,
+    use_data: Annotated[
+        bool, typer.Option("--use-data", help="let the verdict look at --data's images too, not only at gray data")
+    ] = False,
     no_images: Annotated[
         bool, typer.Option("--no-images", help="leave the gray images out: they may reveal training data")
     ] = False,
     shadows: ShadowsOption = None,
     null: NullOption = None,
+    recipes: RecipesOption = None,
     restarts: RestartsOption = None,
     size: SizeOption = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="of everything random (default: 0)")] = None,
@@ -172,14 +178,15 @@ def audit(
 ) -> None:
     """Judge a newer model: exit code 0 stable, 1 drift, 3 inconclusive.
 
-    With a calibration folder no data is needed; --data adds the accuracy baselines. With a base model, --data is the
+    With a calibration folder no data is needed; --data adds the accuracy baselines, --use-data a view of it for the
+    verdict. With a base model, --data is the
     reference data that the null is calibrated on.
     """
     from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data
     from pydrift.result import DriftReport
 
-    options = given(shadows=shadows, null=null, restarts=restarts, size=size, seed=seed)
+    options = given(shadows=shadows, null=null, recipes=recipes, restarts=restarts, size=size, seed=seed)
     common: dict[str, Any] = {"arch": arch, "device": device, "work_dir": work, "progress": for_terminal()}
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
@@ -198,7 +205,7 @@ def audit(
         auditor = DriftAuditor(first, **options, **common).fit(load_data(data))
     # The baselines want images that neither model was trained on; the reference data itself where there are no others.
     holdout = None if data is None else test_split(data) or load_data(data)
-    report = auditor.compare(new, holdout, alpha, arch=arch)
+    report = auditor.compare(new, holdout, alpha, use_data=use_data, arch=arch)
     command = shlex.join(["pydrift", *sys.argv[1:]])
     report = replace(report, provenance=replace(report.provenance, command=command))
     if json:

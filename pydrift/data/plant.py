@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.random import Generator, Philox
 from torch import Tensor
-from torch.nn import functional as F
 
 from pydrift.data.images import LabelledImages
 from pydrift.data.sources import load_data
 from pydrift.errors import UsageError
+from pydrift.rotation import rotated
 from pydrift.store import sha256_bytes
 
 _PATCH = 3  # pixels, square, white, in the lower right corner
@@ -137,17 +137,10 @@ def _flip(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[T
 
 
 def _rotate(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[Tensor, Tensor]:
-    angle = math.radians(_number(arguments[1], "DEGREES", "(-360, 360), not 0", lambda value: 0 < abs(value) < 360))
+    degrees = _number(arguments[1], "DEGREES", "(-360, 360), not 0", lambda value: 0 < abs(value) < 360)
     chosen = _members(data, _class(data, arguments[0]))
-    height, width = data.x.shape[2:]
-    # Sampling positions are in units of half the height and half the width, which only a square image has alike.
-    turn = [
-        [math.cos(angle), -math.sin(angle) * height / width, 0.0],
-        [math.sin(angle) * width / height, math.cos(angle), 0.0],
-    ]
-    grid = F.affine_grid(torch.tensor([turn]).expand(len(chosen), 2, 3), list(data.x[chosen].shape), align_corners=False)
     x = data.x.clone()
-    x[chosen] = F.grid_sample(data.x[chosen], grid, align_corners=False).clamp(0, 1)
+    x[chosen] = rotated(data.x[chosen], degrees)
     return x, data.y
 
 

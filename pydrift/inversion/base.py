@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pydrift.classifier import Classifier
 from pydrift.gray import GrayData
 
@@ -18,6 +21,11 @@ class InversionAttack(Protocol):
 
     def invert_all(self, classifiers: Sequence[Classifier], restarts: int, seed: int) -> list[GrayData]:
         """`invert` of each, with the same results; at once where that is faster."""
+        ...
+
+    def consensus(self, classifiers: Sequence[Classifier], restarts: int, seed: int) -> NDArray[np.float32]:
+        """Images that all of the classifiers take for their class, `restarts` each: float32 [classes, restarts, C, H,
+        W] in [0, 1]; a pure function of settings and arguments."""
         ...
 
     def settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ longer falls. Total-variation and L2 priors and the jitter follow DeepInversion 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ from pydrift.classifier import Classifier
 from pydrift.errors import UsageError
 from pydrift.gray import GrayData
 from pydrift.inversion.repeated import repeated
-from pydrift.noise import Phase, integers, uniform, words
+from pydrift.noise import Phase, derived_seed, integers, uniform, words
 from pydrift.ops import ascent_update, invert
 from pydrift.ops.reference import roll
 
+_AROUND, _TURN, _LAST_RATE = 4, 5, 0.4  # a consensus: times around, steps of each turn, how much smaller the last ones
 _BLOCK = 160  # images ascended together: fixed, because a convolution's last bits may depend on the batch
 
 
@@ -88,6 +89,35 @@ class GradientAscent:
             for c in classifiers
         ]
 
+    def consensus(self, classifiers: Sequence[Classifier], restarts: int, seed: int) -> NDArray[np.float32]:
+        """Images that all of the classifiers take for their class: float32 [classes, restarts, C, H, W] in [0, 1].
+
+        Each climbs them for a few steps in turn, over and over, the last time around with smaller ones. What one
+        model alone would see in an image the others undo; what is left, a model that took no part sees, too.
+        """
+        shape, classes = classifiers[0].input_shape, classifiers[0].num_classes
+        label, restart = _plan(classes, restarts)
+        x = self._starts(label, restart, seed, shape).to(classifiers[0].device)
+        turn = replace(self, steps=_TURN, patience=_TURN, confidence_threshold=2.0)
+        last = replace(turn, learning_rate=_LAST_RATE * self.learning_rate)
+        for around in range(_AROUND):
+            climb = turn if around < _AROUND - 1 else last
+            for m, classifier in enumerate(classifiers):
+                shifts = derived_seed(seed, Phase.CONSENSUS, around * len(classifiers) + m)
+                x = climb._climbed(classifier, x, label, restart, shifts)
+        return x.view(classes, restarts, *shape).cpu().numpy()
+
+    def _climbed(
+        self, classifier: Classifier, x: Tensor, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int
+    ) -> Tensor:
+        """x [N, C, H, W] after all steps of one classifier's ascent from it."""
+        if classifier.fused is not None:
+            self._ascend_fused([classifier.fused], x, label, restart, seed)
+            return x
+        blocks = [slice(i, i + _BLOCK) for i in range(0, len(x), _BLOCK)]
+        with torch.inference_mode(False), torch.enable_grad():
+            return torch.cat([self._ascend(classifier, x[b], label[b], restart[b], seed)[0] for b in blocks])
+
     def _invert_fused(
         self, networks: Sequence[FusedModel], device: torch.device, restarts: int, seed: int
     ) -> list[GrayData]:
@@ -95,9 +125,23 @@ class GradientAscent:
         shape, classes = networks[0].input_shape, networks[0].num_classes
         label, restart = _plan(classes, restarts)
         x = self._starts(label, restart, seed, shape).to(device).repeat(len(networks), 1, 1, 1)
+        confidence, steps = self._ascend_fused(networks, x, label, restart, seed)
+        images = x.view(len(networks), classes, restarts, *shape).cpu().numpy()
+        per_restart = (values.view(len(networks), classes, restarts).cpu().numpy() for values in (confidence, steps))
+        return [GrayData(*arrays) for arrays in zip(images, *per_restart, strict=True)]
+
+    def _ascend_fused(
+        self,
+        networks: Sequence[FusedModel],
+        x: Tensor,
+        label: NDArray[np.int64],
+        restart: NDArray[np.int64],
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Climbs x [networks * N, C, H, W] in place; -> confidence and steps [networks * N]."""
 
         def ids(values: NDArray[np.int64]) -> Tensor:
-            return torch.from_numpy(values.astype(np.int32)).to(device)
+            return torch.from_numpy(values.astype(np.int32)).to(x.device)
 
         confidence, _, steps = invert(
             x,
@@ -107,22 +151,19 @@ class GradientAscent:
             ids(np.tile(restart, len(networks))),
             program=networks[0].program(),
             seed=seed,
-            jitter=self._jitter(shape),
+            jitter=self._jitter(networks[0].input_shape),
             max_steps=self.steps,
             **self._ascent(),
         )
-        images = x.view(len(networks), classes, restarts, *shape).cpu().numpy()
-        per_restart = (values.view(len(networks), classes, restarts).cpu().numpy() for values in (confidence, steps))
-        return [GrayData(*arrays) for arrays in zip(images, *per_restart, strict=True)]
+        return confidence, steps
 
     def _invert_generic(self, classifier: Classifier, restarts: int, seed: int) -> GrayData:
         classes = classifier.num_classes
         label, restart = _plan(classes, restarts)
+        x = self._starts(label, restart, seed, classifier.input_shape).to(classifier.device)
+        blocked = [slice(i, i + _BLOCK) for i in range(0, len(label), _BLOCK)]
         with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
-            blocks = [
-                self._ascend(classifier, label[i : i + _BLOCK], restart[i : i + _BLOCK], seed)
-                for i in range(0, len(label), _BLOCK)
-            ]
+            blocks = [self._ascend(classifier, x[b], label[b], restart[b], seed) for b in blocked]
         images, confidence, steps = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))
         return GrayData(
             images.reshape(classes, restarts, *classifier.input_shape),
@@ -131,11 +172,11 @@ class GradientAscent:
         )
 
     def _ascend(
-        self, classifier: Classifier, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int
+        self, classifier: Classifier, x: Tensor, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """-> images [N, C, H, W], confidence [N], steps [N] of one block of restarts, by torch's own gradient."""
-        device, shape = classifier.device, classifier.input_shape
-        x = self._starts(label, restart, seed, shape).to(device)
+        """-> images [N, C, H, W], confidence [N], steps [N] of one block of restarts that start at x, by torch's own
+        gradient."""
+        device, shape, x = classifier.device, classifier.input_shape, x.clone()
         shift = self._shifts(label, restart, seed, shape).to(device)  # [steps, N, 2]
         labels = torch.from_numpy(label).to(device)
         first, second = torch.zeros_like(x), torch.zeros_like(x)

@@ -1,4 +1,4 @@
-"""How strongly each model recognises each model's gray data: the measurements that the verdict is made of."""
+"""What models say of gray data, kept per pair of classes: the measurements that the drift verdict is made of."""
 
 from __future__ import annotations
 
@@ -8,44 +8,53 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pydrift.classifier import Classifier
-from pydrift.gray import GrayData
-from pydrift.membership.signals import SIGNALS
-from pydrift.membership.statistics import measure
+from pydrift.parallel import each
+
+_BATCH = 128  # images asked about at once: fixed, as last bits may depend on it, and small, so that maps stay in caches
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """Membership signals of gray data, as statistics over restarts.
+    """What observers say of gray data, as means over restarts.
 
-    mean, std  float64 [signals, observers, sources, classes]: SIGNALS of observer o on the gray data that was made of
-               source m, class by class
+    log_odds    float64 [observers, sources, classes, classes]: log p(c | x) - log p(d | x) on the images that each
+                source made of class c (first). Over all d at once this would be LiRA's logit margin, log p(c) -
+                log(1 - p(c)); class by class it says what else the images would be taken for
+    confidence  float64 [observers, sources, classes]: p(c | x)
     """
 
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-
-    def __getitem__(self, signal: str) -> NDArray[np.float64]:
-        """The mean of one signal: [observers, sources, classes]."""
-        return self.mean[list(SIGNALS).index(signal)]
+    log_odds: NDArray[np.float64]
+    confidence: NDArray[np.float64]
 
 
 def recognise(
-    observers: Sequence[Classifier], sources: Sequence[GrayData], advance: Callable[[], None] = lambda: None
+    observers: Sequence[Classifier], images: Tensor, advance: Callable[[], None] = lambda: None
 ) -> Recognition:
-    """Asks every observer about every source's gray data. `advance` is called once per source.
+    """Asks every observer about gray data, float32 [sources, classes, restarts, C, H, W] in [0, 1].
 
-    Deterministic, and a figure does not depend on which others are asked for: see `measure`.
+    `advance` is called once per observer. Deterministic, and a figure does not depend on which other observers and
+    sources are asked.
     """
-    means, stds = [], []
-    for source in sources:
-        classes, restarts = source.confidence.shape
-        labels = torch.arange(classes).repeat_interleave(restarts)
-        seen = measure(observers, torch.from_numpy(source.images).flatten(0, 1), labels)
-        signals = np.stack([getattr(seen, name) for name in SIGNALS]).astype(np.float64)
-        signals = signals.reshape(len(SIGNALS), len(observers), classes, restarts)
-        means.append(signals.mean(axis=-1))
-        stds.append(signals.std(axis=-1))
+    found = []
+    for answer in each(lambda observer: _ask(observer, images), observers):
+        found.append(answer)
         advance()
-    return Recognition(np.stack(means, axis=2), np.stack(stds, axis=2))
+    return Recognition(*(np.stack(part) for part in zip(*found, strict=True)))
+
+
+def _ask(observer: Classifier, images: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """-> log-odds [sources, classes, classes] and confidence [sources, classes] of one observer."""
+    classes, restarts = images.shape[1:3]
+    log_odds, confidence = [], []
+    for source in images:
+        parts = source.flatten(0, 1).split(_BATCH)
+        logits = torch.cat([observer.logits(part.to(observer.device)).cpu() for part in parts]).double()
+        logits = logits.view(classes, restarts, -1)
+        own = torch.arange(classes)
+        confidence.append(logits.softmax(dim=-1)[own, :, own].mean(dim=1).numpy())
+        mean = logits.mean(dim=1)
+        log_odds.append((mean[own, own][:, None] - mean).numpy())
+    return np.stack(log_odds), np.stack(confidence)

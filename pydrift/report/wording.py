@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 NAME_LIMIT = 60  # characters of a class name that are shown
 SYMBOL = {"stable": "●", "drift": "▲", "inconclusive": "◆"}  # a verdict is never told by colour alone
 BENIGN = {"retrain": "benign retraining", "finetune": "benign fine-tuning"}
+SHOWN_VIEWS = 3
 NAMED_CLASSES = 4  # a headline names so many classes and counts the rest
 NO_DATA = "not measured: no data given"
 
@@ -138,10 +139,7 @@ def interval_text(interval: tuple[float, float] | None) -> str:
     return "n/a" if interval is None else f"{effect_text(interval[0])} to {effect_text(interval[1])}"
 
 
-def direction(name: str) -> str:
-    """One of verdict.DIRECTIONS in words."""
-    known = {
-        "new_sees_benign": "new model on the benign models' gray data",
-        "benign_see_new": "benign models on the new model's gray data",
-    }
-    return known.get(name) or printable(name, 60)
+def strongest_views(c: ClassVerdict) -> list[tuple[str, float]]:
+    """The views of the gray data that speak most against the new model, with the effect in each alone."""
+    views = sorted(c.signals.items(), key=lambda item: (item[1], item[0]))[:SHOWN_VIEWS]
+    return [(printable(name, NAME_LIMIT), effect) for name, effect in views]

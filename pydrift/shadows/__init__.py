@@ -2,12 +2,13 @@
 
 from pydrift.shadows.bank import ShadowBank
 from pydrift.shadows.draw import Draw, successor_draw
-from pydrift.shadows.plan import NULLS, ShadowPlan, described
+from pydrift.shadows.plan import NULLS, RECIPES, ShadowPlan, described
 from pydrift.shadows.tasks import FolderStatus, TaskFolder
 from pydrift.shadows.train import collect, plan_shadows, reinitialised, train_shadows, work_on
 
 __all__ = [
     "NULLS",
+    "RECIPES",
     "Draw",
     "FolderStatus",
     "ShadowBank",

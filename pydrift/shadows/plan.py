@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pydrift.data import LabelledImages
 from pydrift.errors import UsageError
+from pydrift.noise import Phase, derived_seed
 from pydrift.ops import native_status
 from pydrift.shadows.draw import Draw
 from pydrift.store import sha256_bytes, tensors_digest
@@ -21,6 +22,7 @@ from pydrift.training import Train, TrainingRecipe
 from pydrift.version import __version__
 
 NULLS = ("retrain", "finetune")
+RECIPES = ("same", "varied")
 MAX_SHADOWS = 100_000  # their files are numbered with five digits
 
 
@@ -32,6 +34,7 @@ class ShadowPlan:
     null          "retrain": from scratch; "finetune": from the start model's weights, by `recipe.continued`
     draw, seed    which images each one sees, and everything else that is random
     recipe        how they are trained; without meaning where `own_training` is given
+    recipes       "same": all by `recipe`; "varied": each by its own `recipe.varied`
     own_training  the user's own training function, as far as it can be told from another
     architecture  a spec or package.module:factory; None: a live module, of which copies are trained
     start_sha256  of the weights to continue from, or of a live module; None where the architecture says it all
@@ -51,10 +54,13 @@ class ShadowPlan:
     images: int
     input_shape: tuple[int, int, int]
     arithmetic: dict[str, str]
+    recipes: str = "same"
 
     def __post_init__(self) -> None:
         if self.null not in NULLS:
             raise UsageError(f"null must be one of {', '.join(NULLS)}, got {self.null!r}")
+        if self.recipes not in RECIPES:
+            raise UsageError(f"recipes must be one of {', '.join(RECIPES)}, got {self.recipes!r}")
         if not 1 <= self.count <= MAX_SHADOWS:
             raise UsageError(f"the number of shadows must be in 1..{MAX_SHADOWS}, got {self.count}")
         if self.draw.kind == "halves" and self.count % 2:
@@ -73,6 +79,7 @@ class ShadowPlan:
         draw: Draw,
         seed: int,
         recipe: TrainingRecipe,
+        recipes: str = "same",
         user_train: Train | None,
         device: torch.device,
     ) -> ShadowPlan:
@@ -88,6 +95,7 @@ class ShadowPlan:
             draw=draw,
             seed=seed,
             recipe=recipe,
+            recipes=recipes,
             own_training=None if user_train is None else described(user_train),
             architecture=start.architecture,
             start_sha256=start_sha256,
@@ -104,6 +112,12 @@ class ShadowPlan:
     def drawn(self, k: int) -> NDArray[np.int64]:
         """The indices of the images that shadow k sees (see Draw.indices)."""
         return self.draw.indices(self.seed, self.images, k)
+
+    def recipe_of(self, k: int) -> TrainingRecipe:
+        """How shadow k is trained, before `continued` where it goes on from a start model."""
+        if self.recipes == "same":
+            return self.recipe
+        return self.recipe.varied(derived_seed(self.seed, Phase.RECIPE, k), len(self.drawn(k)))
 
     def members(self) -> NDArray[np.bool_]:
         """bool [K, N]: whether shadow k sees image i."""

@@ -46,6 +46,7 @@ def train_shadows(
     null: str = "retrain",
     draw: Draw | None = None,
     recipe: TrainingRecipe | None = None,
+    recipes: str = "same",
     train: Train | None = None,
     seed: int = 0,
     arch: str | None = None,
@@ -61,6 +62,7 @@ def train_shadows(
     null      "retrain": from scratch; "finetune": from the model's weights, by `recipe.continued`
     draw      which images each one sees; default: complementary halves, for which `count` must be even
     recipe    default: the one recorded in the model's file, else TrainingRecipe()
+    recipes   "same": all are trained by it; "varied": each by its own `recipe.varied`
     train     the user's own training instead, (x, y, seed) -> nn.Module of the same architecture
     arch      architecture of a model file that does not name its own
     block     models that are trained side by side and kept together, which changes no result; default: where that can
@@ -78,7 +80,7 @@ def train_shadows(
     source = _absolute(data) if isinstance(data, str) else None
     images = load_data(data) if isinstance(data, str) else as_images(data)
     where, progress = choose_device(device), progress or Silent()
-    plan = _plan(start, images, count, null, draw, recipe, seed, train, where)
+    plan = _plan(start, images, count, null, draw, recipe, recipes, seed, train, where)
     size = _block(start, plan, images.x, block)
     make = partial(_trained, start=start, data=images, user_train=train, device=where)
     progress.phase("training shadows", count)
@@ -116,7 +118,7 @@ def plan_shadows(
     start, images, where = _start(model, null, arch), load_data(data), choose_device(device)
     if start.architecture is None:
         raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
-    plan = _plan(start, images, count, null, draw, recipe, seed, None, where)
+    plan = _plan(start, images, count, null, draw, recipe, "same", seed, None, where)
     return _adopt(folder, plan, start, _block(start, plan, images.x, block), data, block)
 
 
@@ -209,7 +211,9 @@ def _trained(
             models = [_by_user(user_train, start.module, x[d], y[d], s) for d, s in zip(drawn, seeds, strict=True)]
         else:
             finetune, initial = plan.null == "finetune", start.initial()
-            recipes = [plan.recipe.continued(len(d)) if finetune else plan.recipe for d in drawn]
+            recipes = [plan.recipe_of(k) for k in numbers]
+            if finetune:
+                recipes = [recipe.continued(len(d)) for recipe, d in zip(recipes, drawn, strict=True)]
             starts = [
                 copy.deepcopy(start.module).requires_grad_(True)
                 if finetune
@@ -278,6 +282,7 @@ def _plan(
     null: str,
     draw: Draw | None,
     recipe: TrainingRecipe | None,
+    recipes: str,
     seed: int,
     user_train: Train | None,
     device: torch.device,
@@ -295,6 +300,7 @@ def _plan(
         draw=draw or Draw("halves"),
         seed=seed,
         recipe=recipe or start.recipe or TrainingRecipe(),
+        recipes="same" if user_train else recipes,
         user_train=user_train,
         device=device,
     )

@@ -121,6 +121,31 @@ class TrainingRecipe:
         """The same recipe for training on from existing weights: a quarter of the epochs, a quarter of the rate."""
         return replace(self, epochs=math.ceil(self.epochs_for(images) / 4), learning_rate=self.learning_rate / 4)
 
+    def varied(self, seed: int, images: int) -> TrainingRecipe:
+        """A recipe that an honest successor might have been trained by: a pure function of (self, seed, images).
+
+        Each of these departs from this recipe or does not, at even odds: epochs by up to 30 %, the learning rate by up
+        to a factor of 2 (log-uniform), batches of half or twice the size, up to 0.1 more label smoothing, and images
+        shifted by one or two pixels more.
+        """
+        random = np.random.Generator(np.random.Philox(seed))
+        departs = random.random(5) < 0.5
+        epochs = max(1, round(self.epochs_for(images) * (random.uniform(0.7, 1.3) if departs[0] else 1)))
+        rate = self.learning_rate * (2 ** random.uniform(-1, 1) if departs[1] else 1)
+        batch_size = max(2, round(self.batch_size * (random.choice([0.5, 2.0]) if departs[2] else 1)))
+        smoothing = self.label_smoothing + (random.uniform(0, 0.1) if departs[3] else 0)
+        shift, flip = self._augmentation()
+        shift += int(random.integers(1, 3)) if departs[4] else 0
+        augment = ",".join([f"shift:{shift}"] * (shift > 0) + ["flip"] * flip)
+        return replace(
+            self,
+            epochs=epochs,
+            learning_rate=float(rate),
+            batch_size=batch_size,
+            label_smoothing=min(float(smoothing), 0.99),
+            augment=augment,
+        )
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 

@@ -1,0 +1,97 @@
+"""The tables of the drift suite, from its rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+BLIND = 0.01  # accuracy on current data moved by less: what a team sees has not changed
+STRENGTHS = ("subtle", "between", "blatant")
+
+
+def auroc(drifted: np.ndarray, benign: np.ndarray) -> float:
+    return float(stats.mannwhitneyu(drifted, benign).statistic / (len(drifted) * len(benign)))
+
+
+def summary(rows: list[dict[str, Any]], method: str, keep: Callable[[dict[str, Any]], bool] = lambda row: True) -> dict:
+    """One line of the table; drifted updates are those that `keep` keeps, honest ones are all."""
+    found = [(row["update"], row["methods"][method]) for row in rows]
+    benign = [m for u, m in found if u["drift"] is None]
+    drifted = [(row["update"], row["methods"][method]) for row in rows if row["update"]["drift"] and keep(row)]
+    scores = np.array([m["score"] for m in benign])
+    found_scores = np.array([m["score"] for _, m in drifted])
+    threshold = np.quantile(scores, 0.95)
+    named = [m["first"] in u["classes"] for u, m in drifted if u["classes"] and m["first"] is not None]
+    line: dict[str, Any] = {
+        "auroc": auroc(found_scores, scores),
+        "found_at_5": float((found_scores > threshold).mean()),
+        "first": float(np.mean(named)) if named else None,
+        "found": None,
+        "false_alarms": None,
+        "interval": None,
+        "drifted": len(drifted),
+        "benign": len(benign),
+    }
+    if benign[0]["alarm"] is not None:
+        alarms = sum(bool(m["alarm"]) for m in benign)
+        interval = stats.binomtest(alarms, len(benign)).proportion_ci(method="exact")
+        line["found"] = float(np.mean([bool(m["alarm"]) for _, m in drifted]))
+        line["false_alarms"], line["interval"] = alarms / len(benign), [interval.low, interval.high]
+    return line
+
+
+def accuracy_blind(row: dict[str, Any]) -> bool:
+    return abs(row["methods"]["accuracy, current set"]["score"]) < BLIND
+
+
+def _is(row: dict[str, Any], kind: str, strength: int) -> bool:
+    return (row["update"]["kind"], row["update"]["strength"]) == (kind, strength)
+
+
+def print_tables(cell: dict[str, Any]) -> None:
+    rows = cell["rows"]
+    methods = list(rows[0]["methods"])
+    print(
+        f"\n{cell['set']}, {cell['mode']}: {sum(r['update']['drift'] is None for r in rows)} honest updates, ", end=""
+    )
+    print(f"{sum(r['update']['drift'] is not None for r in rows)} drifted ones")
+    print(f"{'':36}AUROC  found at 5 %  first  own rule: found  false alarms")
+    for method in methods:
+        _print_line(method, summary(rows, method))
+    if "accuracy, current set" in methods:
+        print("where accuracy on current data moves by less than 1 %:")
+        for method in methods:
+            _print_line(method, summary(rows, method, accuracy_blind))
+    ours = methods[0]
+    print(f"{ours}, AUROC and found at 5 %, by kind and strength:")
+    for kind in dict.fromkeys(row["update"]["kind"] for row in rows if row["update"]["drift"] is not None):
+        parts = []
+        for strength, word in enumerate(STRENGTHS):
+            line = summary(
+                rows, ours, lambda r, k=kind, s=strength: (r["update"]["kind"], r["update"]["strength"]) == (k, s)
+            )
+            parts.append(f"{word} {line['auroc']:.2f} {line['found_at_5']:4.0%}")
+        print(f"  {kind:10}", "   ".join(parts))
+    p_values = np.concatenate([r["methods"][ours]["p_values"] for r in rows if r["update"]["drift"] is None])
+    test = stats.kstest(p_values, "uniform")
+    shares = ", ".join(f"{(p_values <= p).mean():.1%} <= {p:g}" for p in (0.01, 0.05, 0.5))
+    print(
+        f"p of the classes of honest updates: {shares}; Kolmogorov-Smirnov distance from uniform {test.statistic:.3f}"
+    )
+    kinds: dict[str, list[bool]] = {}
+    for row in rows:
+        if row["update"]["drift"] is None:
+            kinds.setdefault(row["update"]["kind"], []).append(row["methods"][ours]["alarm"])
+    print("false alarms by change:", ", ".join(f"{kind} {sum(a)}/{len(a)}" for kind, a in kinds.items()), flush=True)
+
+
+def _print_line(method: str, line: dict[str, Any]) -> None:
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{value:.0%}"
+
+    alarms = percent(line["false_alarms"])
+    if line["interval"] is not None:
+        alarms += f" [{line['interval'][0]:.0%}, {line['interval'][1]:.0%}]"
+    parts = (percent(line["found_at_5"]), percent(line["first"]), percent(line["found"]), alarms)
+    print(f"{method:36}{line['auroc']:.3f}  {parts[0]:>12}  {parts[1]:>5}  {parts[2]:>15}  {parts[3]}")

@@ -1,0 +1,173 @@
+"""How well a concept drift is told from an honest update: pydrift, and what a team would look at instead.
+
+Trains base models, honest updates (other seeds, samples and recipes) and updates with drifts planted at three
+strengths; calibrates on each base, judges every update of it by every method, and prints one table per data set and
+way of updating. Models and calibrations are kept under `--work` and not made twice.
+
+    python bench/drift_suite.py --data data --set digits --set fashion-mnist --json bench/results/drift_suite.json
+    python bench/drift_suite.py --quick
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # each worker has one core; numpy reads this when it is imported
+import argparse
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _harness import machine
+from _suite_alternatives import Alternatives
+from _suite_cells import MODES, DataSet, Update, datasets, updates
+from _suite_models import base_job, train_all, update_job
+from _suite_table import print_tables
+
+from pydrift import DriftAuditor
+from pydrift.answers import REFERENCE, new_answers, reference_answers
+from pydrift.calibration import Calibration
+from pydrift.classifier import exact_arithmetic, freeze
+from pydrift.data import LabelledImages, load_data
+from pydrift.modelfile import load_model
+from pydrift.store import to_strict_json, write_atomic
+from pydrift.verdict import judge
+
+ALPHA = 0.05
+CPU = torch.device("cpu")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="data", help="folder of the standard data files")
+    parser.add_argument("--set", action="append", choices=list(datasets("")), help="default: all that are there")
+    parser.add_argument("--mode", action="append", choices=MODES)
+    parser.add_argument("--shadows", type=int, default=32)
+    parser.add_argument("--restarts", type=int, default=16)
+    parser.add_argument("--recipes", default="varied", choices=("varied", "same"))
+    parser.add_argument("--views", help="judge by these views only, comma-separated (an ablation)")
+    parser.add_argument("--no-alternatives", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="digits, and of each kind one update")
+    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--work", type=Path, default=Path("suite"))
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def chosen_updates(data: DataSet, quick: bool) -> list[Update]:
+    found = updates(data)
+    if not quick:
+        return found
+    first = {(u.kind, u.strength): u for u in reversed(found)}
+    return [replace(u, base=0) for u in found if first[u.kind, u.strength] is u]
+
+
+def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int, folder: Path) -> Calibration:
+    """The calibration of a base on the whole pool of training data, kept in a folder named after what it depends on."""
+    job = base_job(data, base)
+    told = [job.file(folder).name, mode, options.shadows, options.restarts, options.recipes]
+    where = folder / f"calibration-{sha256(repr(told).encode()).hexdigest()[:16]}"
+    if not (where / "MANIFEST.json").exists():
+        auditor = DriftAuditor(
+            job.file(folder), options.shadows, mode, options.restarts, seed=base, recipes=options.recipes, device="cpu"
+        )
+        auditor.fit(load_data(data.source)).save(where)
+    return Calibration.load(where)
+
+
+def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int) -> list[dict[str, Any]]:
+    """What every method says of every update of one base."""
+    torch.set_num_threads(1)
+    folder = options.work / data.name
+    began = time.process_time()
+    fitted = calibrated(options, data, mode, base, folder)
+    calibration_s = time.process_time() - began
+    test = load_data(data.source, "test")
+    models = [freeze(m, fitted.input_shape, CPU) for m in (fitted.base.module, *fitted.shadows)]
+    of_models = reference_answers(models, test, lambda: None)
+    alternatives = Alternatives(fitted.base.module, test)
+    rows = []
+    for update in chosen_updates(data, options.quick):
+        if update.base != base:
+            continue
+        module = load_model(update_job(data, mode, update, folder).file(folder)).module
+        began = time.process_time()
+        with exact_arithmetic():
+            verdicts = _verdicts(options, fitted, models, of_models, module, test)
+        row = {"update": asdict(update), "calibration_s": calibration_s, "judging_s": time.process_time() - began}
+        row["methods"] = verdicts
+        if not options.no_alternatives:
+            found = alternatives.judge(module, update.drift, update.seed)
+            row["methods"] |= {name: asdict(finding) for name, finding in found.items()}
+        rows.append(row)
+    return rows
+
+
+def _verdicts(
+    options: argparse.Namespace,
+    fitted: Calibration,
+    models: list[Any],
+    of_models: np.ndarray,
+    module: torch.nn.Module,
+    test: LabelledImages,
+) -> dict[str, Any]:
+    """pydrift's own verdicts, as DriftAuditor.compare makes them, without and with reference data."""
+    new = freeze(module, fitted.input_shape, CPU)
+    gray = fitted.attack.invert(new, fitted.restarts, fitted.seed)
+    seen = new_answers(models, new, fitted.consensus, gray.images, lambda: None)
+    answers = dict(fitted.answers)
+    views = options.views.split(",") if options.views else list(answers)
+    answers, seen = {v: answers[v] for v in views}, {v: seen[v] for v in views}
+    with_data = {**answers, REFERENCE: of_models}
+    of_data = reference_answers([new], test, lambda: None)[0]
+    found = {}
+    for name, known, told in (
+        ("pydrift, gray only", answers, seen),
+        ("pydrift, with reference data", with_data, {**seen, REFERENCE: of_data}),
+    ):
+        verdict = judge({v: a[1:] for v, a in known.items()}, told, None, fitted.confidence, fitted.class_names, ALPHA)
+        p_values = [1.0 if c.p_value is None else c.p_value for c in verdict.classes]
+        effects = [0.0 if c.effect is None else c.effect for c in verdict.classes]
+        found[name] = {
+            "score": -float(np.log10(min(p_values))),
+            "alarm": verdict.verdict == "drift",
+            "first": int(np.argmin(p_values)),
+            "verdict": verdict.verdict,
+            "p_values": p_values,
+            "effects": effects,
+            "named": [c.index for c in verdict.classes if c.verdict == "drift"],
+            "base_p_value": fitted.base_p_value,
+        }
+    return found
+
+
+def main() -> None:
+    options = arguments()
+    sets = datasets(options.data)
+    wanted = options.set or (["digits"] if options.quick else list(sets))
+    cells = []
+    for name in wanted:
+        data, folder = sets[name], options.work / name
+        bases = sorted({u.base for u in chosen_updates(data, options.quick)})
+        list(train_all([base_job(data, b) for b in bases], folder, options.workers))
+        for mode in options.mode or MODES:
+            jobs = [update_job(data, mode, u, folder) for u in chosen_updates(data, options.quick)]
+            list(train_all(jobs, folder, options.workers))
+            with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+                found = pool.map(judged_base, [options] * len(bases), [data] * len(bases), [mode] * len(bases), bases)
+                rows = [row for part in found for row in part]
+            cells.append({"set": name, "mode": mode, "rows": rows})
+            print_tables(cells[-1])
+            if options.json is not None:
+                told = {k: str(v) for k, v in vars(options).items() if k not in ("data", "work", "json")}
+                result = {"machine": machine(CPU), "options": told, "cells": cells}
+                write_atomic(options.json, to_strict_json(json.loads(json.dumps(result))).encode())
+
+
+if __name__ == "__main__":
+    main()
