@@ -13,17 +13,14 @@ from pydrift.fingerprint.logit_scores import free_energy
 
 @dataclass(frozen=True)
 class Energy:
+    """Learns nothing: fitted, it is what it was."""
+
     title = "energy, temperature 1 (Liu et al. 2020)"
     needs = Needs()
 
-    def fit(self, features: Features, labels: Tensor) -> FittedEnergy:
+    def fit(self, features: Features, labels: Tensor) -> Energy:
         check_fit(self, features, labels)
-        return FittedEnergy()
-
-
-@dataclass(frozen=True, eq=False)
-class FittedEnergy:
-    """Learns nothing."""
+        return self
 
     def score(self, features: Features) -> Tensor:
         return free_energy(features.logits)

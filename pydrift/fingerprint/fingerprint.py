@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,12 @@ class InputScores:
     def __len__(self) -> int:
         return len(self.p)
 
+    @classmethod
+    def joined(cls, parts: Sequence[InputScores]) -> InputScores:
+        """Those of all images of the parts."""
+        none = cls(np.empty(0), np.empty(0), np.empty(0, np.int64))
+        return cls(*(np.concatenate([getattr(p, f.name) for p in (none, *parts)]) for f in fields(cls)))
+
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
@@ -93,6 +99,7 @@ class Fingerprint:
         content = {_PREFIX + name: tensor for name, tensor in tensors.items()}
         content[_REFERENCE] = torch.from_numpy(self.conformal.reference.copy())
         about = {"schema_version": SCHEMA_VERSION, "numbers": numbers, **asdict(self.origin)}
+        about["sha256"] = _digest(about, content)
         write_atomic(path, safetensors_bytes(content, {_KEY: to_strict_json(about)}))
 
     @classmethod
@@ -103,6 +110,8 @@ class Fingerprint:
             raise InputRefused(f"{path}: not a fingerprint (pydrift fingerprint fit makes one)")
         try:
             about = parse_strict_json(file.metadata[_KEY].encode())
+            if about.pop("sha256") != _digest(about, file.tensors):
+                raise ValueError("its content is not what was written")
             version = about.pop("schema_version")
             if version != SCHEMA_VERSION:
                 raise InputRefused(f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}")
@@ -168,10 +177,7 @@ class Scorer:
 
     def score(self, x: Tensor) -> InputScores:
         """Of images float32 [N, C, H, W] in [0, 1]. InputRefused where they are of another shape, kind or range."""
-        parts = list(self.stream([x]))
-        if not parts:
-            return InputScores(np.empty(0), np.empty(0), np.empty(0, np.int64))
-        return InputScores(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("score", "p", "prediction")))
+        return InputScores.joined(list(self.stream([x])))
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[InputScores]:
         """Of batches [n, C, H, W] of any sizes, 250 images at a time. A result depends on no batch size."""
@@ -192,6 +198,11 @@ class Scorer:
             if wrong.any():
                 raise InputRefused(f"image {start + int(wrong.nonzero()[0])} has values outside [0, 1], or not finite")
         return x
+
+
+def _digest(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a file says: against damage; who means harm can write another."""
+    return sha256_bytes(f"{to_strict_json(about)} {tensors_digest(tensors)}".encode())
 
 
 def identity(module: nn.Module) -> str:

@@ -15,7 +15,10 @@ from pydrift.fingerprint.logit_scores import log_confidence
 
 @dataclass(frozen=True)
 class Gen:
-    """gamma, largest  of the paper: the exponent 0.1, and the 100 largest probabilities, or all there are"""
+    """Learns nothing: fitted, it is what it was.
+
+    gamma, largest  of the paper: the exponent 0.1, and the 100 largest probabilities, or all there are
+    """
 
     gamma: float = 0.1
     largest: int = 100
@@ -29,17 +32,9 @@ class Gen:
     def title(self) -> str:
         return f"GEN, gamma {self.gamma:g} (Liu et al. 2023)"
 
-    def fit(self, features: Features, labels: Tensor) -> FittedGen:
+    def fit(self, features: Features, labels: Tensor) -> Gen:
         check_fit(self, features, labels)
-        return FittedGen(self.gamma, self.largest)
-
-
-@dataclass(frozen=True, eq=False)
-class FittedGen:
-    """Learns nothing."""
-
-    gamma: float
-    largest: int
+        return self
 
     def score(self, features: Features) -> Tensor:
         """-sum of (p (1 - p))^gamma over the largest p, from logarithms in float64: p near 0 and 1 keep their size."""

@@ -12,17 +12,14 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class MaxLogit:
+    """Learns nothing: fitted, it is what it was."""
+
     title = "maximum logit (Hendrycks et al. 2022)"
     needs = Needs()
 
-    def fit(self, features: Features, labels: Tensor) -> FittedMaxLogit:
+    def fit(self, features: Features, labels: Tensor) -> MaxLogit:
         check_fit(self, features, labels)
-        return FittedMaxLogit()
-
-
-@dataclass(frozen=True, eq=False)
-class FittedMaxLogit:
-    """Learns nothing."""
+        return self
 
     def score(self, features: Features) -> Tensor:
         return features.logits.amax(dim=1)

@@ -13,17 +13,14 @@ from pydrift.fingerprint.logit_scores import log_confidence
 
 @dataclass(frozen=True)
 class MaxSoftmax:
+    """Learns nothing: fitted, it is what it was."""
+
     title = "maximum softmax probability (Hendrycks and Gimpel 2017)"
     needs = Needs()
 
-    def fit(self, features: Features, labels: Tensor) -> FittedMaxSoftmax:
+    def fit(self, features: Features, labels: Tensor) -> MaxSoftmax:
         check_fit(self, features, labels)
-        return FittedMaxSoftmax()
-
-
-@dataclass(frozen=True, eq=False)
-class FittedMaxSoftmax:
-    """Learns nothing."""
+        return self
 
     def score(self, features: Features) -> Tensor:
         """Its logarithm, so that probabilities that round to 1 stay apart."""

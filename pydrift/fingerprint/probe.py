@@ -161,14 +161,14 @@ def blocks(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     kept: list[Tensor] = []
     count = 0
     for batch in batches:
-        kept.append(batch)
-        count += len(batch)
-        if count >= BLOCK:
-            *full, rest = torch.cat(kept).split(BLOCK)
-            if len(rest) == BLOCK:
-                full, rest = [*full, rest], rest[:0]
-            yield from full
-            kept, count = [rest], len(rest)
+        rest = batch
+        while count + len(rest) >= BLOCK:
+            missing = BLOCK - count
+            yield torch.cat([*kept, rest[:missing]])
+            kept, count, rest = [], 0, rest[missing:]
+        if len(rest):
+            kept.append(rest)
+            count += len(rest)
     if count:
         yield torch.cat(kept)
 

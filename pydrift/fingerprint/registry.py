@@ -9,15 +9,15 @@ from typing import Any
 from pydrift.errors import UsageError
 from pydrift.fingerprint.ash import Ash, FittedAsh
 from pydrift.fingerprint.detector import Detector
-from pydrift.fingerprint.energy import Energy, FittedEnergy
-from pydrift.fingerprint.gen import FittedGen, Gen
+from pydrift.fingerprint.energy import Energy
+from pydrift.fingerprint.gen import Gen
 from pydrift.fingerprint.gram import FittedGram, Gram
 from pydrift.fingerprint.knn import FittedKnn, Knn
 from pydrift.fingerprint.mahalanobis import FittedMahalanobis, Mahalanobis
-from pydrift.fingerprint.max_logit import FittedMaxLogit, MaxLogit
-from pydrift.fingerprint.msp import FittedMaxSoftmax, MaxSoftmax
+from pydrift.fingerprint.max_logit import MaxLogit
+from pydrift.fingerprint.msp import MaxSoftmax
 from pydrift.fingerprint.neuralfp import FittedNeuralFP, NeuralFP
-from pydrift.fingerprint.odin import FittedOdin, Odin
+from pydrift.fingerprint.odin import Odin
 from pydrift.fingerprint.react import FittedReact, React
 from pydrift.fingerprint.she import FittedShe, She
 from pydrift.fingerprint.vim import FittedVim, Vim
@@ -41,11 +41,6 @@ DETECTORS: dict[str, Detector] = {
 
 _FITTED: dict[type[Any], type[Any]] = {
     NeuralFP: FittedNeuralFP,
-    MaxSoftmax: FittedMaxSoftmax,
-    MaxLogit: FittedMaxLogit,
-    Energy: FittedEnergy,
-    Odin: FittedOdin,
-    Gen: FittedGen,
     React: FittedReact,
     Ash: FittedAsh,
     She: FittedShe,
@@ -74,5 +69,5 @@ def detector_named(name: str, settings: Mapping[str, Any] | None = None, seed: i
 
 
 def fitted_class(detector: Detector) -> type[Any]:
-    """The class of what the detector becomes when fitted."""
-    return _FITTED[type(detector)]
+    """The class of what the detector becomes when fitted: its own, where it learns nothing."""
+    return _FITTED.get(type(detector), type(detector))

@@ -81,7 +81,7 @@ def screen(scorer: Scorer, images: LabelledImages, alpha: float = 0.05, progress
         for part in scorer.stream([images.x]):
             parts.append(part)
             told.advance()
-    scores = InputScores(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("score", "p", "prediction")))
+    scores = InputScores.joined(parts)
     flagged = int((scores.p <= alpha).sum())
     low, high = clopper_pearson(flagged, len(scores))
     return Screening(
