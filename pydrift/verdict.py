@@ -230,24 +230,51 @@ def _effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[int, di
         raise _Unmeasurable("the shadows do not differ enough to hold the new model against them")
     of_shadows, of_new = _residuals(null[:, varies], seen[varies])
     view, shown, against = view[varies], *(np.tile(side, len(shadows))[varies] for side in (shown, against))
-    scores: dict[int, dict[str, _Score]] = {}
-    for c in classes:
-        concerned = (shown == c) | (against == c)
-        parts = {_ALL: concerned, **{name: concerned & (view == name) for name in shadows}}
-        scores[c] = {name: _score(of_shadows[:, some], of_new[some]) for name, some in parts.items() if some.any()}
+    concerned = np.stack([(shown == c) | (against == c) for c in classes])  # [classes, E]
+    scores: dict[int, dict[str, _Score]] = {c: {} for c in classes}
+    for name in (_ALL, *shadows):
+        some = concerned if name == _ALL else concerned & (view == name)
+        if some.any(axis=1).all():
+            effects, null_effects = _standardised(_log_strain(of_shadows, some), _log_strain(of_new[None], some)[0])
+            for i, c in enumerate(classes):
+                scores[c][name] = _Score(float(effects[i]), null_effects[:, i])
     return scores
+
+
+def _log_strain(residuals: NDArray[np.float64], concerned: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Each class's log strain [models, classes], from residuals [models, E] and which concern it [classes, E]."""
+    mean_square = residuals**2 @ concerned.T / concerned.sum(axis=1)
+    return np.log(np.maximum(np.sqrt(mean_square), ROUNDING))
+
+
+def _standardised(
+    shadows: NDArray[np.float64], new: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Effects of the new model [classes], and of each shadow against the others [K, classes], from log strains."""
+    held_out = [_effect(np.delete(shadows, k, axis=0), own) for k, own in enumerate(shadows)]
+    return _effect(shadows, new), np.stack(held_out)
+
+
+def _effect(sample: NDArray[np.float64], strain: NDArray[np.float64]) -> NDArray[np.float64]:
+    variance = sample.var(axis=0, ddof=1)
+    return (sample.mean(axis=0) - strain) / np.maximum(_unit(variance), ROUNDING)
 
 
 def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Conditional residuals of each shadow given the others [K, E], and of the new model given all of them [E].
 
-    In units of each answer's own leave-one-out residuals; as K values say little about one answer's spread, its
-    variance is averaged with that of all answers.
+    In units of the others' leave-one-out residuals of the same answer.
     """
     held_out = np.stack([_residual(np.delete(null, k, axis=0), null[k]) for k in range(len(null))])
-    variance = (held_out**2).mean(axis=0)
-    scale = np.sqrt((variance + variance.mean()) / 2)
-    return held_out / scale, _residual(null, new) / scale
+    total = (held_out**2).sum(axis=0)
+    # Without a shadow's own: a deviation that counts in its own unit looks smaller than it is.
+    scaled = [row / _unit((total - row**2) / (len(held_out) - 1)) for row in held_out]
+    return np.stack(scaled), _residual(null, new) / _unit(total / len(held_out))
+
+
+def _unit(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Deviations, of variances that too few values give: each is averaged with the mean of all."""
+    return np.sqrt((variance + variance.mean()) / 2)
 
 
 def _residual(sample: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -280,17 +307,6 @@ def shrinkage_intensity(z: NDArray[np.float64]) -> float:
     distance = square - entries * mean_variance**2
     error = ((np.diag(gram) ** 2).sum() / count - square) / count
     return float(np.clip(error / distance, 1e-6, 1.0)) if distance > 0 else 1.0
-
-
-def _score(null: NDArray[np.float64], new: NDArray[np.float64]) -> _Score:
-    """From residuals of the shadows [K, e] and of the new model [e]."""
-    strain = np.log(np.maximum(np.sqrt((null**2).mean(axis=1)), ROUNDING))
-    effects = [_standardised(np.delete(strain, k), value) for k, value in enumerate(strain)]
-    return _Score(_standardised(strain, float(np.log(max(np.sqrt((new**2).mean()), ROUNDING)))), np.array(effects))
-
-
-def _standardised(strains: NDArray[np.float64], strain: float) -> float:
-    return float((strains.mean() - strain) / max(strains.std(ddof=1), ROUNDING))
 
 
 def _tested(index: int, name: str, scores: dict[str, _Score], tail: Tail) -> ClassVerdict:
