@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from pydrift.answers import REFERENCE, benign_answers, groups, new_answers, reference_answers
-from pydrift.baselines import measure_baselines
+from pydrift.answers import REFERENCE, benign_answers, new_answers, reference_answers
+from pydrift.baselines import gray_known, measure_baselines
 from pydrift.calibration import Calibration, describe_attack
-from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
+from pydrift.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
-from pydrift.gray import GrayData
-from pydrift.inversion import VIEWS, GradientAscent, InversionAttack, invert_models
+from pydrift.fingerprint import Fingerprint
+from pydrift.inversion import VIEWS, GradientAscent, InversionAttack
+from pydrift.inverting import consensus_of, inverted
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
@@ -165,9 +163,10 @@ class DriftAuditor:
             models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in shadows)]
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
-                gray, _ = self._inverted(models, [f"gray/{m}" for m in range(len(models))], run, progress)
+                tasks = [f"gray/{m}" for m in range(len(models))]
+                gray, _ = inverted(self._attack, models, tasks, self._restarts, self._seed, run, progress)
             with clock("consensus of shadows"):
-                consensus = self._consensus(models[1:], run, progress)
+                consensus = consensus_of(self._attack, models[1:], self._restarts, self._seed, run, progress)
             with clock("measure recognition"):
                 progress.phase("measuring recognition", (len(VIEWS) + 1) * len(models))
                 own = np.stack([images_of.images for images_of in gray])
@@ -209,12 +208,15 @@ class DriftAuditor:
         alpha: float = 0.05,
         *,
         use_data: bool = False,
+        fingerprint: Fingerprint | str | Path | None = None,
         arch: str | None = None,
     ) -> DriftReport:
         """Judges one successor.
 
         `data` is optional. It adds the accuracy baselines, and with `use_data` what all models say of its images, at
         most 200 of each class, is one more view for the verdict: images that none of the models was trained on.
+        A `fingerprint` of the base (or its file) adds which share of both models' gray data it knows; the verdict does
+        not look at that. InputRefused where it is of another model.
         """
         if not 0 < alpha < 1:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
@@ -231,6 +233,8 @@ class DriftAuditor:
             raise InputRefused(f"{images.source}: images of shape {images.input_shape}, expected {fitted.input_shape}")
         if use_data and images is None:
             raise UsageError("use_data without data")
+        known = Fingerprint.load(fingerprint) if isinstance(fingerprint, str | Path) else fingerprint
+        scorer = None if known is None else known.scorer(fitted.base, device=str(self._device))
         models = [
             freeze(m, fitted.input_shape, self._device, "calibrated model")
             for m in (fitted.base.module, *fitted.shadows)
@@ -247,7 +251,7 @@ class DriftAuditor:
         with exact_arithmetic(), self._progress as progress:
             with self._run(f"compare-{subject.sha256[:16]}", plan) as run, clock("invert new model"):
                 progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
-                (gray,), rate = self._inverted([new], ["gray/new"], run, progress)
+                (gray,), rate = inverted(self._attack, [new], ["gray/new"], self._restarts, self._seed, run, progress)
             with clock("measure recognition of new model"):
                 progress.phase("measuring recognition", len(VIEWS) + len(models))
                 seen = new_answers(models, new, fitted.consensus, gray.images, progress.advance)
@@ -267,6 +271,12 @@ class DriftAuditor:
             verdict = replace(verdict, verdict="inconclusive", reasons=(why, *verdict.reasons))
         with clock("measure baselines"):
             baselines = measure_baselines(models[0], new, fitted.base.module, subject.module, images)
+            if scorer is not None:
+                baselines = replace(
+                    baselines,
+                    gray_known_base=gray_known(scorer, fitted.gray.images),
+                    gray_known_production=gray_known(scorer, gray.images),
+                )
         return DriftReport(
             verdict=verdict.verdict,
             p_value=verdict.p_value,
@@ -345,42 +355,6 @@ class DriftAuditor:
         )
         auditor._calibration = fitted
         return auditor
-
-    def _inverted(
-        self, models: Sequence[Classifier], tasks: Sequence[str], run: RunFolder, progress: Progress
-    ) -> tuple[list[GrayData], float | None]:
-        """Gray data of each model, kept as a task of the run, and restart-steps per second if any had to be made."""
-        gray = {}
-        for task in tasks:
-            if (saved := run.get(task)) is not None:
-                gray[task] = GrayData(**{name: tensor.numpy() for name, tensor in saved.items()})
-                progress.advance()
-        missing = [task for task in tasks if task not in gray]
-        made = invert_models(self._attack, [models[tasks.index(task)] for task in missing], self._restarts, self._seed)
-        began, steps = time.perf_counter(), 0
-        for task, images in zip(missing, made, strict=True):
-            run.put(task, {name: torch.from_numpy(array) for name, array in vars(images).items()})
-            gray[task] = images
-            steps += int(images.steps.sum())
-            progress.advance()
-        rate = steps / (time.perf_counter() - began) if missing else None
-        return [gray[task] for task in tasks], rate
-
-    def _consensus(self, shadows: Sequence[Classifier], run: RunFolder, progress: Progress) -> NDArray[np.float32]:
-        """What each group of shadows takes the classes for, kept as tasks of the run."""
-        made = groups(len(shadows))
-        progress.phase("inverting groups of shadows", len(made))
-        consensus = []
-        for group, members in enumerate(made):
-            saved = run.get(f"consensus/{group}")
-            if saved is None:
-                some = [shadows[k] for k in members]
-                images = self._attack.consensus(some, max(1, self._restarts // 2), self._seed + group)
-                saved = {"images": torch.from_numpy(images)}
-                run.put(f"consensus/{group}", saved)
-            consensus.append(saved["images"].numpy())
-            progress.advance()
-        return np.stack(consensus)
 
     def _run(self, name: str, plan: dict[str, Any]) -> RunFolder:
         if self._work_dir is not None:

@@ -1,4 +1,4 @@
-"""What a team would look at without pydrift: accuracies, disagreement and the size of the weight change."""
+"""What the verdict does not look at: accuracies, disagreement, the size of the weight change, a fingerprint's view."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
 from pydrift.classifier import Classifier
 from pydrift.data import LabelledImages
+from pydrift.fingerprint import Scorer
 from pydrift.result import Baselines
 from pydrift.training import predict
+
+GRAY_ALPHA = 0.05  # a gray image with a p up to this is foreign
 
 
 def measure_baselines(
@@ -38,6 +42,12 @@ def measure_baselines(
         data=data.source,
         data_sha256=data.sha256,
     )
+
+
+def gray_known(scorer: Scorer, gray: NDArray[np.float32]) -> tuple[float, ...]:
+    """The share of each class's gray images [classes, restarts, C, H, W] that a fingerprint knows: p above 0.05."""
+    scorer.fingerprint.conformal.check_alpha(GRAY_ALPHA)
+    return tuple(float((scorer.score(torch.from_numpy(images)).p > GRAY_ALPHA).mean()) for images in gray)
 
 
 def mcnemar(only_first_right: int, only_second_right: int) -> float:

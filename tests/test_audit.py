@@ -13,6 +13,7 @@ from pydrift import DriftAuditor, InputRefused, TrainingRecipe, UsageError
 from pydrift.auditor import GUESSED
 from pydrift.data import LabelledImages
 from pydrift.modelfile import load_model, save_model
+from pydrift.report.wording import baseline_rows
 from pydrift.training import train
 
 SHADOWS, RESTARTS = 12, 6
@@ -75,6 +76,29 @@ def test_verdict_never_depends_on_the_data_given_to_compare(auditor, digits):
     assert informed.baselines.images == len(digits.holdout)
     assert 0.9 < informed.baselines.accuracy_base <= 1
     assert informed.baselines.relative_weight_change == blind.baselines.relative_weight_change > 0
+
+
+def test_a_fingerprint_of_the_base_says_which_gray_data_it_knows(auditor, digits, tmp_path):
+    pydrift.fit_fingerprint(digits.path("base"), digits.data, detector="energy").save(tmp_path / "base.fp")
+    plain = auditor.compare(digits.path("swapped"))
+    report = auditor.compare(digits.path("swapped"), fingerprint=tmp_path / "base.fp")
+    assert (report.verdict, report.classes) == (plain.verdict, plain.classes)
+    assert plain.baselines.gray_known_base is None
+    scorer = pydrift.Fingerprint.load(tmp_path / "base.fp").scorer(digits.path("base"))
+    for shares, gray in (
+        (report.baselines.gray_known_base, report.gray_base),
+        (report.baselines.gray_known_production, report.gray_production),
+    ):
+        p = scorer.score(torch.from_numpy(gray.images).flatten(0, 1)).p.reshape(10, RESTARTS)
+        assert shares == tuple((p > 0.05).mean(axis=1))
+    assert np.mean(report.baselines.gray_known_base) > np.mean(report.baselines.gray_known_production)
+    report.save(tmp_path / "report")
+    assert pydrift.DriftReport.load(tmp_path / "report").baselines == report.baselines
+    line = dict(baseline_rows(report.baselines))["gray images that the base's fingerprint knows"]
+    assert line.startswith(f"{100 * np.mean(report.baselines.gray_known_base):.2f} % of the base's, ")
+    other = pydrift.fit_fingerprint(digits.path("benign"), digits.data, detector="energy")
+    with pytest.raises(InputRefused, match=r"^base.safetensors: the fingerprint is of another model \(benign\."):
+        auditor.compare(digits.path("swapped"), fingerprint=other)
 
 
 def test_a_saved_calibration_gives_the_same_report(auditor, digits, tmp_path):

@@ -23,7 +23,9 @@ ALLOWED = {
         "calibration",
         "classifier",
         "data",
+        "fingerprint",
         "inversion",
+        "inverting",
         "membership",
         "modelfile",
         "noise",
@@ -31,7 +33,7 @@ ALLOWED = {
         "parallel",
     }
     | {"progress", "result", "shadows", "subject", "training", "verdict"},
-    "baselines": VALUES | {"classifier", "data", "result", "training"},
+    "baselines": VALUES | {"classifier", "data", "fingerprint", "result", "training"},
     "calibration": VALUES | {"arch", "inversion", "subject"},
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
@@ -46,6 +48,7 @@ ALLOWED = {
     | {"arch", "classifier", "data", "membership", "modelfile", "noise", "parallel", "progress", "subject"},
     "gray": set(),
     "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel", "rotation"},
+    "inverting": VALUES | {"answers", "classifier", "inversion", "progress"},
     "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),
