@@ -35,7 +35,7 @@ def benign_answers(
     gray: NDArray[np.float32],
     advance: Callable[[], None],
 ) -> tuple[Answers, NDArray[np.float64]]:
-    """-> the answers of base and shadows [K + 1, ...], and the shadows' mean confidence in each class [classes].
+    """-> the answers of base and shadows [K + 1, ...], and shadows' mean confidence in their own consensus [classes].
 
     models     the base, then the K shadows
     consensus  float32 [groups, classes, restarts, C, H, W]: what each group of shadows takes the classes for
@@ -54,7 +54,7 @@ def benign_answers(
         seen = recognise(models, shown(view, torch.from_numpy(consensus)), advance)
         answers[view] = _mean(seen.log_odds, foreign)
         if view == "plain":
-            confidence = _mean(seen.confidence, foreign)[1:].mean(axis=0)
+            confidence = _mean(seen.confidence[1:], ~foreign[1:]).mean(axis=0)
     seen = recognise(models, torch.from_numpy(gray), advance)
     answers[OWN_GRAY] = _mean(seen.log_odds.swapaxes(0, 1), ~np.eye(count + 1, dtype=bool))
     return answers, confidence

@@ -24,7 +24,7 @@ from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
 from pydrift.progress import Clock, Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
-from pydrift.shadows import NULLS, RECIPES, described, successor_draw, train_shadows
+from pydrift.shadows import NULLS, RECIPES, described, state_shapes, successor_draw, train_shadows
 from pydrift.store import RunFolder, refuse_manifest_folder
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
@@ -63,6 +63,8 @@ class DriftAuditor:
     work_dir  folder for finished pieces, so that a killed run goes on where it was; None: nothing is kept
     progress  told about phases and steps (see pydrift.progress); default: silent
     arch      architecture of a base given as a file that does not name its own
+    earlier   earlier versions that were found to be honest, of the base's architecture: they join the shadows, so that
+              what has changed before without harm widens the null
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class DriftAuditor:
         work_dir: str | Path | None = None,
         progress: Progress | None = None,
         arch: str | None = None,
+        earlier: Sequence[Model] = (),
     ) -> None:
         if shadows < 2:
             raise UsageError(f"shadows must be >= 2, got {shadows}")
@@ -96,6 +99,10 @@ class DriftAuditor:
         if size is not None and size < 2:
             raise UsageError(f"size must be >= 2, got {size}")
         self._base = as_subject(base, "base", arch)
+        self._earlier = [as_subject(model, "earlier version", arch) for model in earlier]
+        for subject in self._earlier:
+            if state_shapes(subject.module) != state_shapes(self._base.module):
+                raise InputRefused(f"{subject.name}: an earlier version must have the architecture of the base")
         self._shadows, self._null, self._restarts, self._seed = shadows, null, restarts, seed
         self._recipe = recipe or self._base.recipe or TrainingRecipe()
         known = {"recipe": recipe or self._base.recipe or train, "size": size or self._base.train_size}
@@ -140,6 +147,7 @@ class DriftAuditor:
             "restarts": self._restarts,
             "seed": self._seed,
             "device": self._device.type,
+            "earlier": [subject.sha256 for subject in self._earlier],
             "train": None if self._train is None else described(self._train),
             "versions": _versions(),
         }
@@ -159,7 +167,7 @@ class DriftAuditor:
                     device=str(self._device),
                     progress=progress,
                 )
-            shadows = bank.models()
+            shadows = [*bank.models(), *(subject.module for subject in self._earlier)]
             models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in shadows)]
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
@@ -186,7 +194,7 @@ class DriftAuditor:
             input_shape=images.input_shape,
             null=self._null,
             draw=draw.describe(len(images)),
-            shadow_accuracy=bank.accuracy,
+            shadow_accuracy=bank.accuracy + (None,) * len(self._earlier),
             attack=self._attack,
             restarts=self._restarts,
             seed=self._seed,
@@ -196,6 +204,7 @@ class DriftAuditor:
                 "recipe": "the user's own" if self._train else asdict(self._recipe),
                 "recipes": self._recipes,
                 "guessed": self._guessed,
+                "earlier": [subject.name for subject in self._earlier],
             },
             seconds=clock.seconds,
         )

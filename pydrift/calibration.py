@@ -48,7 +48,7 @@ class Calibration:
     gray          of the base
     consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
     answers       of each view float64 [K + 1, classes, classes], the base first (see pydrift.answers)
-    confidence    float64 [classes]: the shadows' mean confidence in consensus images that they did not make
+    confidence    float64 [classes]: the shadows' mean confidence in the consensus images that they made
     base_p_value  p of the base as if it were a successor; None where it is not one (shadows that continue from it)
     """
 

@@ -109,8 +109,8 @@ def judge(
     shadows     of each view float64 [K, classes, classes]: the shadows' answers
     new         of each view float64 [classes, classes]: the new model's
     base        the base's: a new model that gives the same ones is the same function; None: that is not asked
-    confidence  float64 [classes]: the shadows' mean confidence in the gray data of a class; below 0.5 the class is
-                inconclusive
+    confidence  float64 [classes]: the shadows' mean confidence in the gray data that they made of a class; below 0.5
+                the class is inconclusive
     alpha       family-wise error level over the classes, in (0, 1)
 
     Deterministic. A permutation of the classes permutes the result.
@@ -144,6 +144,15 @@ def judge(
     verdicts = {c.verdict for c in found}
     verdict = next(v for v in ("drift", "inconclusive", "stable") if v in verdicts)
     return Verdict(verdict, p_value, smallest, _reasons(found), found)
+
+
+def alpha_of_release(alpha: float, release: int) -> float:
+    """The level of the n-th audit of a series that is to stay below `alpha` as a whole, however long it gets.
+
+    alpha * 6 / (pi^2 n^2), which sums to alpha over all n: Bonferroni, so valid for any dependence between the
+    audits. `release` counts from 1.
+    """
+    return alpha * 6 / (np.pi * release) ** 2
 
 
 def fit_tail(null: Sequence[NDArray[np.float64]]) -> Tail:

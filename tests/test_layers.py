@@ -39,7 +39,7 @@ ALLOWED = {
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "fingerprint", "inversion", "modelfile"}
     | {"progress", "report"}
-    | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training"},
+    | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training", "verdict"},
     "data": VALUES | {"rotation"},
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},

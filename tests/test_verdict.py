@@ -13,6 +13,7 @@ from pydrift.verdict import (
     ClassVerdict,
     Tail,
     Verdict,
+    alpha_of_release,
     effect_interval,
     fit_tail,
     holm,
@@ -295,6 +296,13 @@ def test_fitted_tail_finds_the_degrees_and_stays_in_its_bounds(degrees):
     narrow = fit_tail([0.01 * n for n in null])
     assert narrow.scale == pytest.approx(1)  # never more confident than normal theory
     assert fit_tail([n[:4] for n in null]).degrees <= 3 + 1e-9
+
+
+def test_the_levels_of_a_series_of_releases_add_up_to_alpha():
+    levels = [alpha_of_release(0.05, n) for n in range(1, 10_001)]
+    assert levels[0] == pytest.approx(0.05 * 6 / np.pi**2)
+    assert sum(levels) == pytest.approx(0.05, rel=1e-3)
+    assert sum(levels) < 0.05
 
 
 def test_holm_is_the_smallest_level_at_which_closed_bonferroni_rejects():

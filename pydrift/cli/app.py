@@ -45,6 +45,10 @@ RecipesOption = Annotated[
     str | None,
     typer.Option("--recipes", help="of the shadows: varied, as honest updates' may be, or same (default: varied)"),
 ]
+EarlierOption = Annotated[
+    list[Path] | None,
+    typer.Option("--earlier", help="an earlier version that was honest, to widen the null; may be repeated"),
+]
 RecipeOption = Annotated[
     list[str] | None,
     typer.Option("--recipe", metavar="KEY=VALUE", help="of the training, for example epochs=10; may be repeated"),

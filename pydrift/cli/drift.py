@@ -15,6 +15,7 @@ from pydrift.cli.app import (
     DATA_HELP,
     ArchOption,
     DeviceOption,
+    EarlierOption,
     NullOption,
     RecipesOption,
     RestartsOption,
@@ -126,6 +127,7 @@ def calibrate(
     shadows: ShadowsOption = None,
     null: NullOption = None,
     recipes: RecipesOption = None,
+    earlier: EarlierOption = None,
     restarts: RestartsOption = None,
     size: SizeOption = None,
     seed: SeedOption = 0,
@@ -141,7 +143,7 @@ def calibrate(
     find_own_architectures(arch)
     auditor = DriftAuditor(
         base,
-        **given(shadows=shadows, null=null, recipes=recipes, restarts=restarts, size=size),
+        **given(shadows=shadows, null=null, recipes=recipes, earlier=earlier, restarts=restarts, size=size),
         seed=seed,
         arch=arch,
         device=device,
@@ -158,6 +160,12 @@ def audit(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="the newer model's file")],
     data: Annotated[str | None, typer.Option("--data", help=DATA_HELP)] = None,
     alpha: Annotated[float, typer.Option("--alpha", help="error level over all classes together")] = 0.05,
+    release: Annotated[
+        int | None,
+        typer.Option(
+            "--release", min=1, help="this is audit N of a series: --alpha is the level of all of them together"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder for report.html, report.json and gray.npz")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the result as one JSON document")] = False,
     use_data: Annotated[
@@ -173,6 +181,7 @@ def audit(
     shadows: ShadowsOption = None,
     null: NullOption = None,
     recipes: RecipesOption = None,
+    earlier: EarlierOption = None,
     restarts: RestartsOption = None,
     size: SizeOption = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="of everything random (default: 0)")] = None,
@@ -189,8 +198,11 @@ def audit(
     from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data
     from pydrift.result import DriftReport
+    from pydrift.verdict import alpha_of_release
 
-    options = given(shadows=shadows, null=null, recipes=recipes, restarts=restarts, size=size, seed=seed)
+    options = given(
+        shadows=shadows, null=null, recipes=recipes, earlier=earlier, restarts=restarts, size=size, seed=seed
+    )
     common: dict[str, Any] = {"arch": arch, "device": device, "work_dir": work, "progress": for_terminal()}
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
@@ -209,7 +221,8 @@ def audit(
         auditor = DriftAuditor(first, **options, **common).fit(load_data(data))
     # The baselines want images that neither model was trained on; the reference data itself where there are no others.
     holdout = None if data is None else test_split(data) or load_data(data)
-    report = auditor.compare(new, holdout, alpha, use_data=use_data, fingerprint=fingerprint, arch=arch)
+    level = alpha if release is None else alpha_of_release(alpha, release)
+    report = auditor.compare(new, holdout, level, use_data=use_data, fingerprint=fingerprint, arch=arch)
     command = shlex.join(["pydrift", *sys.argv[1:]])
     report = replace(report, provenance=replace(report.provenance, command=command))
     if json:

@@ -4,7 +4,7 @@ from pydrift.shadows.bank import ShadowBank
 from pydrift.shadows.draw import Draw, successor_draw
 from pydrift.shadows.plan import NULLS, RECIPES, ShadowPlan, described
 from pydrift.shadows.tasks import FolderStatus, TaskFolder
-from pydrift.shadows.train import collect, plan_shadows, reinitialised, train_shadows, work_on
+from pydrift.shadows.train import collect, plan_shadows, reinitialised, state_shapes, train_shadows, work_on
 
 __all__ = [
     "NULLS",
@@ -18,6 +18,7 @@ __all__ = [
     "described",
     "plan_shadows",
     "reinitialised",
+    "state_shapes",
     "successor_draw",
     "train_shadows",
     "work_on",

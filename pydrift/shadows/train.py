@@ -233,12 +233,13 @@ def _trained(
 def _by_user(user_train: Train, base: nn.Module, x: Tensor, y: Tensor, seed: int) -> nn.Module:
     with seeded(seed):
         made = user_train(x, y, seed)
-    if _shapes(made) != _shapes(base):
+    if state_shapes(made) != state_shapes(base):
         raise UsageError("train= returned a model whose parameters are not named and shaped as the base's are")
     return copy.deepcopy(made).cpu().eval()  # the user may train one and the same module again
 
 
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+def state_shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """The shape of each entry of the module's state dict, by its name."""
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
