@@ -150,3 +150,4 @@ def test_the_p_of_a_count_is_exact():
         assert p_of_count(count, 50, 39, 0.05) == pytest.approx(expected, abs=0.012)
     assert p_of_count(0, 50, 39, 0.05) == 1
     assert p_of_count(50, 50, 39, 0.05) == pytest.approx(betabinom.pmf(50, 50, 2, 38))
+    assert 0 < p_of_count(10_000, 10_000, 10_000, 0.05) < 1e-300

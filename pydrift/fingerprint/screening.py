@@ -101,10 +101,11 @@ def p_of_count(flagged: int, images: int, held_out: int, alpha: float) -> float:
     """P(at least `flagged` of `images` have p <= alpha), all images and the held-out ones exchangeable without ties.
 
     p <= alpha where at most t - 1 held-out scores are no higher, t = floor(alpha (n + 1)): the share of all images that
-    score so low is Beta(t, n + 1 - t), so their number is beta-binomial.
+    score so low is Beta(t, n + 1 - t), so their number is beta-binomial. Never 0.
     """
     t = int(np.floor(alpha * (held_out + 1) * (1 + 1e-12)))
-    return float(min(1.0, betabinom.sf(flagged - 1, images, t, held_out + 1 - t)))
+    p = betabinom.sf(flagged - 1, images, t, held_out + 1 - t)
+    return float(np.clip(p, np.finfo(float).tiny, 1.0))
 
 
 def lowest(scores: InputScores, count: int) -> NDArray[np.int64]:
