@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from scipy.stats import betabinom
 
 from pydrift.cli import main
 from pydrift.cli.fingerprint import _DETECTORS
-from pydrift.fingerprint import DETECTORS
+from pydrift.fingerprint import DETECTORS, FingerprintOrigin, InputScores, Screening
 from pydrift.fingerprint.screening import p_of_count
+from pydrift.report import render_screening_html
 
 
 def run(*arguments, **environment):
@@ -75,14 +77,39 @@ def test_json_is_one_document_and_scores_go_to_a_file(made, digits, folder):
         assert (arrays["prediction"] == digits.holdout.y.numpy()).mean() > 0.9
 
 
-def test_the_exit_code_says_whether_too_many_are_foreign(made, digits, foreign):
-    strange = score(made, digits, "--data", foreign, "--fail-above", "0.5")
+def test_the_exit_code_says_whether_too_many_are_foreign(made, digits, foreign, folder):
+    page = folder / "page.html"
+    strange = score(made, digits, "--data", foreign, "--fail-above", "0.5", "--html", page)
     assert strange.returncode == 1, strange.stdout
     assert strange.stderr.endswith("of the images are flagged, more than 0.5\n")
     assert "more than chance explains" in strange.stdout
     assert "strangest: image " in strange.stdout
+    assert strange.stdout.splitlines()[0] in page.read_text()
     known = score(made, digits, "--data", "digits", "--split", "test", "--fail-above", "0.5")
     assert known.returncode == 0, known.stderr
+
+
+def test_the_page_shows_every_image_s_p_and_obeys_no_name():
+    origin = FingerprintOrigin(
+        "neuralfp", {"seed": 0}, "<b>model", "0" * 64, ("conv2", "fc1"), (1, 8, 8), 3, "digits", "1" * 64, 100, 39,
+        ("a <script>reason</script>",), 0, "1", "2",
+    )  # fmt: skip
+    p = np.array([0.025, 0.05, 0.5, 0.9, 1.0])
+    scores = InputScores(np.array([-9.0, -12.0, 1, 2, 3]), p, np.array([0, 0, 0, 2, 2]))
+    result = Screening(2, 0.4, (0.05, 0.85), 0.02, 0.05, "data\x1b[2J & more", "2" * 64, origin, scores)
+    assert result.strangest(9).tolist() == [1, 0]
+    page = render_screening_html(result)
+    root = ElementTree.fromstring(page.replace("<!DOCTYPE html>", ""))
+    bars = [e for e in root.iter() if e.get("class") == "bar"]
+    assert [float(bar.get("height")) > 0 for bar in bars] == [k in (0, 1, 10, 18, 19) for k in range(20)]
+    rows = [[cell.text for cell in row] for row in root.iter("tr")]
+    assert ["0", "3", "66.67 %"] in rows
+    assert ["1", "0.05", "-12", "0"] in rows
+    assert "2 of 5 images are flagged at alpha 0.05: 40.00 % (5.00 to 85.00 %)" in page
+    assert "no more than chance explains" in page
+    assert "<b>" not in page
+    assert "<script" not in page
+    assert "\x1b" not in page
 
 
 def test_fit_prints_json_with_what_a_reader_must_know(digits, folder):

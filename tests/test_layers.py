@@ -45,7 +45,8 @@ ALLOWED = {
     "doctor": VALUES | {"ops"},
     "errors": set(),
     "fingerprint": VALUES
-    | {"arch", "classifier", "data", "membership", "modelfile", "noise", "parallel", "progress", "subject"},
+    | {"arch", "classifier", "data", "membership", "modelfile", "noise", "parallel", "progress", "subject"}
+    | {"report"},  # only inside save_html
     "gray": set(),
     "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel", "rotation"},
     "inverting": VALUES | {"answers", "classifier", "inversion", "progress"},
@@ -60,7 +61,7 @@ ALLOWED = {
     "privacy_result": VALUES | {"membership", "report"},  # report only inside save
     "privacy_shadows": VALUES | {"membership", "shadows", "subject", "training"},
     "progress": set(),
-    "report": VALUES | {"membership", "privacy_result", "result", "verdict"},
+    "report": VALUES | {"fingerprint", "membership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
     "rotation": set(),
     "shadows": VALUES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,13 +15,11 @@ from pydrift.cli.app import (
     SeedOption,
     app,
     find_own_architectures,
+    print_page,
     say,
 )
 from pydrift.cli.membership import read_members
 from pydrift.progress import for_terminal
-
-if TYPE_CHECKING:
-    from pydrift.fingerprint import Screening
 
 fingerprint = typer.Typer(
     name="fingerprint",
@@ -98,6 +96,7 @@ def score(
     scores: Annotated[
         Path | None, typer.Option("--scores", help="npz file for p, score and prediction of each image")
     ] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="HTML file of the result")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the result as one JSON document")] = False,
     arch: ArchOption = None,
     device: DeviceOption = None,
@@ -105,11 +104,12 @@ def score(
     """Score images: which are of the kind that the model knows? Exit code 1 if too many are not (--fail-above)."""
     from pydrift.data import load_data
     from pydrift.fingerprint import Fingerprint, screen
+    from pydrift.report import render_screening_terminal
     from pydrift.store import check_writable
     from pydrift.subject import as_subject
 
-    if scores is not None:
-        check_writable(scores)
+    for target in filter(None, (scores, html)):
+        check_writable(target)
     find_own_architectures(arch)
     known = Fingerprint.load(file)
     known.conformal.check_alpha(alpha)
@@ -117,32 +117,13 @@ def score(
     result = screen(scorer, load_data(data, split), alpha, for_terminal())
     if scores is not None:
         result.save_scores(scores)
+    if html is not None:
+        result.save_html(html)
     if json:
         say(result.to_json(), end="")
     else:
-        _print(result)
+        print_page(lambda console: render_screening_terminal(result, console))
     exceeded = fail_above is not None and result.share > fail_above
     if exceeded:
         print(f"pydrift: {result.share:.4g} of the images are flagged, more than {fail_above:g}", file=sys.stderr)
     raise typer.Exit(_EXCEEDED if exceeded else 0)
-
-
-def _print(result: Screening) -> None:
-    from pydrift.fingerprint import lowest
-
-    low, high = result.interval
-    count = len(result.scores)
-    say(
-        f"{result.flagged} of {count} images are flagged at alpha {result.alpha:g}: "
-        f"{100 * result.share:.2f} % ({100 * low:.2f} to {100 * high:.2f} %)"
-    )
-    more = "more" if result.p_set <= 0.01 else "no more"
-    say(
-        f"{more} than chance explains: so many of images like the held-out ones are flagged with p = {result.p_set:.3g}"
-    )
-    if result.flagged:
-        strangest = lowest(result.scores, min(5, result.flagged))
-        words = ", ".join(f"{n} (p = {result.scores.p[n]:.3g})" for n in strangest)
-        say(f"strangest: image {words}")
-    for reason in result.fingerprint.reasons:
-        say(f"  - {reason}")

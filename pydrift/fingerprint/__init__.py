@@ -9,7 +9,7 @@ from pydrift.fingerprint.metrics import Separation, separation
 from pydrift.fingerprint.neuralfp import NeuralFP
 from pydrift.fingerprint.probe import Probe
 from pydrift.fingerprint.registry import DETECTORS, detector_named
-from pydrift.fingerprint.screening import Screening, lowest, screen
+from pydrift.fingerprint.screening import Screening, screen
 
 __all__ = [
     "DETECTORS",
@@ -29,7 +29,6 @@ __all__ = [
     "Separation",
     "detector_named",
     "fit_fingerprint",
-    "lowest",
     "screen",
     "separation",
 ]

@@ -58,6 +58,16 @@ class Screening:
         """One strict JSON document (no NaN)."""
         return to_strict_json(self.to_dict())
 
+    def strangest(self, count: int) -> NDArray[np.int64]:
+        """Indices of the flagged images that are least at home, at most `count`, the strangest first."""
+        return np.argsort(self.scores.score, kind="stable")[: min(count, self.flagged)]
+
+    def save_html(self, path: str | Path) -> None:
+        """Writes one HTML file, without images."""
+        from pydrift.report import render_screening_html
+
+        write_atomic(path, render_screening_html(self).encode())
+
     def save_scores(self, path: str | Path) -> None:
         """Writes an npz file with `p` and `score` float64 [N] and `prediction` int64 [N], atomically."""
         buffer = io.BytesIO()
@@ -106,8 +116,3 @@ def p_of_count(flagged: int, images: int, held_out: int, alpha: float) -> float:
     t = int(np.floor(alpha * (held_out + 1) * (1 + 1e-12)))
     p = betabinom.sf(flagged - 1, images, t, held_out + 1 - t)
     return float(np.clip(p, np.finfo(float).tiny, 1.0))
-
-
-def lowest(scores: InputScores, count: int) -> NDArray[np.int64]:
-    """Indices of the images that are least at home, the strangest first."""
-    return np.argsort(scores.score, kind="stable")[:count]
