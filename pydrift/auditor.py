@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from pydrift.answers import REFERENCE, benign_answers, new_answers, reference_answers
-from pydrift.baselines import gray_known, measure_baselines
+from pydrift.answers import REFERENCE, benign_answers, groups, new_answers, reference_answers
+from pydrift.baselines import measure_baselines, with_gray_known
 from pydrift.calibration import Calibration, describe_attack
 from pydrift.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.fingerprint import Fingerprint
+from pydrift.gray_tasks import agreed, inverted
 from pydrift.inversion import VIEWS, GradientAscent, InversionAttack
-from pydrift.inverting import consensus_of, inverted
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
@@ -173,9 +173,11 @@ class DriftAuditor:
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
                 tasks = [f"gray/{m}" for m in range(len(models))]
-                gray, _ = inverted(self._attack, models, tasks, self._restarts, self._seed, run, progress)
+                gray, _ = inverted(self._attack, models, self._restarts, self._seed, tasks, run, progress.advance)
             with clock("consensus of shadows"):
-                consensus = consensus_of(self._attack, models[1:], self._restarts, self._seed, run, progress)
+                made_by = [[models[1 + k] for k in members] for members in groups(len(shadows))]
+                progress.phase("inverting groups of shadows", len(made_by))
+                consensus = agreed(self._attack, made_by, self._restarts, self._seed, run, progress.advance)
             with clock("measure recognition"):
                 progress.phase("measuring recognition", (len(VIEWS) + 1) * len(models))
                 own = np.stack([images_of.images for images_of in gray])
@@ -225,8 +227,7 @@ class DriftAuditor:
 
         `data` is optional. It adds the accuracy baselines, and with `use_data` what all models say of its images, at
         most 200 of each class, is one more view for the verdict: images that none of the models was trained on.
-        A `fingerprint` of the base (or its file) adds which share of both models' gray data it knows; the verdict does
-        not look at that. InputRefused where it is of another model.
+        A `fingerprint` of the base (or its file) adds, without a say in the verdict, how much gray data it knows.
         """
         if not 0 < alpha < 1:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
@@ -261,7 +262,9 @@ class DriftAuditor:
         with exact_arithmetic(), self._progress as progress:
             with self._run(f"compare-{subject.sha256[:16]}", plan) as run, clock("invert new model"):
                 progress.phase(f"inverting the new model, {self._restarts} restarts a class", 1)
-                (gray,), rate = inverted(self._attack, [new], ["gray/new"], self._restarts, self._seed, run, progress)
+                (gray,), rate = inverted(
+                    self._attack, [new], self._restarts, self._seed, ["gray/new"], run, progress.advance
+                )
             with clock("measure recognition of new model"):
                 progress.phase("measuring recognition", len(VIEWS) + len(models))
                 seen = new_answers(models, new, fitted.consensus, gray.images, progress.advance)
@@ -282,11 +285,7 @@ class DriftAuditor:
         with clock("measure baselines"):
             baselines = measure_baselines(models[0], new, fitted.base.module, subject.module, images)
             if scorer is not None:
-                baselines = replace(
-                    baselines,
-                    gray_known_base=gray_known(scorer, fitted.gray.images),
-                    gray_known_production=gray_known(scorer, gray.images),
-                )
+                baselines = with_gray_known(baselines, scorer, fitted.gray, gray)
         return DriftReport(
             verdict=verdict.verdict,
             p_value=verdict.p_value,

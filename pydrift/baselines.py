@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
 from pydrift.classifier import Classifier
 from pydrift.data import LabelledImages
 from pydrift.fingerprint import Scorer
+from pydrift.gray import GrayData
 from pydrift.result import Baselines
 from pydrift.training import predict
 
@@ -44,10 +45,14 @@ def measure_baselines(
     )
 
 
-def gray_known(scorer: Scorer, gray: NDArray[np.float32]) -> tuple[float, ...]:
-    """The share of each class's gray images [classes, restarts, C, H, W] that a fingerprint knows: p above 0.05."""
+def with_gray_known(baselines: Baselines, scorer: Scorer, base: GrayData, production: GrayData) -> Baselines:
+    """With the share of each class's gray images that the base's fingerprint knows: those with a p above 0.05."""
     scorer.fingerprint.conformal.check_alpha(GRAY_ALPHA)
-    return tuple(float((scorer.score(torch.from_numpy(images)).p > GRAY_ALPHA).mean()) for images in gray)
+
+    def known(gray: GrayData) -> tuple[float, ...]:
+        return tuple(float((scorer.score(torch.from_numpy(images)).p > GRAY_ALPHA).mean()) for images in gray.images)
+
+    return replace(baselines, gray_known_base=known(base), gray_known_production=known(production))
 
 
 def mcnemar(only_first_right: int, only_second_right: int) -> float:

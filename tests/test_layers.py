@@ -20,12 +20,12 @@ ALLOWED = {
     | {
         "answers",
         "baselines",
+        "gray_tasks",
         "calibration",
         "classifier",
         "data",
         "fingerprint",
         "inversion",
-        "inverting",
         "membership",
         "modelfile",
         "noise",
@@ -48,8 +48,8 @@ ALLOWED = {
     | {"arch", "classifier", "data", "membership", "modelfile", "noise", "parallel", "progress", "subject"}
     | {"report"},  # only inside save_html
     "gray": set(),
+    "gray_tasks": VALUES | {"classifier", "inversion"},
     "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel", "rotation"},
-    "inverting": VALUES | {"answers", "classifier", "inversion", "progress"},
     "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),

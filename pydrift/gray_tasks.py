@@ -1,37 +1,35 @@
-"""Gray data of many models, each piece a task of a run: a killed audit goes on where it was."""
+"""Gray data made once: each piece is kept as a task of a run, so that a killed run goes on where it was."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pydrift.answers import groups
 from pydrift.classifier import Classifier
 from pydrift.gray import GrayData
 from pydrift.inversion import InversionAttack, invert_models
-from pydrift.progress import Progress
 from pydrift.store import RunFolder
 
 
 def inverted(
     attack: InversionAttack,
     models: Sequence[Classifier],
-    tasks: Sequence[str],
     restarts: int,
     seed: int,
+    tasks: Sequence[str],
     run: RunFolder,
-    progress: Progress,
+    advance: Callable[[], None],
 ) -> tuple[list[GrayData], float | None]:
-    """Gray data of each model, kept as a task of the run, and restart-steps per second if any had to be made."""
+    """Gray data of each model, and restart-steps per second if any had to be made. `advance` is called for each."""
     gray = {}
     for task in tasks:
         if (saved := run.get(task)) is not None:
             gray[task] = GrayData(**{name: tensor.numpy() for name, tensor in saved.items()})
-            progress.advance()
+            advance()
     missing = [task for task in tasks if task not in gray]
     made = invert_models(attack, [models[tasks.index(task)] for task in missing], restarts, seed)
     began, steps = time.perf_counter(), 0
@@ -39,30 +37,29 @@ def inverted(
         run.put(task, {name: torch.from_numpy(array) for name, array in vars(images).items()})
         gray[task] = images
         steps += int(images.steps.sum())
-        progress.advance()
+        advance()
     rate = steps / (time.perf_counter() - began) if missing else None
     return [gray[task] for task in tasks], rate
 
 
-def consensus_of(
+def agreed(
     attack: InversionAttack,
-    shadows: Sequence[Classifier],
+    groups: Sequence[Sequence[Classifier]],
     restarts: int,
     seed: int,
     run: RunFolder,
-    progress: Progress,
+    advance: Callable[[], None],
 ) -> NDArray[np.float32]:
-    """What each group of shadows takes the classes for, kept as tasks of the run."""
-    made = groups(len(shadows))
-    progress.phase("inverting groups of shadows", len(made))
+    """What each group takes the classes for: float32 [groups, classes, restarts / 2 (at least 1), C, H, W].
+
+    Half the restarts of a model alone: there are several groups, and what they agree on varies less.
+    """
     consensus = []
-    for group, members in enumerate(made):
-        saved = run.get(f"consensus/{group}")
+    for number, group in enumerate(groups):
+        saved = run.get(f"consensus/{number}")
         if saved is None:
-            some = [shadows[k] for k in members]
-            images = attack.consensus(some, max(1, restarts // 2), seed + group)
-            saved = {"images": torch.from_numpy(images)}
-            run.put(f"consensus/{group}", saved)
+            saved = {"images": torch.from_numpy(attack.consensus(group, max(1, restarts // 2), seed + number))}
+            run.put(f"consensus/{number}", saved)
         consensus.append(saved["images"].numpy())
-        progress.advance()
+        advance()
     return np.stack(consensus)
