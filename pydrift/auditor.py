@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pydrift.answers import REFERENCE, benign_answers, groups, new_answers, reference_answers
+from pydrift.answers import OWN_GRAY, REFERENCE, benign_answers, groups, new_answers, reference_answers
 from pydrift.baselines import measure_baselines, with_gray_known
 from pydrift.calibration import Calibration, describe_attack
 from pydrift.classifier import choose_device, exact_arithmetic, freeze
@@ -243,7 +243,7 @@ class DriftAuditor:
         if images is not None and images.input_shape != fitted.input_shape:
             raise InputRefused(f"{images.source}: images of shape {images.input_shape}, expected {fitted.input_shape}")
         if use_data and images is None:
-            raise UsageError("use_data without data")
+            raise UsageError("there is nothing to look at: use_data (--use-data) needs data (--data)")
         known = Fingerprint.load(fingerprint) if isinstance(fingerprint, str | Path) else fingerprint
         scorer = None if known is None else known.scorer(fitted.base, device=str(self._device))
         models = [
@@ -274,7 +274,8 @@ class DriftAuditor:
                     asked = reference_answers([*models, new], images, progress.advance)
                     answers[REFERENCE], seen[REFERENCE] = asked[:-1], asked[-1]
         of_shadows = {view: values[1:] for view, values in answers.items()}
-        of_base = {view: values[0] for view, values in answers.items()}
+        # Without OWN_GRAY: about the new model's the base is asked too, about the base's own it was not.
+        of_base = {view: values[0] for view, values in answers.items() if view != OWN_GRAY}
         verdict = judge(of_shadows, seen, of_base, fitted.confidence, fitted.class_names, alpha)
         if fitted.base_p_value is not None and fitted.base_p_value <= STRANGE_BASE:
             why = (

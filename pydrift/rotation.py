@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 def rotated(images: Tensor, degrees: float) -> Tensor:
     """images float32 [N, C, H, W] in [0, 1], turned counter-clockwise, zeros coming in at the corners; bilinear."""
+    if len(images) == 0:  # which torch refuses
+        return images
     angle, (height, width) = math.radians(degrees), images.shape[2:]
     # Sampling positions are in units of half the height and half the width, which only a square image has alike.
     turn = [

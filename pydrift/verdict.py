@@ -108,7 +108,8 @@ def judge(
 
     shadows     of each view float64 [K, classes, classes]: the shadows' answers
     new         of each view float64 [classes, classes]: the new model's
-    base        the base's: a new model that gives the same ones is the same function; None: that is not asked
+    base        the base's, in some views: a new model that gives the same ones is the same function; None: that is not
+                asked
     confidence  float64 [classes]: the shadows' mean confidence in the gray data that they made of a class; below 0.5
                 the class is inconclusive
     alpha       family-wise error level over the classes, in (0, 1)
@@ -368,7 +369,7 @@ def _reasons(classes: Sequence[ClassVerdict]) -> tuple[str, ...]:
 def _same_function(base: Answers, new: Answers, classes: list[int]) -> bool:
     """Whether the new model answers all gray data as the base does."""
     some = np.ix_(classes, classes)
-    return all(np.allclose(base[v][some], new[v][some], rtol=SAME_ANSWERS, atol=SAME_ANSWERS) for v in new)
+    return all(np.allclose(base[v][some], new[v][some], rtol=SAME_ANSWERS, atol=SAME_ANSWERS) for v in base)
 
 
 def _unchanged(index: int, name: str, scores: dict[str, _Score]) -> ClassVerdict:

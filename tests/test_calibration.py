@@ -34,12 +34,16 @@ def frozen(module):
 @pytest.fixture
 def calibration():
     """Of twelve models, so that model.1 and model.10 could be taken for one another."""
-    recognition = np.random.default_rng(0).standard_normal((3, 13, 13)).T[:12, :12]  # not contiguous
+    rng = np.random.default_rng(0)
+    views = ("upside down", "plain", "own gray data")  # neither sorted nor reversed
     return Calibration(
         base=Subject(frozen(build(ARCH, 0)), "base.safetensors", "ab" * 32, ARCH, None, None),
         shadows=tuple(frozen(build(ARCH, k)) for k in range(1, 12)),
-        gray=tuple(map(gray, range(12))),
-        recognition=recognition,
+        gray=gray(0),
+        consensus=rng.random((4, 3, 1, *SHAPE), np.float32),
+        answers={view: rng.standard_normal((3, 4, 13)).T[:12, :3] for view in views},  # not contiguous
+        confidence=rng.random(3),
+        base_p_value=0.7 + 0.1,
         class_names=("a", "b", "ü"),
         input_shape=SHAPE,
         null="retrain",
@@ -62,17 +66,22 @@ def weights(module):
 def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
     calibration.save(tmp_path / "new" / "folder")
     loaded = Calibration.load(tmp_path / "new" / "folder")
-    assert loaded.recognition.tobytes() == calibration.recognition.tobytes()
-    assert loaded.recognition.shape == (12, 12, 3)
+    assert list(loaded.answers) == list(calibration.answers)
+    for before, after in [
+        *((calibration.answers[view], loaded.answers[view]) for view in calibration.answers),
+        (calibration.consensus, loaded.consensus),
+        (calibration.confidence, loaded.confidence),
+    ]:
+        assert (after.tobytes(), after.shape, after.dtype) == (before.tobytes(), before.shape, before.dtype)
     models = [(calibration.base.module, loaded.base.module), *zip(calibration.shadows, loaded.shadows, strict=True)]
     for before, after in models:
         assert weights(after) == weights(before)
         assert not after.training
         assert not any(p.requires_grad for p in after.parameters())
     assert loaded.gray == calibration.gray
-    assert all(g.steps.dtype == np.int32 and g.images.dtype == np.float32 for g in loaded.gray)
+    assert (loaded.gray.steps.dtype, loaded.gray.images.dtype) == (np.int32, np.float32)
     assert loaded.digest() == calibration.digest()
-    rest = {"base": None, "shadows": (), "gray": (), "recognition": None}
+    rest = {"base": None, "shadows": (), "gray": None, "consensus": None, "answers": {}, "confidence": None}
     assert replace(loaded, **rest) == replace(calibration, **rest)
     assert replace(loaded.base, module=None) == replace(calibration.base, module=None)
 
@@ -81,8 +90,9 @@ def test_a_calibration_holds_models_gray_data_and_measurements_only(calibration,
     calibration.save(tmp_path)
     assert {f.name for f in tmp_path.iterdir()} == {"state.safetensors", "calibration.json", "MANIFEST.json"}
     names = {f"model.{m}.{name}" for m in range(12) for name in calibration.base.module.state_dict()}
-    names |= {f"gray.{m}.{name}" for m in range(12) for name in ("images", "confidence", "steps")}
-    assert set(load_file(tmp_path / "state.safetensors")) == names | {"recognition"}
+    names |= {f"gray.{name}" for name in ("images", "confidence", "steps")}
+    names |= {f"answers.{view}" for view in calibration.answers}
+    assert set(load_file(tmp_path / "state.safetensors")) == names | {"consensus", "confidence"}
 
 
 def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibration, tmp_path):
@@ -96,10 +106,16 @@ def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibrat
 
 
 def test_the_digest_tells_calibrations_apart(calibration):
-    recognition = calibration.recognition.copy()
-    recognition[3, 4, 1] = np.nextafter(recognition[3, 4, 1], 9)
-    assert replace(calibration, recognition=recognition).digest() != calibration.digest()
-    assert replace(calibration, gray=(gray(99), *calibration.gray[1:])).digest() != calibration.digest()
+    plain = calibration.answers["plain"].copy()
+    plain[3, 1, 2] = np.nextafter(plain[3, 1, 2], 9)
+    others = [
+        {"answers": {**calibration.answers, "plain": plain}},
+        {"gray": gray(99)},
+        {"consensus": calibration.consensus / 2},
+        {"confidence": calibration.confidence / 2},
+        {"shadows": calibration.shadows[::-1]},
+    ]
+    assert len({calibration.digest(), *(replace(calibration, **other).digest() for other in others)}) == 6
 
 
 def test_a_folder_with_other_files_is_not_written_into(calibration, tmp_path):
@@ -134,13 +150,13 @@ def test_a_missing_or_added_file_is_refused(calibration, tmp_path):
         Calibration.load(tmp_path)
 
 
-@pytest.mark.parametrize("manifest", [{"format": 2, "kind": "pydrift calibration"}, {"format": 1, "kind": "other"}, {}])
+@pytest.mark.parametrize("manifest", [{"format": 1, "kind": "pydrift calibration"}, {"format": 2, "kind": "other"}, {}])
 def test_a_foreign_manifest_is_refused(calibration, tmp_path, manifest):
     calibration.save(tmp_path)
     write_manifest(tmp_path, manifest)
     with pytest.raises(InputRefused) as error:
         Calibration.load(tmp_path)
-    assert str(error.value) == f"{tmp_path}: not a pydrift calibration of format 1"
+    assert str(error.value) == f"{tmp_path}: not a pydrift calibration of format 2"
 
 
 def test_a_folder_without_a_manifest_is_no_calibration(tmp_path):
@@ -154,7 +170,7 @@ def rewritten(folder, **changes):
     raw = json.loads(file.read_text())
     raw.update(changes)
     file.write_text(json.dumps(raw))
-    write_manifest(folder, {"format": 1, "kind": "pydrift calibration"})
+    write_manifest(folder, {"format": 2, "kind": "pydrift calibration"})
 
 
 def test_an_unknown_inversion_is_refused(calibration, tmp_path):
@@ -182,8 +198,35 @@ def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
     calibration.save(tmp_path)
     description = tmp_path / "calibration.json"
     description.write_text(json.dumps({k: v for k, v in json.loads(description.read_text()).items() if k != "seed"}))
-    write_manifest(tmp_path, {"format": 1, "kind": "pydrift calibration"})
+    write_manifest(tmp_path, {"format": 2, "kind": "pydrift calibration"})
     with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('seed'\)$"):
+        Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"answers": {"plain": np.zeros((11, 3, 3))}},
+        {"answers": {"plain": np.zeros((12, 3, 4))}},
+        {"answers": {}},
+        {"confidence": np.zeros(4)},
+        {"consensus": np.zeros((4, 2, 1, *SHAPE), np.float32)},
+        {"consensus": np.zeros((4, 3, 1, 1, 5, 4), np.float32)},
+        {"gray": GrayData(*(np.zeros((3, 3, *tail)) for tail in (SHAPE, (), ())))},
+        {"seed": 0.5},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_parts_that_do_not_fit_together_are_refused(calibration, tmp_path, damage):
+    replace(calibration, **damage).save(tmp_path)
+    with pytest.raises(InputRefused, match=r"its parts do not fit together"):
+        Calibration.load(tmp_path)
+
+
+def test_a_view_that_is_named_and_not_there_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    rewritten(tmp_path, views=["plain", "from behind"])
+    with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('from behind'\)$"):
         Calibration.load(tmp_path)
 
 

@@ -1,6 +1,8 @@
 """Inversion: the ascent against float64 autograd of its documented objective, its stop rule, and what it depends on."""
 
+import copy
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from pydrift.classifier import Classifier, freeze
 from pydrift.gray import GrayData
 from pydrift.inversion import gradient_ascent, invert_models
 from pydrift.modelfile import load_model
-from pydrift.noise import Phase, integers, uniform, words
+from pydrift.noise import Phase, derived_seed, integers, uniform, words
 from pydrift.ops.reference import roll
 
 CPU, SHAPE = torch.device("cpu"), (2, 6, 5)
@@ -46,11 +48,9 @@ def starts(attack, label, restart, seed, shape):
     return 0.5 + attack.start_contrast * (torch.from_numpy(uniform(bits)).double().view(-1, *shape) - 0.5)
 
 
-def ascended(attack, module, restarts, seed, jitter):
-    """What `attack` documents, without its stop rule: Adam on the objective in float64, by autograd."""
-    label, restart = np.repeat(np.arange(3), restarts), np.tile(np.arange(restarts), 3)
-    module, rows = module.double(), torch.arange(len(label))
-    x = starts(attack, label, restart, seed, SHAPE)
+def climbed(attack, module, x, label, restart, seed, jitter):
+    """What `attack` documents, without its stop rule: Adam on the objective from x on in float64, by autograd."""
+    rows = torch.arange(len(label))
     first, second = torch.zeros_like(x), torch.zeros_like(x)
     for t in range(1, attack.steps + 1):
         bits = words(seed, Phase.JITTER, 2, label=label, restart=restart, step=t - 1)
@@ -65,9 +65,16 @@ def ascended(attack, module, restarts, seed, jitter):
         second = attack.beta2 * second + (1 - attack.beta2) * g * g
         scaled = (second / (1 - attack.beta2**t)).sqrt() + attack.epsilon
         x = (x + attack.learning_rate * (first / (1 - attack.beta1**t)) / scaled).clamp(0, 1)
-    return x.detach().view(3, restarts, *SHAPE).numpy(), F.softmax(module(x), 1)[rows, label].detach().view(
-        3, -1
-    ).numpy()
+    return x.detach()
+
+
+def ascended(attack, module, restarts, seed, jitter):
+    """-> images and confidence of three classes, in float64."""
+    label, restart = np.repeat(np.arange(3), restarts), np.tile(np.arange(restarts), 3)
+    module = module.double()
+    x = climbed(attack, module, starts(attack, label, restart, seed, SHAPE), label, restart, seed, jitter)
+    confidence = F.softmax(module(x), 1)[torch.arange(len(label)), label].detach()
+    return x.view(3, restarts, *SHAPE).numpy(), confidence.view(3, -1).numpy()
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -131,10 +138,11 @@ STEADY = {"jitter": 0, "tv_weight": 0.0, "l2_weight": 0.0}
 def test_stop_rule(confidences, steps):
     attack = GradientAscent(steps=6, confidence_threshold=0.9, patience=3, **STEADY)
     label = restart = np.zeros(1, np.int64)
-    x, confidence, taken = attack._ascend(says([*confidences, 0.9]), label, restart, 0)
+    start = starts(attack, label, restart, 0, (1, 1, 1)).float()
+    x, confidence, taken = attack._ascend(says([*confidences, 0.9]), start, label, restart, 0)
     assert taken.tolist() == [steps]
     assert confidence.item() == pytest.approx(0.9)
-    assert (x.item() != starts(attack, label, restart, 0, (1, 1, 1)).float().item()) == (steps > 0)
+    assert (x.item() != start.item()) == (steps > 0)
 
 
 def test_an_early_stop_of_one_restart_leaves_the_others_going():
@@ -215,6 +223,60 @@ def test_gray_data_of_a_trained_model_convinces_it_and_fresh_eyes(digits):
     np.testing.assert_allclose(own[torch.arange(10), :, torch.arange(10)], got.confidence, atol=1e-6)
     seen = benign.logits(torch.from_numpy(got.images).flatten(0, 1)).argmax(1).view(10, 4)
     assert (seen == torch.arange(10)[:, None]).float().mean() > 0.9  # a concept, not an adversarial pattern
+
+
+def test_a_consensus_is_climbed_by_each_in_turn(network):
+    """Four times around, five steps a turn, the last time around with two fifths of the rate, by float64 autograd."""
+    torch.manual_seed(2)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
+    attack = GradientAscent(jitter=1, tv_weight=0.05, l2_weight=0.02, steps=1, confidence_threshold=0.0, patience=1)
+    got = attack.consensus([freeze(module, SHAPE, CPU) for module in (network, other)], 2, 7)
+    label, restart = np.repeat(np.arange(3), 2), np.tile(np.arange(2), 3)
+    x = starts(attack, label, restart, 7, SHAPE)
+    for turn in range(8):
+        climb = replace(attack, steps=5, learning_rate=0.05 if turn < 6 else 0.02)
+        module = copy.deepcopy((network, other)[turn % 2]).double().requires_grad_(False)
+        x = climbed(climb, module, x, label, restart, derived_seed(7, Phase.CONSENSUS, turn), 1)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, x.view(3, 2, *SHAPE).numpy(), atol=1e-3)
+
+
+def test_a_consensus_is_a_function_of_its_arguments(network):
+    models, attack = [freeze(module, SHAPE, CPU) for module in (network, Opaque(network))], GradientAscent()
+    first, again, other = (attack.consensus(models, 3, seed) for seed in (1, 1, 2))
+    assert first.shape == (3, 3, *SHAPE)
+    assert 0 <= first.min() <= first.max() <= 1
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert len(np.unique(first.reshape(9, -1), axis=0)) == 9
+    np.testing.assert_allclose(attack.consensus(models, 2, 1), first[:, :2], atol=1e-3)  # whatever else is climbed
+    assert not np.allclose(attack.consensus(models[:1], 3, 1), first, atol=1e-2)
+
+
+def test_fused_and_generic_paths_agree_on_a_consensus(network):
+    torch.manual_seed(3)
+    modules = network, nn.Sequential(nn.Flatten(), nn.Linear(60, 3))
+    attack = GradientAscent(jitter=1)
+    fused, generic = (
+        attack.consensus([freeze(kind(module), SHAPE, CPU) for module in modules], 3, 0)
+        for kind in (lambda module: module, Opaque)
+    )
+    np.testing.assert_allclose(fused, generic, atol=1e-3)
+
+
+def test_all_who_made_a_consensus_take_it_for_its_class_and_so_does_who_did_not(digits):
+    base, benign, tuned = (
+        freeze(load_model(digits.path(name)).module, digits.data.input_shape, CPU)
+        for name in ("base", "benign", "tuned")
+    )
+    got = torch.from_numpy(GradientAscent().consensus([base, tuned], 4, 0))
+
+    def confidence(model):
+        return model.logits(got.flatten(0, 1)).softmax(1).view(10, 4, 10)[torch.arange(10), :, torch.arange(10)]
+
+    assert confidence(base).mean(dim=1).min() > 0.7
+    assert confidence(tuned).mean(dim=1).min() > 0.7
+    assert confidence(benign).mean() > 0.7
 
 
 class Waits(Opaque):

@@ -9,6 +9,7 @@ from pydrift.data import LabelledImages, as_images, load_data, plant
 from pydrift.errors import UsageError
 
 NAMES = ("zero", "one", "two")
+KINDS = "swap, relabel, remove, flip, rotate, darken, patch, backdoor, noise, expand"
 
 
 @pytest.fixture
@@ -36,6 +37,14 @@ def test_swap_exchanges_two_labels(data: LabelledImages) -> None:
     assert torch.equal(plant(planted, "swap:2,1", seed=0).y, data.y)
 
 
+def test_swap_exchanges_a_fraction_of_both(data: LabelledImages) -> None:
+    planted = plant(data, "swap:one,2,0.25", seed=0)
+    moved = planted.y != data.y
+    assert torch.equal(planted.x, data.x)
+    assert data.y[moved].bincount().tolist() == [0, 5, 5]
+    assert torch.equal(planted.y[moved], 3 - data.y[moved])
+
+
 def test_relabel_moves_a_fraction(data: LabelledImages) -> None:
     planted = plant(data, "relabel:zero,1,0.25", seed=0)
     moved = planted.y != data.y
@@ -44,6 +53,37 @@ def test_relabel_moves_a_fraction(data: LabelledImages) -> None:
     assert data.y[moved].unique().tolist() == [0]
     assert planted.y[moved].unique().tolist() == [1]
     assert int((plant(data, "relabel:0,1,1", seed=0).y == 0).sum()) == 0
+
+
+def test_remove_leaves_images_of_one_class_out(data: LabelledImages) -> None:
+    gone = plant(data, "remove:zero", seed=0)
+    assert torch.equal(gone.x, data.x[data.y != 0])
+    assert torch.equal(gone.y, data.y[data.y != 0])
+    assert gone.class_names == NAMES
+    some = plant(data, "remove:0,0.25", seed=0)
+    assert some.y.bincount().tolist() == [15, 20, 20]
+    kept = (data.x.flatten(1)[:, None] == some.x.flatten(1)[None]).all(dim=2)  # [60, 55]
+    assert kept.sum(dim=0).tolist() == [1] * 55
+    assert torch.equal(data.x[kept.any(dim=1)], some.x)  # in their order
+
+
+def test_flip_mirrors_a_fraction_of_one_class(data: LabelledImages) -> None:
+    planted = plant(data, "flip:two,0.3", seed=0)
+    changed = changed_images(data, planted)
+    assert (int(changed.sum()), data.y[changed].unique().tolist()) == (6, [2])
+    assert torch.equal(planted.x[changed], data.x[changed].flip(3))
+    assert torch.equal(planted.y, data.y)
+
+
+def test_rotate_turns_one_class_counter_clockwise(data: LabelledImages) -> None:
+    planted = plant(data, "rotate:one,180", seed=0)
+    assert torch.equal(changed_images(data, planted), data.y == 1)
+    torch.testing.assert_close(planted.x[data.y == 1], data.x[data.y == 1].flip(2, 3), atol=1e-5, rtol=0)
+    assert torch.equal(planted.y, data.y)
+    square = as_images((data.x[..., :5, :], data.y), NAMES)
+    for degrees, quarters in ((90, 1), (-90, -1)):
+        turned = plant(square, f"rotate:1,{degrees}", seed=0).x[square.y == 1]
+        torch.testing.assert_close(turned, torch.rot90(square.x[square.y == 1], quarters, (2, 3)), atol=1e-5, rtol=0)
 
 
 def test_flip_mirrors_one_class(data: LabelledImages) -> None:
@@ -96,6 +136,14 @@ def test_expand_adds_a_class_of_another_set(tmp_path: Path, data: LabelledImages
     assert torch.equal(planted.x[:60], data.x)
     assert torch.equal(planted.x[60:, 0], torch.from_numpy(other[1::2]) / 255)
     assert planted.y.tolist() == data.y.tolist() + [1] * 4
+    for share, added in (("1.0", 4), ("0.1", 2), (".05", 1), ("3.5", 4)):  # of 20, and dog has no more than 4
+        some = plant(data, f"expand:one,npz:{tmp_path}/a,b.npz,dog,{share}", seed=0)
+        assert some.y.tolist() == data.y.tolist() + [1] * added
+        known = (some.x[60:, None] == planted.x[60:][None]).flatten(2).all(dim=2)  # [added, 4]
+        assert known.sum(dim=1).tolist() == [1] * added
+        assert int(known.any(dim=0).sum()) == added
+    with pytest.raises(UsageError, match=r"^SHARE must be a number in \(0, inf\), got '0\.0'$"):
+        plant(data, f"expand:one,npz:{tmp_path}/a,b.npz,dog,0.0", seed=0)
     with pytest.raises(UsageError, match=r"^the images of digits are 1x8x8, those of data are 1x6x5$"):
         plant(data, "expand:one,digits,3", seed=0)
     with pytest.raises(
@@ -104,10 +152,14 @@ def test_expand_adds_a_class_of_another_set(tmp_path: Path, data: LabelledImages
         plant(data, f"expand:one,npz:{tmp_path}/a,b.npz,cow", seed=0)
 
 
-SPECS = ["swap:0,1", "relabel:0,1,0.5", "flip:0", "darken:0,0.3", "patch:0,0.5", "backdoor:0,0.2", "noise:0.1"]
+FIXED = ["swap:0,1", "remove:1", "flip:0", "rotate:0,30", "darken:0,0.3"]
+DRAWN = [
+    *("swap:0,1,0.5", "relabel:0,1,0.5", "remove:1,0.5", "flip:0,0.5"),
+    *("patch:0,0.5", "backdoor:0,0.2", "noise:0.1"),
+]
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [*FIXED, *DRAWN])
 def test_a_function_of_data_spec_and_seed_that_leaves_its_input_alone(data: LabelledImages, spec: str) -> None:
     x, y = data.x.clone(), data.y.clone()
     state = torch.get_rng_state()
@@ -116,8 +168,7 @@ def test_a_function_of_data_spec_and_seed_that_leaves_its_input_alone(data: Labe
     assert torch.equal(data.x, x)
     assert torch.equal(data.y, y)
     assert torch.equal(torch.get_rng_state(), state)
-    random = spec.split(":")[0] in ("relabel", "patch", "backdoor", "noise")
-    assert (plant(data, spec, seed=2).sha256 != first.sha256) == random
+    assert (plant(data, spec, seed=2).sha256 != first.sha256) == (spec in DRAWN)
 
 
 def test_plants_are_the_same_on_every_machine() -> None:
@@ -134,16 +185,24 @@ def test_a_class_name_wins_over_an_index() -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        (
-            "blur:1",
-            "unknown kind of drift 'blur'; known are swap, relabel, remove, flip, rotate, darken, patch, backdoor, noise, expand",
-        ),
-        ("", "unknown kind of drift ''; known are swap, relabel, remove, flip, rotate, darken, patch, backdoor, noise, expand"),
+        ("blur:1", f"unknown kind of drift 'blur'; known are {KINDS}"),
+        ("", f"unknown kind of drift ''; known are {KINDS}"),
         ("swap", "'swap' does not have the form swap:A,B"),
         ("swap:1", "'swap:1' does not have the form swap:A,B"),
+        ("swap:1,2,0.5,3", "'swap:1,2,0.5,3' does not have the form swap:A,B[,FRACTION]"),
+        ("remove:", "'remove:' does not have the form remove:A[,FRACTION]"),
+        ("remove:0,0", "FRACTION must be a number in (0, 1], got '0'"),
+        ("remove:0,0.01", "0.01 of 20 images is none"),
+        ("flip:0,1.5", "FRACTION must be a number in (0, 1], got '1.5'"),
+        ("rotate:0", "'rotate:0' does not have the form rotate:A,DEGREES"),
+        ("rotate:0,0", "DEGREES must be a number in (-360, 360), not 0, got '0'"),
+        ("rotate:0,360", "DEGREES must be a number in (-360, 360), not 0, got '360'"),
+        ("rotate:0,nan", "DEGREES must be a number in (-360, 360), not 0, got 'nan'"),
+        ("rotate:0,left", "DEGREES must be a number in (-360, 360), not 0, got 'left'"),
         ("swap:1,2,3", "FRACTION must be a number in (0, 1], got '3'"),
         ("relabel:1,2", "'relabel:1,2' does not have the form relabel:A,B,FRACTION"),
-        ("expand:1,digits", "'expand:1,digits' does not have the form expand:A,DATA,B"),
+        ("expand:1,digits", "'expand:1,digits' does not have the form expand:A,DATA,B[,SHARE]"),
+        ("expand:1,digits,0.5", "'expand:1,digits,0.5' does not have the form expand:A,DATA,B[,SHARE]"),
         ("expand:1,,3", "'expand:1,,3' does not have the form expand:A,DATA,B"),
         ("flip:3", "data: no class '3'; give an index in 0..2 or one of zero, one, two"),
         ("flip:-1", "data: no class '-1'; give an index in 0..2 or one of zero, one, two"),
@@ -168,7 +227,7 @@ def test_a_bad_spec(data: LabelledImages, spec: str, reason: str) -> None:
     assert str(error.value).startswith(reason)
 
 
-@pytest.mark.parametrize("spec", ["flip:2", "darken:2,0.5"])
+@pytest.mark.parametrize("spec", ["flip:2", "flip:2,0.1", "darken:2,0.5", "remove:2", "rotate:2,30"])
 def test_a_class_without_images_changes_nothing(data: LabelledImages, spec: str) -> None:
     some = data.subset(data.y < 2)
     assert plant(some, spec, seed=0).sha256 == some.sha256

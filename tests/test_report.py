@@ -55,9 +55,8 @@ def make(
                 p_value=0.00123 if moved else 0.5 + i / 1000,
                 p_adjusted=0.0123 if moved else 1.0,
                 reason=None,
-                direction="new_sees_benign",
                 null=tuple(rng.normal(size=shadows).tolist()),
-                signals={"new_sees_benign": effect, "benign_see_new": effect + 1},
+                signals={"plain": effect + 1, "mirrored": effect + 3, "noisy": effect, "own gray data": effect + 2},
             )
         )
     report = DriftReport(
@@ -127,7 +126,6 @@ def inconclusive() -> DriftReport:
         p_adjusted=None,
         reason="inversion of the new model failed",
         null=(),
-        direction=None,
         signals={},
     )
     classes = (*report.classes[:4], untested, *report.classes[5:])
@@ -236,7 +234,7 @@ def test_page_of_a_drift_says_everything_promised() -> None:
         "Inverted images may reveal training data",
         "Against the null distribution",
         "new model -20",
-        "benign models on the new model's gray data -19.00, new model on the benign models' gray data -20.00",
+        "noisy -20.00, plain -19.00, own gray data -18.00",
         "91.23 %",
         "91.01 %",
         "0.412",
@@ -326,6 +324,15 @@ def test_headlines() -> None:
 )
 def test_effects_as_text(effect: float | None, text: str) -> None:
     assert wording.effect_text(effect) == text
+
+
+def test_only_the_views_that_speak_most_against_the_new_model_are_shown() -> None:
+    c = make().classes[3]
+    assert wording.strongest_views(c) == [("noisy", -20.0), ("plain", -19.0), ("own gray data", -18.0)]
+    assert "mirrored" not in render_html(make())
+    assert wording.strongest_views(replace(c, signals={"b": 1.0, "a": 1.0})) == [("a", 1.0), ("b", 1.0)]
+    assert wording.strongest_views(replace(c, signals={})) == []
+    assert wording.strongest_views(replace(c, signals={HOSTILE[2]: 0.0})) == [(r"a\x1b[31mb\x00\x07\u202ec\nd", 0.0)]
 
 
 def test_the_same_model_twice_is_said() -> None:

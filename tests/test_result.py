@@ -29,9 +29,8 @@ def found(index, name, **values):
         "p_value": 1e-300,
         "p_adjusted": 2e-300,
         "reason": None,
-        "direction": "benign_see_new",
         "null": (0.5, -0.25),
-        "signals": {"base_sees_new": -1.5},
+        "signals": {"plain": -1.5, "own gray data": 0.1 + 0.2},
     }
     return ClassVerdict(index, name, **{**defaults, **values})
 
@@ -46,7 +45,7 @@ def report():
         p_value=2e-300,
         alpha=0.05,
         reasons=("class ü: no",),
-        classes=(found(0, "<b>"), found(1, "ü", **UNTESTED, reason="no", direction=None, null=(), signals={})),
+        classes=(found(0, "<b>"), found(1, "ü", **UNTESTED, reason="no", null=(), signals={})),
         gray_base=gray(0),
         gray_production=gray(1),
         null=NullSummary("retrain", 2, "3 of 4 images", (0.1 + 0.2, None), 3.21),

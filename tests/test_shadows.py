@@ -1,6 +1,7 @@
 """Shadow models: who sees what, how they are started, and that finished ones are kept."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pydrift.data import LabelledImages
 from pydrift.modelfile import load_model
 from pydrift.noise import Phase, derived_seed
 from pydrift.parallel import intra_op_threads
-from pydrift.shadows import Draw, reinitialised, successor_draw, train_shadows
+from pydrift.shadows import Draw, ShadowPlan, reinitialised, successor_draw, train_shadows
 from pydrift.shadows import train as shadows_train
 from pydrift.store import tensors_digest
 from pydrift.training import predict, train, train_many
@@ -148,6 +149,40 @@ def test_built_in_shadows_are_the_same_for_any_number_of_threads_and_any_block(s
     assert digests(shadows(4, block=4)) == one_by_one
 
 
+def test_varied_shadows_are_trained_each_by_its_own_recipe(shadows, data, tmp_path):
+    bank = shadows(4, recipes="varied")
+    recipes = [bank.plan.recipe_of(k) for k in range(4)]
+    assert recipes == [RECIPE.varied(derived_seed(5, Phase.RECIPE, k), 200) for k in range(4)]
+    assert len(set(recipes)) == 4
+    for k in range(4):
+        seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, k), bank.plan.drawn(k)
+        expected = trained_alone(build(ARCH, seed), data, drawn, recipes[k], seed)
+        assert digests(bank)[k] == tensors_digest(expected.state_dict())
+    assert digests(shadows(4, recipes="varied", block=4, work_dir=tmp_path / "work")) == digests(bank)
+    bank.save(tmp_path / "bank")
+    for k in range(4):
+        metadata = load_model(tmp_path / "bank" / "models" / f"{k:05d}.safetensors").metadata
+        assert TrainingRecipe.from_json(metadata["recipe"]) == recipes[k]
+
+
+def test_varied_shadows_may_be_finetuned(shadows, data, digits):
+    bank = shadows(2, model=digits.path("base"), null="finetune", recipes="varied")
+    seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 1), bank.plan.drawn(1)
+    start = load_model(digits.path("base")).module.requires_grad_(True)
+    expected = trained_alone(start, data, drawn, bank.plan.recipe_of(1).continued(200), seed)
+    assert digests(bank)[1] == tensors_digest(expected.state_dict())
+
+
+@pytest.mark.parametrize("recipes", ["same", "varied"])
+def test_a_plan_survives_json(shadows, recipes):
+    plan = shadows(2, recipes=recipes).plan
+    raw = json.loads(json.dumps(plan.to_dict()))
+    assert ShadowPlan.from_dict(raw) == plan
+    assert (plan.recipe_of(0) == RECIPE) == (recipes == "same")
+    del raw["recipes"]  # a plan of before there were varied ones
+    assert ShadowPlan.from_dict(raw).recipes == "same"
+
+
 def test_finetuned_shadows_continue_from_the_base(shadows, data, digits):
     base = load_model(digits.path("base")).module
     bank = shadows(1, model=digits.path("base"), null="finetune")
@@ -210,7 +245,8 @@ def test_own_training_gets_the_draw_and_the_seed(shadows, data):
         return module  # one and the same each time
 
     before = torch.get_rng_state()
-    bank = shadows(2, model=module, train=own)
+    bank = shadows(2, model=module, train=own, recipes="varied")
+    assert bank.plan.recipes == "same"  # what the user's own training does, only the user can vary
     assert torch.equal(torch.get_rng_state(), before)
     for k, (x, y, seed, random) in enumerate(calls):
         drawn = Draw("subset", 200).indices(5, 300, k)
@@ -274,6 +310,7 @@ def test_more_images_than_there_are_cannot_be_drawn_without_replacement():
     ("options", "message"),
     [
         ({"null": "reuse"}, "null must be one of retrain, finetune, got 'reuse'"),
+        ({"recipes": "mixed"}, "recipes must be one of same, varied, got 'mixed'"),
         ({"count": 3, "draw": HALVES}, "complementary halves need an even number of shadows, got 3"),
     ],
 )

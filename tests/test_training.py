@@ -1,7 +1,9 @@
 """Training: the recipe as a value, determinism, threads, and the models that `pydrift train` makes."""
 
 import copy
+import math
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +86,56 @@ def test_epochs_follow_the_number_of_images(images, epochs):
 def test_continued_recipe_is_a_quarter():
     assert TrainingRecipe(weight_decay=0.1).continued(1000) == TrainingRecipe(25, 64, 5e-4, 0.1)
     assert TrainingRecipe(epochs=1).continued(1000).epochs == 1
+
+
+RECIPES = [
+    TrainingRecipe(),
+    TrainingRecipe(5, 32, 1e-3, 0.01, 0.2, "sgd", 0.8, "one-cycle", "shift:2,flip", "bfloat16"),
+    TrainingRecipe(epochs=1, batch_size=2, augment="flip"),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=["default", "sgd", "small"])
+def test_varied_recipes_depart_in_some_things_and_within_bounds(recipe):
+    varied = [recipe.varied(seed, 1000) for seed in range(400)]
+    assert varied == [recipe.varied(seed, 1000) for seed in range(400)]
+    kept = ("weight_decay", "optimizer", "momentum", "schedule", "precision")
+    assert all(getattr(v, name) == getattr(recipe, name) for v in varied for name in kept)
+    epochs, shift = recipe.epochs_for(1000), recipe._augmentation()[0]
+    departed = {
+        "epochs": [v.epochs - epochs for v in varied],
+        "learning_rate": [math.log2(v.learning_rate / recipe.learning_rate) for v in varied],
+        "batch_size": [v.batch_size - recipe.batch_size for v in varied],
+        "label_smoothing": [v.label_smoothing - recipe.label_smoothing for v in varied],
+        "shift": [v._augmentation()[0] - shift for v in varied],
+    }
+    bounds = {
+        "epochs": (max(1, round(0.7 * epochs)) - epochs, round(1.3 * epochs) - epochs),
+        "learning_rate": (-1, 1),
+        "batch_size": (max(2, recipe.batch_size // 2) - recipe.batch_size, recipe.batch_size),
+        "label_smoothing": (0, 0.1),
+        "shift": (0, 2),
+    }
+    for name, values in departed.items():
+        low, high = bounds[name]
+        assert low <= min(values) <= low + 0.05 * (high - low), name
+        assert high - 0.05 * (high - low) <= max(values) <= high, name
+        if name in ("learning_rate", "label_smoothing", "shift"):  # where no departure can end where it began
+            assert sum(value != 0 for value in values) == pytest.approx(200, abs=40), name
+    assert {v.augment.removesuffix("flip").rstrip(",") for v in varied} == (
+        {f"shift:{n}" if n else "" for n in range(shift, shift + 3)}
+    )
+    assert all(v.augment.endswith("flip") == recipe.augment.endswith("flip") for v in varied)
+    assert any(v == replace(recipe, epochs=epochs) for v in varied)  # departs in nothing
+    assert len(set(varied)) > 100
+
+
+def test_what_cannot_grow_does_not():
+    most = TrainingRecipe(epochs=1, label_smoothing=0.985, augment="shift:126,flip")
+    varied = [most.varied(seed, 10) for seed in range(60)]
+    assert {v.augment for v in varied} == {"shift:126,flip", "shift:127,flip"}
+    assert max(v.label_smoothing for v in varied) == 0.99
+    assert all(TrainingRecipe.from_json(v.to_json()) == v for v in varied)
 
 
 def test_training_is_deterministic_and_leaves_the_callers_generators_alone(digits):

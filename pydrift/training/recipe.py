@@ -19,6 +19,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 _MIN_STEPS = 1500  # fewer leave a small network on a small set (digits) visibly under-trained
 _MIN_EPOCHS = 8
+_MAX_SHIFT = 127
 _AUGMENT = re.compile(r"(?:shift:(?P<shift>[1-9][0-9]{0,2}))?(?P<comma>,)?(?P<flip>flip)?")
 
 
@@ -135,7 +136,7 @@ class TrainingRecipe:
         batch_size = max(2, round(self.batch_size * (random.choice([0.5, 2.0]) if departs[2] else 1)))
         smoothing = self.label_smoothing + (random.uniform(0, 0.1) if departs[3] else 0)
         shift, flip = self._augmentation()
-        shift += int(random.integers(1, 3)) if departs[4] else 0
+        shift = min(shift + int(random.integers(1, 3)), _MAX_SHIFT) if departs[4] else shift
         augment = ",".join([f"shift:{shift}"] * (shift > 0) + ["flip"] * flip)
         return replace(
             self,
@@ -167,6 +168,6 @@ class TrainingRecipe:
         shift = int(match["shift"] or 0) if match else 0
         if match is None or bool(match["comma"]) != (match["shift"] is not None and match["flip"] is not None):
             raise UsageError(f"recipe: augment must be shift:N, flip or shift:N,flip, got {self.augment!r}")
-        if shift > 127:
-            raise UsageError(f"recipe: augment shifts by at most 127 pixels, got {self.augment!r}")
+        if shift > _MAX_SHIFT:
+            raise UsageError(f"recipe: augment shifts by at most {_MAX_SHIFT} pixels, got {self.augment!r}")
         return shift, match["flip"] is not None

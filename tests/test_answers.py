@@ -1,0 +1,158 @@
+"""Who is asked about whose gray data, and that no model is ever asked about images that it had a part in making."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pydrift import InputRefused, answers
+from pydrift.answers import GROUPS, OWN_GRAY, benign_answers, groups, new_answers, reference_answers
+from pydrift.classifier import freeze
+from pydrift.data import as_images
+from pydrift.inversion import VIEWS, shown
+
+CLASSES, SHAPE, SHADOWS = 3, (1, 4, 4), 6
+
+
+def model(seed):
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES))
+    with torch.no_grad():
+        module[1].weight *= 5
+    return freeze(module, SHAPE, torch.device("cpu"), f"model {seed}")
+
+
+def images(seed, sources):
+    return np.random.default_rng(seed).random((sources, CLASSES, 2, *SHAPE), np.float32)
+
+
+def nothing():
+    pass
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A base and six shadows, of which groups 0 and 1 have two and groups 2 and 3 one."""
+    return [model(m) for m in range(SHADOWS + 1)]
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Consensus of each group, and gray data of each model."""
+    return images(0, GROUPS), images(1, SHADOWS + 1)
+
+
+def log_odds(observer, source):
+    """float64 [classes, classes] and confidence [classes] of one observer about [classes, restarts, ...]: by hand."""
+    rows, sure = [], []
+    for c in range(CLASSES):
+        logits = observer.logits(torch.as_tensor(source[c])).double().numpy()
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        rows.append(np.log(p[:, [c]] / p).mean(axis=0))
+        sure.append(p[:, c].mean())
+    return np.stack(rows), np.array(sure)
+
+
+def close(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", range(2, 40))
+def test_groups_share_out_the_shadows(count):
+    made = groups(count)
+    assert len(made) == min(GROUPS, count)
+    assert sorted(k for members in made for k in members) == list(range(count))
+    assert max(map(len, made)) - min(map(len, made)) <= 1
+
+
+def test_answers_are_means_over_what_others_made(models, made):
+    consensus, gray = made
+    told = []
+    got, confidence = benign_answers(models, consensus, gray, lambda: told.append(1))
+    assert list(got) == [*VIEWS, OWN_GRAY]
+    assert len(told) == (len(VIEWS) + 1) * len(models)
+    assert all(values.shape == (SHADOWS + 1, CLASSES, CLASSES) for values in got.values())
+    group_of = {k: g for g, members in enumerate(groups(SHADOWS)) for k in members}
+    sure = []
+    for view in VIEWS:
+        seen = shown(view, torch.from_numpy(consensus))
+        for m, observer in enumerate(models):
+            said = [log_odds(observer, source) for source in seen]
+            foreign = [values for g, (values, _) in enumerate(said) if m == 0 or g != group_of[m - 1]]
+            assert len(foreign) == (GROUPS if m == 0 else GROUPS - 1)
+            close(got[view][m], np.mean(foreign, axis=0))
+            if view == "plain" and m > 0:
+                sure.append(said[group_of[m - 1]][1])  # of its own group's, which must have convinced who made it
+    close(confidence, np.mean(sure, axis=0))
+    for m, own in enumerate(gray):
+        close(got[OWN_GRAY][m], np.mean([log_odds(o, own)[0] for n, o in enumerate(models) if n != m], axis=0))
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_no_shadow_is_asked_about_its_own_groups_consensus(models, made, group):
+    consensus, gray = made
+    other = consensus.copy()
+    other[group] = images(2, 1)[0]
+    before, after = (benign_answers(models, c, gray, nothing)[0] for c in (consensus, other))
+    for view in VIEWS:
+        same = {m for m in range(SHADOWS + 1) if np.array_equal(before[view][m], after[view][m])}
+        assert same == {1 + k for k in groups(SHADOWS)[group]}
+    assert np.array_equal(before[OWN_GRAY], after[OWN_GRAY])
+
+
+@pytest.mark.parametrize("m", [0, 1, 5])
+def test_no_model_is_asked_about_its_own_gray_data(models, made, m):
+    consensus, gray = made
+    before = benign_answers(models, consensus, gray, nothing)[0]
+    others = gray.copy()
+    others[m] = images(2, 1)[0]
+    after = benign_answers(models, consensus, others, nothing)[0]
+    changed = {n for n in range(SHADOWS + 1) if not np.array_equal(before[OWN_GRAY][n], after[OWN_GRAY][n])}
+    assert changed == {m}
+    assert all(np.array_equal(before[view], after[view]) for view in VIEWS)
+    replaced = [*models[:m], model(99), *models[m + 1 :]]
+    after = benign_answers(replaced, consensus, gray, nothing)[0]
+    changed = {n for n in range(SHADOWS + 1) if not np.array_equal(before[OWN_GRAY][n], after[OWN_GRAY][n])}
+    assert changed == set(range(SHADOWS + 1)) - {m}
+
+
+def test_a_new_model_is_asked_about_all_consensus_and_all_about_its_gray_data(models, made):
+    consensus, _ = made
+    new, own, told = model(50), images(3, 1)[0], []
+    got = new_answers(models, new, consensus, own, lambda: told.append(1))
+    assert list(got) == [*VIEWS, OWN_GRAY]
+    assert len(told) == len(VIEWS) + len(models)
+    for view in VIEWS:
+        seen = shown(view, torch.from_numpy(consensus))
+        close(got[view], np.mean([log_odds(new, source)[0] for source in seen], axis=0))
+    close(got[OWN_GRAY], np.mean([log_odds(observer, own)[0] for observer in models], axis=0))
+
+
+def test_the_base_and_the_same_model_as_a_new_one_answer_the_same(models, made):
+    consensus, gray = made
+    benign, _ = benign_answers(models, consensus, gray, nothing)
+    new = new_answers(models, models[0], consensus, gray[0], nothing)
+    for view in VIEWS:
+        np.testing.assert_allclose(new[view], benign[view][0], rtol=1e-12, atol=1e-12)
+
+
+def test_reference_answers_are_means_over_the_first_images_of_each_class(models, monkeypatch):
+    rng = np.random.default_rng(4)
+    y = np.array([2, 0, 0, 1, 2, 2, 2, 0, 0, 1, 2])
+    data, told = as_images((rng.random((11, *SHAPE), np.float32), y), ["a", "b", "c"]), []
+    monkeypatch.setattr(answers, "MAX_REFERENCE", 3)
+    got = reference_answers(models, data, lambda: told.append(1))
+    assert got.shape == (SHADOWS + 1, CLASSES, CLASSES)
+    assert len(told) == len(models)
+    first = {0: [1, 2, 7], 1: [3, 9], 2: [0, 4, 5]}
+    for m, observer in enumerate(models):
+        for c, chosen in first.items():
+            logits = observer.logits(data.x[chosen]).double().numpy()
+            close(got[m, c], (logits[:, [c]] - logits).mean(axis=0))
+
+
+def test_reference_data_without_a_class_are_refused(models):
+    data = as_images((np.zeros((4, *SHAPE), np.float32), np.array([0, 0, 2, 2])), ["a", "ü", "c"])
+    with pytest.raises(InputRefused) as error:
+        reference_answers(models, data, nothing)
+    assert str(error.value) == "data: has no image of class '\\xfc', so it cannot serve as reference data"

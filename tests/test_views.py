@@ -1,0 +1,116 @@
+"""How gray data is shown: each view says of images what its name says, and keeps their shape and range."""
+
+import numpy as np
+import pytest
+import torch
+
+from pydrift.inversion import VIEWS, shown
+from pydrift.rotation import rotated
+
+MARKS = {
+    "white top left": (1.0, slice(0, 2), slice(0, 3)),
+    "white top right": (1.0, slice(0, 2), slice(9, 12)),
+    "white bottom left": (1.0, slice(6, 8), slice(0, 3)),
+    "white bottom right": (1.0, slice(6, 8), slice(9, 12)),
+    "white middle": (1.0, slice(3, 5), slice(4, 8)),
+    "black middle": (0.0, slice(3, 5), slice(4, 8)),
+}
+
+
+@pytest.fixture
+def images():
+    """float32 [2, 3, 4, 2, 8, 12], between 0.05 and 0.95."""
+    return 0.05 + 0.9 * torch.rand(2, 3, 4, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_keeps_shape_and_range_and_its_input(images, view):
+    before = images.clone()
+    got = shown(view, images)
+    assert (got.shape, got.dtype) == (images.shape, torch.float32)
+    assert 0 <= got.min() <= got.max() <= 1
+    assert torch.equal(shown(view, images), got)
+    assert torch.equal(images, before)
+    assert torch.equal(shown(view, images[0]), got[0])  # an image's place among the first ones is all that matters
+    assert shown(view, torch.zeros_like(images)).max() <= 1
+    assert shown(view, torch.ones_like(images)).min() >= 0
+
+
+def test_every_view_differs_from_every_other(images):
+    seen = {view: shown(view, images).numpy().tobytes() for view in VIEWS}
+    assert len(set(seen.values())) == len(VIEWS) == 15
+    assert seen["plain"] == images.numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("view", "changed"),
+    [
+        ("mirrored", lambda x: x.flip(-1)),
+        ("upside down", lambda x: x.flip(-2)),
+        ("darker", lambda x: x / 2),
+        ("lighter", lambda x: (x + 1) / 2),
+    ],
+)
+def test_views_of_all_pixels(images, view, changed):
+    torch.testing.assert_close(shown(view, images), changed(images))
+
+
+@pytest.mark.parametrize("view", MARKS)
+def test_a_mark_changes_its_place_only(images, view):
+    value, rows, columns = MARKS[view]
+    expected = images.clone()
+    expected[..., rows, columns] = value
+    assert torch.equal(shown(view, images), expected)
+    assert (shown(view, torch.rand(1, 1, 1, 1, 28, 28)) == value).sum() == (100 if "middle" in view else 49)
+
+
+def test_noise_is_small_of_zero_mean_and_differs_between_images():
+    grey = torch.full((2, 10, 4, 1, 28, 28), 0.5)
+    noise = shown("noisy", grey) - grey
+    assert float(noise.mean()) == pytest.approx(0, abs=0.004)
+    assert float(noise.std()) == pytest.approx(0.25, abs=0.02)  # a little less where it meets black and white
+    assert len(noise.flatten(0, 2).flatten(1).unique(dim=0)) == 80
+
+
+def test_blur_is_the_mean_of_three_by_three_with_the_border_repeated(images):
+    padded = np.pad(images.double().numpy(), [(0, 0)] * 4 + [(1, 1)] * 2, mode="edge")
+    expected = sum(padded[..., i : i + 8, j : j + 12] for i in range(3) for j in range(3)) / 9
+    np.testing.assert_allclose(shown("blurred", images).numpy(), expected, atol=1e-6)
+
+
+def test_turns_are_of_twenty_degrees_either_way(images):
+    left, right = shown("turned left", images), shown("turned right", images)
+    assert torch.equal(left, rotated(images.flatten(0, 2), 20).view_as(images))
+    torch.testing.assert_close(right, shown("turned left", images.flip(-1)).flip(-1), atol=1e-5, rtol=0)
+    dot = torch.zeros(1, 1, 1, 1, 29, 29)
+    dot[..., 13:16, 23:26] = 1  # ten pixels right of the middle
+    across = torch.arange(29.0)
+    for view, sine in (("turned left", -0.342), ("turned right", 0.342)):  # rows count downwards
+        seen = shown(view, dot)[0, 0, 0, 0]
+        row, column = (float((seen.sum(dim) * across).sum() / seen.sum()) for dim in (1, 0))
+        assert (row, column) == pytest.approx((14 + 10 * sine, 14 + 10 * 0.940), abs=0.1)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8, 8), (2, 3, 7, 7)])
+def test_quarter_turns_move_pixels_counter_clockwise(shape):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    for quarters in (1, 2, 3):
+        torch.testing.assert_close(rotated(x, 90 * quarters), torch.rot90(x, quarters, (2, 3)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rotated(x, -90), torch.rot90(x, -1, (2, 3)), atol=1e-5, rtol=0)
+
+
+def test_a_turn_of_an_oblong_image_keeps_its_proportions():
+    x = torch.zeros(1, 1, 21, 41)
+    x[..., 10, 12:29] = 1  # a line of 17 pixels, which fits the height too
+    turned = rotated(x, 90)
+    assert turned.shape == x.shape
+    expected = torch.zeros(1, 1, 21, 41)
+    expected[..., 2:19, 20] = 1
+    torch.testing.assert_close(turned, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(rotated(x, 180), x.flip(2, 3), atol=1e-4, rtol=0)
+
+
+def test_what_turns_in_at_the_corners_is_black():
+    turned = rotated(torch.ones(1, 1, 20, 20), 45)[0, 0]
+    assert turned[0, 0] == turned[0, -1] == turned[-1, 0] == turned[-1, -1] == 0
+    assert turned[5:15, 5:15].min() == pytest.approx(1)
