@@ -92,19 +92,19 @@ def drifts(data: DataSet) -> list[tuple[str, int, str, tuple[int, ...]]]:
     found: list[tuple[str, int, str, tuple[int, ...]]] = []
     for turn in range(data.rounds):
         c, (a, b) = data.classes[turn], data.pairs[turn]
-        shared: dict[str, tuple[str, str, str]] = {
-            "relabel": tuple(f"relabel:{a},{b},{f}" for f in (0.1, 0.25, 0.5)),
-            "swap": tuple(f"swap:{a},{b},{f}" for f in (0.1, 0.25, 1.0)),
-            "flip": tuple(f"flip:{c},{f}" for f in (0.25, 0.5, 1.0)),
-            "rotate": tuple(f"rotate:{c},{angle}" for angle in (15, 30, 90)),
-            "darken": tuple(f"darken:{c},{f}" for f in (0.8, 0.6, 0.4)),
-            "patch": tuple(f"patch:{c},{f}" for f in (0.25, 0.5, 1.0)),
-            "backdoor": tuple(f"backdoor:{c},{f}" for f in (0.02, 0.05, 0.1)),
-            "noise": tuple(f"noise:{s}" for s in (0.1, 0.2, 0.3)),
-            "remove": tuple(f"remove:{c},{f}" for f in (0.75, 0.9, 1.0)),
+        shared: dict[str, list[str]] = {
+            "relabel": [f"relabel:{a},{b},{f}" for f in (0.1, 0.25, 0.5)],
+            "swap": [f"swap:{a},{b},{f}" for f in (0.1, 0.25, 1.0)],
+            "flip": [f"flip:{c},{f}" for f in (0.25, 0.5, 1.0)],
+            "rotate": [f"rotate:{c},{angle}" for angle in (15, 30, 90)],
+            "darken": [f"darken:{c},{f}" for f in (0.8, 0.6, 0.4)],
+            "patch": [f"patch:{c},{f}" for f in (0.25, 0.5, 1.0)],
+            "backdoor": [f"backdoor:{c},{f}" for f in (0.02, 0.05, 0.1)],
+            "noise": [f"noise:{s}" for s in (0.1, 0.2, 0.3)],
+            "remove": [f"remove:{c},{f}" for f in (0.75, 0.9, 1.0)],
         }
         if data.foreign is not None:
-            shared["expand"] = tuple(f"expand:{c},{data.foreign},{turn + 1},{f}" for f in ("0.1", "0.25", "0.5"))
+            shared["expand"] = [f"expand:{c},{data.foreign},{turn + 1},{f}" for f in ("0.1", "0.25", "0.5")]
         for kind, specs in shared.items():
             concerned = {"noise": (), "relabel": (a, b), "swap": (a, b)}.get(kind, (c,))
             found += [(kind, strength, spec, concerned) for strength, spec in enumerate(specs)]

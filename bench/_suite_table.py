@@ -1,6 +1,7 @@
 """The tables of the drift suite, from its rows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,9 +69,7 @@ def print_tables(cell: dict[str, Any]) -> None:
     for kind in dict.fromkeys(row["update"]["kind"] for row in rows if row["update"]["drift"] is not None):
         parts = []
         for strength, word in enumerate(STRENGTHS):
-            line = summary(
-                rows, ours, lambda r, k=kind, s=strength: (r["update"]["kind"], r["update"]["strength"]) == (k, s)
-            )
+            line = summary(rows, ours, partial(_is, kind=kind, strength=strength))
             parts.append(f"{word} {line['auroc']:.2f} {line['found_at_5']:4.0%}")
         print(f"  {kind:10}", "   ".join(parts))
     p_values = np.concatenate([r["methods"][ours]["p_values"] for r in rows if r["update"]["drift"] is None])

@@ -99,7 +99,11 @@ def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int
         began = time.process_time()
         with exact_arithmetic():
             verdicts = _verdicts(options, fitted, models, of_models, module, test)
-        row = {"update": asdict(update), "calibration_s": calibration_s, "judging_s": time.process_time() - began}
+        row: dict[str, Any] = {
+            "update": asdict(update),
+            "calibration_s": calibration_s,
+            "judging_s": time.process_time() - began,
+        }
         row["methods"] = verdicts
         if not options.no_alternatives:
             found = alternatives.judge(module, update.drift, update.seed)
@@ -166,7 +170,8 @@ def main() -> None:
             if options.json is not None:
                 told = {k: str(v) for k, v in vars(options).items() if k not in ("data", "work", "json")}
                 result = {"machine": machine(CPU), "options": told, "cells": cells}
-                write_atomic(options.json, to_strict_json(json.loads(json.dumps(result))).encode())
+                text = to_strict_json(json.loads(json.dumps(result))).replace(f":{options.data},", ":data,")
+                write_atomic(options.json, text.encode())
 
 
 if __name__ == "__main__":
