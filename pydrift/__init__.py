@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydrift.auditor import DriftAuditor, audit
     from pydrift.data import LabelledImages, load_data, plant
     from pydrift.errors import InputRefused, PydriftError, UsageError
+    from pydrift.fingerprint import Fingerprint, fit_fingerprint
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model, save_model
     from pydrift.privacy import membership_audit
@@ -28,6 +29,7 @@ _HOME = {
     "Draw": "shadows",
     "DriftAuditor": "auditor",
     "DriftReport": "result",
+    "Fingerprint": "fingerprint",
     "GradientAscent": "inversion",
     "InputRefused": "errors",
     "LabelledImages": "data",
@@ -38,6 +40,7 @@ _HOME = {
     "UsageError": "errors",
     "__version__": "version",
     "audit": "auditor",
+    "fit_fingerprint": "fingerprint",
     "load_data": "data",
     "load_model": "modelfile",
     "membership_audit": "privacy",
@@ -50,6 +53,7 @@ __all__ = [
     "Draw",
     "DriftAuditor",
     "DriftReport",
+    "Fingerprint",
     "GradientAscent",
     "InputRefused",
     "LabelledImages",
@@ -60,6 +64,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "audit",
+    "fit_fingerprint",
     "load_data",
     "load_model",
     "membership_audit",

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from pydrift.answers import OWN_GRAY, REFERENCE, benign_answers, groups, new_answers, reference_answers
-from pydrift.baselines import measure_baselines
+from pydrift.baselines import measure_baselines, with_gray_known
 from pydrift.calibration import Calibration, describe_attack
 from pydrift.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
+from pydrift.fingerprint import Fingerprint
 from pydrift.gray_tasks import agreed, inverted
 from pydrift.inversion import VIEWS, GradientAscent, InversionAttack
 from pydrift.modelfile import LoadedModel
@@ -219,12 +220,14 @@ class DriftAuditor:
         alpha: float = 0.05,
         *,
         use_data: bool = False,
+        fingerprint: Fingerprint | str | Path | None = None,
         arch: str | None = None,
     ) -> DriftReport:
         """Judges one successor.
 
         `data` is optional. It adds the accuracy baselines, and with `use_data` what all models say of its images, at
         most 200 of each class, is one more view for the verdict: images that none of the models was trained on.
+        A `fingerprint` of the base (or its file) adds, without a say in the verdict, how much gray data it knows.
         """
         if not 0 < alpha < 1:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
@@ -241,6 +244,8 @@ class DriftAuditor:
             raise InputRefused(f"{images.source}: images of shape {images.input_shape}, expected {fitted.input_shape}")
         if use_data and images is None:
             raise UsageError("there is nothing to look at: use_data (--use-data) needs data (--data)")
+        known = Fingerprint.load(fingerprint) if isinstance(fingerprint, str | Path) else fingerprint
+        scorer = None if known is None else known.scorer(fitted.base, device=str(self._device))
         models = [
             freeze(m, fitted.input_shape, self._device, "calibrated model")
             for m in (fitted.base.module, *fitted.shadows)
@@ -280,6 +285,8 @@ class DriftAuditor:
             verdict = replace(verdict, verdict="inconclusive", reasons=(why, *verdict.reasons))
         with clock("measure baselines"):
             baselines = measure_baselines(models[0], new, fitted.base.module, subject.module, images)
+            if scorer is not None:
+                baselines = with_gray_known(baselines, scorer, fitted.gray, gray)
         return DriftReport(
             verdict=verdict.verdict,
             p_value=verdict.p_value,

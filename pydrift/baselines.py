@@ -1,8 +1,9 @@
-"""What a team would look at without pydrift: accuracies, disagreement and the size of the weight change."""
+"""What the verdict does not look at: accuracies, disagreement, the size of the weight change, a fingerprint's view."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,8 +12,12 @@ from torch import nn
 
 from pydrift.classifier import Classifier
 from pydrift.data import LabelledImages
+from pydrift.fingerprint import Scorer
+from pydrift.gray import GrayData
 from pydrift.result import Baselines
 from pydrift.training import predict
+
+GRAY_ALPHA = 0.05  # a gray image with a p up to this is foreign
 
 
 def measure_baselines(
@@ -38,6 +43,16 @@ def measure_baselines(
         data=data.source,
         data_sha256=data.sha256,
     )
+
+
+def with_gray_known(baselines: Baselines, scorer: Scorer, base: GrayData, production: GrayData) -> Baselines:
+    """With the share of each class's gray images that the base's fingerprint knows: those with a p above 0.05."""
+    scorer.fingerprint.conformal.check_alpha(GRAY_ALPHA)
+
+    def known(gray: GrayData) -> tuple[float, ...]:
+        return tuple(float((scorer.score(torch.from_numpy(images)).p > GRAY_ALPHA).mean()) for images in gray.images)
+
+    return replace(baselines, gray_known_base=known(base), gray_known_production=known(production))
 
 
 def mcnemar(only_first_right: int, only_second_right: int) -> float:

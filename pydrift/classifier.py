@@ -59,8 +59,8 @@ def freeze(
         fused = lowered if refusal is None else None
         path = f"generic: {refusal}" if fused is None else native_status().path(device.type)
     except NotLowerable as reason:
-        forward, path = _channels_last(frozen_copy(module, input_shape).to(device)), f"generic: {reason}"
-    num_classes = _check_logits(forward, input_shape, device, name)
+        forward, path = channels_last(frozen_copy(module, input_shape).to(device)), f"generic: {reason}"
+    num_classes = check_logits(forward, input_shape, device, name)
     return Classifier(forward, input_shape, num_classes, device, path, fused)
 
 
@@ -86,7 +86,7 @@ def exact_arithmetic() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _channels_last(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def channels_last(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """The module in the memory format that convolutions prefer on the CPU; elsewhere, and without any, as it is."""
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     if not convolves or any(parameter.device.type != "cpu" for parameter in module.parameters()):
@@ -95,9 +95,10 @@ def _channels_last(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: converted(x.contiguous(memory_format=torch.channels_last))
 
 
-def _check_logits(
+def check_logits(
     forward: Callable[[Tensor], Tensor], input_shape: tuple[int, int, int], device: torch.device, name: str
 ) -> int:
+    """The number of classes. InputRefused where `forward` does not map images of the shape to that many logits."""
     shape = "x".join(map(str, input_shape))
     try:
         with torch.no_grad():

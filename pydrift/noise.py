@@ -31,6 +31,8 @@ class Phase(IntEnum):
     CONSENSUS = 6  # image shifts of each turn of an inversion that models share
     RECIPE = 7  # how a shadow's recipe departs from the base's
     EPSILON_SPLIT = 9  # which images choose the threshold of an epsilon bound
+    AUTOENCODER = 20  # a fingerprint's autoencoders: initial weights and order of images
+    FINGERPRINT_SPLIT = 21  # which images a fingerprint is fitted on, and which calibrate it
 
 
 def philox_4x32(counter: NDArray[np.uint32], key: tuple[int, int], rounds: int = 10) -> NDArray[np.uint32]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from pydrift.classifier import Classifier, choose_device, exact_arithmetic, freeze
-from pydrift.data import LabelledImages, as_images, load_data
+from pydrift.data import LabelledImages, as_images, checked_members, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.membership import (
     DEFAULT,
@@ -173,40 +173,6 @@ def membership_audit(
         member=member,
         y=images.y.numpy(),
     )
-
-
-def checked_members(members: ArrayLike, images: LabelledImages) -> NDArray[np.bool_]:
-    """Which images are members, bool [N], from integer indices without repeats or from a boolean mask [N].
-
-    InputRefused names what is wrong: labels in place of indices, an index out of range, none or all of the images.
-    """
-    given = np.asarray(members.cpu() if isinstance(members, torch.Tensor) else members)
-    count = len(images)
-    if given.dtype == np.bool_:
-        if given.shape != (count,):
-            raise InputRefused(f"members: a boolean mask must be [{count}], one per image, got {list(given.shape)}")
-        member = given.copy()
-    else:
-        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
-            raise InputRefused(
-                f"members must be integer indices [M] or a boolean mask [{count}], "
-                f"got {given.dtype} {list(given.shape)}"
-            )
-        outside = np.flatnonzero((given < 0) | (given >= count))
-        if len(outside):
-            raise InputRefused(f"members: entry {outside[0]} is {given[outside[0]]}, outside 0..{count - 1}")
-        member = np.zeros(count, bool)
-        member[given.astype(np.int64)] = True
-        if member.sum() < len(given):
-            values, times = np.unique(given, return_counts=True)
-            raise InputRefused(
-                f"members: the index {values[times.argmax()]} is given {times.max()} times; members are indices of "
-                "images, each once, or a boolean mask, not labels"
-            )
-    if member.all() or not member.any():
-        which = "all" if member.all() else "none"
-        raise InputRefused(f"members: {which} of the {count} images; an audit needs members and non-members")
-    return member
 
 
 def _needed(suite: Mapping[str, Attack], shadows: int) -> int:

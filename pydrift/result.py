@@ -32,7 +32,11 @@ class NullSummary:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What a team would look at without pydrift. Accuracies and disagreement need data, the weight change does not."""
+    """What a team would look at without pydrift. Accuracies and disagreement need data, the weight change does not.
+
+    gray_known_*  of each class, the share of a model's gray images that the base's fingerprint knows (p above 0.05);
+                  None without a fingerprint
+    """
 
     accuracy_base: float | None = None
     accuracy_production: float | None = None
@@ -42,6 +46,8 @@ class Baselines:
     images: int | None = None  # how many images the data-based figures were computed on
     data: str | None = None  # where they came from
     data_sha256: str | None = None
+    gray_known_base: tuple[float, ...] | None = None
+    gray_known_production: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ class DriftReport:
             )
             for name in ("base", "production")
         }
+        baselines: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["baselines"].items()}
         return cls(
             verdict=raw["verdict"],
             p_value=raw["p_value"],
@@ -170,7 +177,7 @@ class DriftReport:
             gray_base=gray["base"],
             gray_production=gray["production"],
             null=NullSummary(**{**raw["null"], "shadow_accuracy": tuple(raw["null"]["shadow_accuracy"])}),
-            baselines=Baselines(**raw["baselines"]),
+            baselines=Baselines(**baselines),
             provenance=Provenance(**raw["provenance"]),
         )
 

@@ -15,6 +15,7 @@ from pydrift.auditor import GUESSED
 from pydrift.data import LabelledImages
 from pydrift.inversion import VIEWS
 from pydrift.modelfile import load_model, save_model
+from pydrift.report.wording import baseline_rows
 from pydrift.store import tensors_digest
 from pydrift.training import train
 
@@ -80,6 +81,28 @@ def test_verdict_does_not_depend_on_the_data_given_for_the_baselines(auditor, di
     assert informed.baselines.images == len(digits.holdout)
     assert 0.9 < informed.baselines.accuracy_base <= 1
     assert informed.baselines.relative_weight_change == blind.baselines.relative_weight_change > 0
+
+
+def test_a_fingerprint_of_the_base_says_which_gray_data_it_knows(auditor, digits, tmp_path):
+    pydrift.fit_fingerprint(digits.path("base"), digits.data, detector="energy").save(tmp_path / "base.fp")
+    plain = auditor.compare(digits.path("swapped"))
+    report = auditor.compare(digits.path("swapped"), fingerprint=tmp_path / "base.fp")
+    assert (report.verdict, report.classes) == (plain.verdict, plain.classes)
+    assert plain.baselines.gray_known_base is None
+    scorer = pydrift.Fingerprint.load(tmp_path / "base.fp").scorer(digits.path("base"))
+    for shares, gray in (
+        (report.baselines.gray_known_base, report.gray_base),
+        (report.baselines.gray_known_production, report.gray_production),
+    ):
+        p = scorer.score(torch.from_numpy(gray.images).flatten(0, 1)).p.reshape(10, RESTARTS)
+        assert shares == tuple((p > 0.05).mean(axis=1))
+    report.save(tmp_path / "report")
+    assert pydrift.DriftReport.load(tmp_path / "report").baselines == report.baselines
+    line = dict(baseline_rows(report.baselines))["gray images that the base's fingerprint knows"]
+    assert line.startswith(f"{100 * np.mean(report.baselines.gray_known_base):.2f} % of the base's, ")
+    other = pydrift.fit_fingerprint(digits.path("benign"), digits.data, detector="energy")
+    with pytest.raises(InputRefused, match=r"^base.safetensors: the fingerprint is of another model \(benign\."):
+        auditor.compare(digits.path("swapped"), fingerprint=other)
 
 
 def test_reference_data_may_be_one_more_view(auditor, digits):

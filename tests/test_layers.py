@@ -11,7 +11,7 @@ PACKAGE = ROOT / "pydrift"
 
 VALUES = {"errors", "gray", "store", "version"}  # small values and files that every layer may use
 ALLOWED = {
-    "__init__": {"auditor", "data", "errors", "inversion", "modelfile", "privacy"}
+    "__init__": {"auditor", "data", "errors", "fingerprint", "inversion", "modelfile", "privacy"}
     | {"privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
@@ -24,6 +24,7 @@ ALLOWED = {
         "calibration",
         "classifier",
         "data",
+        "fingerprint",
         "inversion",
         "membership",
         "modelfile",
@@ -32,16 +33,20 @@ ALLOWED = {
         "parallel",
     }
     | {"progress", "result", "shadows", "subject", "training", "verdict"},
-    "baselines": VALUES | {"classifier", "data", "result", "training"},
+    "baselines": VALUES | {"classifier", "data", "fingerprint", "result", "training"},
     "calibration": VALUES | {"arch", "inversion", "subject"},
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
-    | {"arch", "auditor", "classifier", "data", "demo", "doctor", "inversion", "modelfile", "progress", "report"}
+    | {"arch", "auditor", "classifier", "data", "demo", "doctor", "fingerprint", "inversion", "modelfile"}
+    | {"progress", "report"}
     | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training", "verdict"},
     "data": VALUES | {"rotation"},
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
     "doctor": VALUES | {"ops"},
     "errors": set(),
+    "fingerprint": VALUES
+    | {"arch", "classifier", "data", "membership", "modelfile", "noise", "parallel", "progress", "subject"}
+    | {"report"},  # only inside save_html
     "gray": set(),
     "gray_tasks": VALUES | {"classifier", "inversion"},
     "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel", "rotation"},
@@ -56,7 +61,7 @@ ALLOWED = {
     "privacy_result": VALUES | {"membership", "report"},  # report only inside save
     "privacy_shadows": VALUES | {"membership", "shadows", "subject", "training"},
     "progress": set(),
-    "report": VALUES | {"membership", "privacy_result", "result", "verdict"},
+    "report": VALUES | {"fingerprint", "membership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
     "rotation": set(),
     "shadows": VALUES

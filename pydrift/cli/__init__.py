@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from pydrift.cli import drift, membership, shadow  # noqa: F401 their commands join the app
+from pydrift.cli import drift, fingerprint, membership, shadow  # noqa: F401 their commands join the app
 from pydrift.cli.app import app
 from pydrift.errors import PydriftError, UsageError
 

@@ -171,6 +171,10 @@ def audit(
     use_data: Annotated[
         bool, typer.Option("--use-data", help="let the verdict look at --data's images too, not only at gray data")
     ] = False,
+    fingerprint: Annotated[
+        Path | None,
+        typer.Option("--fingerprint", help="the base's: also say which share of the gray data it knows (no verdict)"),
+    ] = None,
     no_images: Annotated[
         bool, typer.Option("--no-images", help="leave the gray images out: they may reveal training data")
     ] = False,
@@ -218,7 +222,7 @@ def audit(
     # The baselines want images that neither model was trained on; the reference data itself where there are no others.
     holdout = None if data is None else test_split(data) or load_data(data)
     level = alpha if release is None else alpha_of_release(alpha, release)
-    report = auditor.compare(new, holdout, level, use_data=use_data, arch=arch)
+    report = auditor.compare(new, holdout, level, use_data=use_data, fingerprint=fingerprint, arch=arch)
     command = shlex.join(["pydrift", *sys.argv[1:]])
     report = replace(report, provenance=replace(report.provenance, command=command))
     if json:

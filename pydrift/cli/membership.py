@@ -96,7 +96,7 @@ def mia(
     limits = [Limit.parse(text) for text in fail_above or []]
     if out is not None:
         MembershipReport.check_target(out)
-    indices = _read_members(members)
+    indices = read_members(members)
     find_own_architectures(arch)
     target = as_subject(model, str(model), arch)
     how = changed_recipe(recipe or [], target.recipe)
@@ -128,7 +128,8 @@ def mia(
     raise typer.Exit(_EXCEEDED if exceeded else 0)
 
 
-def _read_members(path: Path) -> np.ndarray:
+def read_members(path: Path) -> np.ndarray:
+    """The array of an npy file: which images a model was trained on. InputRefused where it is no such file."""
     import numpy as np
 
     from pydrift.store import read_file

@@ -1,7 +1,8 @@
 """Labelled images: from the standard on-disk layouts, from arrays and data loaders, and with planted drifts."""
 
 from pydrift.data.images import LabelledImages, as_images
+from pydrift.data.members import checked_members
 from pydrift.data.plant import plant
 from pydrift.data.sources import load_data
 
-__all__ = ["LabelledImages", "as_images", "load_data", "plant"]
+__all__ = ["LabelledImages", "as_images", "checked_members", "load_data", "plant"]

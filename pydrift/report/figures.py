@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BAR_WIDTH, BAR_HEIGHT = 240, 22
 STRIP_WIDTH, DOTS_HEIGHT = 620, 56
 ROC_EDGE, ROC_LEFT, ROC_LEGEND = 380, 56, 190
+P_HEIGHT, P_BINS = 160, 20
 EDGE = (
     64  # gray images are shown about this many pixels wide: small ones scaled up by a whole factor, large ones reduced
 )
@@ -137,6 +138,29 @@ def roc_figure(attacks: Sequence[AttackResult], strongest: AttackResult, members
         parts.append(f'<text x="{left + 24}" y="{row + 4}">{attack.name}</text>')
     height = max(ROC_EDGE + 52, 34 + 17 * len(attacks))
     return _svg(ROC_LEFT + ROC_EDGE + ROC_LEGEND, height, "".join(parts), "ROC curves of the attacks, log-log")
+
+
+def p_histogram(p: NDArray[np.float64], alpha: float) -> Markup:
+    """How many images have which p, in bins of 0.05. Dashed: all p equally frequent; shaded: p up to alpha."""
+    counts, _ = np.histogram(p, bins=P_BINS, range=(0, 1))
+    base, top = P_HEIGHT + 12, max(int(counts.max()), 1)
+    width = STRIP_WIDTH / P_BINS
+    parts = [f'<rect class="interval" x="0" y="12" width="{STRIP_WIDTH * alpha:.1f}" height="{P_HEIGHT}"/>']
+    for index, count in enumerate(counts):
+        height = P_HEIGHT * count / top
+        parts.append(
+            f'<rect class="bar" x="{index * width + 1:.1f}" y="{base - height:.1f}" width="{width - 2:.1f}" '
+            f'height="{height:.1f}"/>'
+        )
+    even = base - P_HEIGHT * len(p) / P_BINS / top
+    parts.append(
+        f'<path class="limit" d="M0 {even:.1f}H{STRIP_WIDTH}"/><path class="axis" d="M0 {base}H{STRIP_WIDTH}"/>'
+    )
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(f'<text class="tick" x="{STRIP_WIDTH * value:.1f}" y="{base + 16}">{value:g}</text>')
+    parts.append(f'<text class="rate" x="{STRIP_WIDTH}" y="8">highest bar: {top} images</text>')
+    body = f'<g transform="translate(8 0)">{"".join(parts)}</g>'  # room for half a number at either end
+    return _svg(STRIP_WIDTH + 16, base + 20, body, f"{counts[0]} of {len(p)} images have a p below 0.05")
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,9 @@ def accuracy_remark(report: DriftReport) -> str | None:
 
 
 def baseline_rows(b: Baselines) -> list[tuple[str, str]]:
-    """Name and value of each figure a team would look at without pydrift."""
+    """Name and value of each figure a team would look at without pydrift, and of a fingerprint's where there is one."""
     weights = b.relative_weight_change
-    return [
+    rows = [
         ("accuracy, base model", _percent(b.accuracy_base)),
         ("accuracy, new model", _percent(b.accuracy_production)),
         ("p of the accuracy difference", NO_DATA if b.accuracy_p_value is None else p_text(b.accuracy_p_value)),
@@ -109,6 +109,12 @@ def baseline_rows(b: Baselines) -> list[tuple[str, str]]:
             "not measured: the architectures differ" if weights is None else f"{weights:.3g}",
         ),
     ]
+    if b.gray_known_base and b.gray_known_production:
+        base, new = (_percent(sum(shares) / len(shares)) for shares in (b.gray_known_base, b.gray_known_production))
+        rows.append(
+            ("gray images that the base's fingerprint knows", f"{base} of the base's, {new} of the new model's")
+        )
+    return rows
 
 
 def _percent(value: float | None) -> str:

@@ -1,0 +1,63 @@
+"""A small DCGAN (Radford, Metz, Chintala, ICLR 2016), trained here: images that try to look like a data set."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LATENT, _BATCH, _RATE = 64, 64, 2e-4
+
+
+def dcgan_images(x: Tensor, steps: int, count: int, seed: int) -> Tensor:
+    """`count` images float32 [count, C, H, W] in [0, 1] of a generator trained on x [N, C, H, W] for `steps` steps."""
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = x.shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        make, judge = _generator(channels, height, width), _discriminator(channels, height, width)
+    for part in (*make.modules(), *judge.modules()):
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(part.weight, 0, 0.02, generator=generator)
+    own, other = (torch.optim.Adam(net.parameters(), _RATE, betas=(0.5, 0.999)) for net in (make, judge))
+
+    def made(number: int) -> Tensor:
+        return make(torch.randn(number, _LATENT, generator=generator))[:, :, :height, :width]
+
+    for _ in range(steps):
+        real = x[torch.randint(len(x), (_BATCH,), generator=generator)]
+        fake = made(_BATCH)
+        other.zero_grad()
+        (F.softplus(-judge(real)).mean() + F.softplus(judge(fake.detach())).mean()).backward()
+        other.step()
+        own.zero_grad()
+        F.softplus(-judge(fake)).mean().backward()
+        own.step()
+    make.eval()
+    with torch.no_grad():
+        return torch.cat([made(min(250, count - start)) for start in range(0, count, 250)])
+
+
+def _generator(channels: int, height: int, width: int) -> nn.Module:
+    rows, columns = -(-height // 4), -(-width // 4)
+    return nn.Sequential(
+        nn.Linear(_LATENT, 64 * rows * columns, bias=False),
+        nn.BatchNorm1d(64 * rows * columns),
+        nn.ReLU(),
+        nn.Unflatten(1, (64, rows, columns)),
+        nn.ConvTranspose2d(64, 32, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.ConvTranspose2d(32, channels, 4, 2, 1),
+        nn.Sigmoid(),
+    )
+
+
+def _discriminator(channels: int, height: int, width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(32, 64, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(64),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(64 * (height // 4) * (width // 4), 1),
+    )

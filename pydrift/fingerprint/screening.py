@@ -1,0 +1,118 @@
+"""A whole set of images held against a fingerprint: how many are foreign, and whether that is more than chance."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import betabinom
+
+from pydrift.data import LabelledImages
+from pydrift.errors import InputRefused
+from pydrift.fingerprint.fingerprint import FingerprintOrigin, InputScores, Scorer
+from pydrift.fingerprint.probe import BLOCK
+from pydrift.membership.metrics import clopper_pearson
+from pydrift.progress import Progress, Silent
+from pydrift.store import to_strict_json, write_atomic
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Screening:
+    """The result of screening N images.
+
+    flagged         images with p <= alpha; `share` of all, with its exact (Clopper-Pearson) 95 % interval
+    p_set           the probability that so many, or more, of N images like the held-out ones are flagged. Exact: the
+                    number is beta-binomial, since all images share the held-out ones that calibrate them
+    scores          of each image
+    """
+
+    flagged: int
+    share: float
+    interval: tuple[float, float]
+    p_set: float
+    alpha: float
+    data: str
+    data_sha256: str
+    fingerprint: FingerprintOrigin
+    scores: InputScores
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, with the p of every image."""
+        names = ("flagged", "share", "p_set", "alpha", "data", "data_sha256")
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "images": len(self.scores),
+            **{name: getattr(self, name) for name in names},
+            "interval": list(self.interval),
+            "fingerprint": asdict(self.fingerprint),
+            "p": [float(p) for p in self.scores.p],
+        }
+
+    def to_json(self) -> str:
+        """One strict JSON document (no NaN)."""
+        return to_strict_json(self.to_dict())
+
+    def strangest(self, count: int) -> NDArray[np.int64]:
+        """Indices of the flagged images that are least at home, at most `count`, the strangest first."""
+        return np.argsort(self.scores.score, kind="stable")[: min(count, self.flagged)]
+
+    def save_html(self, path: str | Path) -> None:
+        """Writes one HTML file, without images."""
+        from pydrift.report import render_screening_html
+
+        write_atomic(path, render_screening_html(self).encode())
+
+    def save_scores(self, path: str | Path) -> None:
+        """Writes an npz file with `p` and `score` float64 [N] and `prediction` int64 [N], atomically."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, p=self.scores.p, score=self.scores.score, prediction=self.scores.prediction)
+        write_atomic(path, buffer.getvalue())
+
+
+def screen(scorer: Scorer, images: LabelledImages, alpha: float = 0.05, progress: Progress | None = None) -> Screening:
+    """Scores every image.
+
+    UsageError: the fingerprint has too few held-out images for alpha. InputRefused: images of another shape.
+    """
+    conformal, origin = scorer.fingerprint.conformal, scorer.fingerprint.origin
+    conformal.check_alpha(alpha)
+    if images.input_shape != origin.input_shape:
+        shapes = ("x".join(map(str, shape)) for shape in (images.input_shape, origin.input_shape))
+        raise InputRefused("{}: images of {}, but the model takes {}".format(images.source, *shapes))
+    parts = []
+    with progress or Silent() as told:
+        told.phase("scoring", -(-len(images) // BLOCK))
+        for part in scorer.stream([images.x]):
+            parts.append(part)
+            told.advance()
+    scores = InputScores.joined(parts)
+    flagged = int((scores.p <= alpha).sum())
+    low, high = clopper_pearson(flagged, len(scores))
+    return Screening(
+        flagged=flagged,
+        share=flagged / len(scores),
+        interval=(float(low), float(high)),
+        p_set=p_of_count(flagged, len(scores), len(conformal.reference), alpha),
+        alpha=alpha,
+        data=images.source,
+        data_sha256=images.sha256,
+        fingerprint=origin,
+        scores=scores,
+    )
+
+
+def p_of_count(flagged: int, images: int, held_out: int, alpha: float) -> float:
+    """P(at least `flagged` of `images` have p <= alpha), all images and the held-out ones exchangeable without ties.
+
+    p <= alpha where at most t - 1 held-out scores are no higher, t = floor(alpha (n + 1)): the share of all images that
+    score so low is Beta(t, n + 1 - t), so their number is beta-binomial. Never 0.
+    """
+    t = int(np.floor(alpha * (held_out + 1) * (1 + 1e-12)))
+    p = betabinom.sf(flagged - 1, images, t, held_out + 1 - t)
+    return float(np.clip(p, np.finfo(float).tiny, 1.0))
