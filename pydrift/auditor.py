@@ -23,6 +23,7 @@ from pydrift.inversion import VIEWS, GradientAscent, InversionAttack
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
+from pydrift.parallel import with_one_blas_thread
 from pydrift.progress import Clock, Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
 from pydrift.shadows import NULLS, RECIPES, described, state_shapes, successor_draw, train_shadows
@@ -32,6 +33,8 @@ from pydrift.training import Train, TrainingRecipe
 from pydrift.verdict import judge
 from pydrift.version import __version__
 
+_judge = with_one_blas_thread(judge)
+_VERSIONS = {"pydrift": __version__, "torch": str(torch.__version__)}
 Model = nn.Module | LoadedModel | Subject | str | Path
 
 GUESSED = {
@@ -150,7 +153,7 @@ class DriftAuditor:
             "device": self._device.type,
             "earlier": [subject.sha256 for subject in self._earlier],
             "train": None if self._train is None else described(self._train),
-            "versions": _versions(),
+            "versions": _VERSIONS,
         }
         with exact_arithmetic(), self._progress as progress, self._run("fit", plan) as run:
             with clock("train shadows"):
@@ -172,8 +175,8 @@ class DriftAuditor:
             models = [base, *(freeze(m, images.input_shape, self._device, "shadow") for m in shadows)]
             with clock("invert base and shadows"):
                 progress.phase(f"inverting base and shadows, {self._restarts} restarts a class", len(models))
-                tasks = [f"gray/{m}" for m in range(len(models))]
-                gray, _ = inverted(self._attack, models, self._restarts, self._seed, tasks, run, progress.advance)
+                names = [f"gray/{m}" for m in range(len(models))]
+                gray, _ = inverted(self._attack, models, self._restarts, self._seed, names, run, progress.advance)
             with clock("consensus of shadows"):
                 made_by = [[models[1 + k] for k in members] for members in groups(len(shadows))]
                 progress.phase("inverting groups of shadows", len(made_by))
@@ -182,9 +185,8 @@ class DriftAuditor:
                 progress.phase("measuring recognition", (len(VIEWS) + 1) * len(models))
                 own = np.stack([images_of.images for images_of in gray])
                 answers, confidence = benign_answers(models, consensus, own, progress.advance)
-        of_shadows = {view: values[1:] for view, values in answers.items()}
-        of_base = {view: values[0] for view, values in answers.items()}
-        as_successor = judge(of_shadows, of_base, None, confidence, images.class_names, STRANGE_BASE)
+        of_shadows, of_base = ({view: a[rows] for view, a in answers.items()} for rows in (slice(1, None), 0))
+        as_successor = _judge(of_shadows, of_base, None, confidence, images.class_names, STRANGE_BASE)
         self._calibration = Calibration(
             base=self._base,
             shadows=tuple(shadows),
@@ -257,7 +259,7 @@ class DriftAuditor:
             "restarts": fitted.restarts,
             "seed": fitted.seed,
             "device": self._device.type,
-            "versions": _versions(),
+            "versions": _VERSIONS,
         }
         with exact_arithmetic(), self._progress as progress:
             with self._run(f"compare-{subject.sha256[:16]}", plan) as run, clock("invert new model"):
@@ -276,7 +278,7 @@ class DriftAuditor:
         of_shadows = {view: values[1:] for view, values in answers.items()}
         # Without OWN_GRAY: about the new model's the base is asked too, about the base's own it was not.
         of_base = {view: values[0] for view, values in answers.items() if view != OWN_GRAY}
-        verdict = judge(of_shadows, seen, of_base, fitted.confidence, fitted.class_names, alpha)
+        verdict = _judge(of_shadows, seen, of_base, fitted.confidence, fitted.class_names, alpha)
         if fitted.base_p_value is not None and fitted.base_p_value <= STRANGE_BASE:
             why = (
                 f"the base itself does not look like one of its shadows (p = {fitted.base_p_value:.2g}): it was "
@@ -331,11 +333,11 @@ class DriftAuditor:
 
     @staticmethod
     def check_target(folder: str | Path) -> None:
-        """Asks before the work whether `save` could write there. See Calibration.check_target."""
+        """See Calibration.check_target."""
         Calibration.check_target(folder)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the calibration: weights, gray data and measurements, no reference images. See Calibration.save."""
+        """Writes the calibration: weights, gray data and answers, no reference images. See Calibration.save."""
         self.calibration.save(folder)
 
     @classmethod
@@ -394,7 +396,3 @@ def audit(
     auditor = DriftAuditor(base, shadows, null, restarts, seed, work_dir=work_dir, progress=progress, **options)
     images = load_data(data) if isinstance(data, str) else as_images(data)
     return auditor.fit(images).compare(production, images if holdout is None else holdout, alpha)
-
-
-def _versions() -> dict[str, str]:
-    return {"pydrift": __version__, "torch": str(torch.__version__)}

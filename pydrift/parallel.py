@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,7 +25,12 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
     After an exception the items that no thread has begun are dropped. `function` must not draw from torch's global
     generator.
     """
-    with one_intra_op_thread() as threads, ThreadPoolExecutor(threads) as pool:
+    # Each thread says so itself: until its first parallel loop a new one would run products on all cores, and last bits
+    # would depend on which thread took which item.
+    with (
+        one_intra_op_thread() as threads,
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         futures = [pool.submit(function, item) for item in items]
         try:
             for future in futures:
@@ -43,6 +49,12 @@ def intra_op_threads(count: int) -> Iterator[int]:
         yield before
     finally:
         torch.set_num_threads(before)
+
+
+def with_one_blas_thread(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function` with numpy's products on one thread: with more, their last bits change from run to run."""
+    limited: Callable[..., Result] = threadpool_limits.wrap(limits=1, user_api="blas")(function)
+    return limited
 
 
 def one_intra_op_thread() -> AbstractContextManager[int]:
