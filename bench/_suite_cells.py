@@ -24,7 +24,7 @@ class DataSet:
     classes: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     bases: int
-    benign: int  # of the same recipe; of each of the changed ones a quarter
+    benign: int  # of the same recipe; of each of the changed ones a third
     rounds: int  # drifted updates of each kind and strength
 
 
