@@ -38,6 +38,22 @@ PYDRIFT_INLINE void for_each_element(const Map& a, const Map& b, Function functi
   }
 }
 
+// Images of one group without gaps.
+inline Map dense_map(const LayerShape& image) {
+  Map map;
+  map.channels = image.channels, map.height = image.height, map.width = image.width;
+  map.pitch = kLanes, map.row = image.width * kLanes, map.plane = image.height * map.row;
+  return map;
+}
+
+// A network's input, or its gradient, as such images: where the network begins flat, its map is one column.
+inline Map image_map(const Map& map, const LayerShape& image) {
+  Map shaped = map;
+  shaped.channels = image.channels, shaped.height = image.height, shaped.width = image.width;
+  if (map.all_groups) shaped.row = image.width * map.pitch, shaped.plane = image.height * shaped.row;
+  return shaped;
+}
+
 PYDRIFT_INLINE void fill_zero(const Network& network, const Map& map, int32_t g) {
   float* values = network.at(map, g);
   for_each_element(map, map, [&](int64_t at, int64_t, int32_t, int64_t) { store(values + at, Vec{}); });

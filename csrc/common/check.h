@@ -59,4 +59,25 @@ inline std::string describe(const Tensor& tensor) {
          (tensor.is_contiguous() ? "" : ", not contiguous");
 }
 
+inline bool on_one_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
+}
+
+inline void check_vector(const char* op, const char* name, const Tensor& values, int64_t size, ScalarType dtype,
+                         const Tensor& x) {
+  PYDRIFT_CHECK(values.dim() == 1 && values.size(0) == size && values.scalar_type() == dtype &&
+                    values.is_contiguous() && on_one_device(values, x),
+                op, ": ", name, " must be [", size, "] ", dtype_name(dtype),
+                ", contiguous and on the device of x, got ", describe(values));
+}
+
+// rows < 0: any number of models
+inline void check_matrix(const char* op, const char* name, const Tensor& values, int64_t rows, int64_t columns,
+                         ScalarType dtype, const Tensor& x) {
+  PYDRIFT_CHECK(values.dim() == 2 && (rows < 0 || values.size(0) == rows) && values.size(1) == columns &&
+                    values.scalar_type() == dtype && values.is_contiguous() && on_one_device(values, x),
+                op, ": ", name, " must be [", rows < 0 ? std::string("models") : std::to_string(rows), ", ", columns,
+                "] ", dtype_name(dtype), ", contiguous and on the device of x, got ", describe(values));
+}
+
 }  // namespace pydrift

@@ -1,6 +1,7 @@
 // Refusals with sentences a caller can act on; ValueError in Python. No torch.
 #pragma once
 
+#include <cstdint>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -21,5 +22,13 @@ template <class... Parts>
       ::pydrift::refuse(__VA_ARGS__); \
     }                                 \
   } while (0)
+
+// `ids` [count] in host memory.
+inline void check_range(const char* op, const char* name, const int32_t* ids, int64_t count, int64_t limit) {
+  for (int64_t i = 0; i < count; ++i) {
+    PYDRIFT_CHECK(ids[i] >= 0 && ids[i] < limit, op, ": ", name, " must be in [0, ", limit, "), got ", ids[i],
+                  " at index ", i);
+  }
+}
 
 }  // namespace pydrift

@@ -8,51 +8,21 @@
 #include <tuple>
 #include <vector>
 
-#include "common/check.h"
+#include "arch/check.h"
 #include "invert/ascent_options.h"
 #include "invert/invert_task.h"
 
 namespace pydrift {
 
-inline void check_ids(const char* name, const Tensor& ids, const Tensor& x) {
-  PYDRIFT_CHECK(ids.dim() == 1 && ids.size(0) == x.size(0) && ids.scalar_type() == ScalarType::Int &&
-                    ids.is_contiguous() && ids.is_cpu() == x.is_cpu() &&
-                    ids.get_device_index() == x.get_device_index(),
-                "invert: ", name, " must be [", x.size(0), "] int32, contiguous and on the device of x, got ",
-                describe(ids));
-}
-
-// `ids` [count] in host memory.
-inline void check_range(const char* name, const int32_t* ids, int64_t count, int64_t limit) {
-  for (int64_t i = 0; i < count; ++i) {
-    PYDRIFT_CHECK(ids[i] >= 0 && ids[i] < limit, "invert: ", name, " must be in [0, ", limit, "), got ", ids[i],
-                  " at index ", i);
-  }
-}
-
 // The only validation of the tensors, for both devices. The values of the ids are checked where the host can read them.
 inline Program check_invert(const Tensor& x, const Tensor& parameters, const Tensor& model, const Tensor& label,
                             const Tensor& restart, const std::vector<int64_t>& codes) {
-  PYDRIFT_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float && x.is_contiguous(),
-                "invert: x must be [N, C, H, W] float32 and contiguous, got ", describe(x));
-  const int64_t num_channels = x.size(1), height = x.size(2), width = x.size(3);
-  PYDRIFT_CHECK(num_channels >= 1 && height >= 1 && width >= 1 && num_channels <= kMaxValuesPerLayer / height / width,
-                "invert: C, H and W must be >= 1 and C * H * W <= ", kMaxValuesPerLayer, ", got ", describe(x));
-  const LayerShape input{static_cast<int32_t>(num_channels), static_cast<int32_t>(height), static_cast<int32_t>(width)};
-  Program program;
-  try {
-    program = parse_program(codes.data(), codes.size(), input);
-  } catch (const std::invalid_argument& error) {
-    refuse("invert: ", error.what());
-  }
-  PYDRIFT_CHECK(parameters.dim() == 2 && parameters.size(1) == program.num_parameters &&
-                    parameters.scalar_type() == ScalarType::Float && parameters.is_contiguous() &&
-                    parameters.is_cpu() == x.is_cpu() && parameters.get_device_index() == x.get_device_index(),
-                "invert: parameters must be [models, ", program.num_parameters,
-                "] float32, contiguous and on the device of x, got ", describe(parameters));
-  check_ids("model", model, x);
-  check_ids("label", label, x);
-  check_ids("restart", restart, x);
+  check_images("invert", "x", x);
+  Program program = check_program("invert", x, codes);
+  check_matrix("invert", "parameters", parameters, -1, program.num_parameters, ScalarType::Float, x);
+  check_vector("invert", "model", model, x.size(0), ScalarType::Int, x);
+  check_vector("invert", "label", label, x.size(0), ScalarType::Int, x);
+  check_vector("invert", "restart", restart, x.size(0), ScalarType::Int, x);
   return program;
 }
 

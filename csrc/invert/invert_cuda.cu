@@ -18,9 +18,9 @@ void run_cuda(const InvertTask& task, int32_t device_index) {
   const std::vector<int32_t> model = download(task.model, task.num_samples, stream);
   const std::vector<int32_t> label = download(task.label, task.num_samples, stream);
   const std::vector<int32_t> restart = download(task.restart, task.num_samples, stream);
-  check_range("model", model.data(), task.num_samples, task.num_models);
-  check_range("label", label.data(), task.num_samples, task.program->num_classes());
-  check_range("restart", restart.data(), task.num_samples, kMaxRestarts);
+  check_range("invert", "model", model.data(), task.num_samples, task.num_models);
+  check_range("invert", "label", label.data(), task.num_samples, task.program->num_classes());
+  check_range("invert", "restart", restart.data(), task.num_samples, kMaxRestarts);
 
   InvertQueues queues = make_queues(model.data(), task.num_samples, task.num_models);
   const int32_t shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_index);

@@ -109,21 +109,6 @@ class Block {
     return left < kLanes ? left : kLanes;
   }
 
-  // The images of a group without gaps, and a map of the network as such images.
-  Map dense_map() const {
-    Map map;
-    map.channels = input_.channels, map.height = input_.height, map.width = input_.width;
-    map.pitch = kLanes, map.row = input_.width * kLanes, map.plane = input_.height * map.row;
-    return map;
-  }
-
-  Map image_map(const Map& map) const {
-    Map shaped = map;
-    shaped.channels = input_.channels, shaped.height = input_.height, shaped.width = input_.width;
-    if (map.all_groups) shaped.row = input_.width * map.pitch, shaped.plane = input_.height * shaped.row;
-    return shaped;
-  }
-
   struct Shifts {
     IntVec down, right;
   };
@@ -138,9 +123,9 @@ class Block {
   }
 
   void put_images(int32_t g) const {
-    const Map map = image_map(network_.plan.input);
+    const Map map = image_map(network_.plan.input, input_);
     const Shifts shifts = shifts_of(g);
-    roll(state_of(g * kLanes).x, dense_map(), network_.at(map, g), map, shifts.down, shifts.right, worker_.line);
+    roll(state_of(g * kLanes).x, dense_map(input_), network_.at(map, g), map, shifts.down, shifts.right, worker_.line);
   }
 
   // log p of the labels, and its gradient in the logits: one-hot minus softmax, without taking 1 - p, so that it keeps
@@ -181,9 +166,9 @@ class Block {
   }
 
   void ascend(int32_t g) const {
-    const Map map = image_map(network_.plan.input_gradient);
+    const Map map = image_map(network_.plan.input_gradient, input_);
     const Shifts shifts = shifts_of(g);
-    roll(network_.at(map, g), map, worker_.gradient, dense_map(), -shifts.down, -shifts.right, worker_.line);
+    roll(network_.at(map, g), map, worker_.gradient, dense_map(input_), -shifts.down, -shifts.right, worker_.line);
     const Vec poison = not_finite(worker_.gradient, num_values_);
     AscentSteps steps = {};
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {

@@ -9,48 +9,18 @@
 #include <tuple>
 #include <vector>
 
-#include "common/check.h"
+#include "arch/check.h"
 #include "shadow/shadow_task.h"
 
 namespace pydrift {
 
-inline bool on_one_device(const Tensor& a, const Tensor& b) {
-  return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
-}
-
-// `label` [count] in host memory.
-inline void check_labels(const char* op, const int32_t* label, int64_t count, int64_t num_classes) {
-  for (int64_t i = 0; i < count; ++i) {
-    PYDRIFT_CHECK(label[i] >= 0 && label[i] < num_classes, op, ": label must be in [0, ", num_classes, "), got ",
-                  label[i], " at index ", i);
-  }
-}
-
 // The only validation of the tensors, for both ops and devices. The labels are checked where the host can read them.
 inline Program check_shadow(const char* op, const Tensor& x, const Tensor& parameters, const Tensor& label,
                             const std::vector<int64_t>& codes) {
-  PYDRIFT_CHECK(x.dim() == 4 && (x.scalar_type() == ScalarType::Byte || x.scalar_type() == ScalarType::Float) &&
-                    x.is_contiguous(),
-                op, ": x must be [N, C, H, W] uint8 or float32 and contiguous, got ", describe(x));
-  const int64_t num_channels = x.size(1), height = x.size(2), width = x.size(3);
-  PYDRIFT_CHECK(num_channels >= 1 && height >= 1 && width >= 1 && num_channels <= kMaxValuesPerLayer / height / width,
-                op, ": C, H and W must be >= 1 and C * H * W <= ", kMaxValuesPerLayer, ", got ", describe(x));
-  const LayerShape input{static_cast<int32_t>(num_channels), static_cast<int32_t>(height), static_cast<int32_t>(width)};
-  Program program;
-  try {
-    program = parse_program(codes.data(), codes.size(), input);
-  } catch (const std::invalid_argument& error) {
-    refuse(op, ": ", error.what());
-  }
-  PYDRIFT_CHECK(parameters.dim() == 2 && parameters.size(1) == program.num_parameters &&
-                    parameters.scalar_type() == ScalarType::Float && parameters.is_contiguous() &&
-                    on_one_device(parameters, x),
-                op, ": parameters must be [models, ", program.num_parameters,
-                "] float32, contiguous and on the device of x, got ", describe(parameters));
-  PYDRIFT_CHECK(label.dim() == 1 && label.size(0) == x.size(0) && label.scalar_type() == ScalarType::Int &&
-                    label.is_contiguous() && on_one_device(label, x),
-                op, ": label must be [", x.size(0), "] int32, contiguous and on the device of x, got ",
-                describe(label));
+  check_images(op, "x", x, ImageTypes::kByteOrFloat);
+  Program program = check_program(op, x, codes);
+  check_matrix(op, "parameters", parameters, -1, program.num_parameters, ScalarType::Float, x);
+  check_vector(op, "label", label, x.size(0), ScalarType::Int, x);
   return program;
 }
 

@@ -94,7 +94,7 @@ void share_out(int64_t num_threads, int64_t count, Function function) {
 }
 
 void run_cpu(const ShadowTask& task, const char* op, int32_t /*device_index*/) {
-  check_labels(op, task.label, task.num_samples, task.program->num_classes());
+  check_range(op, "label", task.label, task.num_samples, task.program->num_classes());
   const ShadowVariant& variant = shadow_variant(chosen_simd());
   const Plan plan = plan_for(op, *task.program, variant);
   const PlanView view(plan);

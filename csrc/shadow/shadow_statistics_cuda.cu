@@ -16,7 +16,7 @@ void run_cuda(const ShadowTask& task, const char* op, int32_t device_index) {
   const DeviceGuard guard(device_index);
   const cudaStream_t stream = current_stream(device_index);
   const std::vector<int32_t> label = download(task.label, task.num_samples, stream);
-  check_labels(op, label.data(), task.num_samples, task.program->num_classes());
+  check_range(op, "label", label.data(), task.num_samples, task.program->num_classes());
 
   const int32_t shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_index);
   const int32_t num_multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount, device_index);

@@ -33,14 +33,8 @@ struct TrainParts {
 
 // `task` with its values in host memory; x, the parameters and the moments are not looked at.
 inline TrainParts check_train_values(const ShadowTrainTask& task) {
-  const auto check_range = [](const char* name, const int32_t* ids, int64_t count, int64_t limit) {
-    for (int64_t i = 0; i < count; ++i) {
-      PYDRIFT_CHECK(ids[i] >= 0 && ids[i] < limit, "shadow_train: ", name, " must be in [0, ", limit, "), got ", ids[i],
-                    " at index ", i);
-    }
-  };
-  check_range("label", task.label, task.num_images, task.program->num_classes());
-  check_range("order", task.order, task.num_looks_at, task.num_images);
+  check_range("shadow_train", "label", task.label, task.num_images, task.program->num_classes());
+  check_range("shadow_train", "order", task.order, task.num_looks_at, task.num_images);
   TrainParts parts{{0}, {0}};
   for (int64_t k = 0; k < task.num_models; ++k) {
     check_train_hyper(task.hyper[k], k, task.optimizer);

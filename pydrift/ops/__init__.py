@@ -2,6 +2,7 @@
 torch of `pydrift.ops.reference`, after one warning; `native_status()` says why."""
 
 from pydrift.ops.ascent_update import ascent_update
+from pydrift.ops.boundary_walks import L1, L2, LINF, BoundaryWalks, blind_walk, min_gd
 from pydrift.ops.invert import Inverted, invert, refuses
 from pydrift.ops.native import NativeStatus, native_status
 from pydrift.ops.shadow_statistics import ShadowMoments, ShadowStatistics, shadow_moments, shadow_statistics
@@ -9,12 +10,18 @@ from pydrift.ops.shadow_train import HYPER, shadow_train, trains
 
 __all__ = [
     "HYPER",
+    "L1",
+    "L2",
+    "LINF",
+    "BoundaryWalks",
     "Inverted",
     "NativeStatus",
     "ShadowMoments",
     "ShadowStatistics",
     "ascent_update",
+    "blind_walk",
     "invert",
+    "min_gd",
     "native_status",
     "refuses",
     "shadow_moments",

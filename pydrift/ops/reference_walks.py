@@ -1,0 +1,217 @@
+"""Walks to the decision boundary in plain torch, for any network, float dtype and device: what the operations mean."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydrift.ops.reference import logits
+
+_BLOCK = 256  # walks that are under way together: bounds the memory, and no result depends on it
+LINF, L2, L1 = 0, 1, 2
+
+Forward = Callable[[Tensor], Tensor]
+Walked = tuple[Tensor, Tensor, Tensor]  # distance [N], steps int32 [N], crossed bool [N]
+
+
+def min_gd(
+    x: Tensor,
+    parameters: Tensor,
+    model: Tensor,
+    image: Tensor,
+    label: Tensor,
+    norm: Tensor,
+    *,
+    program: Sequence[int],
+    **options: Any,
+) -> Walked:
+    """See `pydrift.ops.min_gd`, whose arguments these are. Computes in the dtype of x."""
+    _check("min_gd", x, parameters, program, model=model, image=image, label=label, norm=norm)
+    walk = partial(min_gd_through, x=x, options=options)
+    return _by_model(parameters, program, model, lambda forward, rows: walk(forward, image[rows], label[rows], norm[rows]))
+
+
+def blind_walk(
+    x: Tensor,
+    directions: Tensor,
+    parameters: Tensor,
+    model: Tensor,
+    image: Tensor,
+    direction: Tensor,
+    label: Tensor,
+    norm: Tensor,
+    *,
+    program: Sequence[int],
+    **options: Any,
+) -> Walked:
+    """See `pydrift.ops.blind_walk`, whose arguments these are. Computes in the dtype of x."""
+    _check("blind_walk", x, parameters, program, model=model, image=image, label=label, norm=norm)
+    _check_range("blind_walk", "direction", direction, len(directions))
+    walk = partial(blind_walk_through, x=x, directions=directions, options=options)
+    return _by_model(
+        parameters,
+        program,
+        model,
+        lambda forward, rows: walk(forward, image[rows], direction[rows], label[rows], norm[rows]),
+    )
+
+
+def min_gd_through(
+    forward: Forward, image: Tensor, label: Tensor, norm: Tensor, *, x: Tensor, options: dict[str, Any]
+) -> Walked:
+    """The walks of `pydrift.ops.min_gd` through one network, [n, C, H, W] -> logits [n, K], differentiable."""
+
+    def look(now: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            now = now.clone().requires_grad_()
+            answer = forward(now)
+            chosen = label[rows, None].long()
+            gain = answer.gather(1, chosen)[:, 0] - answer.max(1).values
+            (gradient,) = torch.autograd.grad(gain.sum(), now)
+        return answer.detach(), gradient
+
+    def go(now: Tensor, gradient: Tensor, rows: Tensor, step: int) -> Tensor:
+        change = _change(now, gradient, norm[rows], **options)
+        return (now + change).clamp(options["lower"], options["upper"])
+
+    return _walk(look, go, x, image, norm, lambda prediction, rows: prediction == label[rows], options["max_steps"])
+
+
+def blind_walk_through(
+    forward: Forward,
+    image: Tensor,
+    direction: Tensor,
+    label: Tensor,
+    norm: Tensor,
+    *,
+    x: Tensor,
+    directions: Tensor,
+    options: dict[str, Any],
+) -> Walked:
+    """The walks of `pydrift.ops.blind_walk` through one network, [n, C, H, W] -> logits [n, K]."""
+
+    def look(now: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return forward(now), torch.zeros_like(now)
+
+    def go(now: Tensor, gradient: Tensor, rows: Tensor, step: int) -> Tensor:
+        ahead = x[image[rows].long()] + (step + 1) * directions[direction[rows].long()]
+        return ahead.clamp(options["lower"], options["upper"])
+
+    return _walk(
+        look, go, x, image, norm, lambda prediction, rows: prediction != label[rows], options["max_steps"], stops=False
+    )
+
+
+def _walk(
+    look: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    go: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+    x: Tensor,
+    image: Tensor,
+    norm: Tensor,
+    crosses: Callable[[Tensor, Tensor], Tensor],
+    max_steps: int,
+    stops: bool = True,
+) -> Walked:
+    """Walks in blocks; each looks, and goes on while it has neither crossed nor (where it `stops`) come to a halt."""
+    count = len(image)
+    distance, steps = x.new_empty(count), torch.zeros(count, dtype=torch.int32, device=x.device)
+    crossed = torch.zeros(count, dtype=torch.bool, device=x.device)
+    for rows in torch.arange(count, device=x.device).split(_BLOCK):
+        start = x[image[rows].long()]
+        now = start.clone()
+        for step in range(max_steps + 1):
+            answer, gradient = look(now, rows)
+            failed = ~answer.isfinite().all(1)
+            there = ~failed & crosses(answer.argmax(1), rows)
+            if step < max_steps:
+                failed |= ~there & ~gradient.isfinite().flatten(1).all(1)
+            ended = failed | there
+            ahead = now
+            if step < max_steps:
+                ahead = go(now, gradient, rows, step)
+                if stops:
+                    ended |= (ahead == now).flatten(1).all(1)
+            else:
+                ended = torch.ones_like(ended)
+            change = (now - start)[ended].flatten(1).double()
+            done = rows[ended]
+            distance[done] = torch.where(failed[ended], torch.nan, _size(change, norm[done])).to(x.dtype)
+            steps[done], crossed[done] = step, there[ended]
+            rows, start, now = rows[~ended], start[~ended], ahead[~ended]
+            if not len(rows):
+                break
+    return distance, steps, crossed
+
+
+def _change(
+    x: Tensor,
+    gradient: Tensor,
+    norm: Tensor,
+    *,
+    linf_step: float,
+    l2_step: float,
+    l1_step: float,
+    l1_coordinates: int,
+    l1_gap: float,
+    lower: float,
+    upper: float,
+    **_: Any,
+) -> Tensor:
+    """One step of every walk, before the projection."""
+    flat = gradient.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    share = flat / torch.where(largest > 0, largest, 1)
+    length = share.norm(dim=1, keepdim=True)
+    l2 = share * torch.where(length > 0, l2_step / length, 0)
+    can_move = torch.where(gradient > 0, x <= upper - l1_gap, x >= lower + l1_gap).flatten(1)
+    movable = torch.where(can_move, flat.abs(), 0)
+    least = movable.topk(min(l1_coordinates, movable.shape[1]), dim=1).values[:, -1:]
+    l1 = torch.where((movable >= least) & (movable > 0), l1_step * flat.sign(), 0)
+    kind = norm[:, None]
+    change = torch.where(kind == L2, l2, torch.where(kind == L1, l1, linf_step * flat.sign()))
+    return change.view_as(x)
+
+
+def _size(change: Tensor, norm: Tensor) -> Tensor:
+    """[N] of changes float64 [N, D], each by its own norm."""
+    if not len(change):
+        return change.new_empty(0)
+    sizes = torch.stack([change.abs().amax(1), change.norm(dim=1), change.abs().sum(1)])
+    return sizes.gather(0, norm[None].long())[0]
+
+
+def _by_model(
+    parameters: Tensor, program: Sequence[int], model: Tensor, walk: Callable[[Forward, Tensor], Walked]
+) -> Walked:
+    """Walks of several models, `rows` those of one of them."""
+    count = len(model)
+    distance, steps = parameters.new_empty(count), torch.zeros_like(model)
+    crossed = torch.zeros(count, dtype=torch.bool, device=model.device)
+    for owner, rows in _rows_by_model(model):
+        numbers = parameters[owner]
+        result = walk(lambda x, numbers=numbers: logits(x, program, numbers), rows)  # type: ignore[misc]
+        distance[rows], steps[rows], crossed[rows] = result
+    return distance, steps, crossed
+
+
+def _rows_by_model(model: Tensor) -> Iterator[tuple[int, Tensor]]:
+    for owner in model.unique().tolist():
+        yield owner, (model == owner).nonzero()[:, 0]
+
+
+def _check(op: str, x: Tensor, parameters: Tensor, program: Sequence[int], **ids: Tensor) -> None:
+    probe = logits(x[:0], program, parameters.new_zeros(parameters.shape[1]))
+    if not program or probe.ndim != 2:
+        raise ValueError(f"{op}: program: must end in flat logits, one per class")
+    limits = {"model": len(parameters), "image": len(x), "label": probe.shape[1], "norm": 3}
+    for name, values in ids.items():
+        _check_range(op, name, values, limits[name])
+
+
+def _check_range(op: str, name: str, ids: Tensor, limit: int) -> None:
+    outside = ((ids < 0) | (ids >= limit)).nonzero()[:, 0].tolist()
+    if outside:
+        raise ValueError(f"{op}: {name} must be in [0, {limit}), got {ids[outside[0]].item()} at index {outside[0]}")
