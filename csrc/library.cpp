@@ -34,14 +34,14 @@ STABLE_TORCH_LIBRARY(pydrift, m) {
       "Tensor order, Tensor look, Tensor steps_done, Tensor num_steps, Tensor batch_size, Tensor rate, Tensor hyper, *, "
       "int[] program, str optimizer) -> Tensor loss");
   // x [I, C, H, W], parameters [M, P] float32; model, image, label, norm [N] int32
-  // -> distance [N] float32, steps [N] int32, crossed [N] bool
+  // -> distance [N] float32, steps, prediction [N] int32
   m.def(
       "min_gd(Tensor x, Tensor parameters, Tensor model, Tensor image, Tensor label, Tensor norm, *, int[] program, "
       "int max_steps, float linf_step, float l2_step, float l1_step, int l1_coordinates, float l1_gap, float lower, "
-      "float upper) -> (Tensor distance, Tensor steps, Tensor crossed)");
+      "float upper) -> (Tensor distance, Tensor steps, Tensor prediction)");
   // and directions [D, C, H, W] float32, direction [N] int32
   m.def(
       "blind_walk(Tensor x, Tensor directions, Tensor parameters, Tensor model, Tensor image, Tensor direction, "
       "Tensor label, Tensor norm, *, int[] program, int max_steps, float lower, float upper) "
-      "-> (Tensor distance, Tensor steps, Tensor crossed)");
+      "-> (Tensor distance, Tensor steps, Tensor prediction)");
 }

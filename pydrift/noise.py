@@ -31,6 +31,12 @@ class Phase(IntEnum):
     CONSENSUS = 6  # image shifts of each turn of an inversion that models share
     RECIPE = 7  # how a shadow's recipe departs from the base's
     EPSILON_SPLIT = 9  # which images choose the threshold of an epsilon bound
+    BLIND_WALK = 10  # directions of a blind walk
+    OWNERSHIP_SPLIT = 11  # what each private and public image of a dataset inference is for
+    CONFIDENCE = 12  # initial weights of a confidence regressor
+    OWNERSHIP_DRAWS = 13  # which images a resampled figure of a dataset inference is of
+    REFERENCES = 14  # everything random about its reference models
+    INDEPENDENTS = 15  # and about its independent ones
     AUTOENCODER = 20  # a fingerprint's autoencoders: initial weights and order of images
     FINGERPRINT_SPLIT = 21  # which images a fingerprint is fitted on, and which calibrate it
 

@@ -53,6 +53,9 @@ ALLOWED = {
     "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),
+    "ownership": VALUES
+    | {"classifier", "data", "modelfile", "noise", "ops", "parallel", "progress", "shadows", "subject", "training"}
+    | {"report"},  # only inside save
     "ops": {"noise"},
     "parallel": set(),
     "privacy": VALUES

@@ -51,11 +51,11 @@ template <void (*kRun)(const char* op, const BoundaryTask&)>
 std::tuple<Tensor, Tensor, Tensor> finish_walks(const char* op, BoundaryTask& task, const Tensor& x) {
   const Tensor distance = torch::stable::new_empty(x, {task.num_walks});
   const Tensor steps = torch::stable::new_empty(x, {task.num_walks}, ScalarType::Int);
-  const Tensor crossed = torch::stable::new_empty(x, {task.num_walks}, ScalarType::Bool);
+  const Tensor prediction = torch::stable::new_empty(x, {task.num_walks}, ScalarType::Int);
   task.distance = distance.mutable_data_ptr<float>(), task.steps = steps.mutable_data_ptr<int32_t>();
-  task.crossed = crossed.mutable_data_ptr<bool>();
+  task.prediction = prediction.mutable_data_ptr<int32_t>();
   if (task.num_walks > 0) kRun(op, task);
-  return {distance, steps, crossed};
+  return {distance, steps, prediction};
 }
 
 // The boxed functions of a device: kRun does the work on checked arguments.

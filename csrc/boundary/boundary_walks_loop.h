@@ -68,7 +68,7 @@ class WalkBlock {
   bool refill(int32_t s) {
     const int64_t walk = worker_.next(worker_.queue);
     if (walk < 0) return false;
-    worker_.slots[s] = {walk, task_.label[walk], static_cast<Norm>(task_.norm[walk]), 0, false, false, false};
+    worker_.slots[s] = {walk, task_.label[walk], static_cast<Norm>(task_.norm[walk]), 0, 0, false, false};
     const WalkState state = state_of(s);
     copy(task_.x + int64_t{task_.image[walk]} * num_values_, state.image);
     if (Walk::kHasDirection) copy(task_.directions + int64_t{task_.direction[walk]} * num_values_, state.other);
@@ -135,8 +135,8 @@ class WalkBlock {
       WalkSlot& slot = worker_.slots[g * kLanes + lane];
       label[lane] = slot.label;
       slot.failed = poison[lane] != 0.0f;
-      slot.crossed = !slot.failed && Walk::has_crossed(prediction[lane], slot.label);
-      slot.ended = slot.failed || slot.crossed || slot.steps >= task_.max_steps;
+      slot.prediction = slot.failed ? -1 : prediction[lane];
+      slot.ended = slot.failed || Walk::has_crossed(slot.prediction, slot.label) || slot.steps >= task_.max_steps;
     }
     if constexpr (Walk::kNeedsGradient) {  // of the label's logit minus the largest
       float* gradient = network_.at(plan.logits_gradient, g);
@@ -160,7 +160,7 @@ class WalkBlock {
     const double norm = slot.norm == Norm::kLinf ? largest : slot.norm == Norm::kL2 ? std::sqrt(sum) : sum;
     task_.distance[slot.walk] = slot.failed ? NAN : static_cast<float>(norm);
     task_.steps[slot.walk] = slot.steps;
-    task_.crossed[slot.walk] = slot.crossed;
+    task_.prediction[slot.walk] = slot.prediction;
   }
 
   const WalkWorker& worker_;

@@ -23,7 +23,7 @@ struct BoundaryTask {
   const int32_t* norm;       // [N], in [0, kNumNorms)
   float* distance;           // [N]
   int32_t* steps;            // [N]
-  bool* crossed;             // [N]
+  int32_t* prediction;       // [N]
   int64_t num_models, num_images, num_directions, num_walks;
   int32_t max_steps;
   float step[kNumNorms];  // of min_gd: how far each step goes

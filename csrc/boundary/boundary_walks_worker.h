@@ -13,8 +13,8 @@ struct WalkSlot {
   int32_t label;
   Norm norm;
   int32_t steps;
-  bool crossed;
-  bool failed;  // a logit or a gradient is not finite
+  int32_t prediction;  // of the last look; -1: a logit is not finite
+  bool failed;         // a logit or a gradient is not finite
   bool ended;
 };
 

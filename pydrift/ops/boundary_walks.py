@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from pydrift.ops import reference_walks
@@ -16,14 +15,14 @@ __all__ = ["L1", "L2", "LINF", "BoundaryWalks", "blind_walk", "min_gd"]
 class BoundaryWalks(NamedTuple):
     """Of every walk:
 
-    distance  float32 [N]  how far it came, in its norm; NaN where a logit or a gradient was not finite
-    steps     int32 [N]    steps it took: the network was asked once more than that
-    crossed   bool [N]     whether it reached the other side
+    distance    float32 [N]  how far it came, in its norm; NaN where a logit or a gradient was not finite
+    steps       int32 [N]    steps it took: the network was asked once more than that
+    prediction  int32 [N]    the class in which it ended, the first of equals; -1 where a logit was not finite
     """
 
     distance: Tensor
     steps: Tensor
-    crossed: Tensor
+    prediction: Tensor
 
 
 def min_gd(
@@ -50,7 +49,7 @@ def min_gd(
 
         start = now = x[image[n]]
         for step in 0, 1, ..., max_steps:
-            stop, and it has crossed, if argmax z(now) = label[n];   stop if step = max_steps
+            prediction = argmax z(now);   stop if that is label[n], or if step = max_steps
             g = gradient in now of z(now)[label[n]] - max z(now)
             change = linf_step * sign(g)                              norm 0, LINF
                      l2_step * g / |g|_2                              norm 1, L2
@@ -125,7 +124,7 @@ def blind_walk(
 
         for step in 0, 1, ..., max_steps:
             now = clamp(x[image[n]] + step * directions[direction[n]], lower, upper)
-            stop, and it has crossed, if argmax z(now) is not label[n]
+            prediction = argmax z(now);   stop if that is not label[n]
         distance = norm of (now - x[image[n]])
 
     Only labels are asked for: no gradient, no logits.
@@ -176,7 +175,7 @@ def _fake_blind_walk(
 
 def _fake(x: Tensor, model: Tensor) -> BoundaryWalks:
     shape = model.shape
-    return BoundaryWalks(x.new_empty(shape), model.new_empty(shape), model.new_empty(shape, dtype=torch.bool))
+    return BoundaryWalks(x.new_empty(shape), model.new_empty(shape), model.new_empty(shape))
 
 
 register_fake("min_gd", _fake_min_gd)

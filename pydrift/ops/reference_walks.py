@@ -13,7 +13,7 @@ _BLOCK = 256  # walks that are under way together: bounds the memory, and no res
 LINF, L2, L1 = 0, 1, 2
 
 Forward = Callable[[Tensor], Tensor]
-Walked = tuple[Tensor, Tensor, Tensor]  # distance [N], steps int32 [N], crossed bool [N]
+Walked = tuple[Tensor, Tensor, Tensor]  # distance [N], steps int32 [N], prediction int32 [N]
 
 
 def min_gd(
@@ -118,14 +118,15 @@ def _walk(
     """Walks in blocks; each looks, and goes on while it has neither crossed nor (where it `stops`) come to a halt."""
     count = len(image)
     distance, steps = x.new_empty(count), torch.zeros(count, dtype=torch.int32, device=x.device)
-    crossed = torch.zeros(count, dtype=torch.bool, device=x.device)
+    prediction = torch.zeros_like(steps)
     for rows in torch.arange(count, device=x.device).split(_BLOCK):
         start = x[image[rows].long()]
         now = start.clone()
         for step in range(max_steps + 1):
             answer, gradient = look(now, rows)
             failed = ~answer.isfinite().all(1)
-            there = ~failed & crosses(answer.argmax(1), rows)
+            found = torch.where(failed, -1, answer.argmax(1)).int()
+            there = ~failed & crosses(found, rows)
             if step < max_steps:
                 failed |= ~there & ~gradient.isfinite().flatten(1).all(1)
             ended = failed | there
@@ -139,11 +140,11 @@ def _walk(
             change = (now - start)[ended].flatten(1).double()
             done = rows[ended]
             distance[done] = torch.where(failed[ended], torch.nan, _size(change, norm[done])).to(x.dtype)
-            steps[done], crossed[done] = step, there[ended]
+            steps[done], prediction[done] = step, found[ended]
             rows, start, now = rows[~ended], start[~ended], ahead[~ended]
             if not len(rows):
                 break
-    return distance, steps, crossed
+    return distance, steps, prediction
 
 
 def _change(
@@ -188,13 +189,12 @@ def _by_model(
 ) -> Walked:
     """Walks of several models, `rows` those of one of them."""
     count = len(model)
-    distance, steps = parameters.new_empty(count), torch.zeros_like(model)
-    crossed = torch.zeros(count, dtype=torch.bool, device=model.device)
+    distance, steps, prediction = parameters.new_empty(count), torch.zeros_like(model), torch.zeros_like(model)
     for owner, rows in _rows_by_model(model):
         numbers = parameters[owner]
         result = walk(lambda x, numbers=numbers: logits(x, program, numbers), rows)  # type: ignore[misc]
-        distance[rows], steps[rows], crossed[rows] = result
-    return distance, steps, crossed
+        distance[rows], steps[rows], prediction[rows] = result
+    return distance, steps, prediction
 
 
 def _rows_by_model(model: Tensor) -> Iterator[tuple[int, Tensor]]:

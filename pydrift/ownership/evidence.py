@@ -1,0 +1,149 @@
+"""The statistics of dataset inference: what speaks for a suspect knowing the private images, and how rare that is.
+
+Numpy and scipy only. Two kinds of evidence:
+
+* confidence (the paper's): is a regressor that knows the victim surer of private images than of public ones? One-sided
+  Welch test; and calibrated: how hard each image is for anybody is first taken away, by what reference models say of
+  it, and the difference is then ranked among those of independent models.
+* agreement (ours): does the suspect depart from what is usual in the same places as the victim? What is usual, and how
+  far honest models depart from it, reference models say; how much two models agree by chance, independent ones.
+
+Independent models must not be among the reference models, nor share their images: all models from outside the
+references' data depart from these in one common direction, the victim and an honest suspect too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+_CLIP = 2.0  # standard deviations: no single image, and no single walk, may decide
+_FLOOR = 0.25  # of the usual spread is added to each: with few reference models some come out too small by chance
+
+
+@dataclass(frozen=True)
+class Welch:
+    """One-sided Welch test of whether `private` has the higher mean.
+
+    effect    the difference of the means; `low` and `high` its 95 % interval
+    t, p      p = P(T >= t) where the means are equal
+    """
+
+    effect: float
+    low: float
+    high: float
+    t: float
+    p: float
+
+
+def welch(private: Array, public: Array) -> Welch:
+    """Of scores [n] and [m], two of each at least. Without any spread p is 0, 1, or 0.5 for equal means."""
+    effect = float(private.mean() - public.mean())
+    parts = private.var(ddof=1) / len(private), public.var(ddof=1) / len(public)
+    error = float(np.sqrt(sum(parts)))
+    if error == 0:
+        return Welch(effect, effect, effect, float(np.sign(effect)) * np.inf if effect else 0.0, 0.5 - np.sign(effect) / 2)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(private) - 1) + parts[1] ** 2 / (len(public) - 1))
+    reach = float(stats.t.ppf(0.975, freedom)) * error
+    return Welch(effect, effect - reach, effect + reach, effect / error, float(stats.t.sf(effect / error, freedom)))
+
+
+def harmonic_mean_p(private: Array, public: Array, *, rows: int = 10, repeats: int = 100, seed: int = 0) -> float:
+    """The figure that the paper's code reports: the harmonic mean of the p of `repeats` Welch tests on drawn rows.
+
+    For comparison with published tables only. The draws overlap, and a harmonic mean of p-values is no p-value.
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    rows = min(rows, len(private), len(public))
+    drawn = [
+        welch(private[random.permutation(len(private))[:rows]], public[random.permutation(len(public))[:rows]]).p
+        for _ in range(repeats)
+    ]
+    return float(stats.hmean(np.maximum(drawn, np.finfo(float).tiny)))
+
+
+def rank_p(value: float, null: Array) -> float:
+    """(k + 1) / (n + 1), k of the n independent models being as far out: exact where all are exchangeable."""
+    return (int((null >= value).sum()) + 1) / (len(null) + 1)
+
+
+@dataclass(frozen=True)
+class Departures:
+    """How far models depart from what reference models say, image by image and answer by answer.
+
+    centre, spread  float64 [N, E]: of the reference models' profiles
+    """
+
+    centre: Array
+    spread: Array
+
+    @classmethod
+    def of(cls, references: Array) -> Departures:
+        """From the profiles [R, N, E] of R >= 2 reference models."""
+        spread = references.std(axis=0, ddof=1)
+        usual = np.sqrt((spread**2).mean(axis=0, keepdims=True))
+        spread = np.sqrt(spread**2 + (_FLOOR * usual) ** 2)
+        return cls(references.mean(axis=0), np.where(spread > 0, spread, 1.0))
+
+    def __call__(self, profile: Array) -> Array:
+        """[..., N, E] of profiles [..., N, E], in standard deviations and cut off at two of them."""
+        return np.clip((profile - self.centre) / self.spread, -_CLIP, _CLIP)
+
+
+def agreement_terms(victim: Array, other: Array) -> Array:
+    """[..., N, 3] of departures [N, E] and [..., N, E]: per image the products and the squares that `agreement` adds."""
+    victim = np.broadcast_to(victim, other.shape)
+    return np.stack([(victim * other).sum(-1), (victim * victim).sum(-1), (other * other).sum(-1)], axis=-1)
+
+
+def agreement(terms: Array) -> Array:
+    """The cosine of the victim's departures and another model's, [...] of terms [..., N, 3]; 0 where one has none."""
+    product, victim, other = np.moveaxis(terms.sum(axis=-2), -1, 0)
+    size = np.sqrt(victim * other)
+    result: Array = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
+    return result
+
+
+def bootstrap_interval(terms: Array, repeats: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the agreement [of terms [N, 3]] over draws of the images with replacement."""
+    random = np.random.Generator(np.random.Philox(seed))
+    drawn = agreement(terms[random.integers(0, len(terms), (repeats, len(terms)))])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class SamplePoint:
+    """What p comes out if only so many private images (and as many public ones) are revealed: quartiles over draws."""
+
+    samples: int
+    low: float
+    median: float
+    high: float
+
+
+def p_by_samples(
+    suspect: Array, null: Array, counts: tuple[int, ...], repeats: int = 50, seed: int = 0
+) -> tuple[SamplePoint, ...]:
+    """The calibrated p of the agreement from fewer images.
+
+    suspect, null  terms [2 m, 3] and [n, 2 m, 3]: m private images first, then m public ones
+    counts         of private images; those above m are left out
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    half = suspect.shape[0] // 2
+    points = []
+    for count in (c for c in counts if c <= half):
+        p = []
+        for _ in range(1 if count == half else repeats):
+            private, public = random.permutation(half)[:count], half + random.permutation(half)[:count]
+            chosen = np.concatenate([private, public])
+            p.append(rank_p(float(agreement(suspect[chosen])), agreement(null[:, chosen])))
+        low, median, high = np.quantile(p, [0.25, 0.5, 0.75])
+        points.append(SamplePoint(count, float(low), float(median), float(high)))
+    return tuple(points)

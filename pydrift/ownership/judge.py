@@ -1,0 +1,152 @@
+"""From embeddings to evidence and verdicts: numbers in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pydrift.noise import Phase, derived_seed
+from pydrift.ownership.confidence import Confidence, Regressor
+from pydrift.ownership.embedding import Embedded
+from pydrift.ownership.evidence import (
+    Array,
+    Departures,
+    SamplePoint,
+    agreement,
+    agreement_terms,
+    bootstrap_interval,
+    harmonic_mean_p,
+    p_by_samples,
+    rank_p,
+    welch,
+)
+from pydrift.ownership.result import INCONCLUSIVE, INDEPENDENT, STOLEN, Evidence
+
+SAMPLE_COUNTS = (2, 5, 10, 15, 20, 30, 40, 60, 80, 100)  # of private images, for p against their number
+_CLEAR = 10  # a p above so many alphas: nothing speaks against independence
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How all models embed the same 2 m images, m private ones first."""
+
+    victim: Embedded
+    suspects: Mapping[str, Embedded]
+    references: Sequence[Embedded]
+    independents: Sequence[Embedded]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of one suspect; the fields are those of SuspectResult."""
+
+    verdict: str
+    evidence: tuple[Evidence, ...]
+    by_samples: tuple[SamplePoint, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """null_agreement: of every independent model."""
+
+    suspects: dict[str, Judged]
+    victim: Judged
+    null_agreement: tuple[float, ...]
+
+
+def judge(
+    answers: Answers,
+    *,
+    lesson: Array,
+    private: np.ndarray,
+    regressors: Sequence[Confidence],
+    alpha: float,
+    seed: int,
+) -> Judgement:
+    """Judges every suspect, and the victim as if it were one.
+
+    lesson   float64 [L, D]: features of the victim for other images; `private` bool [L] says which of them it has seen
+    """
+    departures = Departures.of(_profiles(answers.references))
+    victim = departures(answers.victim.profile)
+    null_terms = agreement_terms(victim, departures(_profiles(answers.independents)))
+    null_agreement = agreement(null_terms)
+    fitted = [(kind.title, kind.fit(lesson, private)) for kind in regressors]
+    null_confidence = [_Corrected.of(regressor, answers) for _, regressor in fitted]
+    draws = derived_seed(seed, Phase.OWNERSHIP_DRAWS)
+
+    def one(embedded: Embedded) -> Judged:
+        terms = agreement_terms(victim, departures(embedded.profile))
+        value = float(agreement(terms))
+        low, high = bootstrap_interval(terms, seed=draws)
+        evidence = [
+            Evidence("agreement", value, low, high, rank_p(value, null_agreement), _z(value, null_agreement)),
+            *(
+                _confidence(title, regressor(embedded.features), corrected, draws)
+                for (title, regressor), corrected in zip(fitted, null_confidence, strict=True)
+            ),
+        ]
+        p = evidence[0].p_calibrated
+        by_samples = p_by_samples(terms, null_terms, SAMPLE_COUNTS, seed=draws)
+        verdict, reasons = _verdict(p, alpha)
+        return Judged(verdict, tuple(evidence), by_samples, reasons)
+
+    return Judgement(
+        suspects={name: one(embedded) for name, embedded in answers.suspects.items()},
+        victim=one(answers.victim),
+        null_agreement=tuple(float(value) for value in null_agreement),
+    )
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """Confidences from which the references' mean, image by image, is taken; t of Welch's test for every independent."""
+
+    usual: Array  # [2 m]
+    null: Array  # [n]
+
+    @classmethod
+    def of(cls, regressor: Regressor, answers: Answers) -> _Corrected:
+        usual = np.mean([regressor(one.features) for one in answers.references], axis=0)
+        null = [_t(regressor(one.features) - usual) for one in answers.independents]
+        return cls(usual, np.array(null))
+
+
+def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> Evidence:
+    as_they_are = welch(*np.split(scores, 2))
+    t = _t(scores - corrected.usual)
+    return Evidence(
+        f"confidence: {title}",
+        as_they_are.effect,
+        as_they_are.low,
+        as_they_are.high,
+        p_calibrated=rank_p(t, corrected.null),
+        z=_z(t, corrected.null),
+        p_welch=as_they_are.p,
+        p_harmonic=harmonic_mean_p(*np.split(scores, 2), seed=seed),
+    )
+
+
+def _t(scores: Array) -> float:
+    """Welch's t of m private and m public scores; one without spread is as far out as there is."""
+    return float(np.nan_to_num(welch(*np.split(scores, 2)).t))
+
+
+def _z(value: float, null: Array) -> float:
+    spread = float(null.std(ddof=1))
+    return float(value - null.mean()) / spread if spread > 0 else 0.0
+
+
+def _profiles(embedded: Sequence[Embedded]) -> Array:
+    return np.stack([one.profile for one in embedded])
+
+
+def _verdict(p: float, alpha: float) -> tuple[str, tuple[str, ...]]:
+    if p <= alpha:
+        return STOLEN, ()
+    if p > _CLEAR * alpha:
+        return INDEPENDENT, ()
+    return INCONCLUSIVE, (f"p = {p:.2g} lies between alpha = {alpha:g} and {_CLEAR * alpha:g}: reveal more samples",)

@@ -1,0 +1,188 @@
+"""What a dataset inference returns: frozen, typed values, read by `report`, the command line and the user."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydrift.errors import InputRefused
+from pydrift.ownership.evidence import SamplePoint
+from pydrift.store import (
+    check_writable,
+    parse_strict_json,
+    read_file,
+    refuse_manifest_folder,
+    to_strict_json,
+    write_atomic,
+)
+
+SCHEMA_VERSION = 1
+STOLEN, INDEPENDENT, INCONCLUSIVE = "stolen", "independent", "inconclusive"
+_FILES = ("ownership.html", "ownership.json")
+_MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one statistic says of one suspect.
+
+    name          "agreement", or "confidence: " and the regressor's title
+    effect        the agreement in [-1, 1], or the private images' mean confidence minus the public ones'
+    low, high     its 95 % interval over images (bootstrap, or Welch's)
+    p_calibrated  (k + 1) / (n + 1): rank among n independent models, of the agreement, or of Welch's t of confidences
+                  from which the reference models' have been taken
+    z             how many standard deviations of the independent models it is from their mean
+    p_welch       of confidences as they are, as published; None for the agreement
+    p_harmonic    the paper's harmonic mean of p-values, no p-value itself; None for the agreement
+    """
+
+    name: str
+    effect: float
+    low: float
+    high: float
+    p_calibrated: float
+    z: float
+    p_welch: float | None = None
+    p_harmonic: float | None = None
+
+
+@dataclass(frozen=True)
+class SuspectResult:
+    """One suspect.
+
+    verdict    "stolen": p <= alpha. "independent": p > 10 alpha. "inconclusive": between, or as `reasons` says
+    p          the calibrated p of the agreement
+    evidence   the agreement first
+    by_samples p of the agreement had fewer private images been revealed
+    queries    images it was shown
+    accuracy_private, accuracy_public  on the images that were revealed
+    """
+
+    name: str
+    sha256: str
+    verdict: str
+    p: float
+    evidence: tuple[Evidence, ...]
+    by_samples: tuple[SamplePoint, ...]
+    queries: int
+    accuracy_private: float
+    accuracy_public: float
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def agreement(self) -> Evidence:
+        return self.evidence[0]
+
+
+@dataclass(frozen=True)
+class Null:
+    """The honest models that suspects are compared with.
+
+    references, independents  how many; each half of the public images that are left has its own
+    draw                      which images each was trained on
+    accuracy                  of the independents, on images that they were not trained on
+    agreement                 of each independent model
+    """
+
+    references: int
+    independents: int
+    draw: str
+    accuracy: tuple[float | None, ...]
+    agreement: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class OwnershipProvenance:
+    """Where the result comes from, enough to repeat it."""
+
+    pydrift: str
+    torch: str
+    device: str
+    native: str
+    seed: int
+    victim: str
+    victim_sha256: str
+    private_sha256: str
+    public_sha256: str
+    settings: dict[str, Any]
+    paths: dict[str, str]  # what embedded each suspect: "native AVX-512" and the like | "generic: reason"
+    seconds: dict[str, float] = field(default_factory=dict)
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class OwnershipReport:
+    """The result of one dataset inference.
+
+    embedding  title of what was measured; samples: private images revealed to each suspect, and as many public ones
+    victim     what the evidence is where the suspect is the victim itself: the most that can be seen
+    """
+
+    suspects: tuple[SuspectResult, ...]
+    victim: SuspectResult
+    null: Null
+    alpha: float
+    samples: int
+    embedding: str
+    private: str
+    public: str
+    reasons: tuple[str, ...]
+    provenance: OwnershipProvenance
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    def to_json(self) -> str:
+        """One strict JSON document (no NaN)."""
+        return to_strict_json(self.to_dict())
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ownership.html and, last, ownership.json into `folder`, each atomically."""
+        from pydrift.report import render_ownership_html
+
+        folder = Path(folder)
+        self.check_target(folder)
+        write_atomic(folder / "ownership.html", render_ownership_html(self).encode())
+        write_atomic(folder / "ownership.json", self.to_json().encode())
+
+    @staticmethod
+    def check_target(folder: str | Path) -> None:
+        """Asks whether `save` could write there: UsageError where not. Leaves nothing."""
+        refuse_manifest_folder(folder)
+        for name in _FILES:
+            check_writable(Path(folder) / name)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> OwnershipReport:
+        """Reads a report back from the folder that `save` wrote. InputRefused on all else."""
+        file = Path(folder) / "ownership.json"
+        try:
+            raw = parse_strict_json(read_file(file, _MAX_BYTES))
+            if raw.pop("schema_version") != SCHEMA_VERSION:
+                raise ValueError(f"not of schema version {SCHEMA_VERSION}")
+            null = {name: tuple(value) if isinstance(value, list) else value for name, value in raw["null"].items()}
+            return cls(
+                **{
+                    **raw,
+                    "suspects": tuple(_suspect(suspect) for suspect in raw["suspects"]),
+                    "victim": _suspect(raw["victim"]),
+                    "null": Null(**null),
+                    "reasons": tuple(raw["reasons"]),
+                    "provenance": OwnershipProvenance(**raw["provenance"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise InputRefused(f"{file}: not a readable ownership report: {error!r}") from error
+
+
+def _suspect(raw: dict[str, Any]) -> SuspectResult:
+    return SuspectResult(
+        **{
+            **raw,
+            "evidence": tuple(Evidence(**evidence) for evidence in raw["evidence"]),
+            "by_samples": tuple(SamplePoint(**point) for point in raw["by_samples"]),
+            "reasons": tuple(raw["reasons"]),
+        }
+    )
