@@ -77,7 +77,7 @@ SETTINGS = {
         TrainingRecipe(),
         radius=0.1,
         attack_steps=3,
-        data_free=DataFree(rounds=150, batch_size=64, width=16),
+        data_free=DataFree(rounds=300, batch_size=64, student_rate=5e-3, width=8),
     ),
 }
 
