@@ -77,7 +77,7 @@ SETTINGS = {
         TrainingRecipe(),
         radius=0.1,
         attack_steps=3,
-        data_free=DataFree(rounds=300, batch_size=64, student_rate=5e-3, width=8),
+        data_free=DataFree(rounds=200, student_rate=5e-3, width=8),
     ),
 }
 
@@ -329,17 +329,17 @@ def _keep(job: _Job, work: Path) -> str:
     path = work / job.name
     if not path.exists():
         owner = None if job.kind in ("victim", "null", "independent") else victim(job.world, work).module
+        x, y = _some(job.world, job.trained_on)
         with one_intra_op_thread():
             start = time.process_time()
-            module = _trained(job, owner)
+            module = _trained(job, owner, x, y)
             save_model(path, module, job.arch, {_SECONDS: f"{time.process_time() - start:.1f}"})
     return job.name
 
 
-def _trained(job: _Job, owner: nn.Module | None) -> nn.Module:
-    """A new model for the job; `owner` is the victim's, which only thieves ask."""
+def _trained(job: _Job, owner: nn.Module | None, x: Tensor, y: Tensor) -> nn.Module:
+    """A new model for the job, trained on images with true labels; `owner` is the victim's, which only thieves ask."""
     setting, start = job.world.setting, build(job.arch, job.seed)
-    x, y = _some(job.world, job.trained_on)
     if owner is None or job.kind == "architecture":
         return _by_labels(start, x, y, job)
     match job.kind:
