@@ -74,10 +74,10 @@ SETTINGS = {
         "mlp:1x8x8:64:10",
         ("mlp:1x8x8:96:10", "mlp:1x8x8:48-32:10", "convnet:1x8x8:8,16:32:10"),
         "mlp:1x8x8:32:10",
-        TrainingRecipe(),
+        TrainingRecipe(epochs=200),
         radius=0.1,
         attack_steps=3,
-        data_free=DataFree(rounds=200, student_rate=5e-3, width=8),
+        data_free=DataFree(rounds=100, student_rate=5e-3, width=8),
     ),
 }
 
