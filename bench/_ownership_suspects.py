@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from pydrift.arch import build
 from pydrift.data import LabelledImages, load_data
+from pydrift.errors import UsageError
 from pydrift.modelfile import load_model, save_model
 from pydrift.parallel import one_intra_op_thread
 from pydrift.training import TrainingRecipe, predict, train_many
@@ -101,7 +102,10 @@ class World:
 
     @property
     def setting(self) -> Setting:
-        return SETTINGS[self.source.partition(":")[0]]
+        name = self.source.partition(":")[0]
+        if name not in SETTINGS:
+            raise UsageError(f"no suspects are made for {self.source!r}, only for {', '.join(SETTINGS)}")
+        return SETTINGS[name]
 
     @property
     def images(self) -> LabelledImages:
@@ -190,16 +194,25 @@ class _Job:
 
     @property
     def name(self) -> str:
-        shared = self.kind in ("null", "independent")
+        """Of its file. A path to data does not change the model; another version of pydrift may."""
+        setting = self.world.setting
+        own = {"data-free": asdict(setting.data_free), "adversarial": [setting.radius, setting.attack_steps]}
         told = {
             "source": self.world.source.partition(":")[0],
-            "setting": asdict(self.world.setting),
-            "seed": None if shared else self.world.seed,
             "kind": self.kind,
-            "index": self.index,
-            "version": __version__,  # another one may train otherwise
+            "seed": self.seed,
+            "arch": self.arch,
+            "recipe": asdict(self.recipe),
+            "own": own.get(self.kind),
+            "owner": None if self.owner is None else self.owner.name,
+            "version": __version__,
         }
         return f"{self.kind}-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:20]}.safetensors"
+
+    @property
+    def owner(self) -> "_Job | None":
+        """The victim, whom only thieves ask."""
+        return _Job(self.world, "victim") if self.kind in STOLEN else None
 
     @property
     def variant(self) -> str:
@@ -328,7 +341,7 @@ def _model(job: _Job, work: Path) -> Model:
 def _keep(job: _Job, work: Path) -> str:
     path = work / job.name
     if not path.exists():
-        owner = None if job.kind in ("victim", "null", "independent") else victim(job.world, work).module
+        owner = None if job.owner is None else _model(job.owner, work).module
         x, y = _some(job.world, job.trained_on)
         with one_intra_op_thread():
             start = time.process_time()
@@ -338,7 +351,7 @@ def _keep(job: _Job, work: Path) -> str:
 
 
 def _trained(job: _Job, owner: nn.Module | None, x: Tensor, y: Tensor) -> nn.Module:
-    """A new model for the job, trained on images with true labels; `owner` is the victim's, which only thieves ask."""
+    """A new model for the job, from its images with true labels; `owner` is the victim's module."""
     setting, start = job.world.setting, build(job.arch, job.seed)
     if owner is None or job.kind == "architecture":
         return _by_labels(start, x, y, job)

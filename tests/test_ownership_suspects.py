@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pydrift import UsageError
 from pydrift.arch import build
 from pydrift.modelfile import load_model
 
@@ -41,6 +42,19 @@ def test_every_image_is_in_one_part():
     dealt = np.concatenate(parts(WORLD))
     assert np.array_equal(np.sort(dealt), np.arange(len(WORLD.images)))
     assert [round(len(part) / len(dealt), 2) for part in parts(WORLD)] == [0.04, 0.28, 0.24, 0.16, 0.28]
+
+
+def test_other_data_is_refused():
+    with pytest.raises(UsageError, match=r"no suspects are made for 'mnist:there', only for cifar10, digits"):
+        _ = bench.World("mnist:there", 0).setting
+
+
+def test_every_file_has_its_own_name():
+    jobs = [bench._Job(bench.World("digits", seed), kind) for seed in (0, 1) for kind in ("victim", *bench.STOLEN)]
+    jobs += [bench._Job(WORLD, kind, i) for kind in ("null", "independent") for i in range(3)]
+    assert len({job.name for job in jobs}) == len({job.seed for job in jobs}) == len(jobs)
+    shared = (bench._Job(bench.World("digits", seed), "null", 2).name for seed in (0, 1))
+    assert len(set(shared)) == 1
 
 
 def test_worlds_share_what_is_public():
