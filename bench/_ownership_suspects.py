@@ -233,6 +233,8 @@ class _Job:
         recipe = self.world.setting.recipe
         if self.variant == "other recipe":
             return recipe.varied(self.index, self.world.size)
+        if self.kind == "distillation":  # a narrow network needs longer
+            return replace(recipe, epochs=2 * recipe.epochs_for(self.world.size))
         return recipe.continued(len(self.trained_on)) if self.kind == "fine-tuning" else recipe
 
     @property
@@ -280,7 +282,7 @@ def suspects(world: World, work: Path) -> dict[str, Model]:
     copy          the victim itself
     fine-tuning   the victim, trained on with surrogate images and their true labels
     architecture  another architecture, on the private images and their labels
-    distillation  a narrower network, on the private images with the victim's probabilities
+    distillation  a narrower network, on the private images with the victim's probabilities, for twice the epochs
     label-query   a new network, on surrogate images with the classes that the victim gives them
     logit-query   a new network, on surrogate images with the victim's probabilities
     data-free     a new network, on images that a generator makes (see _ownership_data_free)
