@@ -15,8 +15,10 @@ from pydrift.modelfile import load_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import _ownership_suspects as bench
+from _ownership_data_free import DataFree, extracted
+from _ownership_world import World
 
-WORLD = bench.World("digits", 0)
+WORLD = World("digits", 0)
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +48,19 @@ def test_every_image_is_in_one_part():
 
 def test_other_data_is_refused():
     with pytest.raises(UsageError, match=r"no suspects are made for 'mnist:there', only for cifar10, digits"):
-        _ = bench.World("mnist:there", 0).setting
+        _ = World("mnist:there", 0).setting
 
 
 def test_every_file_has_its_own_name():
-    jobs = [bench._Job(bench.World("digits", seed), kind) for seed in (0, 1) for kind in ("victim", *bench.STOLEN)]
+    jobs = [bench._Job(World("digits", seed), kind) for seed in (0, 1) for kind in ("victim", *bench.STOLEN)]
     jobs += [bench._Job(WORLD, kind, i) for kind in ("null", "independent") for i in range(3)]
     assert len({job.name for job in jobs}) == len({job.seed for job in jobs}) == len(jobs)
-    shared = (bench._Job(bench.World("digits", seed), "null", 2).name for seed in (0, 1))
+    shared = (bench._Job(World("digits", seed), "null", 2).name for seed in (0, 1))
     assert len(set(shared)) == 1
 
 
 def test_worlds_share_what_is_public():
-    other = bench.World("digits", 1)
+    other = World("digits", 1)
     same = [np.array_equal(a, b) for a, b in zip(parts(WORLD), parts(other), strict=True)]
     assert same == [True, True, True, False, False]
 
@@ -134,7 +136,7 @@ def test_finished_models_are_kept(work, owner, suspects, monkeypatch):
         pairs = zip(model.module.parameters(), suspects[kind].module.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
     with pytest.raises(AssertionError, match="trained again"):
-        bench.victim(bench.World("digits", 1), work)
+        bench.victim(World("digits", 1), work)
 
 
 def test_a_process_of_its_own_gives_the_same_bits(tmp_path, work, suspects):
@@ -148,6 +150,6 @@ def test_a_process_of_its_own_gives_the_same_bits(tmp_path, work, suspects):
 
 def test_the_data_free_thief_leaves_torchs_generator_alone(owner):
     before = torch.get_rng_state()
-    how = bench.DataFree(rounds=1, batch_size=8, width=4)
-    bench.extracted(owner.module, build(owner.arch, 1), (1, 8, 8), how, seed=3)
+    how = DataFree(rounds=1, batch_size=8, width=4)
+    extracted(owner.module, build(owner.arch, 1), (1, 8, 8), how, seed=3)
     assert torch.equal(before, torch.get_rng_state())
