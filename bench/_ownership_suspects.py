@@ -33,7 +33,7 @@ STOLEN = (
     *("copy", "fine-tuning", "architecture", "distillation", "label-query", "logit-query", "data-free"),
     "adversarial",
 )
-NULLS, INDEPENDENT = 99, 24
+INDEPENDENT = 24
 _SECONDS = "seconds"  # what training took; in the header of a model's file
 
 
@@ -41,7 +41,7 @@ _SECONDS = "seconds"  # what training took; in the header of a model's file
 class Model:
     """A finished model.
 
-    kind        "victim", "null", "independent" or one of STOLEN
+    kind        "victim", "independent" or one of STOLEN
     trained_on  indices int64 of the images that its own training used, with whatever labels; none for "data-free"
     variant     of an independent model: "same recipe", "other recipe" or "other architecture"; else empty
     seconds     of one core, that its own training took
@@ -61,8 +61,8 @@ class Accuracy:
 
     train      on the images that it was trained on; None: on none
     private    on the victim's training images
-    test       on the public test images
-    agreement  with the victim's answers, on the public test images
+    test       on the public images
+    agreement  with the victim's answers, on the public images
     """
 
     train: float | None
@@ -91,6 +91,7 @@ class _Job:
             "arch": self.arch,
             "recipe": asdict(self.recipe),
             "own": own.get(self.kind),
+            "images": hashlib.sha256(self.trained_on.tobytes()).hexdigest()[:16],
             "owner": None if self.owner is None else self.owner.name,
             "version": __version__,
         }
@@ -128,8 +129,6 @@ class _Job:
     def trained_on(self) -> Indices:
         world = self.world
         match self.kind:
-            case "null":
-                return world.draw(world.public_pool, self.index)
             case "independent":
                 return world.draw(world.independent_pool, self.index)
             case "fine-tuning" | "label-query" | "logit-query":
@@ -141,8 +140,8 @@ class _Job:
     @property
     def seed(self) -> int:
         """Of initial weights and of the order of images: no two models share it."""
-        family = ("victim", "null", "independent", *STOLEN).index(self.kind)
-        return 10_000 * family + (self.index if self.kind in ("null", "independent") else self.world.seed)
+        family = ("victim", "independent", *STOLEN).index(self.kind)
+        return 10_000 * family + (self.index if self.kind == "independent" else self.world.seed)
 
 
 # ---- What the bench asks for
@@ -151,11 +150,6 @@ class _Job:
 def victim(world: World, work: Path) -> Model:
     """The owner's model, trained on the private images."""
     return _model(_Job(world, "victim"), work)
-
-
-def nulls(world: World, work: Path, count: int = NULLS) -> list[Model]:
-    """Models trained as the victim was, on draws of the public pool. The same for worlds of all seeds."""
-    return [_model(_Job(world, "null", i), work) for i in range(count)]
 
 
 def independents(world: World, work: Path, count: int = INDEPENDENT) -> list[Model]:
@@ -181,7 +175,7 @@ def suspects(world: World, work: Path) -> dict[str, Model]:
 
 
 def train_all(
-    worlds: Sequence[World], work: Path, workers: int, *, num_nulls: int = NULLS, num_independent: int = INDEPENDENT
+    worlds: Sequence[World], work: Path, workers: int, *, num_independent: int = INDEPENDENT
 ) -> Iterator[str]:
     """Trains what is not there yet in as many processes, each on one thread; yields the files' names as they are done.
 
@@ -189,8 +183,7 @@ def train_all(
     """
     work.mkdir(parents=True, exist_ok=True)
     first = worlds[0]
-    shared = [_Job(first, "null", i) for i in range(num_nulls)]
-    shared += [_Job(first, "independent", i) for i in range(num_independent)]
+    shared = [_Job(first, "independent", i) for i in range(num_independent)]
     victims = [_Job(world, "victim") for world in worlds]
     stolen = [_Job(world, kind) for kind in reversed(STOLEN) for world in worlds if kind != "copy"]  # long ones first
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
@@ -207,12 +200,12 @@ def accuracy(world: World, owner: Model, model: Model) -> Accuracy:
             return float((predict(model.module, x) == (y if truth is None else truth)).double().mean())
 
     with one_intra_op_thread():
-        answers = predict(owner.module, _some(world, world.public_test)[0])
+        answers = predict(owner.module, _some(world, world.public)[0])
     return Accuracy(
         train=right(model.trained_on) if len(model.trained_on) else None,
         private=right(world.private),
-        test=right(world.public_test),
-        agreement=right(world.public_test, answers),
+        test=right(world.public),
+        agreement=right(world.public, answers),
     )
 
 

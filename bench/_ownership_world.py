@@ -18,7 +18,7 @@ Indices = NDArray[np.int64]
 class Setting:
     """How the models of one data set are made.
 
-    arch       of the victim, the nulls and most suspects
+    arch       of the victim and most suspects
     others     architectures of those who choose another one
     student    of distillation: about half as wide
     radius, attack_steps  of adversarial training: PGD in the maximum norm
@@ -60,13 +60,12 @@ class World:
     """Who has which images, for one victim.
 
     source  a data spec; its train split is dealt out. The part before the colon is in SETTINGS
-    seed    of the victim. Worlds of all seeds share the public and the independent images, and with them the nulls and
-            the independent models; each deals the rest anew
+    seed    of the victim. Worlds of all seeds share the public and the independent images, and with them the honest
+            models; each deals the rest anew
 
-    All are indices int64 of images. In parts of all images: `public_test` 4 %, which no model is trained on;
-    `public_pool` 28 %, of which nulls are trained on draws; `independent_pool` 24 %, the same for independent models;
-    `private` 16 %, which the victim is trained on; `surrogate` 28 %, which thieves have who do not have the private
-    images. No two of them share an image.
+    All are indices int64 of images. In parts of all images: `public` 44 %, which everybody knows; `independent_pool`
+    18 %, of which independent suspects are trained on draws; `private` 12 %, which the victim is trained on;
+    `surrogate` 26 %, which thieves have who do not have the private images. No two of them share an image.
     """
 
     source: str
@@ -84,16 +83,12 @@ class World:
         return _images(self.source)
 
     @property
-    def public_test(self) -> Indices:
+    def public(self) -> Indices:
         return self._shared[0]
 
     @property
-    def public_pool(self) -> Indices:
-        return self._shared[1]
-
-    @property
     def independent_pool(self) -> Indices:
-        return self._shared[2]
+        return self._shared[1]
 
     @property
     def private(self) -> Indices:
@@ -105,17 +100,17 @@ class World:
 
     @property
     def size(self) -> int:
-        """Images that a model is trained on which is not a thief's: 16 % of all."""
-        return round(0.16 * len(self.images))
+        """Images that a model is trained on which is not a thief's: 12 % of all."""
+        return round(0.12 * len(self.images))
 
     @cached_property
     def _shared(self) -> list[Indices]:
         order = np.random.default_rng(0).permutation(len(self.images))
-        return np.split(order, [round(part * len(order)) for part in (0.04, 0.32, 0.56)])
+        return np.split(order, [round(part * len(order)) for part in (0.44, 0.62)])
 
     @cached_property
     def _own(self) -> Indices:
-        return np.random.default_rng(100 + self.seed).permutation(self._shared[3])
+        return np.random.default_rng(100 + self.seed).permutation(self._shared[2])
 
     def draw(self, pool: Indices, index: int) -> Indices:
         """`size` images of a pool, for the model of that index."""

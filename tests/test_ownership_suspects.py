@@ -37,13 +37,13 @@ def suspects(work):
 
 
 def parts(world):
-    return [world.public_test, world.public_pool, world.independent_pool, world.private, world.surrogate]
+    return [world.public, world.independent_pool, world.private, world.surrogate]
 
 
 def test_every_image_is_in_one_part():
     dealt = np.concatenate(parts(WORLD))
     assert np.array_equal(np.sort(dealt), np.arange(len(WORLD.images)))
-    assert [round(len(part) / len(dealt), 2) for part in parts(WORLD)] == [0.04, 0.28, 0.24, 0.16, 0.28]
+    assert [round(len(part) / len(dealt), 2) for part in parts(WORLD)] == [0.44, 0.18, 0.12, 0.26]
 
 
 def test_other_data_is_refused():
@@ -53,23 +53,23 @@ def test_other_data_is_refused():
 
 def test_every_file_has_its_own_name():
     jobs = [bench._Job(World("digits", seed), kind) for seed in (0, 1) for kind in ("victim", *bench.STOLEN)]
-    jobs += [bench._Job(WORLD, kind, i) for kind in ("null", "independent") for i in range(3)]
+    jobs += [bench._Job(WORLD, kind, i) for kind in ("independent",) for i in range(3)]
     assert len({job.name for job in jobs}) == len({job.seed for job in jobs}) == len(jobs)
-    shared = (bench._Job(World("digits", seed), "null", 2).name for seed in (0, 1))
+    shared = (bench._Job(World("digits", seed), "independent", 2).name for seed in (0, 1))
     assert len(set(shared)) == 1
 
 
 def test_worlds_share_what_is_public():
     other = World("digits", 1)
     same = [np.array_equal(a, b) for a, b in zip(parts(WORLD), parts(other), strict=True)]
-    assert same == [True, True, True, False, False]
+    assert same == [True, True, False, False]
 
 
 def test_draws_are_from_their_pool_and_differ():
-    draws = [WORLD.draw(WORLD.public_pool, i) for i in range(3)]
+    draws = [WORLD.draw(WORLD.independent_pool, i) for i in range(3)]
     for draw in draws:
         assert len(np.unique(draw)) == len(draw) == len(WORLD.private)
-        assert np.isin(draw, WORLD.public_pool).all()
+        assert np.isin(draw, WORLD.independent_pool).all()
     assert not any(np.array_equal(np.sort(a), np.sort(b)) for a, b in combinations(draws, 2))
 
 
@@ -82,8 +82,8 @@ def test_only_those_with_access_to_the_private_images_train_on_them(suspects):
 
 
 def test_honest_models_never_saw_a_private_image(work):
-    honest = bench.nulls(WORLD, work, 2) + bench.independents(WORLD, work, 3)
-    assert [model.variant for model in honest] == ["", "", "same recipe", "other recipe", "other architecture"]
+    honest = bench.independents(WORLD, work, 3)
+    assert [model.variant for model in honest] == ["same recipe", "other recipe", "other architecture"]
     for model in honest:
         assert not np.isin(model.trained_on, np.concatenate([WORLD.private, WORLD.surrogate])).any()
 
@@ -109,7 +109,7 @@ def test_answers_say_more_than_classes(owner, suspects):
 
 
 def test_attacked_images_are_near_and_worse(owner):
-    indices = torch.from_numpy(WORLD.public_pool)
+    indices = torch.from_numpy(WORLD.independent_pool)
     x, y = WORLD.images.x[indices], WORLD.images.y[indices]
     attacked = bench._attacked(owner.module, x, y, 0.1, 3)
     assert float((attacked - x).abs().max()) <= 0.1 + 1e-6
@@ -140,8 +140,8 @@ def test_finished_models_are_kept(work, owner, suspects, monkeypatch):
 
 
 def test_a_process_of_its_own_gives_the_same_bits(tmp_path, work, suspects):
-    made = list(bench.train_all([WORLD], tmp_path, 1, num_nulls=1, num_independent=1))
-    assert len(made) == len(set(made)) == 1 + 1 + 1 + len(bench.STOLEN) - 1  # a copy is no file of its own
+    made = list(bench.train_all([WORLD], tmp_path, 1, num_independent=1))
+    assert len(made) == len(set(made)) == 1 + 1 + len(bench.STOLEN) - 1  # a copy is no file of its own
     assert {path.name for path in tmp_path.iterdir()} == set(made)
     for name in {path.name for path in work.iterdir()} & set(made):
         here, there = (load_model(folder / name).module.parameters() for folder in (work, tmp_path))

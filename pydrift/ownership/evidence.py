@@ -95,24 +95,24 @@ class Departures:
         return np.clip((profile - self.centre) / self.spread, -_CLIP, _CLIP)
 
 
-def agreement_terms(victim: Array, other: Array) -> Array:
-    """[..., N, 3] of departures [N, E] and [..., N, E]: per image the products and the squares that `agreement` adds."""
-    victim = np.broadcast_to(victim, other.shape)
-    return np.stack([(victim * other).sum(-1), (victim * victim).sum(-1), (other * other).sum(-1)], axis=-1)
+def agreement(victim: Array, other: Array) -> Array:
+    """The cosine of departures [..., N, E] of the victim and of other models, each column centred first: [...].
 
-
-def agreement(terms: Array) -> Array:
-    """The cosine of the victim's departures and another model's, [...] of terms [..., N, 3]; 0 where one has none."""
-    product, victim, other = np.moveaxis(terms.sum(axis=-2), -1, 0)
-    size = np.sqrt(victim * other)
+    Centred, since a model that is surer of itself than others departs in the same direction everywhere, whatever it was
+    trained on. 0 where one departs nowhere.
+    """
+    victim, other = (part - part.mean(axis=-2, keepdims=True) for part in (victim, other))
+    product = np.einsum("...ne,...ne->...", victim, other)
+    size = np.sqrt(np.einsum("...ne,...ne->...", victim, victim) * np.einsum("...ne,...ne->...", other, other))
     result: Array = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
     return result
 
 
-def bootstrap_interval(terms: Array, repeats: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the agreement [of terms [N, 3]] over draws of the images with replacement."""
+def bootstrap_interval(victim: Array, other: Array, repeats: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the agreement of departures [N, E] over draws of the images with replacement."""
     random = np.random.Generator(np.random.Philox(seed))
-    drawn = agreement(terms[random.integers(0, len(terms), (repeats, len(terms)))])
+    rows = random.integers(0, len(victim), (repeats, len(victim)))
+    drawn = [agreement(victim[chosen], other[chosen]) for chosen in rows]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
@@ -128,22 +128,22 @@ class SamplePoint:
 
 
 def p_by_samples(
-    suspect: Array, null: Array, counts: tuple[int, ...], repeats: int = 50, seed: int = 0
-) -> tuple[SamplePoint, ...]:
-    """The calibrated p of the agreement from fewer images.
+    victim: Array, suspects: Array, null: Array, counts: tuple[int, ...], repeats: int = 50, seed: int = 0
+) -> list[tuple[SamplePoint, ...]]:
+    """Of each suspect the calibrated p of its agreement from fewer images.
 
-    suspect, null  terms [2 m, 3] and [n, 2 m, 3]: m private images first, then m public ones
-    counts         of private images; those above m are left out
+    victim, suspects, null  departures [2 m, E], [S, 2 m, E] and [n, 2 m, E]: m private images first, then m public ones
+    counts                  of private images; those above m are left out
     """
     random = np.random.Generator(np.random.Philox(seed))
-    half = suspect.shape[0] // 2
-    points = []
+    half = len(victim) // 2
+    curves: list[list[SamplePoint]] = [[] for _ in suspects]
     for count in (c for c in counts if c <= half):
         p = []
         for _ in range(1 if count == half else repeats):
-            private, public = random.permutation(half)[:count], half + random.permutation(half)[:count]
-            chosen = np.concatenate([private, public])
-            p.append(rank_p(float(agreement(suspect[chosen])), agreement(null[:, chosen])))
-        low, median, high = np.quantile(p, [0.25, 0.5, 0.75])
-        points.append(SamplePoint(count, float(low), float(median), float(high)))
-    return tuple(points)
+            chosen = np.concatenate([random.permutation(half)[:count], half + random.permutation(half)[:count]])
+            chance = agreement(victim[chosen], null[:, chosen])
+            p.append([rank_p(value, chance) for value in agreement(victim[chosen], suspects[:, chosen])])
+        for curve, (low, median, high) in zip(curves, np.quantile(p, [0.25, 0.5, 0.75], axis=0).T, strict=True):
+            curve.append(SamplePoint(count, float(low), float(median), float(high)))
+    return [tuple(curve) for curve in curves]

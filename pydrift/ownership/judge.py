@@ -15,7 +15,6 @@ from pydrift.ownership.evidence import (
     Departures,
     SamplePoint,
     agreement,
-    agreement_terms,
     bootstrap_interval,
     harmonic_mean_p,
     p_by_samples,
@@ -71,32 +70,30 @@ def judge(
     lesson   float64 [L, D]: features of the victim for other images; `private` bool [L] says which of them it has seen
     """
     departures = Departures.of(_profiles(answers.references))
-    victim = departures(answers.victim.profile)
-    null_terms = agreement_terms(victim, departures(_profiles(answers.independents)))
-    null_agreement = agreement(null_terms)
+    victim, null = departures(answers.victim.profile), departures(_profiles(answers.independents))
+    null_agreement = agreement(victim, null)
     fitted = [(kind.title, kind.fit(lesson, private)) for kind in regressors]
     null_confidence = [_Corrected.of(regressor, answers) for _, regressor in fitted]
     draws = derived_seed(seed, Phase.OWNERSHIP_DRAWS)
-
-    def one(embedded: Embedded) -> Judged:
-        terms = agreement_terms(victim, departures(embedded.profile))
-        value = float(agreement(terms))
-        low, high = bootstrap_interval(terms, seed=draws)
-        evidence = [
+    everybody = [answers.victim, *answers.suspects.values()]
+    departed = departures(_profiles(everybody))
+    curves = p_by_samples(victim, departed, null, SAMPLE_COUNTS, seed=draws)
+    judged = []
+    for one, departure, curve in zip(everybody, departed, curves, strict=True):
+        value = float(agreement(victim, departure))
+        low, high = bootstrap_interval(victim, departure, seed=draws)
+        evidence = (
             Evidence("agreement", value, low, high, rank_p(value, null_agreement), _z(value, null_agreement)),
             *(
-                _confidence(title, regressor(embedded.features), corrected, draws)
+                _confidence(title, regressor(one.features), corrected, draws)
                 for (title, regressor), corrected in zip(fitted, null_confidence, strict=True)
             ),
-        ]
-        p = evidence[0].p_calibrated
-        by_samples = p_by_samples(terms, null_terms, SAMPLE_COUNTS, seed=draws)
-        verdict, reasons = _verdict(p, alpha)
-        return Judged(verdict, tuple(evidence), by_samples, reasons)
-
+        )
+        verdict, reasons = _verdict(evidence[0].p_calibrated, alpha)
+        judged.append(Judged(verdict, evidence, curve, reasons))
     return Judgement(
-        suspects={name: one(embedded) for name, embedded in answers.suspects.items()},
-        victim=one(answers.victim),
+        suspects=dict(zip(answers.suspects, judged[1:], strict=True)),
+        victim=judged[0],
         null_agreement=tuple(float(value) for value in null_agreement),
     )
 
