@@ -112,7 +112,7 @@ def dataset_inference(
         with clock("train honest models"):
             banks = [
                 train_shadows(
-                    owner, theirs.subset(pool), count, draw=Draw("subset", roles.drawn(len(ours))),
+                    owner, theirs.subset(pool), count, draw=Draw("halves"),
                     recipe=known or TrainingRecipe(), recipes="varied" if train is None else "same", train=train,
                     seed=derived_seed(seed, phase), device=device, progress=told,
                     work_dir=None if work_dir is None else Path(work_dir) / name,
@@ -150,6 +150,7 @@ def dataset_inference(
             banks[1].plan.draw.describe(banks[1].plan.images),
             banks[1].accuracy,
             judged.null_agreement,
+            judged.widening,
         ),
         alpha=alpha,
         samples=samples,
@@ -194,6 +195,9 @@ def _check_settings(samples: int, fit_on: int, independents: int, references: in
     for name, (value, bound) in least.items():
         if value < bound:
             raise UsageError(f"{name} must be at least {bound}, got {value}")
+    for name, value in (("references", references), ("independents", independents)):
+        if value % 2:
+            raise UsageError(f"{name} are trained on complementary halves: an even number is needed, got {value}")
     if alpha * (independents + 1) < 1 - 1e-9:
         raise UsageError(
             f"with {independents} independent models no p is below 1/{independents + 1}; alpha {alpha:g} needs "
@@ -293,7 +297,7 @@ def _reasons(known: TrainingRecipe | None, train: Train | None, roles: Roles, pr
             "nothing says how the victim was trained, so the honest models were trained by pydrift's default recipe; the "
             "less they resemble what an honest suspect would be, the less p means (pass recipe= or train=)"
         )
-    if (drawn := roles.drawn(private)) < private:
+    if (drawn := len(roles.independent_pool) // 2) < private:
         yield (
             f"each honest model saw {drawn} images and the victim {private}: with more public images they would "
             "resemble it more"

@@ -20,6 +20,8 @@ from pydrift.ownership.evidence import (
     p_by_samples,
     rank_p,
     welch,
+    widened,
+    widening,
 )
 from pydrift.ownership.result import INCONCLUSIVE, INDEPENDENT, STOLEN, Evidence
 
@@ -49,11 +51,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judgement:
-    """null_agreement: of every independent model."""
+    """null_agreement: of every independent model, `widening` times as far from their mean as it was found."""
 
     suspects: dict[str, Judged]
     victim: Judged
     null_agreement: tuple[float, ...]
+    widening: float
 
 
 def judge(
@@ -69,17 +72,20 @@ def judge(
 
     lesson   float64 [L, D]: features of the victim for other images; `private` bool [L] says which of them it has seen
     """
-    departures = Departures.of(_profiles(answers.references))
-    victim, null = departures(answers.victim.profile), departures(_profiles(answers.independents))
-    null_agreement = agreement(victim, null)
+    references, independents = _profiles(answers.references), _profiles(answers.independents)
+    departures = Departures.of(references)
+    victim = departures(answers.victim.profile)
+    honest = departures(independents)
+    factor = widening(honest)
+    null_agreement = widened(agreement(victim, honest), factor)
     fitted = [(kind.title, kind.fit(lesson, private)) for kind in regressors]
-    null_confidence = [_Corrected.of(regressor, answers) for _, regressor in fitted]
+    null_confidence = [_Corrected.of(regressor, answers, factor) for _, regressor in fitted]
     draws = derived_seed(seed, Phase.OWNERSHIP_DRAWS)
     everybody = [answers.victim, *answers.suspects.values()]
-    departed = departures(_profiles(everybody))
-    curves = p_by_samples(victim, departed, null, SAMPLE_COUNTS, seed=draws)
+    profiles = _profiles(everybody)
+    curves = p_by_samples(answers.victim.profile, profiles, references, independents, SAMPLE_COUNTS, seed=draws)
     judged = []
-    for one, departure, curve in zip(everybody, departed, curves, strict=True):
+    for one, departure, curve in zip(everybody, departures(profiles), curves, strict=True):
         value = float(agreement(victim, departure))
         low, high = bootstrap_interval(victim, departure, seed=draws)
         evidence = (
@@ -95,21 +101,23 @@ def judge(
         suspects=dict(zip(answers.suspects, judged[1:], strict=True)),
         victim=judged[0],
         null_agreement=tuple(float(value) for value in null_agreement),
+        widening=factor,
     )
 
 
 @dataclass(frozen=True)
 class _Corrected:
-    """Confidences from which the references' mean, image by image, is taken; t of Welch's test for every independent."""
+    """Confidences from which the references' mean, image by image, is taken; t of Welch's test for every independent,
+    widened."""
 
     usual: Array  # [2 m]
     null: Array  # [n]
 
     @classmethod
-    def of(cls, regressor: Regressor, answers: Answers) -> _Corrected:
+    def of(cls, regressor: Regressor, answers: Answers, factor: float) -> _Corrected:
         usual = np.mean([regressor(one.features) for one in answers.references], axis=0)
         null = [_t(regressor(one.features) - usual) for one in answers.independents]
-        return cls(usual, np.array(null))
+        return cls(usual, widened(np.array(null), factor))
 
 
 def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> Evidence:

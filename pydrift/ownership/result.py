@@ -82,7 +82,8 @@ class Null:
     references, independents  how many; each half of the public images that are left has its own
     draw                      which images each was trained on
     accuracy                  of the independents, on images that they were not trained on
-    agreement                 of each independent model
+    agreement                 of each independent model, `widening` times as far from their mean as it was found: honest
+                              models of other people have other images (see pydrift.ownership.evidence.widening)
     """
 
     references: int
@@ -90,6 +91,7 @@ class Null:
     draw: str
     accuracy: tuple[float | None, ...]
     agreement: tuple[float, ...]
+    widening: float
 
 
 @dataclass(frozen=True)
