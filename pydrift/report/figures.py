@@ -29,7 +29,7 @@ STRIP_WIDTH, DOTS_HEIGHT = 620, 56
 ROC_EDGE, ROC_LEFT, ROC_LEGEND = 380, 56, 190
 P_HEIGHT, P_BINS = 160, 20
 FOREST_LEFT, FOREST_ROW = 90, 18
-CURVE_WIDTH, CURVE_HEIGHT, CURVE_LEFT = 220, 120, 48
+CURVE_WIDTH, CURVE_HEIGHT, CURVE_LEFT = 200, 120, 48
 EDGE = (
     64  # gray images are shown about this many pixels wide: small ones scaled up by a whole factor, large ones reduced
 )
