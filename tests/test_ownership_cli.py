@@ -163,7 +163,7 @@ def test_the_recipe_may_be_changed(call):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (MINE, 2, "Missing argument 'SUSPECT...'"),
+        (MINE, 2, "Missing argument 'SUSPECT"),
         (("{thief}", "--private", "digits"), 2, "Missing option '--victim'"),
         (("{thief}", *MINE[:4]), 2, "--public: name images that the victim has not seen"),
         (("{thief}", *MINE, "--public", "digits"), 2, "--public names the same images as --private"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DRAWN = 20  # suspects in the figure of agreements; also figures of p against samples
 NAMED = 4  # a headline names so many suspects and counts the rest
-NAME_LIMIT = 24  # characters of a suspect's name on the terminal
+NAME_LIMIT = 24  # characters of a name in the table on the terminal
 TONE = {"stolen": "drift", "independent": "stable", "inconclusive": "inconclusive"}  # symbol and colour, as in an audit
 
 
@@ -77,7 +77,7 @@ def render_ownership_terminal(report: OwnershipReport, console: Console) -> None
     console.print(table)
     for suspect in suspects:
         for words in (meaning(report, suspect), *suspect.reasons):
-            line(f"{wording.printable(suspect.name, NAME_LIMIT)}: {words}")
+            line(f"{wording.printable(suspect.name, wording.NAME_LIMIT)}: {words}")
     line(
         f"{report.samples} images of {report.private} and as many of {report.public}; {report.embedding}; "
         f"{report.null.independents} honest models, {report.null.references} more as references; alpha {report.alpha:g}"
