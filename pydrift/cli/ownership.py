@@ -36,9 +36,7 @@ _EXIT_CODE = {"stolen": 1, "independent": 0, "inconclusive": 3}
 
 @app.command()
 def ownership(
-    suspects: Annotated[
-        list[Path], typer.Argument(metavar="SUSPECT", help="model files (safetensors or state dict)")
-    ],
+    suspects: Annotated[list[Path], typer.Argument(metavar="SUSPECT", help="model files (safetensors or state dict)")],
     victim: Annotated[Path, typer.Option("--victim", help="the model file that was trained on the private images")],
     private: Annotated[str, typer.Option("--private", help=f"images that nobody else should have: {DATA_HELP}")],
     public: Annotated[
