@@ -132,6 +132,12 @@ class OwnershipReport:
     reasons: tuple[str, ...]
     provenance: OwnershipProvenance
 
+    @property
+    def verdict(self) -> str:
+        """ "stolen" if any suspect is, else "inconclusive" if any is, else "independent"."""
+        found = {suspect.verdict for suspect in self.suspects}
+        return next((verdict for verdict in (STOLEN, INCONCLUSIVE) if verdict in found), INDEPENDENT)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
