@@ -16,7 +16,7 @@ from pydrift.ownership.roles import Roles
 from pydrift.training import TrainingRecipe, train_many
 
 ARCH, RECIPE = "mlp:1x8x8:32:10", TrainingRecipe(epochs=40)
-FEW = {"samples": 20, "independents": 20, "references": 8, "alpha": 0.05, "recipe": RECIPE}
+FEW = {"samples": 30, "independents": 40, "references": 12, "alpha": 0.05, "recipe": RECIPE}
 CPU = torch.device("cpu")
 CLASSES = 10
 
@@ -31,7 +31,7 @@ def world():
     """private, public, and images that neither the owner nor the public has"""
     digits = load_data("digits")
     order = np.random.default_rng(0).permutation(len(digits))
-    return [digits.subset(part) for part in np.split(order, [300, 1000])]
+    return [digits.subset(part) for part in np.split(order, [250, 1150])]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def suspects(world, victim):
     return {
         "copy": victim,
         "architecture": trained("mlp:1x8x8:48:10", private, 2),
-        "honest": trained(ARCH, other, 3),
+        "honest": trained(ARCH, other.subset(range(200)), 3),
     }
 
 
@@ -179,7 +179,7 @@ def test_too_few_images_are_refused(private, public):
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
 def test_thieves_are_found_and_honest_models_are_not(reports, embedding):
     copy, architecture, honest = reports[embedding].suspects
-    assert (copy.verdict, copy.p) == ("stolen", 1 / 21)
+    assert (copy.verdict, copy.p) == ("stolen", 1 / 41)
     assert copy.agreement.effect == pytest.approx(1)
     assert architecture.verdict == "stolen"
     assert honest.verdict != "stolen"
@@ -190,15 +190,15 @@ def test_thieves_are_found_and_honest_models_are_not(reports, embedding):
 
 def test_the_report_says_how_it_was_made(reports, world):
     report = reports["min-gd"]
-    assert (report.null.references, report.null.independents, len(report.null.agreement)) == (8, 20, 20)
+    assert (report.null.references, report.null.independents, len(report.null.agreement)) == (12, 40, 40)
     assert report.null.draw == "complementary halves of 255 images"
     assert report.embedding == "MinGD (white box)"
     assert (report.provenance.private_sha256, report.provenance.public_sha256) == (world[0].sha256, world[1].sha256)
     assert report.provenance.settings["recipe"]["epochs"] == 40
-    assert report.reasons == (
+    assert report.reasons[:1] == (
         "each honest model saw 127 images and the victim 300: with more public images they would resemble it more",
     )
-    assert set(report.provenance.paths) == {"copy", "architecture", "honest"}
+    assert set(report.provenance.paths) == {"victim", "copy", "architecture", "honest"}
 
 
 def test_saved_and_read_again(reports, tmp_path):
@@ -255,9 +255,9 @@ def test_the_user_may_train_and_name(world, victim):
         ({"independents": 21}, UsageError, "independents are trained on complementary halves: an even number is needed, got 21"),
         ({"fit_on": 3}, UsageError, "fit_on must be at least 20, got 3"),
         ({"alpha": 0.0}, UsageError, "alpha must lie between 0 and 1, got 0"),
-        ({"alpha": 0.01}, UsageError, "with 20 independent models no p is below 1/21; alpha 0.01 needs 99 of them"),
+        ({"alpha": 0.01}, UsageError, "with 40 independent models no p is below 1/41; alpha 0.01 needs 99 of them"),
         ({"seed": -1}, UsageError, r"seed must be in 0\.\.2\*\*63 - 1, got -1"),
-        ({"samples": 300}, InputRefused, "300 samples need 320 private images"),
+        ({"samples": 250}, InputRefused, "250 samples need 270 private images"),
     ],
 )
 def test_bad_settings_are_refused(world, victim, suspects, change, error, words):
@@ -271,7 +271,7 @@ def test_images_that_are_private_and_public_are_refused(world, victim, suspects)
     both = LabelledImages(
         torch.cat([public.x, private.x[7:8]]), torch.cat([public.y, private.y[7:8]]), public.class_names, "p"
     )
-    with pytest.raises(InputRefused, match="public: image 700 is private image 7; no image may be in both"):
+    with pytest.raises(InputRefused, match="public: image 900 is private image 7; no image may be in both"):
         dataset_inference(victim, suspects, private, both, **FEW)
 
 

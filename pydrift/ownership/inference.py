@@ -37,6 +37,7 @@ EMBEDDINGS: dict[str, Embedding] = {"min-gd": MinGd(), "blind-walk": BlindWalk()
 MIN_SAMPLES, MIN_INDEPENDENTS, MIN_REFERENCES = 5, 10, 8
 _CLASSES = 10  # nearest ones that distances are measured to
 _MODELS_AT_ONCE = 16  # that are made ready together
+_MUCH_BETTER = 0.1  # in accuracy on the public images that are asked about, which are few
 
 Model = nn.Module | LoadedModel | Subject | str | Path
 
@@ -138,12 +139,14 @@ def dataset_inference(
                 alpha=alpha,
                 seed=seed,
             )
+    of_owner = _result("victim", owner, asked, of_victim, judged.victim, shown)
+    results = tuple(
+        _result(name, accused[name], models[name], of_suspect, one, shown)
+        for (name, one), of_suspect in zip(judged.suspects.items(), of_suspects, strict=True)
+    )
     return OwnershipReport(
-        suspects=tuple(
-            _result(name, accused[name], models[name], of_suspect, one, shown)
-            for (name, one), of_suspect in zip(judged.suspects.items(), of_suspects, strict=True)
-        ),
-        victim=_result("victim", owner, asked, of_victim, judged.victim, shown),
+        suspects=results,
+        victim=of_owner,
         null=Null(
             references,
             independents,
@@ -157,7 +160,7 @@ def dataset_inference(
         embedding=measure.title,
         private=ours.source,
         public=theirs.source,
-        reasons=tuple(_reasons(known, train, roles, len(ours))),
+        reasons=tuple(_reasons(owner, known, train, roles, len(ours), banks[1], (of_owner, *results))),
         provenance=OwnershipProvenance(
             pydrift=__version__,
             torch=torch.__version__,
@@ -173,7 +176,7 @@ def dataset_inference(
                 "fit_on": len(roles.private_fitted),
                 "recipe": banks[0].plan.own_training or asdict(banks[0].plan.recipe),
             },
-            paths={name: model.path for name, model in models.items()},
+            paths={"victim": asked.path, **{name: model.path for name, model in models.items()}},
             seconds=clock.seconds,
         ),
     )
@@ -290,15 +293,37 @@ def _result(
     )
 
 
-def _reasons(known: TrainingRecipe | None, train: Train | None, roles: Roles, private: int) -> Iterator[str]:
+def _reasons(
+    owner: Subject,
+    known: TrainingRecipe | None,
+    train: Train | None,
+    roles: Roles,
+    private: int,
+    honest: ShadowBank,
+    results: Sequence[SuspectResult],
+) -> Iterator[str]:
     """What a reader of the verdicts must know."""
     if not (known or train):
         yield (
             "nothing says how the victim was trained, so the honest models were trained by pydrift's default recipe; the "
             "less they resemble what an honest suspect would be, the less p means (pass recipe= or train=)"
         )
+    if owner.train_size is not None and owner.train_size != private:
+        yield (
+            f"the victim's file says that it was trained on {owner.train_size} images, but {private} private ones are "
+            "given: each of these must be one that it was trained on"
+        )
     if (drawn := len(roles.independent_pool) // 2) < private:
         yield (
             f"each honest model saw {drawn} images and the victim {private}: with more public images they would "
             "resemble it more"
+        )
+    accuracy = [value for value in honest.accuracy if value is not None]
+    usual = float(np.quantile(accuracy, 0.9)) if accuracy else 1.0
+    better = [result.name for result in results if result.accuracy_public > usual + _MUCH_BETTER]
+    if better:
+        yield (
+            f"nine in ten honest models are right on at most {100 * usual:.0f} % of public images, fewer than "
+            f"{', '.join(better)}: a model that is better than the honest ones agrees with another such model a little "
+            "more than they do, whatever it was trained on"
         )

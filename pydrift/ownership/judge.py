@@ -26,6 +26,7 @@ from pydrift.ownership.evidence import (
 from pydrift.ownership.result import INCONCLUSIVE, INDEPENDENT, STOLEN, Evidence
 
 SAMPLE_COUNTS = (2, 5, 10, 15, 20, 30, 40, 60, 80, 100)  # of private images, for p against their number
+_LARGEST_T = 1e6
 _CLEAR = 10  # a p above so many alphas: nothing speaks against independence
 
 
@@ -136,8 +137,8 @@ def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> 
 
 
 def _t(scores: Array) -> float:
-    """Welch's t of m private and m public scores; one without spread is as far out as there is."""
-    return float(np.nan_to_num(welch(*np.split(scores, 2)).t))
+    """Welch's t of m private and m public scores; bounded, since there are scores without spread."""
+    return float(np.clip(welch(*np.split(scores, 2)).t, -_LARGEST_T, _LARGEST_T))
 
 
 def _z(value: float, null: Array) -> float:
