@@ -197,7 +197,8 @@ def _by_model(
     count = len(model)
     distance, steps, prediction = parameters.new_empty(count), torch.zeros_like(model), torch.zeros_like(model)
     for owner, rows in _rows_by_model(model):
-        numbers = parameters[owner]
+        with torch.inference_mode(False):  # of what the caller is in, autograd must know nothing
+            numbers = parameters[owner].clone()
         result = walk(lambda x, numbers=numbers: logits(x, program, numbers), rows)  # type: ignore[misc]
         distance[rows], steps[rows], prediction[rows] = result
     return distance, steps, prediction
