@@ -1,5 +1,5 @@
 """Walks to the decision boundary: the reference against their definition, and the ops against the reference, on every
-device present. What a walk may depend on, degenerate input and refusals are in test_ops_boundary_walks_edges.py."""
+device present. What a walk may depend on is in test_ops_boundary_walks_bits.py, the rest in ..._edges.py."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +26,7 @@ IMPLEMENTATIONS = {
 BOX = {"max_steps": 40, "lower": 0.0, "upper": 1.0}
 LENGTHS = {"linf_step": 0.01, "l2_step": 0.05, "l1_step": 0.05, "l1_coordinates": 7, "l1_gap": 0.001}
 OPTIONS = {"min_gd": BOX | LENGTHS, "blind_walk": BOX}
+OF_A_WALK = ("model", "image", "direction", "label", "norm")
 implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 both_walks = pytest.mark.parametrize("op", OPTIONS)
 
@@ -65,6 +66,15 @@ def task(op: str, name: str, num_images: int = 2, num_models: int = 2, device: s
 
 def on(device: str, arguments: Arguments) -> Arguments:
     return {key: part.to(device) if isinstance(part, Tensor) else part for key, part in arguments.items()}
+
+
+def only(rows: Tensor | slice, arguments: Arguments) -> Arguments:
+    """Some walks of a call."""
+    return {key: part[rows] if key in OF_A_WALK else part for key, part in arguments.items()}
+
+
+def of(rows: Tensor | slice, walks: BoundaryWalks) -> tuple[Tensor, ...]:
+    return tuple(part[rows] for part in walks)
 
 
 def assert_same_bits(result: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:

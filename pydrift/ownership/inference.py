@@ -208,9 +208,7 @@ def _named(suspects: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
     if isinstance(suspects, Mapping):
         named = dict(suspects)
     else:
-        names = [
-            Path(model).name if isinstance(model, str | Path) else f"suspect {k}" for k, model in enumerate(suspects)
-        ]
+        names = [Path(model).name if isinstance(model, str | Path) else f"suspect {k}" for k, model in enumerate(suspects)]
         twice = sorted({name for name in names if names.count(name) > 1})
         names = [str(model) if name in twice else name for name, model in zip(names, suspects, strict=True)]
         named = dict(zip(names, suspects, strict=True))
