@@ -2,6 +2,7 @@
 device present. What a walk may depend on is in test_ops_boundary_walks_bits.py, the rest in ..._edges.py."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -278,7 +279,8 @@ def test_reference_in_blocks_and_in_any_grad_mode(monkeypatch: pytest.MonkeyPatc
 @both_walks
 @pytest.mark.parametrize("name", ["mlp 17-100", "max-pool 3x3", "batch norm"])
 def test_any_module_walks_as_its_fused_network(op: str, name: str) -> None:
-    arguments, module = task(op, name, num_models=1), trained_like(ARCHITECTURES[name][0]()).eval().double()
+    arguments = task(op, name, num_models=1)
+    module = deepcopy(trained_like(ARCHITECTURES[name][0]())).eval().double()  # its layers are those of ARCHITECTURES
     image, label, norm, x = (arguments[key] for key in ("image", "label", "norm", "x"))
     if op == "min_gd":
         walks = reference_walks.min_gd_through(module, image, label, norm, x=x.double(), options=OPTIONS[op])
