@@ -69,6 +69,19 @@ def test_constant_network(device: str, op: str, implementation: str) -> None:
     assert torch.equal(result.distance > 0, result.steps > 0)
 
 
+@devices
+@implementations
+def test_blind_walk_begins_within_the_box(device: str, implementation: str) -> None:
+    arguments = task("blind_walk", "conv 3x3", device=device)
+    result = run("blind_walk", arguments, implementation, lower=0.25, upper=0.5, max_steps=0)
+    begun = arguments["x"].clamp(0.25, 0.5)
+    change = (begun - arguments["x"]).flatten(1)[arguments["image"].long()]
+    norms = torch.stack([change.abs().amax(1), change.norm(dim=1), change.abs().sum(1)])
+    torch.testing.assert_close(result.distance, norms.gather(0, arguments["norm"][None].long())[0])
+    there = run("blind_walk", arguments | {"x": begun}, implementation, max_steps=0)
+    assert torch.equal(result.prediction, there.prediction)
+
+
 # ---- Not finite
 
 
