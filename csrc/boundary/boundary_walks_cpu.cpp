@@ -42,7 +42,7 @@ void run_cpu(const char* op, const BoundaryTask& task) {
   check_range(op, "image", task.image, task.num_walks, task.num_images);
   check_range(op, "label", task.label, task.num_walks, task.program->num_classes());
   check_range(op, "norm", task.norm, task.num_walks, kNumNorms);
-  const bool blind = task.directions != nullptr;
+  const bool blind = task.direction != nullptr;
   if (blind) check_range(op, "direction", task.direction, task.num_walks, task.num_directions);
   const WalkVariant& variant = walk_variant(chosen_simd());
   const auto plan_for = [&] {
