@@ -49,7 +49,9 @@ def welch(private: Array, public: Array) -> Welch:
     parts = private.var(ddof=1) / len(private), public.var(ddof=1) / len(public)
     error = float(np.sqrt(sum(parts)))
     if error == 0:
-        return Welch(effect, effect, effect, float(np.sign(effect)) * np.inf if effect else 0.0, 0.5 - np.sign(effect) / 2)
+        return Welch(
+            effect, effect, effect, float(np.sign(effect)) * np.inf if effect else 0.0, 0.5 - np.sign(effect) / 2
+        )
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(private) - 1) + parts[1] ** 2 / (len(public) - 1))
     reach = float(stats.t.ppf(0.975, freedom)) * error
     return Welch(effect, effect - reach, effect + reach, effect / error, float(stats.t.sf(effect / error, freedom)))

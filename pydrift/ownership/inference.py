@@ -71,13 +71,13 @@ def dataset_inference(
                   iterable of (x, y), or a source such as "cifar10:DIR"
     public        images of the same kind that the victim has not seen. Some are asked about; on the others, honest
                   models are trained: the more there are, the better
-    embedding     "min-gd" (white box), "blind-walk" (labels only, under 30,000 queries), or one with settings of your own
+    embedding     "min-gd" (white box), "blind-walk" (labels only, few queries), or one with settings of your own
     samples       private images that each suspect is asked about, and as many public ones
     fit_on        further images of each kind, at most, on which the confidence regressors learn from the victim
     independents  honest models that p is calibrated on; the least p is 1 / (independents + 1)
     references    honest models, of other images, that say what is usual
-    recipe        how to train these; default: the one recorded in the victim's file, else TrainingRecipe(). Each departs
-                  from it as honest models do (`TrainingRecipe.varied`)
+    recipe        how to train these; default: the one recorded in the victim's file, else TrainingRecipe(). Each
+                  departs from it as honest models do (`TrainingRecipe.varied`)
     train         or the user's own training, (x, y, seed) -> nn.Module of the victim's architecture
     work_dir      folder for finished models, so that a killed run goes on where it was
 
@@ -215,7 +215,9 @@ def _named(suspects: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
     if isinstance(suspects, Mapping):
         named = dict(suspects)
     else:
-        names = [Path(model).name if isinstance(model, str | Path) else f"suspect {k}" for k, model in enumerate(suspects)]
+        names = [
+            Path(model).name if isinstance(model, str | Path) else f"suspect {k}" for k, model in enumerate(suspects)
+        ]
         twice = sorted({name for name in names if names.count(name) > 1})
         names = [str(model) if name in twice else name for name, model in zip(names, suspects, strict=True)]
         named = dict(zip(names, suspects, strict=True))
@@ -305,8 +307,8 @@ def _reasons(
     """What a reader of the verdicts must know."""
     if not (known or train):
         yield (
-            "nothing says how the victim was trained, so the honest models were trained by pydrift's default recipe; the "
-            "less they resemble what an honest suspect would be, the less p means (pass recipe= or train=)"
+            "nothing says how the victim was trained, so the honest models were trained by pydrift's default recipe; "
+            "the less they resemble what an honest suspect would be, the less p means (pass recipe= or train=)"
         )
     if owner.train_size is not None and owner.train_size != private:
         yield (

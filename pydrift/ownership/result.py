@@ -170,7 +170,7 @@ class OwnershipReport:
             raw = parse_strict_json(read_file(file, _MAX_BYTES))
             if raw.pop("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"not of schema version {SCHEMA_VERSION}")
-            null = {name: tuple(value) if isinstance(value, list) else value for name, value in raw["null"].items()}
+            null: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in raw["null"].items()}
             return cls(
                 **{
                     **raw,
