@@ -30,6 +30,7 @@ from pydrift.subject import Subject
 
 ALPHA = 0.01
 SAMPLES = {"min-gd": 20, "blind-walk": 60}
+FITTED_AND_ASKED = 160  # of each kind of image, with both embeddings: so the honest models are the same ones
 TESTS = ("agreement", "confidence: perceptron", "confidence: logistic regression")
 
 
@@ -82,6 +83,7 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
             world.images.subset(torch.from_numpy(world.public)),
             embedding=embedding,
             samples=samples,
+            fit_on=FITTED_AND_ASKED - samples,
             independents=options.honest,
             alpha=max(ALPHA, 1 / (options.honest + 1)),
             work_dir=options.work / "honest",
