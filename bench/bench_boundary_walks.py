@@ -1,6 +1,6 @@
 """Walks to the decision boundary: the native loops against plain torch, as published and as fast as it gets.
 
-    python bench/bench_boundary_walks.py --data cifar10:DIR [--arch SPEC] [--images N] [--rounds R] [--json FILE] [--quick]
+    python bench/bench_boundary_walks.py --data cifar10:DIR [--arch SPEC] [--images N] [--rounds R] [--json FILE]
 
 A network is trained for a few epochs, and N of its training images are walked: MinGD to ten classes in three norms,
 Blind Walk in nine directions, with the settings of pydrift.ownership. Variants, on one thread, timed by CPU time:
