@@ -142,7 +142,7 @@ class Task(ctypes.Structure):
 
 
 class Shape(ctypes.Structure):
-    """InvertShape of csrc/invert/invert_launch.h."""
+    """TeamShape of csrc/arch/team_launch.h."""
 
     _fields_ = (
         ("num_slots", ctypes.c_int32),
