@@ -41,7 +41,7 @@ SETTINGS = {
         TrainingRecipe(15, 64, 2e-3),
         radius=8 / 255,
         attack_steps=3,
-        data_free=DataFree(),
+        data_free=DataFree(rounds=1200),
     ),
     "digits": Setting(
         "mlp:1x8x8:64:10",

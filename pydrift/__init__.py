@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydrift.fingerprint import Fingerprint, fit_fingerprint
     from pydrift.inversion import GradientAscent
     from pydrift.modelfile import load_model, save_model
+    from pydrift.ownership import OwnershipReport, dataset_inference
     from pydrift.privacy import membership_audit
     from pydrift.privacy_result import MembershipReport
     from pydrift.result import DriftReport
@@ -34,12 +35,14 @@ _HOME = {
     "InputRefused": "errors",
     "LabelledImages": "data",
     "MembershipReport": "privacy_result",
+    "OwnershipReport": "ownership",
     "PydriftError": "errors",
     "ShadowBank": "shadows",
     "TrainingRecipe": "training",
     "UsageError": "errors",
     "__version__": "version",
     "audit": "auditor",
+    "dataset_inference": "ownership",
     "fit_fingerprint": "fingerprint",
     "load_data": "data",
     "load_model": "modelfile",
@@ -58,12 +61,14 @@ __all__ = [
     "InputRefused",
     "LabelledImages",
     "MembershipReport",
+    "OwnershipReport",
     "PydriftError",
     "ShadowBank",
     "TrainingRecipe",
     "UsageError",
     "__version__",
     "audit",
+    "dataset_inference",
     "fit_fingerprint",
     "load_data",
     "load_model",

@@ -11,8 +11,8 @@ PACKAGE = ROOT / "pydrift"
 
 VALUES = {"errors", "gray", "store", "version"}  # small values and files that every layer may use
 ALLOWED = {
-    "__init__": {"auditor", "data", "errors", "fingerprint", "inversion", "modelfile", "privacy"}
-    | {"privacy_result", "result", "shadows", "training", "version"},
+    "__init__": {"auditor", "data", "errors", "fingerprint", "inversion", "modelfile", "ownership"}
+    | {"privacy", "privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
     "answers": VALUES | {"classifier", "data", "inversion", "membership"},
@@ -38,7 +38,7 @@ ALLOWED = {
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "fingerprint", "inversion", "modelfile"}
-    | {"progress", "report"}
+    | {"ownership", "progress", "report"}
     | {"privacy", "privacy_result", "result", "shadows", "subject", "trainer", "training", "verdict"},
     "data": VALUES | {"rotation"},
     "demo": VALUES | {"auditor", "data", "modelfile", "parallel", "progress", "result", "trainer", "training"},
@@ -64,7 +64,7 @@ ALLOWED = {
     "privacy_result": VALUES | {"membership", "report"},  # report only inside save
     "privacy_shadows": VALUES | {"membership", "shadows", "subject", "training"},
     "progress": set(),
-    "report": VALUES | {"fingerprint", "membership", "privacy_result", "result", "verdict"},
+    "report": VALUES | {"fingerprint", "membership", "ownership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
     "rotation": set(),
     "shadows": VALUES

@@ -15,11 +15,11 @@ inline constexpr int32_t kNumNorms = 3;
 struct BoundaryTask {
   const Program* program;
   const float* x;            // [I, C, H, W]
-  const float* directions;   // [D, C, H, W] of blind_walk; null: min_gd
+  const float* directions;   // [D, C, H, W] of blind_walk
   const float* parameters;   // [M, P]
   const int32_t* model;      // [N], in [0, M)
   const int32_t* image;      // [N], in [0, I)
-  const int32_t* direction;  // [N], in [0, D), of blind_walk
+  const int32_t* direction;  // [N], in [0, D), of blind_walk; null: min_gd
   const int32_t* label;      // [N], in [0, K): where min_gd goes, what blind_walk leaves
   const int32_t* norm;       // [N], in [0, kNumNorms)
   float* distance;           // [N]
@@ -32,7 +32,7 @@ struct BoundaryTask {
   float gap;              // of min_gd: those nearer to their bound are not moved by an l1 step
   float lower, upper;
 
-  PYDRIFT_HD bool is_blind() const { return directions != nullptr; }
+  PYDRIFT_HD bool is_blind() const { return direction != nullptr; }
   int32_t values_per_image() const { return static_cast<int32_t>(program->input.size()); }
 };
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pydrift.errors import InputRefused
@@ -50,7 +51,7 @@ class LabelledImages:
         """SHA-256 of x and y (dtypes, shapes, bytes), computed when first asked for."""
         return tensors_digest({"x": self.x, "y": self.y})
 
-    def subset(self, indices: Tensor | Sequence[int]) -> LabelledImages:
+    def subset(self, indices: Tensor | NDArray[Any] | Sequence[int]) -> LabelledImages:
         """The images at `indices` (integers [M], or a boolean mask [N]), in that order; the class names stay."""
         chosen = torch.as_tensor(indices)
         chosen = chosen if chosen.dtype == torch.bool else chosen.long()

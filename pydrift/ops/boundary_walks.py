@@ -76,6 +76,10 @@ def min_gd(
     Ranges: N >= 0; max_steps in [0, 2^24); steps > 0; l1_coordinates >= 1; l1_gap >= 0; lower < upper, and the
     images between these. Tensors are contiguous and on one device.
 
+    Not finite: a walk that meets a logit that is not finite ends there, without a prediction; one whose gradient is not
+    finite ends with the prediction that it had. (On the CPU max-pooling prefers a number to a NaN, and the borders of a
+    convolution are zeros, which times an infinite weight are NaN.)
+
     Errors: ValueError with the argument's name, what it must be and what it is; also for a tensor that requires grad.
 
     Determinism: a walk depends on its own image, model, label and norm only, not on the other walks, their order or
@@ -152,9 +156,7 @@ def blind_walk(
     }
     _refuse_gradients("blind_walk", tensors)
     run = native_op("blind_walk", x.device) or reference_walks.blind_walk
-    return BoundaryWalks(
-        *run(*tensors.values(), program=list(program), max_steps=max_steps, lower=lower, upper=upper)
-    )
+    return BoundaryWalks(*run(*tensors.values(), program=list(program), max_steps=max_steps, lower=lower, upper=upper))
 
 
 def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """Walks to the decision boundary in plain torch, for any network, float dtype and device: what the operations mean."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -28,9 +29,11 @@ def min_gd(
     **options: Any,
 ) -> Walked:
     """See `pydrift.ops.min_gd`, whose arguments these are. Computes in the dtype of x."""
-    _check("min_gd", x, parameters, program, model=model, image=image, label=label, norm=norm)
+    _check("min_gd", x, parameters, program, options, model=model, image=image, label=label, norm=norm)
     walk = partial(min_gd_through, x=x, options=options)
-    return _by_model(parameters, program, model, lambda forward, rows: walk(forward, image[rows], label[rows], norm[rows]))
+    return _by_model(
+        parameters, program, model, lambda forward, rows: walk(forward, image[rows], label[rows], norm[rows])
+    )
 
 
 def blind_walk(
@@ -47,7 +50,7 @@ def blind_walk(
     **options: Any,
 ) -> Walked:
     """See `pydrift.ops.blind_walk`, whose arguments these are. Computes in the dtype of x."""
-    _check("blind_walk", x, parameters, program, model=model, image=image, label=label, norm=norm)
+    _check("blind_walk", x, parameters, program, options, model=model, image=image, label=label, norm=norm)
     _check_range("blind_walk", "direction", direction, len(directions))
     walk = partial(blind_walk_through, x=x, directions=directions, options=options)
     return _by_model(
@@ -97,7 +100,7 @@ def blind_walk_through(
             return forward(now), torch.zeros_like(now)
 
     def go(now: Tensor, gradient: Tensor, rows: Tensor, step: int) -> Tensor:
-        ahead = x[image[rows].long()] + (step + 1) * directions[direction[rows].long()]
+        ahead = x[image[rows].long()] + step * directions[direction[rows].long()]
         return ahead.clamp(options["lower"], options["upper"])
 
     return _walk(
@@ -115,13 +118,16 @@ def _walk(
     max_steps: int,
     stops: bool = True,
 ) -> Walked:
-    """Walks in blocks; each looks, and goes on while it has neither crossed nor (where it `stops`) come to a halt."""
+    """Walks in blocks; each looks, and goes on while it has neither crossed nor (where it `stops`) come to a halt.
+
+    go(now, gradient, rows, step): where they are after `step` steps.
+    """
     count = len(image)
     distance, steps = x.new_empty(count), torch.zeros(count, dtype=torch.int32, device=x.device)
     prediction = torch.zeros_like(steps)
     for rows in torch.arange(count, device=x.device).split(_BLOCK):
         start = x[image[rows].long()]
-        now = start.clone()
+        now = start.clone() if stops else go(start, start, rows, 0)
         for step in range(max_steps + 1):
             answer, gradient = look(now, rows)
             failed = ~answer.isfinite().all(1)
@@ -132,7 +138,7 @@ def _walk(
             ended = failed | there
             ahead = now
             if step < max_steps:
-                ahead = go(now, gradient, rows, step)
+                ahead = go(now, gradient, rows, step + 1)
                 if stops:
                     ended |= (ahead == now).flatten(1).all(1)
             else:
@@ -191,7 +197,8 @@ def _by_model(
     count = len(model)
     distance, steps, prediction = parameters.new_empty(count), torch.zeros_like(model), torch.zeros_like(model)
     for owner, rows in _rows_by_model(model):
-        numbers = parameters[owner]
+        with torch.inference_mode(False):  # of what the caller is in, autograd must know nothing
+            numbers = parameters[owner].clone()
         result = walk(lambda x, numbers=numbers: logits(x, program, numbers), rows)  # type: ignore[misc]
         distance[rows], steps[rows], prediction[rows] = result
     return distance, steps, prediction
@@ -202,13 +209,42 @@ def _rows_by_model(model: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield owner, (model == owner).nonzero()[:, 0]
 
 
-def _check(op: str, x: Tensor, parameters: Tensor, program: Sequence[int], **ids: Tensor) -> None:
+def _check(
+    op: str, x: Tensor, parameters: Tensor, program: Sequence[int], options: dict[str, Any], **ids: Tensor
+) -> None:
     probe = logits(x[:0], program, parameters.new_zeros(parameters.shape[1]))
     if not program or probe.ndim != 2:
         raise ValueError(f"{op}: program: must end in flat logits, one per class")
+    _check_options(op, **options)
     limits = {"model": len(parameters), "image": len(x), "label": probe.shape[1], "norm": 3}
     for name, values in ids.items():
         _check_range(op, name, values, limits[name])
+
+
+def _check_options(
+    op: str,
+    *,
+    max_steps: int,
+    lower: float,
+    upper: float,
+    linf_step: float = 1.0,
+    l2_step: float = 1.0,
+    l1_step: float = 1.0,
+    l1_coordinates: int = 1,
+    l1_gap: float = 0.0,
+) -> None:
+    """The defaults are for the walks that do not have them."""
+    steps = (linf_step, l2_step, l1_step)
+    if not 0 <= max_steps < 2**24:
+        raise ValueError(f"{op}: max_steps must be in [0, 2^24), got {max_steps}")
+    if not lower < upper:
+        raise ValueError(f"{op}: lower must be below upper, got {lower:g} and {upper:g}")
+    if not all(0 < step < math.inf for step in steps):
+        raise ValueError(f"{op}: steps must be finite and > 0, got {steps[0]:g}, {steps[1]:g} and {steps[2]:g}")
+    if not 1 <= l1_coordinates <= 2**24:
+        raise ValueError(f"{op}: l1_coordinates must be in [1, 2^24], got {l1_coordinates}")
+    if not 0 <= l1_gap < math.inf:
+        raise ValueError(f"{op}: l1_gap must be finite and >= 0, got {l1_gap:g}")
 
 
 def _check_range(op: str, name: str, ids: Tensor, limit: int) -> None:

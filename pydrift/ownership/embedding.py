@@ -56,4 +56,6 @@ def refuse_not_finite(distance: Tensor, image: Tensor) -> None:
     """InputRefused names the first image where a walk met logits or gradients that are not finite."""
     wrong = distance.isnan().nonzero()[:, 0]
     if len(wrong):
-        raise InputRefused(f"gives logits or gradients that are not finite on the way from image {int(image[wrong[0]])}")
+        raise InputRefused(
+            f"gives logits or gradients that are not finite on the way from image {int(image[wrong[0]])}"
+        )

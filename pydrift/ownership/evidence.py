@@ -9,12 +9,13 @@ Numpy and scipy only. Two kinds of evidence:
   far honest models depart from it, reference models say; how much two models agree by chance, independent ones.
 
 Independent models must not be among the reference models, nor share their images: all models from outside the
-references' data depart from these in one common direction, the victim and an honest suspect too.
+references' data depart from these in one common direction, the victim and an honest suspect too. And they stand for
+honest models of other people, who have other images, though they share what is left of the public ones: see `widening`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ Array = NDArray[np.float64]
 
 _CLIP = 2.0  # standard deviations: no single image, and no single walk, may decide
 _FLOOR = 0.25  # of the usual spread is added to each: with few reference models some come out too small by chance
+_PER_COMMON = 6  # reference models for each of their common directions that is taken out
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ def welch(private: Array, public: Array) -> Welch:
     parts = private.var(ddof=1) / len(private), public.var(ddof=1) / len(public)
     error = float(np.sqrt(sum(parts)))
     if error == 0:
-        return Welch(effect, effect, effect, float(np.sign(effect)) * np.inf if effect else 0.0, 0.5 - np.sign(effect) / 2)
+        return Welch(
+            effect, effect, effect, float(np.sign(effect)) * np.inf if effect else 0.0, 0.5 - np.sign(effect) / 2
+        )
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(private) - 1) + parts[1] ** 2 / (len(public) - 1))
     reach = float(stats.t.ppf(0.975, freedom)) * error
     return Welch(effect, effect - reach, effect + reach, effect / error, float(stats.t.sf(effect / error, freedom)))
@@ -77,10 +81,16 @@ class Departures:
     """How far models depart from what reference models say, image by image and answer by answer.
 
     centre, spread  float64 [N, E]: of the reference models' profiles
+    common          float64 [Q, N E], orthonormal: how reference models differ from each other above all
+
+    A model that is better, or surer of itself, than the references departs from them in much the same way as any other
+    such model, whatever each was trained on. So departures are centred, column by column, and the directions in which
+    the references themselves vary most are taken out.
     """
 
     centre: Array
     spread: Array
+    common: Array
 
     @classmethod
     def of(cls, references: Array) -> Departures:
@@ -88,23 +98,51 @@ class Departures:
         spread = references.std(axis=0, ddof=1)
         usual = np.sqrt((spread**2).mean(axis=0, keepdims=True))
         spread = np.sqrt(spread**2 + (_FLOOR * usual) ** 2)
-        return cls(references.mean(axis=0), np.where(spread > 0, spread, 1.0))
+        plain = cls(references.mean(axis=0), np.where(spread > 0, spread, 1.0), np.empty((0, references[0].size)))
+        rows = plain(references).reshape(len(references), -1)
+        values, vectors = np.linalg.eigh(rows @ rows.T)
+        kept = [k for k in range(len(rows) - len(rows) // _PER_COMMON, len(rows)) if values[k] > 1e-9 * values[-1]]
+        common = vectors[:, kept].T @ rows
+        return replace(plain, common=common / np.linalg.norm(common, axis=1, keepdims=True))
 
     def __call__(self, profile: Array) -> Array:
-        """[..., N, E] of profiles [..., N, E], in standard deviations and cut off at two of them."""
-        return np.clip((profile - self.centre) / self.spread, -_CLIP, _CLIP)
+        """[..., N, E] of profiles [..., N, E], in standard deviations and cut off at two of them before the rest."""
+        departed = np.clip((profile - self.centre) / self.spread, -_CLIP, _CLIP)
+        departed = departed - departed.mean(axis=-2, keepdims=True)
+        flat = departed.reshape(*departed.shape[:-2], -1)
+        freed: Array = (flat - (flat @ self.common.T) @ self.common).reshape(departed.shape)
+        return freed
 
 
 def agreement(victim: Array, other: Array) -> Array:
-    """The cosine of departures [..., N, E] of the victim and of other models, each column centred first: [...].
-
-    Centred, since a model that is surer of itself than others departs in the same direction everywhere, whatever it was
-    trained on. 0 where one departs nowhere.
-    """
-    victim, other = (part - part.mean(axis=-2, keepdims=True) for part in (victim, other))
+    """The cosine of departures [..., N, E] of the victim and of other models: [...]. 0 where one departs nowhere."""
     product = np.einsum("...ne,...ne->...", victim, other)
     size = np.sqrt(np.einsum("...ne,...ne->...", victim, victim) * np.einsum("...ne,...ne->...", other, other))
     result: Array = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
+    return result
+
+
+def widening(null: Array) -> float:
+    """By how much chance agreement spreads further than among independent models that share one pool of images.
+
+    null  departures [n, N, E] of independent models, of which 2 j and 2 j + 1 saw complementary halves of the pool
+
+    An honest suspect has images of its own. What a model owes to the images that it saw varies, among halves of one
+    pool, only half as much as among samples from outside, and the pool's own peculiarity, as large again, is in all of
+    them. How much of the models' spread is owed to images at all, r, the halves tell: what two complementary halves do
+    to a model is opposite. So the variance is 1 + 2 r times that within the pool.
+    """
+    departed = null - null.mean(axis=0)
+    opposite = -float((departed[0::2] * departed[1::2]).sum())
+    whole = float((departed**2).sum()) / 2
+    share = min(max(opposite / whole, 0.0), 1.0) if whole > 0 else 0.0
+    return float(np.sqrt(1 + 2 * share))
+
+
+def widened(null: Array, factor: float) -> Array:
+    """The values [n] with their distances from the mean that many times as large."""
+    mean = null.mean()
+    result: Array = mean + factor * (null - mean)
     return result
 
 
@@ -112,8 +150,8 @@ def bootstrap_interval(victim: Array, other: Array, repeats: int = 1000, seed: i
     """95 % percentile interval of the agreement of departures [N, E] over draws of the images with replacement."""
     random = np.random.Generator(np.random.Philox(seed))
     rows = random.integers(0, len(victim), (repeats, len(victim)))
-    drawn = [agreement(victim[chosen], other[chosen]) for chosen in rows]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    drawn = [agreement(victim[some], other[some]) for some in np.array_split(rows, 10)]  # bounds the memory
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -128,12 +166,19 @@ class SamplePoint:
 
 
 def p_by_samples(
-    victim: Array, suspects: Array, null: Array, counts: tuple[int, ...], repeats: int = 50, seed: int = 0
+    victim: Array,
+    suspects: Array,
+    references: Array,
+    null: Array,
+    counts: tuple[int, ...],
+    repeats: int = 50,
+    seed: int = 0,
 ) -> list[tuple[SamplePoint, ...]]:
-    """Of each suspect the calibrated p of its agreement from fewer images.
+    """Of each suspect the calibrated p of its agreement from fewer images, all else done as with all of them.
 
-    victim, suspects, null  departures [2 m, E], [S, 2 m, E] and [n, 2 m, E]: m private images first, then m public ones
-    counts                  of private images; those above m are left out
+    victim, suspects, references, null  profiles [2 m, E], [S, 2 m, E], [R, 2 m, E] and [n, 2 m, E]: m private images
+                                        first, then m public ones
+    counts                              of private images; those above m are left out
     """
     random = np.random.Generator(np.random.Philox(seed))
     half = len(victim) // 2
@@ -142,8 +187,11 @@ def p_by_samples(
         p = []
         for _ in range(1 if count == half else repeats):
             chosen = np.concatenate([random.permutation(half)[:count], half + random.permutation(half)[:count]])
-            chance = agreement(victim[chosen], null[:, chosen])
-            p.append([rank_p(value, chance) for value in agreement(victim[chosen], suspects[:, chosen])])
+            departures = Departures.of(references[:, chosen])
+            own = departures(victim[chosen])
+            honest = departures(null[:, chosen])
+            chance = widened(agreement(own, honest), widening(honest))
+            p.append([rank_p(value, chance) for value in agreement(own, departures(suspects[:, chosen]))])
         for curve, (low, median, high) in zip(curves, np.quantile(p, [0.25, 0.5, 0.75], axis=0).T, strict=True):
             curve.append(SamplePoint(count, float(low), float(median), float(high)))
     return [tuple(curve) for curve in curves]

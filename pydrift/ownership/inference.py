@@ -37,6 +37,7 @@ EMBEDDINGS: dict[str, Embedding] = {"min-gd": MinGd(), "blind-walk": BlindWalk()
 MIN_SAMPLES, MIN_INDEPENDENTS, MIN_REFERENCES = 5, 10, 8
 _CLASSES = 10  # nearest ones that distances are measured to
 _MODELS_AT_ONCE = 16  # that are made ready together
+_MUCH_BETTER = 0.1  # in accuracy on the public images that are asked about, which are few
 
 Model = nn.Module | LoadedModel | Subject | str | Path
 
@@ -70,13 +71,13 @@ def dataset_inference(
                   iterable of (x, y), or a source such as "cifar10:DIR"
     public        images of the same kind that the victim has not seen. Some are asked about; on the others, honest
                   models are trained: the more there are, the better
-    embedding     "min-gd" (white box), "blind-walk" (labels only, under 30,000 queries), or one with settings of your own
+    embedding     "min-gd" (white box), "blind-walk" (labels only, few queries), or one with settings of your own
     samples       private images that each suspect is asked about, and as many public ones
     fit_on        further images of each kind, at most, on which the confidence regressors learn from the victim
     independents  honest models that p is calibrated on; the least p is 1 / (independents + 1)
     references    honest models, of other images, that say what is usual
-    recipe        how to train these; default: the one recorded in the victim's file, else TrainingRecipe(). Each departs
-                  from it as honest models do (`TrainingRecipe.varied`)
+    recipe        how to train these; default: the one recorded in the victim's file, else TrainingRecipe(). Each
+                  departs from it as honest models do (`TrainingRecipe.varied`)
     train         or the user's own training, (x, y, seed) -> nn.Module of the victim's architecture
     work_dir      folder for finished models, so that a killed run goes on where it was
 
@@ -112,7 +113,7 @@ def dataset_inference(
         with clock("train honest models"):
             banks = [
                 train_shadows(
-                    owner, theirs.subset(pool), count, draw=Draw("subset", roles.drawn(len(ours))),
+                    owner, theirs.subset(pool), count, draw=Draw("halves"),
                     recipe=known or TrainingRecipe(), recipes="varied" if train is None else "same", train=train,
                     seed=derived_seed(seed, phase), device=device, progress=told,
                     work_dir=None if work_dir is None else Path(work_dir) / name,
@@ -138,25 +139,28 @@ def dataset_inference(
                 alpha=alpha,
                 seed=seed,
             )
+    of_owner = _result("victim", owner, asked, of_victim, judged.victim, shown)
+    results = tuple(
+        _result(name, accused[name], models[name], of_suspect, one, shown)
+        for (name, one), of_suspect in zip(judged.suspects.items(), of_suspects, strict=True)
+    )
     return OwnershipReport(
-        suspects=tuple(
-            _result(name, accused[name], models[name], of_suspect, one, shown)
-            for (name, one), of_suspect in zip(judged.suspects.items(), of_suspects, strict=True)
-        ),
-        victim=_result("victim", owner, asked, of_victim, judged.victim, shown),
+        suspects=results,
+        victim=of_owner,
         null=Null(
             references,
             independents,
             banks[1].plan.draw.describe(banks[1].plan.images),
             banks[1].accuracy,
             judged.null_agreement,
+            judged.widening,
         ),
         alpha=alpha,
         samples=samples,
         embedding=measure.title,
         private=ours.source,
         public=theirs.source,
-        reasons=tuple(_reasons(known, train, roles, len(ours))),
+        reasons=tuple(_reasons(owner, known, train, roles, len(ours), banks[1], (of_owner, *results))),
         provenance=OwnershipProvenance(
             pydrift=__version__,
             torch=torch.__version__,
@@ -172,7 +176,7 @@ def dataset_inference(
                 "fit_on": len(roles.private_fitted),
                 "recipe": banks[0].plan.own_training or asdict(banks[0].plan.recipe),
             },
-            paths={name: model.path for name, model in models.items()},
+            paths={"victim": asked.path, **{name: model.path for name, model in models.items()}},
             seconds=clock.seconds,
         ),
     )
@@ -194,6 +198,9 @@ def _check_settings(samples: int, fit_on: int, independents: int, references: in
     for name, (value, bound) in least.items():
         if value < bound:
             raise UsageError(f"{name} must be at least {bound}, got {value}")
+    for name, value in (("references", references), ("independents", independents)):
+        if value % 2:
+            raise UsageError(f"{name} are trained on complementary halves: an even number is needed, got {value}")
     if alpha * (independents + 1) < 1 - 1e-9:
         raise UsageError(
             f"with {independents} independent models no p is below 1/{independents + 1}; alpha {alpha:g} needs "
@@ -208,7 +215,9 @@ def _named(suspects: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
     if isinstance(suspects, Mapping):
         named = dict(suspects)
     else:
-        names = [Path(model).name if isinstance(model, str | Path) else f"suspect {k}" for k, model in enumerate(suspects)]
+        names = [
+            Path(model).name if isinstance(model, str | Path) else f"suspect {k}" for k, model in enumerate(suspects)
+        ]
         twice = sorted({name for name in names if names.count(name) > 1})
         names = [str(model) if name in twice else name for name, model in zip(names, suspects, strict=True)]
         named = dict(zip(names, suspects, strict=True))
@@ -286,15 +295,37 @@ def _result(
     )
 
 
-def _reasons(known: TrainingRecipe | None, train: Train | None, roles: Roles, private: int) -> Iterator[str]:
+def _reasons(
+    owner: Subject,
+    known: TrainingRecipe | None,
+    train: Train | None,
+    roles: Roles,
+    private: int,
+    honest: ShadowBank,
+    results: Sequence[SuspectResult],
+) -> Iterator[str]:
     """What a reader of the verdicts must know."""
     if not (known or train):
         yield (
-            "nothing says how the victim was trained, so the honest models were trained by pydrift's default recipe; the "
-            "less they resemble what an honest suspect would be, the less p means (pass recipe= or train=)"
+            "nothing says how the victim was trained, so the honest models were trained by pydrift's default recipe; "
+            "the less they resemble what an honest suspect would be, the less p means (pass recipe= or train=)"
         )
-    if (drawn := roles.drawn(private)) < private:
+    if owner.train_size is not None and owner.train_size != private:
+        yield (
+            f"the victim's file says that it was trained on {owner.train_size} images, but {private} private ones are "
+            "given: each of these must be one that it was trained on"
+        )
+    if (drawn := len(roles.independent_pool) // 2) < private:
         yield (
             f"each honest model saw {drawn} images and the victim {private}: with more public images they would "
             "resemble it more"
+        )
+    accuracy = [value for value in honest.accuracy if value is not None]
+    usual = float(np.quantile(accuracy, 0.9)) if accuracy else 1.0
+    better = [result.name for result in results if result.accuracy_public > usual + _MUCH_BETTER]
+    if better:
+        yield (
+            f"nine in ten honest models are right on at most {100 * usual:.0f} % of public images, fewer than "
+            f"{', '.join(better)}: a model that is better than the honest ones agrees with another such model a little "
+            "more than they do, whatever it was trained on"
         )

@@ -20,10 +20,13 @@ from pydrift.ownership.evidence import (
     p_by_samples,
     rank_p,
     welch,
+    widened,
+    widening,
 )
 from pydrift.ownership.result import INCONCLUSIVE, INDEPENDENT, STOLEN, Evidence
 
 SAMPLE_COUNTS = (2, 5, 10, 15, 20, 30, 40, 60, 80, 100)  # of private images, for p against their number
+_LARGEST_T = 1e6
 _CLEAR = 10  # a p above so many alphas: nothing speaks against independence
 
 
@@ -49,11 +52,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judgement:
-    """null_agreement: of every independent model."""
+    """null_agreement: of every independent model, `widening` times as far from their mean as it was found."""
 
     suspects: dict[str, Judged]
     victim: Judged
     null_agreement: tuple[float, ...]
+    widening: float
 
 
 def judge(
@@ -69,17 +73,20 @@ def judge(
 
     lesson   float64 [L, D]: features of the victim for other images; `private` bool [L] says which of them it has seen
     """
-    departures = Departures.of(_profiles(answers.references))
-    victim, null = departures(answers.victim.profile), departures(_profiles(answers.independents))
-    null_agreement = agreement(victim, null)
+    references, independents = _profiles(answers.references), _profiles(answers.independents)
+    departures = Departures.of(references)
+    victim = departures(answers.victim.profile)
+    honest = departures(independents)
+    factor = widening(honest)
+    null_agreement = widened(agreement(victim, honest), factor)
     fitted = [(kind.title, kind.fit(lesson, private)) for kind in regressors]
-    null_confidence = [_Corrected.of(regressor, answers) for _, regressor in fitted]
+    null_confidence = [_Corrected.of(regressor, answers, factor) for _, regressor in fitted]
     draws = derived_seed(seed, Phase.OWNERSHIP_DRAWS)
     everybody = [answers.victim, *answers.suspects.values()]
-    departed = departures(_profiles(everybody))
-    curves = p_by_samples(victim, departed, null, SAMPLE_COUNTS, seed=draws)
+    profiles = _profiles(everybody)
+    curves = p_by_samples(answers.victim.profile, profiles, references, independents, SAMPLE_COUNTS, seed=draws)
     judged = []
-    for one, departure, curve in zip(everybody, departed, curves, strict=True):
+    for one, departure, curve in zip(everybody, departures(profiles), curves, strict=True):
         value = float(agreement(victim, departure))
         low, high = bootstrap_interval(victim, departure, seed=draws)
         evidence = (
@@ -95,21 +102,23 @@ def judge(
         suspects=dict(zip(answers.suspects, judged[1:], strict=True)),
         victim=judged[0],
         null_agreement=tuple(float(value) for value in null_agreement),
+        widening=factor,
     )
 
 
 @dataclass(frozen=True)
 class _Corrected:
-    """Confidences from which the references' mean, image by image, is taken; t of Welch's test for every independent."""
+    """Confidences from which the references' mean, image by image, is taken; t of Welch's test for every independent,
+    widened."""
 
     usual: Array  # [2 m]
     null: Array  # [n]
 
     @classmethod
-    def of(cls, regressor: Regressor, answers: Answers) -> _Corrected:
+    def of(cls, regressor: Regressor, answers: Answers, factor: float) -> _Corrected:
         usual = np.mean([regressor(one.features) for one in answers.references], axis=0)
         null = [_t(regressor(one.features) - usual) for one in answers.independents]
-        return cls(usual, np.array(null))
+        return cls(usual, widened(np.array(null), factor))
 
 
 def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> Evidence:
@@ -128,8 +137,8 @@ def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> 
 
 
 def _t(scores: Array) -> float:
-    """Welch's t of m private and m public scores; one without spread is as far out as there is."""
-    return float(np.nan_to_num(welch(*np.split(scores, 2)).t))
+    """Welch's t of m private and m public scores; bounded, since there are scores without spread."""
+    return float(np.clip(welch(*np.split(scores, 2)).t, -_LARGEST_T, _LARGEST_T))
 
 
 def _z(value: float, null: Array) -> float:

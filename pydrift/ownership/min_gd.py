@@ -23,7 +23,7 @@ NORMS = ("linf", "l2", "l1")
 
 @dataclass(frozen=True)
 class MinGd:
-    """The distance to each of an image's `classes`, in three norms; the steps are the paper's (see `pydrift.ops.min_gd`).
+    """Distances to each of an image's `classes` in three norms; the steps are the paper's (see `pydrift.ops.min_gd`).
 
     features: the distances, of each norm in ascending order. profile: log(distance + the length of one step), class by
     class. A walk that has not arrived after `max_steps` counts as far as it came.

@@ -82,7 +82,8 @@ class Null:
     references, independents  how many; each half of the public images that are left has its own
     draw                      which images each was trained on
     accuracy                  of the independents, on images that they were not trained on
-    agreement                 of each independent model
+    agreement                 of each independent model, `widening` times as far from their mean as it was found: honest
+                              models of other people have other images (see pydrift.ownership.evidence.widening)
     """
 
     references: int
@@ -90,6 +91,7 @@ class Null:
     draw: str
     accuracy: tuple[float | None, ...]
     agreement: tuple[float, ...]
+    widening: float
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,12 @@ class OwnershipReport:
     reasons: tuple[str, ...]
     provenance: OwnershipProvenance
 
+    @property
+    def verdict(self) -> str:
+        """ "stolen" if any suspect is, else "inconclusive" if any is, else "independent"."""
+        found = {suspect.verdict for suspect in self.suspects}
+        return next((verdict for verdict in (STOLEN, INCONCLUSIVE) if verdict in found), INDEPENDENT)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
@@ -162,7 +170,7 @@ class OwnershipReport:
             raw = parse_strict_json(read_file(file, _MAX_BYTES))
             if raw.pop("schema_version") != SCHEMA_VERSION:
                 raise ValueError(f"not of schema version {SCHEMA_VERSION}")
-            null = {name: tuple(value) if isinstance(value, list) else value for name, value in raw["null"].items()}
+            null: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in raw["null"].items()}
             return cls(
                 **{
                     **raw,

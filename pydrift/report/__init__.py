@@ -2,6 +2,7 @@
 
 from pydrift.report.html import render_html
 from pydrift.report.membership import render_membership_html, render_membership_terminal
+from pydrift.report.ownership import render_ownership_html, render_ownership_terminal
 from pydrift.report.screening import render_screening_html, render_screening_terminal
 from pydrift.report.terminal import render_terminal
 
@@ -9,6 +10,8 @@ __all__ = [
     "render_html",
     "render_membership_html",
     "render_membership_terminal",
+    "render_ownership_html",
+    "render_ownership_terminal",
     "render_screening_html",
     "render_screening_terminal",
     "render_terminal",

@@ -20,12 +20,16 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from pydrift.membership.evaluation import AttackResult
+    from pydrift.ownership import Evidence
+    from pydrift.ownership.evidence import SamplePoint
     from pydrift.verdict import ClassVerdict
 
 BAR_WIDTH, BAR_HEIGHT = 240, 22
 STRIP_WIDTH, DOTS_HEIGHT = 620, 56
 ROC_EDGE, ROC_LEFT, ROC_LEGEND = 380, 56, 190
 P_HEIGHT, P_BINS = 160, 20
+FOREST_LEFT, FOREST_ROW = 90, 18
+CURVE_WIDTH, CURVE_HEIGHT, CURVE_LEFT = 200, 120, 48
 EDGE = (
     64  # gray images are shown about this many pixels wide: small ones scaled up by a whole factor, large ones reduced
 )
@@ -76,26 +80,9 @@ def null_strip(c: ClassVerdict) -> Markup:
     shown = span([*c.null, c.effect, *(c.interval or ())])
     x = _scale(shown, STRIP_WIDTH)
     base = 20 + DOTS_HEIGHT  # y of the axis
-
-    columns: dict[int, int] = {}
-    for value in c.null:
-        column = round(x(value) / 7)
-        columns[column] = columns.get(column, 0) + 1
-    step = min(7.0, (DOTS_HEIGHT - 8) / max(columns.values()))
-    # a dashed line with round caps and dashes of length 0 draws one dot every `step`: a column costs 20 bytes
-    dots = "".join(f"M{7 * column} {base - 5}v{-(count - 1) * step - 0.01:.2f}" for column, count in columns.items())
-
     at = x(c.effect)
     anchor = "start" if at < 70 else "end" if at > STRIP_WIDTH - 70 else "middle"
-    parts = [
-        f'<path class="axis" d="M0 {base}H{STRIP_WIDTH}"/>',
-        "".join(
-            f'<path class="axis" d="M{x(t):.1f} {base}v4"/>'
-            f'<text class="tick" x="{x(t):.1f}" y="{base + 16}">{_number(t)}</text>'
-            for t in _ticks(shown, 8)
-        ),
-        f'<path class="dots" stroke-dasharray="0 {step:.2f}" d="{dots}"/>',
-    ]
+    parts = [_strip(c.null, shown, base)]
     if c.interval is not None:
         low, high = x(c.interval[0]), x(c.interval[1])
         parts.append(f'<rect class="interval" x="{low:.1f}" y="20" width="{high - low:.1f}" height="{DOTS_HEIGHT}"/>')
@@ -103,6 +90,67 @@ def null_strip(c: ClassVerdict) -> Markup:
     parts.append(f'<text class="mark" x="{at:.1f}" y="12" text-anchor="{anchor}">new model {_number(c.effect)}</text>')
     shadows = f"{len(c.null)} shadows between {min(c.null):.2f} and {max(c.null):.2f}"
     return _svg(STRIP_WIDTH, base + 20, "".join(parts), f"{shadows}, new model at {c.effect:.2f}")
+
+
+def agreement_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evidence]], alpha: float) -> Markup:
+    """Each honest model's agreement with the victim as a dot, and above, on the same axis, the rows of the others.
+
+    A row is a label, a style of the style sheet and the evidence: a mark at its effect with the interval as a whisker.
+    Dashed: right of it p is at most alpha.
+    """
+    shown = span([*null, *(value for _, _, e in rows for value in (e.effect, e.low, e.high))])
+    x = _scale(shown, STRIP_WIDTH)
+    base = FOREST_ROW * len(rows) + 8 + DOTS_HEIGHT
+    parts = [_strip(null, shown, base)]
+    accused = sum((rank + 1) / (len(null) + 1) <= alpha for rank in range(len(null)))
+    if accused:
+        parts.append(f'<path class="limit" d="M{x(sorted(null)[-accused]):.1f} 0V{base}"/>')
+    for n, (label, style, evidence) in enumerate(rows):
+        middle = FOREST_ROW * n + FOREST_ROW // 2
+        parts.append(
+            f'<g class="{style}"><path class="whisker" d="M{x(evidence.low):.1f} {middle}H{x(evidence.high):.1f}"/>'
+            f'<path class="observed" d="M{x(evidence.effect):.1f} {middle - 6}v12"/></g>'
+            f'<text class="rate" x="-10" y="{middle + 4}">{label}</text>'
+        )
+    parts.append(f'<text class="rate" x="-10" y="{base - 2}">honest models</text>')
+    body = f'<g transform="translate({FOREST_LEFT} 0)">{"".join(parts)}</g>'
+    said = f"agreement with the victim: {len(null)} honest models between {min(null):.2f} and {max(null):.2f}"
+    said += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence in rows)
+    return _svg(FOREST_LEFT + STRIP_WIDTH + 8, base + 20, body, said)
+
+
+def p_curve(points: Sequence[SamplePoint], least: float, alpha: float) -> Markup:
+    """The median p, on a logarithmic axis from the `least` possible one to 1, against the number of revealed samples.
+
+    Shaded: between the quartiles. Dashed: alpha. `points` must not be empty.
+    """
+    most = points[-1].samples
+    y = _scale((0.0, math.log10(least) - 0.05), CURVE_HEIGHT)
+
+    def across(samples: int) -> float:
+        return CURVE_LEFT + CURVE_WIDTH * samples / most
+
+    def down(p: float) -> float:
+        return 8 + y(math.log10(min(max(p, least), 1)))
+
+    def line(corners: Iterable[tuple[int, float]]) -> str:
+        return "L".join(f"{across(samples):.1f} {down(p):.1f}" for samples, p in corners)
+
+    base, right = 8 + CURVE_HEIGHT, CURVE_LEFT + CURVE_WIDTH
+    band = [*((p.samples, p.low) for p in points), *((p.samples, p.high) for p in reversed(points))]
+    parts = [
+        f'<path class="axis" d="M{CURVE_LEFT} 8V{base}H{right}"/>',
+        f'<path class="limit" d="M{CURVE_LEFT} {down(alpha):.1f}H{right}"/>',
+        f'<path class="interval" d="M{line(band)}Z"/>',
+        f'<path class="curve" d="M{line((p.samples, p.median) for p in points)}"/>',
+    ]
+    for power in range(math.floor(-math.log10(least) + 1e-9) + 1):
+        at = down(10.0**-power) + 4
+        parts.append(f'<text class="rate" x="{CURVE_LEFT - 6}" y="{at:.1f}">{_number(10.0**-power)}</text>')
+    for samples in _ticks((0, most), 4):
+        parts.append(f'<text class="tick" x="{across(int(samples)):.1f}" y="{base + 16}">{_number(samples)}</text>')
+    said = f"median p {points[0].median:.3g} from {points[0].samples} samples, {points[-1].median:.3g} from {most}"
+    return _svg(right + 12, base + 20, "".join(parts), said)
 
 
 def roc_figure(attacks: Sequence[AttackResult], strongest: AttackResult, members: int, non_members: int) -> Markup:
@@ -187,6 +235,25 @@ def picture(image: NDArray[np.float32]) -> Picture:
 def _svg(width: int, height: int, body: str, label: str | None = None) -> Markup:
     said = f'role="img" aria-label="{label}"' if label else 'aria-hidden="true"'
     return Markup(f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" {said}>{body}</svg>')
+
+
+def _strip(values: Sequence[float], shown: Span, base: int) -> str:
+    """An axis of `shown` at y = base, each of the values as a dot above it; dots of nearly the same are stacked."""
+    x = _scale(shown, STRIP_WIDTH)
+    columns: dict[int, int] = {}
+    for value in values:
+        column = round(x(value) / 7)
+        columns[column] = columns.get(column, 0) + 1
+    step = min(7.0, (DOTS_HEIGHT - 8) / max(columns.values()))
+    # a dashed line with round caps and dashes of length 0 draws one dot every `step`: a column costs 20 bytes
+    dots = "".join(f"M{7 * column} {base - 5}v{-(count - 1) * step - 0.01:.2f}" for column, count in columns.items())
+    ticks = "".join(
+        f'<path class="axis" d="M{x(t):.1f} {base}v4"/>'
+        f'<text class="tick" x="{x(t):.1f}" y="{base + 16}">{_number(t)}</text>'
+        for t in _ticks(shown, 8)
+    )
+    axis = f'<path class="axis" d="M0 {base}H{STRIP_WIDTH}"/>{ticks}'
+    return f'{axis}<path class="dots" stroke-dasharray="0 {step:.2f}" d="{dots}"/>'
 
 
 def _scale(shown: Span, width: int) -> Callable[[float], float]:

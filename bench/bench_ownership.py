@@ -1,0 +1,181 @@
+"""Dataset inference on real thefts: who is found out, with how few private images, and who is accused wrongly.
+
+For each seed a victim is trained, and stolen in every way of _ownership_suspects.py; independent suspects, of which a
+third have the victim's recipe, a third another recipe and a third another architecture, are shared by all seeds. All
+are judged by `pydrift.ownership.dataset_inference`, by both embeddings.
+
+    python bench/bench_ownership.py --data cifar10:DIR --work DIR [--seeds N] [--json FILE] [--quick]
+
+Models are kept in --work, so that a killed run goes on. With --quick: digits, one seed, few honest models.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _harness import machine
+from _ownership_suspects import INDEPENDENT, STOLEN, Model, accuracy, independents, suspects, train_all, victim
+from _ownership_world import World
+
+from pydrift.membership.metrics import clopper_pearson
+from pydrift.ownership import OwnershipReport, SuspectResult, dataset_inference
+from pydrift.progress import for_terminal
+from pydrift.store import check_writable, tensors_digest, write_json
+from pydrift.subject import Subject
+
+ALPHA = 0.01
+SAMPLES = {"min-gd": 20, "blind-walk": 60}
+TESTS = ("agreement", "confidence: perceptron", "confidence: logistic regression")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits", help="digits or cifar10:DIR")
+    parser.add_argument("--work", type=Path, required=True, help="folder for finished models")
+    parser.add_argument("--seeds", type=int, default=5, help="victims")
+    parser.add_argument("--honest", type=int, default=100, help="independent models that p is calibrated on")
+    parser.add_argument("--workers", type=int, default=2, help="processes that train suspects")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.data, options.seeds = "digits", 1
+    return options
+
+
+def main() -> int:
+    options = arguments()
+    if options.json is not None:
+        check_writable(options.json)
+    worlds = [World(options.data, seed) for seed in range(options.seeds)]
+    for name in train_all(worlds, options.work / "suspects", options.workers):
+        print(f"trained {name}", file=sys.stderr)
+    rows = []
+    for world in worlds:
+        rows += list(judged(world, options))
+        if options.json is not None:  # as they come: a long run may be killed
+            write_json(options.json, {"machine": machine(torch.device("cpu")), "rows": rows})
+    for embedding in SAMPLES:
+        of_embedding = [row for row in rows if row["embedding"] == embedding]
+        print(f"\n{embedding}, {SAMPLES[embedding]} private samples, {options.seeds} victims")
+        print_table(of_embedding)
+    return 0
+
+
+def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for each suspect and embedding."""
+    work = options.work / "suspects"
+    owner = victim(world, work)
+    accused = suspects(world, work)
+    accused |= {f"independent-{k}": model for k, model in enumerate(independents(world, work, INDEPENDENT))}
+    found = {name: accuracy(world, owner, model) for name, model in accused.items()}
+    for embedding, samples in SAMPLES.items():
+        report = dataset_inference(
+            subject(world, owner),
+            {name: subject(world, model) for name, model in accused.items()},
+            world.images.subset(torch.from_numpy(world.private)),
+            world.images.subset(torch.from_numpy(world.public)),
+            embedding=embedding,
+            samples=samples,
+            independents=options.honest,
+            alpha=max(ALPHA, 1 / (options.honest + 1)),
+            work_dir=options.work / "honest",
+            progress=for_terminal(),
+        )
+        for result in report.suspects:
+            model = accused[result.name]
+            yield {
+                "embedding": embedding,
+                "seed": world.seed,
+                "suspect": result.name,
+                "variant": model.variant,
+                "test_accuracy": found[result.name].test,
+                "private_accuracy": found[result.name].private,
+                "same_answers": found[result.name].agreement,
+                **figures(result, report),
+            }
+
+
+def subject(world: World, model: Model) -> Subject:
+    digest = tensors_digest(model.module.state_dict())
+    return Subject(model.module, model.kind, digest, model.arch, world.setting.recipe, len(model.trained_on))
+
+
+def figures(result: SuspectResult, report: OwnershipReport) -> dict[str, Any]:
+    return {
+        "verdict": result.verdict,
+        "p": result.p,
+        "queries": result.queries,
+        "evidence": {one.name: {k: v for k, v in vars(one).items() if k != "name"} for one in result.evidence},
+        "by_samples": [vars(point) for point in result.by_samples],
+        "seconds": report.provenance.seconds,
+    }
+
+
+# ---- The table
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    print(
+        f"{'suspect':32}{'test':>6}{'same':>6}  {'agreement':>10}{'z':>6}{'largest p':>10}{'p <= .01':>9}{'samples':>8}"
+        f"  {'perceptron':>11}{'p':>8}{'p cal.':>8}  {'logistic':>9}{'p':>8}{'p cal.':>8}"
+    )
+    for kind in STOLEN:
+        print_row(kind, [row for row in rows if row["suspect"] == kind])
+    honest = [row for row in rows if row["suspect"].startswith("independent")]
+    for variant in sorted({row["variant"] for row in honest}):
+        print_row(f"independent, {variant}", [row for row in honest if row["variant"] == variant])
+    print("\nwrong claims among independent suspects, at p <= .01 (95 % interval):")
+    for test in TESTS:
+        for name in ("p_calibrated", "p_welch", "p_harmonic"):
+            values = [row["evidence"][test][name] for row in honest]
+            if values[0] is not None:
+                wrong, (low, high) = claims(values)
+                print(f"  {test:32}{name:14}{wrong:4} of {len(values)}  {100 * low:.1f} to {100 * high:.1f} %")
+    queries = [row["queries"] for row in rows]
+    print(f"queries per suspect: {min(queries)} to {max(queries)}")
+
+
+def claims(p: list[float]) -> tuple[int, tuple[float, float]]:
+    wrong = sum(value <= ALPHA for value in p)
+    low, high = clopper_pearson(wrong, len(p))
+    return wrong, (float(low), float(high))
+
+
+def print_row(name: str, rows: list[dict[str, Any]]) -> None:
+    def mean(values: Iterable[float]) -> float:
+        return statistics.mean(values)
+
+    def of(test: str, figure: str) -> list[float]:
+        return [row["evidence"][test][figure] for row in rows]
+
+    agreement, *confidences = TESTS
+    p = of(agreement, "p_calibrated")
+    needed = [enough(row) for row in rows]
+    few = "-" if any(n is None for n in needed) else str(max(n for n in needed if n is not None))
+    line = f"{name:32}{mean(r['test_accuracy'] for r in rows):6.3f}{mean(r['same_answers'] for r in rows):6.3f}  "
+    line += f"{mean(of(agreement, 'effect')):10.3f}{mean(of(agreement, 'z')):6.1f}{max(p):10.4f}"
+    line += f"{sum(value <= ALPHA for value in p):5}/{len(p):3}{few:>8}"
+    for test in confidences:
+        line += f"  {mean(of(test, 'effect')):+9.3f}{np.median(of(test, 'p_welch')):10.4f}"
+        line += f"{np.median(of(test, 'p_calibrated')):8.3f}"
+    print(line)
+
+
+def enough(row: Mapping[str, Any]) -> int | None:
+    """The fewest private samples from which on the median p stays at or below ALPHA; None: never."""
+    found = None
+    for point in reversed(row["by_samples"]):
+        if point["median"] > ALPHA:
+            break
+        found = point["samples"]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

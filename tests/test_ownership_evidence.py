@@ -1,0 +1,301 @@
+"""The statistics of dataset inference: against scipy and simulations of which the truth is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pydrift.ownership.confidence import CONFIDENCES, Standardise
+from pydrift.ownership.embedding import Embedded
+from pydrift.ownership.evidence import (
+    Departures,
+    agreement,
+    bootstrap_interval,
+    harmonic_mean_p,
+    p_by_samples,
+    rank_p,
+    welch,
+    widened,
+    widening,
+)
+from pydrift.ownership.judge import Answers, judge
+from pydrift.ownership.result import INCONCLUSIVE, INDEPENDENT, STOLEN
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+# ---- Confidence
+
+
+def test_welch_is_scipys():
+    a, b = rng(1).normal(0.3, 1, 40), rng(2).normal(0, 2, 25)
+    ours, theirs = welch(a, b), stats.ttest_ind(a, b, equal_var=False, alternative="greater")
+    both = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    assert (ours.t, ours.p) == pytest.approx((theirs.statistic, theirs.pvalue))
+    assert (ours.low, ours.high) == pytest.approx((both.low, both.high))
+    assert ours.effect == pytest.approx(a.mean() - b.mean())
+
+
+@pytest.mark.parametrize(("a", "b", "p"), [(1.0, 0.0, 0.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.5)])
+def test_welch_without_spread(a, b, p):
+    assert welch(np.full(5, a), np.full(5, b)).p == p
+
+
+def test_a_harmonic_mean_of_p_values_is_no_p_value():
+    """It is below 5 % more often than in 5 % of cases where nothing is there to be found: why it is only reported."""
+    found = [harmonic_mean_p(*rng(k).normal(size=(2, 60)), repeats=30) for k in range(400)]
+    assert stats.binomtest(sum(p <= 0.05 for p in found), len(found), 0.05, alternative="greater").pvalue < 1e-3
+
+
+@pytest.mark.parametrize("kind", CONFIDENCES)
+def test_regressors_learn_what_private_images_look_like(kind):
+    private = np.arange(200) < 100
+    lesson = rng().normal(size=(200, 6)) + private[:, None] * [1.5, 0, 0, 0.5, 0, 0]
+    regressor = CONFIDENCES[kind].fit(lesson, private)
+    fresh = rng(1).normal(size=(400, 6)) + (np.arange(400) < 200)[:, None] * [1.5, 0, 0, 0.5, 0, 0]
+    scores = regressor(fresh)
+    assert welch(scores[:200], scores[200:]).p < 1e-12
+    again = CONFIDENCES[kind].fit(lesson, private)(fresh)
+    assert np.array_equal(scores, again)
+    assert np.array_equal(regressor(fresh[:7]), scores[:7])
+
+
+def test_the_perceptron_is_the_papers_and_leaves_the_global_generator_alone():
+    import torch
+
+    before = torch.random.get_rng_state()
+    scores = CONFIDENCES["perceptron"].fit(rng().normal(size=(40, 3)), np.arange(40) < 20)(rng(1).normal(size=(9, 3)))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (np.abs(scores) <= 1).all()  # tanh
+
+
+def test_columns_without_spread_are_left_alone():
+    rows = np.column_stack([np.full(5, 3.0), np.arange(5.0)])
+    assert np.allclose(Standardise(rows)(rows)[:, 0], 0)
+
+
+def test_rows_are_images_and_what_mixing_them_does():
+    """The published notebook's rows, `x.T.reshape(N, 30)` of distances [N, 10 classes, 3 norms], are 30 images each.
+
+    Here private images lie further from all classes, each in its own degree. Mixed rows average that degree away: ten
+    of them stand for up to 300 images, and every image is in the regressor's half and in the half that is tested.
+    """
+    images, classes, norms = 300, 10, 3
+    degree = rng().normal(size=images) + 0.5 * (np.arange(images) < images // 2)
+    distance = degree[:, None, None] + 0.1 * rng(1).normal(size=(images, classes, norms))
+    seen, unseen = distance[: images // 2], distance[images // 2 :]
+    number = np.broadcast_to(np.arange(images // 2)[:, None, None], seen.shape)
+
+    def mixed(x):
+        return x.T.reshape(len(x), classes * norms)
+
+    def as_described(x):
+        return x.reshape(len(x), classes * norms)
+
+    assert len(np.unique(mixed(number)[0])) == 30
+    assert (as_described(number) == np.arange(images // 2)[:, None]).all()
+    first, second = np.split(mixed(number), 2)
+    assert len(np.intersect1d(first, second)) == images // 2  # every image is in both halves
+
+    def p_of(rows):
+        draws = [rng(k).permutation(images // 2)[:10] for k in range(100)]
+        return np.median([welch(rows(seen).mean(1)[d], rows(unseen).mean(1)[d]).p for d in draws])
+
+    assert p_of(as_described) > 0.05  # ten images say little
+    assert p_of(mixed) < 1e-3  # what passes for ten says much
+
+
+# ---- Calibration
+
+
+def test_rank_p_counts_those_as_far_out():
+    null = np.array([0.1, 0.2, 0.3])
+    assert [rank_p(v, null) for v in (0.4, 0.3, 0.15, 0.0)] == [0.25, 0.5, 0.75, 1.0]
+
+
+def models(seed, count, images=40, columns=6, noise=1.0, shared=None, common=0.0):
+    """Profiles [count, images, columns] of models that depart at random, `shared` being in all of them."""
+    profiles = noise * rng(seed).normal(size=(count, images, columns)) + common
+    return profiles if shared is None else profiles + shared
+
+
+def test_agreement_finds_what_was_taken_over():
+    own = rng(5).normal(size=(40, 6))
+    departures = Departures.of(models(1, 24))
+    victim = departures(own)
+    honest, thief = agreement(victim, departures(models(2, 99))), departures(models(3, 1, shared=0.6 * own))
+    assert rank_p(float(agreement(victim, thief)[0]), honest) == 0.01
+    assert agreement(victim, victim) == pytest.approx(1)
+    low, high = bootstrap_interval(victim, thief[0])
+    assert low < agreement(victim, thief)[0] < high
+
+
+def test_being_surer_of_everything_is_no_agreement():
+    """The victim and an honest suspect are surer than the references wherever one asks: a common shift."""
+    departures = Departures.of(models(1, 24))
+    victim = departures(models(2, 1, common=1.0)[0])
+    honest, surer = (agreement(victim, departures(models(3, 99, common=common))) for common in (0.0, 1.0))
+    assert abs(surer.mean() - honest.mean()) < 0.02
+    raw = [models(seed, 99, common=common) / departures.spread for seed, common in ((3, 0.0), (4, 1.0))]
+    own = models(2, 1, common=1.0)[0] / departures.spread
+    uncentred = [agreement(own, profiles - departures.centre).mean() for profiles in raw]
+    assert uncentred[1] > uncentred[0] + 0.3
+
+
+def test_how_references_differ_is_no_agreement():
+    """Some models are better than others, the references too, and so are the victim and an honest suspect."""
+    better = rng(30).normal(size=(40, 6))
+    references = models(1, 24) + rng(31).normal(size=(24, 1, 1)) * better
+    departures = Departures.of(references)
+    victim, suspects = departures(models(2, 1, shared=2 * better)[0]), departures(models(4, 60, shared=2 * better))
+    assert abs(agreement(victim, suspects).mean()) < 0.25  # 24 references tell their common direction to about 4 %
+    blunt = replace(departures, common=departures.common[:0])
+    victim, suspects = (blunt(models(seed, n, shared=2 * better)) for seed, n in ((2, 1), (4, 60)))
+    assert agreement(victim[0], suspects).mean() > 0.5
+
+
+def test_honest_models_must_not_share_the_references_images():
+    """All models from outside the references' data depart from it together: among such models p is uniform, and a rank
+    among models of the references' own data would accuse."""
+    pool, outside = rng(11).normal(size=(2, 40, 6)) * 0.7
+    references = models(1, 24, shared=pool)
+    departures = Departures.of(references)
+    victim, suspects = departures(models(2, 1, shared=outside)[0]), departures(models(3, 200, shared=outside * 0))
+    same_pool = agreement(victim, departures(models(4, 99, shared=pool)))
+    other_pool = agreement(victim, departures(models(5, 99, shared=outside * 0)))
+    found = agreement(victim, suspects)
+    assert np.mean([rank_p(v, same_pool) <= 0.05 for v in found]) > 0.5
+    assert np.mean([rank_p(v, other_pool) <= 0.05 for v in found]) < 0.12
+
+
+def test_p_is_uniform_among_honest_models():
+    departures = Departures.of(models(1, 24))
+    victim = departures(models(2, 1)[0])
+    p = []
+    for k in range(400):
+        found = agreement(victim, departures(models(100 + k, 50)))
+        p.append(rank_p(float(found[0]), found[1:]))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def halves(seed, count, data, noise):
+    """Departures [count, 40, 6] of models that saw complementary halves of one pool, whose images weigh `data`."""
+    pool = rng(seed).normal(size=(60, 40, 6)) * data
+    found = []
+    for k in range(0, count, 2):
+        order = rng(seed + 1 + k).permutation(60)
+        found += [pool[order[:30]].sum(0), pool[order[30:]].sum(0)]
+    return np.array(found) + noise * rng(seed + 500).normal(size=(count, 40, 6))
+
+
+def test_what_is_owed_to_images_spreads_further_outside_the_pool():
+    """The factor makes of the spread within a pool that of models with images of their own, about the pool's mean."""
+    for data, noise in ((0.3, 0.0), (0.2, 1.0), (0.0, 1.0)):
+        within = halves(7, 60, data, noise)
+        expected = np.sqrt((1.5 * 30 * data**2 * 2 / 2 + noise**2) / (0.5 * 30 * data**2 + noise**2))
+        assert widening(within) == pytest.approx(expected, abs=0.08)
+        factor = widening(within)
+        direction = rng(8).normal(size=(40, 6))
+        distances = []
+        for k in range(60):  # of models with 30 images of their own, to the mean of models of a pool of their own
+            alone = rng(3000 + k).normal(size=(30, 40, 6)).sum(0) * data + noise * rng(4000 + k).normal(size=(40, 6))
+            distances.append(((alone - halves(9000 + 600 * k, 12, data, noise).mean(0)) * direction).sum())
+        inside = ((within - within.mean(0)) * direction).sum((1, 2))
+        assert factor * inside.std() == pytest.approx(np.std(distances), rel=0.35)
+
+
+def test_widened_about_the_mean():
+    assert np.allclose(widened(np.array([1.0, 2.0, 6.0]), 2.0), [-1, 1, 9])
+    assert widening(np.zeros((4, 3, 2))) == 1
+
+
+def test_no_single_image_decides():
+    departures = Departures.of(models(1, 24))
+    wild = models(2, 1)[0]
+    wild[7] = 1e6
+    wilder = wild.copy()
+    wilder[7] = 1e12
+    assert np.array_equal(departures(wild), departures(wilder))
+    assert np.abs(departures(wild)).max() < 4
+
+
+def test_constant_answers_agree_with_nobody():
+    departures = Departures.of(np.ones((8, 5, 3)))
+    assert np.array_equal(agreement(departures(np.ones((5, 3))), departures(np.ones((4, 5, 3)))), np.zeros(4))
+
+
+def test_p_by_samples_ends_at_the_p_of_all():
+    own = rng(5).normal(size=(40, 6))
+    departures = Departures.of(models(1, 24))
+    victim, honest = departures(own), departures(models(2, 100))
+    null = widened(agreement(victim, honest), widening(honest))
+    suspects = models(3, 2, shared=0.5 * own)
+    curves = p_by_samples(own, suspects, models(1, 24), models(2, 100), (2, 5, 20, 80))
+    for curve, suspect in zip(curves, departures(suspects), strict=True):
+        assert [point.samples for point in curve] == [2, 5, 20]
+        last = curve[-1]
+        assert last.low == last.median == last.high == rank_p(float(agreement(victim, suspect)), null)
+        assert curve[0].median > curve[-1].median
+        assert all(point.low <= point.median <= point.high for point in curve)
+
+
+# ---- Verdicts
+
+
+def embedded(profile, shift=0.0):
+    """Features say what the profile says, and private images (the first half) are `shift` further away."""
+    features = profile + shift * (np.arange(len(profile)) < len(profile) // 2)[:, None]
+    return Embedded(features, profile, queries=len(profile))
+
+
+def judged(suspects, alpha=0.01, independents=100):
+    own = rng(5).normal(size=(40, 6))
+    answers = Answers(
+        victim=embedded(own, 1.0),
+        suspects={name: embedded(profile, shift) for name, (profile, shift) in suspects.items()},
+        references=[embedded(profile) for profile in models(1, 24)],
+        independents=[embedded(profile) for profile in models(2, independents)],
+    )
+    private = np.arange(120) < 60
+    lesson = rng(9).normal(size=(120, 6)) + private[:, None]
+    return judge(answers, lesson=lesson, private=private, regressors=list(CONFIDENCES.values()), alpha=alpha, seed=3)
+
+
+def test_verdicts_and_evidence():
+    own = rng(5).normal(size=(40, 6))
+    result = judged(
+        {
+            "thief": (models(3, 1, shared=0.7 * own)[0], 1.0),
+            "honest": (models(21, 1)[0], 0.0),
+            "seen": (models(22, 1)[0], 1.5),
+        }
+    )
+    thief, honest, seen = result.suspects.values()
+    assert (thief.verdict, result.victim.verdict) == (STOLEN, STOLEN)
+    assert honest.verdict != STOLEN
+    assert [one.name for one in thief.evidence] == [
+        "agreement",
+        "confidence: perceptron",
+        "confidence: logistic regression",
+    ]
+    assert (thief.evidence[0].p_welch, thief.evidence[0].p_harmonic) == (None, None)
+    for one in seen.evidence[1:]:  # knows the private images, but shares nothing else with the victim
+        assert one.p_calibrated == pytest.approx(1 / 101)
+        assert one.p_welch < 1e-3
+        assert one.low < one.effect < one.high
+    assert len(result.null_agreement) == 100
+    assert result.victim.evidence[0].effect == pytest.approx(1)
+
+
+def test_between_stolen_and_independent_there_is_a_doubt():
+    cases = {f"s{k}": (models(100 + k, 1)[0], 0.0) for k in range(60)}
+    result = judged(cases)
+    for one in result.suspects.values():
+        p = one.evidence[0].p_calibrated
+        expected = STOLEN if p <= 0.01 else INDEPENDENT if p > 0.1 else INCONCLUSIVE
+        assert one.verdict == expected
+        assert bool(one.reasons) == (one.verdict == INCONCLUSIVE)
+    assert {one.verdict for one in result.suspects.values()} >= {INDEPENDENT, INCONCLUSIVE}
