@@ -152,7 +152,7 @@ import numpy as np
 import torch
 from pydrift import TrainingRecipe
 from pydrift.arch import build, lower
-from pydrift.ops import invert, shadow_moments, shadow_statistics
+from pydrift.ops import blind_walk, invert, min_gd, shadow_moments, shadow_statistics
 from pydrift.training import native_program, train_many
 
 for arch in ("mlp:1x9x7:33-17:5", "convnet:3x11x9:5,18:19:4"):
@@ -166,6 +166,13 @@ for arch in ("mlp:1x9x7:33-17:5", "convnet:3x11x9:5,18:19:4"):
            upper=1.0, confidence_threshold=0.9, patience=2)
     torch.cuda.synchronize()
     assert x.isfinite().all()
+    image = torch.arange(37, dtype=torch.int32).cuda()
+    walks = {"x": x, "parameters": parameters, "model": ids[0], "image": image, "label": ids[1], "norm": image % 3,
+             "program": model.program(), "max_steps": 3}
+    steps = {"linf_step": 0.02, "l2_step": 0.1, "l1_step": 0.1, "l1_coordinates": 7, "l1_gap": 0.01}
+    walked = min_gd(**walks, **steps), blind_walk(directions=0.1 - x / 5, direction=image.flip(0), **walks)
+    torch.cuda.synchronize()
+    assert all(walk.distance.isfinite().all() for walk in walked)
     parameters = torch.stack([model.parameters()] * 5).cuda()
     statistics = shadow_statistics(x, parameters, ids[1], program=model.program())
     moments = shadow_moments(x, parameters, ids[1], torch.rand(5, 37).cuda() < 0.5, program=model.program())

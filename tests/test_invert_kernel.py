@@ -97,6 +97,7 @@ NETWORKS = {
         [*affine(3), *conv(3, 4), *RELU, *affine(4), *RELU, *FLATTEN, *affine(168), *RELU, *linear(168, 5), *RELU],
     ),
     "pooled logits": ((1, 6, 6), [*conv(1, 5), *RELU, *max_pool(2, 2), *FLATTEN]),
+    "nothing": ((1, 2, 3), FLATTEN),
     "relu first": ((2, 5, 5), [*RELU, *max_pool(2, 2), *RELU, *FLATTEN, *RELU, *linear(8, 3), *affine(3)]),
 }
 
@@ -142,7 +143,7 @@ class Task(ctypes.Structure):
 
 
 class Shape(ctypes.Structure):
-    """InvertShape of csrc/invert/invert_launch.h."""
+    """TeamShape of csrc/arch/team_launch.h."""
 
     _fields_ = (
         ("num_slots", ctypes.c_int32),

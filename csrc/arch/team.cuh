@@ -79,4 +79,19 @@ struct Team {
   }
 };
 
+// The team that a block is, of any number of whole warps. Its memory is 0: the borders, and what no pass ever writes,
+// stay so. workspace: [T, workspace_size]
+__device__ inline Team begin_team(float* workspace, int64_t workspace_size, int64_t shared_size) {
+  Team team{};
+  team.rank = cluster_rank(), team.num_ranks = cluster_size();
+  team.thread = static_cast<int32_t>(threadIdx.x), team.num_threads = static_cast<int32_t>(blockDim.x);
+  team.shared = dynamic_shared();
+  team.workspace = workspace + blockIdx.x * workspace_size;
+  team.workspace_size = workspace_size;
+  for (int64_t i = team.thread; i < shared_size; i += team.num_threads) team.shared[i] = 0.0f;
+  for (int64_t i = team.thread; i < workspace_size; i += team.num_threads) team.workspace[i] = 0.0f;
+  team.sync_cluster();
+  return team;
+}
+
 }  // namespace pydrift

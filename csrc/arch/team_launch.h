@@ -7,6 +7,15 @@
 
 namespace pydrift {
 
+// What decides how the work is cut up. No result depends on it.
+struct TeamShape {
+  int32_t num_slots;     // of a team
+  int32_t num_threads;   // of a team
+  int32_t cluster_size;  // teams that divide the linear layers of a model among them
+  int32_t max_clusters;  // that run at once
+  int64_t shared_limit;  // floats of shared memory that a team may use
+};
+
 // Clusters pay where the weights of the linear layers are too many for each multiprocessor to read them at each step.
 // most_samples: of one model.
 inline int32_t cluster_size_for(const Program& program, int64_t most_samples) {

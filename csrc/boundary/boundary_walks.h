@@ -47,19 +47,19 @@ inline BoundaryTask walk_task(const Program& program, const Tensor& x, const Ten
 }
 
 // The task done, into tensors of its own.
-template <void (*kRun)(const char* op, const BoundaryTask&)>
+template <void (*kRun)(const BoundaryTask&, const char* op, int32_t device_index)>
 std::tuple<Tensor, Tensor, Tensor> finish_walks(const char* op, BoundaryTask& task, const Tensor& x) {
   const Tensor distance = torch::stable::new_empty(x, {task.num_walks});
   const Tensor steps = torch::stable::new_empty(x, {task.num_walks}, ScalarType::Int);
   const Tensor prediction = torch::stable::new_empty(x, {task.num_walks}, ScalarType::Int);
   task.distance = distance.mutable_data_ptr<float>(), task.steps = steps.mutable_data_ptr<int32_t>();
   task.prediction = prediction.mutable_data_ptr<int32_t>();
-  if (task.num_walks > 0) kRun(op, task);
+  if (task.num_walks > 0) kRun(task, op, x.get_device_index());
   return {distance, steps, prediction};
 }
 
 // The boxed functions of a device: kRun does the work on checked arguments.
-template <void (*kRun)(const char* op, const BoundaryTask&)>
+template <void (*kRun)(const BoundaryTask&, const char* op, int32_t device_index)>
 std::tuple<Tensor, Tensor, Tensor> min_gd(const Tensor x, const Tensor parameters, const Tensor model,
                                           const Tensor image, const Tensor label, const Tensor norm,
                                           std::vector<int64_t> program_codes, int64_t max_steps, double linf_step,
@@ -84,7 +84,7 @@ std::tuple<Tensor, Tensor, Tensor> min_gd(const Tensor x, const Tensor parameter
   return finish_walks<kRun>(op, task, x);
 }
 
-template <void (*kRun)(const char* op, const BoundaryTask&)>
+template <void (*kRun)(const BoundaryTask&, const char* op, int32_t device_index)>
 std::tuple<Tensor, Tensor, Tensor> blind_walk(const Tensor x, const Tensor directions, const Tensor parameters,
                                               const Tensor model, const Tensor image, const Tensor direction,
                                               const Tensor label, const Tensor norm,

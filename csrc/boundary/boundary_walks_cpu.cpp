@@ -37,12 +37,12 @@ class Scratch {
   Memory memory_;
 };
 
-void run_cpu(const char* op, const BoundaryTask& task) {
+void run_cpu(const BoundaryTask& task, const char* op, int32_t /*device_index*/) {
   check_range(op, "model", task.model, task.num_walks, task.num_models);
   check_range(op, "image", task.image, task.num_walks, task.num_images);
   check_range(op, "label", task.label, task.num_walks, task.program->num_classes());
   check_range(op, "norm", task.norm, task.num_walks, kNumNorms);
-  const bool blind = task.direction != nullptr;
+  const bool blind = task.is_blind();
   if (blind) check_range(op, "direction", task.direction, task.num_walks, task.num_directions);
   const WalkVariant& variant = walk_variant(chosen_simd());
   const auto plan_for = [&] {

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "arch/program.h"
+#include "common/portable.h"
 
 namespace pydrift {
 
@@ -31,7 +32,19 @@ struct BoundaryTask {
   float gap;              // of min_gd: those nearer to their bound are not moved by an l1 step
   float lower, upper;
 
+  PYDRIFT_HD bool is_blind() const { return direction != nullptr; }
   int32_t values_per_image() const { return static_cast<int32_t>(program->input.size()); }
+};
+
+// A place for one walk under way.
+struct WalkSlot {
+  int64_t walk;
+  int32_t label;
+  Norm norm;
+  int32_t steps;
+  int32_t prediction;  // of the last look; -1: a logit is not finite
+  bool failed;         // a logit or a gradient is not finite
+  bool ended;
 };
 
 }  // namespace pydrift

@@ -7,17 +7,6 @@
 
 namespace pydrift {
 
-// A place for one walk under way.
-struct WalkSlot {
-  int64_t walk;
-  int32_t label;
-  Norm norm;
-  int32_t steps;
-  int32_t prediction;  // of the last look; -1: a logit is not finite
-  bool failed;         // a logit or a gradient is not finite
-  bool ended;
-};
-
 struct WalkWorker {
   const BoundaryTask* task;
   const PlanView* plan;

@@ -6,6 +6,8 @@
 #pragma once
 
 #include "arch/team_passes.cuh"
+#include "arch/team_queue.cuh"
+#include "arch/team_warp.cuh"
 #include "common/philox.h"
 #include "invert/invert_plan.h"
 
@@ -36,9 +38,9 @@ __device__ inline void refill(const InvertArguments& arguments, int32_t model, S
   slot.phase = Phase::kEmpty;
   slot.down = slot.right = 0;
   slot.is_fresh = false;
-  const int32_t taken = atomicAdd(&arguments.queue_next[model], 1), begin = arguments.queue_begin[model];
-  if (taken >= arguments.queue_begin[model + 1] - begin) return;
-  slot.sample = arguments.queue[begin + taken];
+  const int32_t sample = take_item(arguments.queues, model);
+  if (sample < 0) return;
+  slot.sample = sample;
   slot.phase = arguments.max_steps > 0 ? Phase::kRunning : Phase::kLast;
   slot.label = arguments.label[slot.sample], slot.restart = arguments.restart[slot.sample];
   slot.steps = slot.stale = slot.has_bad_gradient = 0;
@@ -77,11 +79,6 @@ __device__ inline void decide(const InvertArguments& arguments, int32_t model, S
 
 // ---- Between forward and back
 
-__device__ inline double add_over_warp(double value) {
-  for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffu, value, lane);
-  return value;
-}
-
 // log softmax at the label, and its gradient in the logits: a warp per slot.
 __device__ inline void seed_gradient(const Team& team, const InvertArguments& arguments) {
   const float* logits = team.at(arguments.logits);
@@ -96,7 +93,7 @@ __device__ inline void seed_gradient(const Team& team, const InvertArguments& ar
       if (!(logit <= largest)) largest = logit;
       poison += logit * 0.0f;
     }
-    poison = add_over_warp(poison);
+    poison = add_lanes(poison);
     for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) {
       const float other = __shfl_xor_sync(0xffffffffu, largest, lane);
       if (!(other <= largest)) largest = other;  // a NaN stays or spoils the sum
@@ -105,7 +102,7 @@ __device__ inline void seed_gradient(const Team& team, const InvertArguments& ar
     for (int32_t k = team.lane(); k < arguments.network.num_classes; k += kWarpSize) {
       if (k != slot.label) others += exp(static_cast<double>(logits[rows[k] + s]) - largest);
     }
-    others = add_over_warp(others);
+    others = add_lanes(others);
     const double logit = static_cast<double>(logits[rows[slot.label] + s]) - largest, own = exp(logit);
     __syncwarp();  // the gradient may take the memory of the logits
     for (int32_t k = team.lane(); k < arguments.network.num_classes; k += kWarpSize) {
@@ -197,10 +194,7 @@ __device__ void advance_all(const Team& team, const InvertArguments& arguments) 
 
 // Tells all teams of the cluster what the slot is up to. `step` counts the steps of the cluster.
 __device__ inline void publish(const Team& team, const InvertArguments& arguments, const Slot& slot, int32_t step) {
-  for (int32_t rank = 0; rank < team.num_ranks; ++rank) {
-    int32_t* words = reinterpret_cast<int32_t*>(team.at(arguments.phases, rank));
-    atomicOr(&words[step % kNumPhaseWords], 1 << static_cast<int32_t>(slot.phase));
-  }
+  tell_cluster(team, arguments.phases, step, 1 << static_cast<int32_t>(slot.phase));
 }
 
 __device__ inline void update_all_moments(const Team& team, const InvertArguments& arguments) {
@@ -219,24 +213,13 @@ __device__ inline void advance_all(const Team& team, const InvertArguments& argu
   }
 }
 
-// A block per team, of any number of whole warps.
+// A block per team.
 __global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArguments arguments) {
-  Team team{};
-  team.rank = cluster_rank(), team.num_ranks = cluster_size();
-  team.thread = static_cast<int32_t>(threadIdx.x), team.num_threads = static_cast<int32_t>(blockDim.x);
-  team.shared = dynamic_shared();
-  team.workspace = arguments.workspace + blockIdx.x * arguments.workspace_size;
-  team.workspace_size = arguments.workspace_size;
-  const int32_t model = arguments.cluster_model[blockIdx.x / team.num_ranks];
+  const Team team = begin_team(arguments.workspace, arguments.workspace_size, arguments.shared_size);
+  const int32_t model = arguments.queues.cluster_model[blockIdx.x / team.num_ranks];
   const TeamNetwork& network = arguments.network;
   const float* packed = network.packed + model * network.packed_size;
   Slot* slots = slots_of(team, arguments);
-  int32_t* phases = reinterpret_cast<int32_t*>(team.at(arguments.phases));
-
-  // Borders and what no pass ever writes are 0 from here on
-  for (int64_t i = team.thread; i < arguments.shared_size; i += team.num_threads) team.shared[i] = 0.0f;
-  for (int64_t i = team.thread; i < arguments.workspace_size; i += team.num_threads) team.workspace[i] = 0.0f;
-  team.sync_cluster();
   for (int32_t s = team.thread; s < arguments.network.num_slots; s += team.num_threads) {
     slots[s].retired = -1;
     refill(arguments, model, slots[s]);
@@ -246,7 +229,8 @@ __global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArg
   advance_all(team, arguments);
   team.sync_cluster();
   for (int32_t step = 0;; ++step) {
-    const int32_t seen = phases[step % kNumPhaseWords];
+    int32_t& phases = cluster_word(team, arguments.phases, team.rank, step);
+    const int32_t seen = phases;
     const bool any_running = seen & 1 << static_cast<int32_t>(Phase::kRunning);
     if (!any_running && !(seen & 1 << static_cast<int32_t>(Phase::kLast))) break;
     run_passes(team, network, packed, 0, network.num_forward);
@@ -262,7 +246,7 @@ __global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArg
       publish(team, arguments, slots[s], step + 1);
     }
     team.sync();
-    if (team.thread == 0) phases[step % kNumPhaseWords] = 0;
+    if (team.thread == 0) phases = 0;
     advance_all(team, arguments);
     team.sync_cluster();
   }

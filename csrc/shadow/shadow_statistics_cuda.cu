@@ -1,7 +1,7 @@
 // shadow_statistics and shadow_moments on the GPU: labels to the host, the plan to the device, the launches.
 #include <vector>
 
-#include "common/cuda.h"
+#include "arch/team_device.h"
 #include "shadow/shadow_statistics.h"
 #include "shadow/shadow_statistics_kernel.cuh"
 #include "shadow/shadow_statistics_launch.h"
@@ -18,17 +18,8 @@ void run_cuda(const ShadowTask& task, const char* op, int32_t device_index) {
   const std::vector<int32_t> label = download(task.label, task.num_samples, stream);
   check_range(op, "label", label.data(), task.num_samples, task.program->num_classes());
 
-  const int32_t shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_index);
-  const int32_t num_multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount, device_index);
-  ClusterLaunch<ShadowArguments> launch(shadow_statistics_kernel, kMaxTeamThreads, shared_bytes, stream);
-  ShadowShape shape{1, kMaxTeamThreads, 1, 0, static_cast<int64_t>(shared_bytes / sizeof(float))};
-  if (knows_clusters(shadow_statistics_kernel, device_index)) {
-    shape.cluster_size = cluster_size_for(*task.program, task.num_samples);
-  }
-  shape.max_clusters = launch.set_cluster_size(shape.cluster_size, num_multiprocessors);
-  while (shape.max_clusters == 0) {
-    shape.max_clusters = launch.set_cluster_size(shape.cluster_size /= 2, num_multiprocessors);
-  }
+  TeamLaunch<ShadowArguments> launch(shadow_statistics_kernel, device_index, stream);
+  TeamShape shape = launch.fit(cluster_size_for(*task.program, task.num_samples));
   shape.num_slots = choose_num_slots(op, task, shape);
   const ShadowPlan plan = make_shadow_plan(op, task, shape);
   const ShadowCut cut = choose_cut(op, task, shape);

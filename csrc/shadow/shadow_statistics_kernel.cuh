@@ -6,46 +6,10 @@
 #pragma once
 
 #include "arch/team_passes.cuh"
+#include "arch/team_warp.cuh"
 #include "shadow/shadow_statistics_plan.h"
 
 namespace pydrift {
-
-// ---- Over the lanes of a warp
-
-__device__ inline double add_lanes(double value) {
-  for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffu, value, lane);
-  return value;
-}
-
-__device__ inline float largest_of_lanes(float value) {
-  for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) {
-    const float other = __shfl_xor_sync(0xffffffffu, value, lane);
-    if (other > value) value = other;
-  }
-  return value;
-}
-
-// The class of the largest logit: a NaN is the largest of all, and of equals the first is taken, as in torch.
-struct Leader {
-  float logit = 0.0f;
-  int32_t label = -1;  // none
-
-  __device__ void offer(float other_logit, int32_t other_label) {
-    if (other_label < 0) return;
-    const bool is_nan = logit != logit, other_is_nan = other_logit != other_logit;
-    const bool equal = other_logit == logit || (is_nan && other_is_nan);
-    const bool larger = other_logit > logit || (other_is_nan && !is_nan);
-    if (label < 0 || larger || (equal && other_label < label)) logit = other_logit, label = other_label;
-  }
-
-  __device__ void join_lanes() {
-    for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) {
-      const float other_logit = __shfl_xor_sync(0xffffffffu, logit, lane);
-      const int32_t other_label = __shfl_xor_sync(0xffffffffu, label, lane);
-      offer(other_logit, other_label);
-    }
-  }
-};
 
 // ---- A sample
 
@@ -166,19 +130,9 @@ __device__ inline void run_tile(const Team& team, const ShadowArguments& argumen
   in.put(arguments.moments, kIn * arguments.num_samples + sample);
 }
 
-// A block per team, of any number of whole warps, and at least as many threads as slots.
+// A block per team, at least as many threads as slots.
 __global__ void __launch_bounds__(kMaxTeamThreads) shadow_statistics_kernel(const ShadowArguments arguments) {
-  Team team{};
-  team.rank = cluster_rank(), team.num_ranks = cluster_size();
-  team.thread = static_cast<int32_t>(threadIdx.x), team.num_threads = static_cast<int32_t>(blockDim.x);
-  team.shared = dynamic_shared();
-  team.workspace = arguments.workspace + blockIdx.x * arguments.workspace_size;
-  team.workspace_size = arguments.workspace_size;
-
-  // Borders and what no pass ever writes are 0 from here on
-  for (int64_t i = team.thread; i < arguments.shared_size; i += team.num_threads) team.shared[i] = 0.0f;
-  for (int64_t i = team.thread; i < arguments.workspace_size; i += team.num_threads) team.workspace[i] = 0.0f;
-  team.sync_cluster();
+  const Team team = begin_team(arguments.workspace, arguments.workspace_size, arguments.shared_size);
   const int32_t cluster = static_cast<int32_t>(blockIdx.x) / team.num_ranks;
   const int32_t num_clusters = static_cast<int32_t>(gridDim.x) / team.num_ranks;
   const int32_t num_models = arguments.network.num_models, num_parts = arguments.cut.num_parts;

@@ -11,16 +11,7 @@
 
 namespace pydrift {
 
-// What decides how the work is cut up. No result depends on it.
-struct ShadowShape {
-  int32_t num_slots;     // of a team; at most as many as it has threads
-  int32_t num_threads;   // of a team
-  int32_t cluster_size;  // teams that divide the linear layers of a model among them
-  int32_t max_clusters;  // that run at once
-  int64_t shared_limit;  // floats of shared memory that a team may use
-};
-
-inline ShadowPlan make_shadow_plan(const char* op, const ShadowTask& task, const ShadowShape& shape) {
+inline ShadowPlan make_shadow_plan(const char* op, const ShadowTask& task, const TeamShape& shape) {
   ShadowPlan plan;
   try {
     static_cast<TeamPlan&>(plan) = TeamPlanner(*task.program, false, task.arithmetic, shape.num_slots,
@@ -33,7 +24,7 @@ inline ShadowPlan make_shadow_plan(const char* op, const ShadowTask& task, const
 }
 
 // Samples side by side for a team: as many as shared memory holds, but all teams should have some.
-inline int32_t choose_num_slots(const char* op, const ShadowTask& task, ShadowShape shape) {
+inline int32_t choose_num_slots(const char* op, const ShadowTask& task, TeamShape shape) {
   constexpr int32_t kMaxSlots = 32, kSlotsInWorkspace = 8;
   const int64_t num_rows = task.num_samples * (task.member != nullptr ? 1 : task.num_models);
   const int64_t num_teams = int64_t{shape.max_clusters} * shape.cluster_size;
@@ -47,7 +38,7 @@ inline int32_t choose_num_slots(const char* op, const ShadowTask& task, ShadowSh
 }
 
 // The moments of a sample belong to one team, since they depend on the order of the models.
-inline ShadowCut choose_cut(const char* op, const ShadowTask& task, const ShadowShape& shape) {
+inline ShadowCut choose_cut(const char* op, const ShadowTask& task, const TeamShape& shape) {
   constexpr int64_t kTasksPerCluster = 4;  // so that none waits long for the last
   const int64_t tile = int64_t{shape.num_slots} * shape.cluster_size;
   const int64_t num_tiles = (task.num_samples + tile - 1) / tile;
@@ -57,7 +48,7 @@ inline ShadowCut choose_cut(const char* op, const ShadowTask& task, const Shadow
   return {static_cast<int32_t>(num_tiles), static_cast<int32_t>(num_parts)};
 }
 
-inline int32_t num_clusters(const ShadowCut& cut, const ShadowShape& shape) {
+inline int32_t num_clusters(const ShadowCut& cut, const TeamShape& shape) {
   return std::min(shape.max_clusters, cut.num_tiles * cut.num_parts);
 }
 

@@ -10,9 +10,9 @@ using namespace pydrift;
 
 namespace {
 
-void run(const InvertTask& task, const InvertShape& shape, bool reversed) {
+void run(const InvertTask& task, const TeamShape& shape, bool reversed) {
   const InvertPlan plan = make_invert_plan(task, shape);
-  InvertQueues queues = make_queues(task.model, task.num_samples, task.num_models);
+  TeamQueues queues = make_queues(task.model, task.num_samples, task.num_models);
   assign_clusters(queues, shape);
   const uint32_t num_teams = queues.cluster_model.size() * shape.cluster_size;
   const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -23,9 +23,7 @@ void run(const InvertTask& task, const InvertShape& shape, bool reversed) {
   arguments.network.passes = plan.passes.data(), arguments.network.tables = plan.tables.data();
   arguments.network.packed = reinterpret_cast<float*>(packed.data());
   arguments.workspace = reinterpret_cast<float*>(workspace.data());
-  arguments.cluster_model = queues.cluster_model.data();
-  arguments.queue = queues.queue.data(), arguments.queue_begin = queues.queue_begin.data();
-  arguments.queue_next = queue_next.data();
+  arguments.queues = {queues.items.data(), queues.begin.data(), queues.cluster_model.data(), queue_next.data()};
   host_cuda::launch(3, 32, reversed, [&] { pack_kernel(arguments.network); });
   const uint32_t num_threads = shape.num_threads, cluster_size = shape.cluster_size;
   const size_t shared_bytes = plan.shared_size * sizeof(float);
@@ -37,7 +35,7 @@ void run(const InvertTask& task, const InvertShape& shape, bool reversed) {
 // `task` without its program. Returns null, or what went wrong.
 extern "C" const char* run_invert_kernel(const InvertTask* task, const int64_t* codes, int64_t num_codes,
                                          int32_t channels, int32_t height, int32_t width,
-                                         const InvertShape* shape, bool reversed) {
+                                         const TeamShape* shape, bool reversed) {
   static std::string message;
   try {
     const Program program = parse_program(codes, num_codes, {channels, height, width});

@@ -11,7 +11,7 @@ using namespace pydrift;
 
 namespace {
 
-void run(const ShadowTask& task, const ShadowShape& shape, bool reversed) {
+void run(const ShadowTask& task, const TeamShape& shape, bool reversed) {
   const ShadowPlan plan = make_shadow_plan("shadow_statistics", task, shape);
   const ShadowCut cut = choose_cut("shadow_statistics", task, shape);
   const uint32_t num_teams = num_clusters(cut, shape) * shape.cluster_size;
@@ -35,7 +35,7 @@ void run(const ShadowTask& task, const ShadowShape& shape, bool reversed) {
 // `task` without its program. Returns null, or what went wrong.
 extern "C" const char* run_shadow_statistics_kernel(const ShadowTask* task, const int64_t* codes, int64_t num_codes,
                                                     int32_t channels, int32_t height, int32_t width,
-                                                    const ShadowShape* shape, bool reversed) {
+                                                    const TeamShape* shape, bool reversed) {
   static std::string message;
   try {
     const Program program = parse_program(codes, num_codes, {channels, height, width});
@@ -51,7 +51,7 @@ extern "C" const char* run_shadow_statistics_kernel(const ShadowTask* task, cons
 
 // Slots that the launcher would choose.
 extern "C" int32_t chosen_num_slots(const ShadowTask* task, const int64_t* codes, int64_t num_codes, int32_t channels,
-                                    int32_t height, int32_t width, const ShadowShape* shape) {
+                                    int32_t height, int32_t width, const TeamShape* shape) {
   const Program program = parse_program(codes, num_codes, {channels, height, width});
   ShadowTask complete = *task;
   complete.program = &program;
