@@ -28,7 +28,7 @@ from pydrift.ownership.roles import Roles
 from pydrift.parallel import each, with_one_blas_thread
 from pydrift.progress import Clock, Progress, Silent
 from pydrift.shadows import Draw, ShadowBank, train_shadows
-from pydrift.store import refuse_manifest_folder
+from pydrift.store import refuse_manifest_folder, sha256_bytes
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
 from pydrift.version import __version__
@@ -233,9 +233,9 @@ def _check_data(private: LabelledImages, public: LabelledImages) -> None:
     if private.input_shape != public.input_shape:
         shapes = ("x".join(map(str, images.input_shape)) for images in (public, private))
         raise InputRefused("public: images of {}, but the private ones are of {}".format(*shapes))
-    ours = {row.tobytes(): n for n, row in enumerate(private.x.numpy())}
+    ours = {sha256_bytes(row.tobytes()): n for n, row in enumerate(private.x.numpy())}
     for n, row in enumerate(public.x.numpy()):
-        if (twin := ours.get(row.tobytes())) is not None:
+        if (twin := ours.get(sha256_bytes(row.tobytes()))) is not None:
             raise InputRefused(f"public: image {n} is private image {twin}; no image may be in both")
 
 
