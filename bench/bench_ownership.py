@@ -6,7 +6,7 @@ are judged by `pydrift.ownership.dataset_inference`, by both embeddings.
 
     python bench/bench_ownership.py --data cifar10:DIR --work DIR [--seeds N] [--json FILE] [--quick]
 
-Models are kept in --work, so that a killed run goes on. With --quick: digits, one seed, few honest models.
+Models are kept in --work, so that a killed run goes on. With --quick: digits, one seed.
 """
 
 import argparse

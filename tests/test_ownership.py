@@ -189,12 +189,14 @@ def test_thieves_are_found_and_honest_models_are_not(reports, embedding):
 
 def test_the_report_says_how_it_was_made(reports, world):
     report = reports["min-gd"]
-    assert (report.null.references, report.null.independents, len(report.null.agreement)) == (12, 40, 40)
+    assert (report.null.references, report.null.independents, len(report.null.agreement_widened)) == (12, 40, 40)
     assert report.null.draw == "complementary halves of 327 images"
     assert report.embedding == "MinGD (white box)"
     assert (report.provenance.private_sha256, report.provenance.public_sha256) == (world[0].sha256, world[1].sha256)
     assert report.provenance.settings["recipe"]["epochs"] == 40
-    assert report.reasons[:1] == (
+    assert report.reasons[:2] == (
+        "3 suspects are judged, each for itself: that one of so many honest ones is accused has a chance of up to that "
+        "many times alpha",
         "each honest model saw 163 images and the victim 250: with more public images they would resemble it more",
     )
     assert set(report.provenance.paths) == {"victim", "copy", "architecture", "honest"}
@@ -266,7 +268,7 @@ def test_the_user_may_train_and_name(world, victim):
         ),
         ({"fit_on": 3}, UsageError, "fit_on must be at least 20, got 3"),
         ({"alpha": 0.0}, UsageError, "alpha must lie between 0 and 1, got 0"),
-        ({"alpha": 0.01}, UsageError, "with 40 independent models no p is below 1/41; alpha 0.01 needs 99 of them"),
+        ({"alpha": 0.01}, UsageError, "with 40 independent models no p is below 1/41; alpha 0.01 needs 100 of them"),
         ({"seed": -1}, UsageError, r"seed must be in 0\.\.2\*\*63 - 1, got -1"),
         ({"samples": 250}, InputRefused, "250 samples need 270 private images"),
     ],
@@ -286,12 +288,34 @@ def test_images_that_are_private_and_public_are_refused(world, victim, suspects)
         dataset_inference(victim, suspects, private, both, **FEW)
 
 
+def test_what_occurs_twice_is_used_once(world, victim):
+    private, public, _ = world
+    twice = LabelledImages(
+        torch.cat([public.x, public.x[:300]]), torch.cat([public.y, public.y[:300]]), public.class_names, "p"
+    )
+    once, again = (
+        dataset_inference(victim, [victim], private, images, embedding="blind-walk", **FEW)
+        for images in (public, twice)
+    )
+    assert once.suspects == again.suspects
+    assert once.null == again.null
+
+
+def test_other_classes_are_refused(world, victim):
+    private, public, _ = world
+    names = tuple(reversed(public.class_names))
+    with pytest.raises(InputRefused, match="public: the private images have other class names, or in another order"):
+        dataset_inference(victim, [victim], private, replace(public, class_names=names), **FEW)
+
+
 def test_suspects_that_do_not_fit_are_refused(world, victim):
     private, public, _ = world
     with pytest.raises(InputRefused, match="small: tells 4 classes apart, the victim 10"):
         dataset_inference(victim, {"small": build("mlp:1x8x8:8:4", 0)}, private, public, **FEW)
     with pytest.raises(InputRefused, match="large: does not take images of shape 1x8x8"):
         dataset_inference(victim, {"large": build("mlp:1x28x28:8:10", 0)}, private, public, **FEW)
+    with pytest.raises(UsageError, match="suspects: 'victim' is the victim's name; give this one another"):
+        dataset_inference(victim, {"victim": victim}, private, public, **FEW)
     with pytest.raises(UsageError, match="suspects: name at least one model"):
         dataset_inference(victim, [], private, public, **FEW)
     with pytest.raises(InputRefused, match="public: images of 1x28x28, but the private ones are of 1x8x8"):

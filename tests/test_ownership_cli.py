@@ -17,12 +17,13 @@ import pydrift
 from pydrift.cli import main
 from pydrift.data import load_data
 from pydrift.modelfile import load_model
-from pydrift.ownership import EMBEDDINGS, OwnershipReport, dataset_inference
+from pydrift.ownership import EMBEDDINGS, OwnershipReport, dataset_inference, judge
+from pydrift.report import wording
 from pydrift.store import parse_strict_json
 from pydrift.trainer import train_model
 
 ARCH = "mlp:1x8x8:32:10"
-FEW = ("--samples", "20", "--fit-on", "40", "--independents", "19", "--references", "8")
+FEW = ("--samples", "20", "--fit-on", "40", "--independents", "20", "--references", "8")
 
 
 @dataclass(frozen=True)
@@ -98,40 +99,44 @@ def test_json_is_one_document_and_the_folder_holds_the_same(outcome, world):
     honest, thief = found["suspects"]
     assert (honest["name"], thief["name"]) == ("honest.safetensors", "thief.safetensors")
     assert thief["verdict"] == "stolen"
-    assert thief["p"] == 1 / 20
+    assert thief["p"] == 1 / 21
     assert honest["verdict"] == "independent"
-    assert honest["p"] > 0.5
     assert found["private"] == "the members of digits (train)"
     assert found["public"] == "the others of digits (train)"
     assert found["provenance"]["command"].startswith("pydrift ownership ")
     assert found["provenance"]["settings"]["fit_on"] == 40
-    assert "training shadows: 19/19" in outcome.stderr
-    assert "embedding: 31/31" in outcome.stderr
+    assert "training shadows: 20/20" in outcome.stderr
+    assert "embedding: 32/32" in outcome.stderr
     out = world.path("out")
     assert json.loads((out / "ownership.json").read_text()) == found
     loaded = OwnershipReport.load(out)
     assert loaded.to_json() == outcome.stdout
     assert loaded.verdict == "stolen"
-    assert "Stolen: thief.safetensors knows the private images." in (out / "ownership.html").read_text()
+    assert (
+        "Stolen: thief.safetensors comes from the private images, or from the victim."
+        in (out / "ownership.html").read_text()
+    )
 
 
 def test_an_honest_model_is_independent_and_the_table_says_what_p_is(call, outcome, world):
     finished = {file: file.stat().st_mtime_ns for file in world.path("work").rglob("*.safetensors")}
     code, out, err = call("{honest}", *MINE, "--alpha", "0.05")
     assert code == 0, err
-    assert out.startswith("Independent: nothing says that honest.safetensors knows the private images.\n")
+    assert out.startswith("Independent: nothing says that honest.safetensors comes from the private images.\n")
     p = json.loads(outcome.stdout)["suspects"][0]["p"]
-    k = round(20 * p) - 1
-    assert f"{k} of 19 honest models agree with the victim as much as it does, p = ({k} + 1) / (19 + 1) = {p:g}" in out
+    k = round(21 * p) - 1
+    words = f"{k} of 20 honest models agree with the victim as much as it does, p = ({k} + 1) / (20 + 1) = "
+    assert words + wording.p_text(p) in out
     assert "the victim itself" in out
     assert finished  # and none of them was trained again
     assert {file: file.stat().st_mtime_ns for file in world.path("work").rglob("*.safetensors")} == finished
 
 
-def test_between_alpha_and_ten_times_alpha_nothing_is_said(call):
+def test_where_nothing_can_be_said_the_exit_code_is_three(call, monkeypatch):
+    monkeypatch.setattr(judge, "_SURELY_CLEAR", 1.0)
     code, out, err = call("{honest}", *MINE, "--alpha", "0.1")
     assert code == 3, err
-    assert out.startswith("Inconclusive: whether honest.safetensors knows the private images cannot be told.\n")
+    assert out.startswith("Inconclusive: whether honest.safetensors comes from the private images cannot be told.\n")
     assert "reveal more samples" in out
 
 
@@ -168,7 +173,7 @@ def test_the_recipe_may_be_changed(call):
         (("{thief}", *MINE[:4]), 2, "--public: name images that the victim has not seen"),
         (("{thief}", *MINE, "--public", "digits"), 2, "--public names the same images as --private"),
         (("{thief}", *MINE, "--embedding", "magic"), 2, "no such embedding: 'magic'"),
-        (("{thief}", *MINE, "--alpha", "0.01"), 2, "alpha 0.01 needs 99 of them"),
+        (("{thief}", *MINE, "--alpha", "0.01"), 2, "alpha 0.01 needs 100 of them"),
         (("{thief}", *MINE, "--samples", "2"), 2, "samples must be at least 5, got 2"),
         (("{thief}", "{thief}", *MINE, "--alpha", "0.05"), 2, "is named twice"),
         (("{thief}", *MINE, "--recipe", "epochs"), 2, "expected KEY=VALUE, got 'epochs'"),

@@ -13,13 +13,13 @@ from pydrift.ownership.evidence import (
     agreement,
     bootstrap_interval,
     harmonic_mean_p,
+    image_share,
     p_by_samples,
     rank_p,
     welch,
     widened,
-    widening,
 )
-from pydrift.ownership.judge import Answers, judge
+from pydrift.ownership.judge import Answers, _verdict, judge
 from pydrift.ownership.result import INCONCLUSIVE, INDEPENDENT, STOLEN
 
 
@@ -160,12 +160,11 @@ def test_how_references_differ_is_no_agreement():
 def test_honest_models_must_not_share_the_references_images():
     """All models from outside the references' data depart from it together: among such models p is uniform, and a rank
     among models of the references' own data would accuse."""
-    pool, outside = rng(11).normal(size=(2, 40, 6)) * 0.7
-    references = models(1, 24, shared=pool)
-    departures = Departures.of(references)
-    victim, suspects = departures(models(2, 1, shared=outside)[0]), departures(models(3, 200, shared=outside * 0))
+    pool = rng(11).normal(size=(40, 6)) * 0.7
+    departures = Departures.of(models(1, 24, shared=pool))
+    victim, suspects = departures(models(2, 1)[0]), departures(models(3, 200))
     same_pool = agreement(victim, departures(models(4, 99, shared=pool)))
-    other_pool = agreement(victim, departures(models(5, 99, shared=outside * 0)))
+    other_pool = agreement(victim, departures(models(5, 99)))
     found = agreement(victim, suspects)
     assert np.mean([rank_p(v, same_pool) <= 0.05 for v in found]) > 0.5
     assert np.mean([rank_p(v, other_pool) <= 0.05 for v in found]) < 0.12
@@ -192,24 +191,27 @@ def halves(seed, count, data, noise):
 
 
 def test_what_is_owed_to_images_spreads_further_outside_the_pool():
-    """The factor makes of the spread within a pool that of models with images of their own, about the pool's mean."""
+    """The spread within a pool, widened, is that of models with images of their own about the mean of such a pool."""
+    direction = rng(8).normal(size=(40, 6))
     for data, noise in ((0.3, 0.0), (0.2, 1.0), (0.0, 1.0)):
         within = halves(7, 60, data, noise)
-        expected = np.sqrt((1.5 * 30 * data**2 * 2 / 2 + noise**2) / (0.5 * 30 * data**2 + noise**2))
-        assert widening(within) == pytest.approx(expected, abs=0.08)
-        factor = widening(within)
-        direction = rng(8).normal(size=(40, 6))
+        owed = 0.5 * 30 * data**2  # of the variance within the pool
+        assert image_share(within) == pytest.approx(owed / (owed + noise**2), abs=0.08)
         distances = []
-        for k in range(60):  # of models with 30 images of their own, to the mean of models of a pool of their own
+        for k in range(60):
             alone = rng(3000 + k).normal(size=(30, 40, 6)).sum(0) * data + noise * rng(4000 + k).normal(size=(40, 6))
             distances.append(((alone - halves(9000 + 600 * k, 12, data, noise).mean(0)) * direction).sum())
-        inside = ((within - within.mean(0)) * direction).sum((1, 2))
-        assert factor * inside.std() == pytest.approx(np.std(distances), rel=0.35)
+        inside = (within * direction).sum((1, 2))
+        assert widened(inside, image_share(within)).std() == pytest.approx(np.std(distances), rel=0.35)
 
 
-def test_widened_about_the_mean():
-    assert np.allclose(widened(np.array([1.0, 2.0, 6.0]), 2.0), [-1, 1, 9])
-    assert widening(np.zeros((4, 3, 2))) == 1
+def test_a_statistic_that_hangs_on_images_alone_is_widened_for_itself():
+    null = np.array([1.0, -1.0, 2.0, -2.0, 0.5, -0.5])  # complementary halves: opposite
+    assert image_share(null) == 1
+    assert np.allclose(widened(null), null * 3**0.5)
+    assert np.allclose(widened(np.array([1.0, 1.0, -1.0, -1.0])), [1, 1, -1, -1])  # nothing to do with images
+    assert np.allclose(widened(np.array([1.0, 1.0, -1.0, -1.0]), 1.0), np.array([1, 1, -1, -1]) * 3**0.5)
+    assert image_share(np.zeros((4, 3, 2))) == 0
 
 
 def test_no_single_image_decides():
@@ -231,7 +233,7 @@ def test_p_by_samples_ends_at_the_p_of_all():
     own = rng(5).normal(size=(40, 6))
     departures = Departures.of(models(1, 24))
     victim, honest = departures(own), departures(models(2, 100))
-    null = widened(agreement(victim, honest), widening(honest))
+    null = widened(agreement(victim, honest), image_share(honest))
     suspects = models(3, 2, shared=0.5 * own)
     curves = p_by_samples(own, suspects, models(1, 24), models(2, 100), (2, 5, 20, 80))
     for curve, suspect in zip(curves, departures(suspects), strict=True):
@@ -299,3 +301,42 @@ def test_between_stolen_and_independent_there_is_a_doubt():
         assert one.verdict == expected
         assert bool(one.reasons) == (one.verdict == INCONCLUSIVE)
     assert {one.verdict for one in result.suspects.values()} >= {INDEPENDENT, INCONCLUSIVE}
+
+
+def test_an_embedding_that_does_not_know_the_victim_acquits_nobody():
+    """Where no walk arrives, all answers are the same."""
+    blank = Embedded(np.ones((40, 6)), np.ones((40, 6)), 40)
+    answers = Answers(blank, {"thief": blank}, [blank] * 24, [blank] * 100)
+    private = np.arange(120) < 60
+    result = judge(answers, lesson=np.ones((120, 6)), private=private, regressors=[], alpha=0.01, seed=0)
+    thief = result.suspects["thief"]
+    assert thief.verdict == INCONCLUSIVE
+    assert thief.reasons == ("not even the victim itself is told from honest models by this embedding",)
+
+
+@pytest.mark.parametrize(
+    ("p", "alpha", "verdict"), [(0.3, 0.1, INDEPENDENT), (0.15, 0.1, INCONCLUSIVE), (0.4, 0.5, STOLEN)]
+)
+def test_large_alphas_leave_room_for_independence(p, alpha, verdict):
+    assert _verdict(p, alpha, blind=False)[0] == verdict
+
+
+def test_which_images_are_private_matters_to_confidence_alone():
+    """Agreement is descent from the victim or its images: it does not ask which of the images are private."""
+    own = rng(5).normal(size=(40, 6))
+    swap = np.r_[20:40, 0:20]
+    profiles = {name: models(seed, 1, shared=share * own)[0] for name, seed, share in (("a", 3, 0.5), ("b", 4, 0.0))}
+
+    def results(order):
+        answers = Answers(
+            victim=embedded(own[order], 1.0),
+            suspects={name: embedded(profile[order], 1.0) for name, profile in profiles.items()},
+            references=[embedded(profile[order]) for profile in models(1, 24)],
+            independents=[embedded(profile[order]) for profile in models(2, 100)],
+        )
+        private = np.arange(120) < 60
+        lesson = rng(9).normal(size=(120, 6)) + private[:, None]
+        found = judge(answers, lesson=lesson, private=private, regressors=[], alpha=0.01, seed=3)
+        return [one.evidence[0].p_calibrated for one in found.suspects.values()]
+
+    assert results(np.arange(40)) == results(swap)

@@ -21,6 +21,7 @@ from pydrift.report.ownership import by_p, headline, meaning
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = (SCRIPT, "n" * 10_000, "a\x1b[31mb\x00\x07\u202ec\nd", "[bold red]&amp;{{ 7*7 }}", "\udc80 \"'")
 HONEST = tuple(-0.2 + 0.01 * k for k in range(40))  # the three most alike at 0.17, 0.18 and 0.19
+FOUND = tuple(value / 1.25 for value in HONEST)
 
 
 def suspect(name: str, effect: float, verdict: str, p: float, reasons: tuple[str, ...] = ()) -> SuspectResult:
@@ -51,7 +52,7 @@ def make(*suspects: SuspectResult, **changes: object) -> OwnershipReport:
     report = OwnershipReport(
         suspects=suspects,
         victim=suspect("victim", 1.0, "stolen", 1 / 41),
-        null=Null(8, 40, "300 of 541 images without replacement", (0.913, None, 0.987), HONEST),
+        null=Null(8, 40, "300 of 541 images without replacement", (0.913, None, 0.987), FOUND, HONEST),
         alpha=0.05,
         samples=20,
         embedding="MinGD (white box)",
@@ -170,9 +171,10 @@ def test_every_suspect_has_its_verdict_and_its_numbers() -> None:
 def test_page_says_everything_promised() -> None:
     text = text_of(render_ownership_html(ALL))
     for promised in (
-        "▲ Stolen: thief.safetensors knows the private images.",
+        "▲ Stolen: thief.safetensors comes from the private images, or from the victim.",
         "how many of 40 honest models, trained without the private images, agree with the victim as much",
         "Stolen: p is at most 0.05.",
+        "for that they are spread from their mean, 1.25 times.",
         "each honest model saw 300 images and the victim 400",
         "none of 40 honest models agrees with the victim as much as it does, p = (0 + 1) / (40 + 1) = 0.0244",
         "4 of 40 honest models agree with the victim as much as it does, p = (4 + 1) / (40 + 1) = 0.122",
@@ -198,18 +200,26 @@ def test_page_says_everything_promised() -> None:
 
 def test_the_banner_is_of_the_gravest_verdict() -> None:
     for report, tone, words in (
-        (ALL, "drift", "Stolen: thief.safetensors knows the private images."),
-        (make(THIEF, replace(THIEF, name="b")), "drift", "Stolen: thief.safetensors, b know the private images."),
+        (ALL, "drift", "Stolen: thief.safetensors comes from the private images, or from the victim."),
+        (
+            make(THIEF, replace(THIEF, name="b")),
+            "drift",
+            "Stolen: thief.safetensors, b come from the private images, or from the victim.",
+        ),
         (
             make(UNCLEAR, HONEST_ONE),
             "inconclusive",
-            "Inconclusive: whether unclear.safetensors knows the private images cannot be told.",
+            "Inconclusive: whether unclear.safetensors comes from the private images cannot be told.",
         ),
-        (make(HONEST_ONE), "stable", "Independent: nothing says that honest.safetensors knows the private images."),
+        (
+            make(HONEST_ONE),
+            "stable",
+            "Independent: nothing says that honest.safetensors comes from the private images.",
+        ),
         (
             make(HONEST_ONE, HONEST_ONE),
             "stable",
-            "Independent: nothing says that any suspect knows the private images.",
+            "Independent: nothing says that any suspect comes from the private images.",
         ),
     ):
         assert headline(report) == words
@@ -217,7 +227,7 @@ def test_the_banner_is_of_the_gravest_verdict() -> None:
         assert banner is not None
         assert banner.get("class") == f"banner {tone}"
     five = make(*(replace(THIEF, name=str(n)) for n in range(5)))
-    assert headline(five) == "Stolen: 0, 1, 2, 3 and 1 more know the private images."
+    assert headline(five) == "Stolen: 0, 1, 2, 3 and 1 more come from the private images, or from the victim."
 
 
 def test_suspects_stand_by_their_p_and_then_by_their_agreement() -> None:
@@ -296,7 +306,9 @@ def printed(report: OwnershipReport, **console: object) -> str:
 
 def test_terminal_without_tty_is_plain_text_with_the_numbers() -> None:
     text = printed(ALL)
-    assert text.startswith("Stolen: thief.safetensors knows the private images.\n  - each honest model saw 300")
+    assert text.startswith(
+        "Stolen: thief.safetensors comes from the private images, or from the victim.\n  - each honest model saw 300"
+    )
     assert "\x1b" not in text
     assert "…" not in text  # nothing is cut off at 120 columns
     lines = [" ".join(line.split()) for line in text.splitlines()]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pydrift.ops.reference import logits
 
-_BLOCK = 256  # walks that are under way together: bounds the memory, and no result depends on it
+_BLOCK, _BLOCK_VALUES = 256, 1 << 22  # walks under way together, and their pixels: no result depends on it
 LINF, L2, L1 = 0, 1, 2
 
 Forward = Callable[[Tensor], Tensor]
@@ -125,7 +125,8 @@ def _walk(
     count = len(image)
     distance, steps = x.new_empty(count), torch.zeros(count, dtype=torch.int32, device=x.device)
     prediction = torch.zeros_like(steps)
-    for rows in torch.arange(count, device=x.device).split(_BLOCK):
+    block = max(1, min(_BLOCK, _BLOCK_VALUES // max(1, x[:1].numel())))
+    for rows in torch.arange(count, device=x.device).split(block):
         start = x[image[rows].long()]
         now = start.clone() if stops else go(start, start, rows, 0)
         for step in range(max_steps + 1):

@@ -10,7 +10,7 @@ Numpy and scipy only. Two kinds of evidence:
 
 Independent models must not be among the reference models, nor share their images: all models from outside the
 references' data depart from these in one common direction, the victim and an honest suspect too. And they stand for
-honest models of other people, who have other images, though they share what is left of the public ones: see `widening`.
+honest models of other people, who have other images, though they share what is left of the public ones: see `widened`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def harmonic_mean_p(private: Array, public: Array, *, rows: int = 10, repeats: i
 
 
 def rank_p(value: float, null: Array) -> float:
-    """(k + 1) / (n + 1), k of the n independent models being as far out: exact where all are exchangeable."""
+    """(k + 1) / (n + 1), k of the n values of `null` being as far out: exact where all are exchangeable."""
     return (int((null >= value).sum()) + 1) / (len(null) + 1)
 
 
@@ -122,25 +122,27 @@ def agreement(victim: Array, other: Array) -> Array:
     return result
 
 
-def widening(null: Array) -> float:
-    """By how much chance agreement spreads further than among independent models that share one pool of images.
+def image_share(null: Array) -> float:
+    """How much of the independent models' spread is owed to the images that they saw, in [0, 1].
 
-    null  departures [n, N, E] of independent models, of which 2 j and 2 j + 1 saw complementary halves of the pool
+    null  [n, ...]: departures, or any statistic, of independent models, of which 2 j and 2 j + 1 saw complementary
+          halves of one pool. What two complementary halves do to a model is opposite
+    """
+    departed = null - null.mean(axis=0)
+    whole = float((departed**2).sum()) / 2
+    return min(max(-float((departed[0::2] * departed[1::2]).sum()) / whole, 0.0), 1.0) if whole > 0 else 0.0
+
+
+def widened(null: Array, least_share: float = 0.0) -> Array:
+    """A statistic [n] of independent models, its distances from the mean as large as they are among strangers.
 
     An honest suspect has images of its own. What a model owes to the images that it saw varies, among halves of one
     pool, only half as much as among samples from outside, and the pool's own peculiarity, as large again, is in all of
-    them. How much of the models' spread is owed to images at all, r, the halves tell: what two complementary halves do
-    to a model is opposite. So the variance is 1 + 2 r times that within the pool.
+    them. So where a share r of the variance is owed to images, the variance among models from outside is 1 + 2 r times
+    that within the pool (to first order, for suspects that saw about as many images as these models). r is taken from
+    the statistic itself, which is few numbers, and is at least `least_share`.
     """
-    departed = null - null.mean(axis=0)
-    opposite = -float((departed[0::2] * departed[1::2]).sum())
-    whole = float((departed**2).sum()) / 2
-    share = min(max(opposite / whole, 0.0), 1.0) if whole > 0 else 0.0
-    return float(np.sqrt(1 + 2 * share))
-
-
-def widened(null: Array, factor: float) -> Array:
-    """The values [n] with their distances from the mean that many times as large."""
+    factor = np.sqrt(1 + 2 * max(image_share(null), least_share))
     mean = null.mean()
     result: Array = mean + factor * (null - mean)
     return result
@@ -190,7 +192,7 @@ def p_by_samples(
             departures = Departures.of(references[:, chosen])
             own = departures(victim[chosen])
             honest = departures(null[:, chosen])
-            chance = widened(agreement(own, honest), widening(honest))
+            chance = widened(agreement(own, honest), image_share(honest))
             p.append([rank_p(value, chance) for value in agreement(own, departures(suspects[:, chosen]))])
         for curve, (low, median, high) in zip(curves, np.quantile(p, [0.25, 0.5, 0.75], axis=0).T, strict=True):
             curve.append(SamplePoint(count, float(low), float(median), float(high)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,11 @@ def dataset_inference(
     owner = as_subject(victim, "victim", arch)
     accused = {name: as_subject(model, name, arch) for name, model in named.items()}
     ours, theirs = (load_data(data) if isinstance(data, str) else as_images(data) for data in (private, public))
-    _check_data(ours, theirs)
-    roles = Roles.of(len(ours), len(theirs), samples, fit_on, seed)
     where, clock = choose_device(device), Clock()
     shape = ours.input_shape
     asked = freeze(owner.module, shape, where, "victim")
-    if asked.num_classes < max(ours.num_classes, theirs.num_classes):
-        raise InputRefused(f"the victim tells {asked.num_classes} classes apart, but the images have more")
+    ours, theirs = _fitting(ours, theirs, asked.num_classes)
+    roles = Roles.of(len(ours), len(theirs), samples, fit_on, seed)
     models = {name: freeze(subject.module, shape, where, name) for name, subject in accused.items()}
     for name, model in models.items():
         if model.num_classes != asked.num_classes:
@@ -125,9 +124,10 @@ def dataset_inference(
             ]  # fmt: skip
         with clock("embed"):
             told.phase("embedding", 2 + len(models) + references + independents)
-            lesson = measure.embed(asked, fitted_on.x, fitted_on.y, nearest_classes(asked, fitted_on.x, _CLASSES))
+            classes, of_lesson = each(partial(nearest_classes, asked, count=_CLASSES), (shown.x, fitted_on.x))
+            (lesson,) = each(partial(_embedded, measure, fitted_on, of_lesson), [("victim", asked)])
             told.advance()
-            embed = partial(_embedded, measure, shown, nearest_classes(asked, shown.x, _CLASSES))
+            embed = partial(_embedded, measure, shown, classes)
             of_victim, *of_suspects = _all_embedded(embed, [("victim", asked), *models.items()], told)
             of_references, of_independents = (_bank_embedded(embed, bank, where, told) for bank in banks)
         with clock("judge"):
@@ -153,7 +153,7 @@ def dataset_inference(
             banks[1].plan.draw.describe(banks[1].plan.images),
             banks[1].accuracy,
             judged.null_agreement,
-            judged.widening,
+            judged.null_agreement_widened,
         ),
         alpha=alpha,
         samples=samples,
@@ -172,7 +172,7 @@ def dataset_inference(
             private_sha256=ours.sha256,
             public_sha256=theirs.sha256,
             settings={
-                "embedding": asdict(measure),  # type: ignore[call-overload]
+                "embedding": asdict(measure) if is_dataclass(measure) else repr(measure),
                 "fit_on": len(roles.private_fitted),
                 "recipe": banks[0].plan.own_training or asdict(banks[0].plan.recipe),
             },
@@ -204,7 +204,7 @@ def _check_settings(samples: int, fit_on: int, independents: int, references: in
     if alpha * (independents + 1) < 1 - 1e-9:
         raise UsageError(
             f"with {independents} independent models no p is below 1/{independents + 1}; alpha {alpha:g} needs "
-            f"{int(np.ceil(1 / alpha - 1e-9)) - 1} of them"
+            f"{2 * ceil((1 / alpha - 1) / 2 - 1e-9)} of them"
         )
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
@@ -225,18 +225,39 @@ def _named(suspects: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
             raise UsageError(f"suspects: {twice[0]} is named twice")
     if not named:
         raise UsageError("suspects: name at least one model")
+    if "victim" in named:
+        raise UsageError("suspects: 'victim' is the victim's name; give this one another")
     return named
 
 
-def _check_data(private: LabelledImages, public: LabelledImages) -> None:
-    """InputRefused unless they are images of one kind, none of them in both."""
+def _fitting(private: LabelledImages, public: LabelledImages, classes: int) -> tuple[LabelledImages, LabelledImages]:
+    """Both without what occurs a second time, and with as many class names as the victim has classes.
+
+    InputRefused unless they are images of one kind and one set of classes, none of them in both.
+    """
     if private.input_shape != public.input_shape:
         shapes = ("x".join(map(str, images.input_shape)) for images in (public, private))
         raise InputRefused("public: images of {}, but the private ones are of {}".format(*shapes))
-    ours = {sha256_bytes(row.tobytes()): n for n, row in enumerate(private.x.numpy())}
-    for n, row in enumerate(public.x.numpy()):
-        if (twin := ours.get(sha256_bytes(row.tobytes()))) is not None:
-            raise InputRefused(f"public: image {n} is private image {twin}; no image may be in both")
+    names = max(private.class_names, public.class_names, key=len)
+    for images in (private, public):
+        if images.class_names != names[: images.num_classes]:
+            raise InputRefused("public: the private images have other class names, or in another order")
+    if len(names) > classes:
+        raise InputRefused(f"the victim tells {classes} classes apart, but the images are of {len(names)}")
+    names += tuple(str(k) for k in range(len(names), classes))
+    seen: dict[str, int] = {}
+    fitting = []
+    for images, is_private in ((private, True), (public, False)):
+        kept = []
+        for n, row in enumerate(images.x.numpy()):
+            digest = sha256_bytes(row.tobytes())
+            if digest not in seen:
+                kept.append(n)
+            elif not is_private and seen[digest] >= 0:
+                raise InputRefused(f"public: image {n} is private image {seen[digest]}; no image may be in both")
+            seen.setdefault(digest, n if is_private else -1)
+        fitting.append(replace(images if len(kept) == len(images) else images.subset(kept), class_names=names))
+    return fitting[0], fitting[1]
 
 
 def _joined(private: LabelledImages, public: LabelledImages) -> LabelledImages:
@@ -279,7 +300,8 @@ def _bank_embedded(
 def _result(
     name: str, subject: Subject, model: Classifier, embedded: Embedded, judged: Judged, shown: LabelledImages
 ) -> SuspectResult:
-    right = (model.logits(shown.x.to(model.device)).argmax(dim=1).cpu() == shown.y).double()
+    (likeliest,) = each(partial(nearest_classes, model, count=1), [shown.x])
+    right = (likeliest[:, 0] == shown.y).double()
     half = len(shown) // 2
     return SuspectResult(
         name=name,
@@ -309,6 +331,13 @@ def _reasons(
         yield (
             "nothing says how the victim was trained, so the honest models were trained by pydrift's default recipe; "
             "the less they resemble what an honest suspect would be, the less p means (pass recipe= or train=)"
+        )
+    if train is not None:
+        yield "honest models were trained by the given function, all in the same way: honest suspects differ more"
+    if len(results) > 2:
+        yield (
+            f"{len(results) - 1} suspects are judged, each for itself: that one of so many honest ones is accused has "
+            "a chance of up to that many times alpha"
         )
     if owner.train_size is not None and owner.train_size != private:
         yield (

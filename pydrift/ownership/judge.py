@@ -17,17 +17,17 @@ from pydrift.ownership.evidence import (
     agreement,
     bootstrap_interval,
     harmonic_mean_p,
+    image_share,
     p_by_samples,
     rank_p,
     welch,
     widened,
-    widening,
 )
 from pydrift.ownership.result import INCONCLUSIVE, INDEPENDENT, STOLEN, Evidence
 
 SAMPLE_COUNTS = (2, 5, 10, 15, 20, 30, 40, 60, 80, 100)  # of private images, for p against their number
 _LARGEST_T = 1e6
-_CLEAR = 10  # a p above so many alphas: nothing speaks against independence
+_CLEAR, _SURELY_CLEAR = 10, 0.2  # a p above so many alphas, or above that: nothing speaks against independence
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judgement:
-    """null_agreement: of every independent model, `widening` times as far from their mean as it was found."""
+    """
+    null_agreement          of every independent model, as it was found
+    null_agreement_widened  and as suspects are ranked among it (see pydrift.ownership.evidence.widened)
+    """
 
     suspects: dict[str, Judged]
     victim: Judged
     null_agreement: tuple[float, ...]
-    widening: float
+    null_agreement_widened: tuple[float, ...]
 
 
 def judge(
@@ -77,32 +80,34 @@ def judge(
     departures = Departures.of(references)
     victim = departures(answers.victim.profile)
     honest = departures(independents)
-    factor = widening(honest)
-    null_agreement = widened(agreement(victim, honest), factor)
+    share = image_share(honest)
+    found = agreement(victim, honest)
+    null_agreement = widened(found, share)
     fitted = [(kind.title, kind.fit(lesson, private)) for kind in regressors]
-    null_confidence = [_Corrected.of(regressor, answers, factor) for _, regressor in fitted]
-    draws = derived_seed(seed, Phase.OWNERSHIP_DRAWS)
+    null_confidence = [_Corrected.of(regressor, answers) for _, regressor in fitted]
+    of_curves, of_intervals, of_means = (derived_seed(seed, Phase.OWNERSHIP_DRAWS, k) for k in range(3))
     everybody = [answers.victim, *answers.suspects.values()]
     profiles = _profiles(everybody)
-    curves = p_by_samples(answers.victim.profile, profiles, references, independents, SAMPLE_COUNTS, seed=draws)
-    judged = []
+    curves = p_by_samples(answers.victim.profile, profiles, references, independents, SAMPLE_COUNTS, seed=of_curves)
+    judged: list[Judged] = []
     for one, departure, curve in zip(everybody, departures(profiles), curves, strict=True):
         value = float(agreement(victim, departure))
-        low, high = bootstrap_interval(victim, departure, seed=draws)
+        low, high = bootstrap_interval(victim, departure, seed=of_intervals)
         evidence = (
             Evidence("agreement", value, low, high, rank_p(value, null_agreement), _z(value, null_agreement)),
             *(
-                _confidence(title, regressor(one.features), corrected, draws)
+                _confidence(title, regressor(one.features), corrected, of_means)
                 for (title, regressor), corrected in zip(fitted, null_confidence, strict=True)
             ),
         )
-        verdict, reasons = _verdict(evidence[0].p_calibrated, alpha)
+        blind = bool(judged) and judged[0].verdict != STOLEN  # the victim itself would not be found
+        verdict, reasons = _verdict(evidence[0].p_calibrated, alpha, blind)
         judged.append(Judged(verdict, evidence, curve, reasons))
     return Judgement(
         suspects=dict(zip(answers.suspects, judged[1:], strict=True)),
         victim=judged[0],
-        null_agreement=tuple(float(value) for value in null_agreement),
-        widening=factor,
+        null_agreement=tuple(float(value) for value in found),
+        null_agreement_widened=tuple(float(value) for value in null_agreement),
     )
 
 
@@ -115,10 +120,10 @@ class _Corrected:
     null: Array  # [n]
 
     @classmethod
-    def of(cls, regressor: Regressor, answers: Answers, factor: float) -> _Corrected:
+    def of(cls, regressor: Regressor, answers: Answers) -> _Corrected:
         usual = np.mean([regressor(one.features) for one in answers.references], axis=0)
         null = [_t(regressor(one.features) - usual) for one in answers.independents]
-        return cls(usual, widened(np.array(null), factor))
+        return cls(usual, widened(np.array(null)))
 
 
 def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> Evidence:
@@ -150,9 +155,12 @@ def _profiles(embedded: Sequence[Embedded]) -> Array:
     return np.stack([one.profile for one in embedded])
 
 
-def _verdict(p: float, alpha: float) -> tuple[str, tuple[str, ...]]:
+def _verdict(p: float, alpha: float, blind: bool) -> tuple[str, tuple[str, ...]]:
+    if blind:
+        return INCONCLUSIVE, ("not even the victim itself is told from honest models by this embedding",)
     if p <= alpha:
         return STOLEN, ()
-    if p > _CLEAR * alpha:
+    clear = max(alpha, min(_CLEAR * alpha, _SURELY_CLEAR))
+    if p > clear:
         return INDEPENDENT, ()
-    return INCONCLUSIVE, (f"p = {p:.2g} lies between alpha = {alpha:g} and {_CLEAR * alpha:g}: reveal more samples",)
+    return INCONCLUSIVE, (f"p = {p:.2g} lies between alpha = {alpha:g} and {clear:g}: reveal more samples",)

@@ -30,9 +30,9 @@ class Evidence:
     name          "agreement", or "confidence: " and the regressor's title
     effect        the agreement in [-1, 1], or the private images' mean confidence minus the public ones'
     low, high     its 95 % interval over images (bootstrap, or Welch's)
-    p_calibrated  (k + 1) / (n + 1): rank among n independent models, of the agreement, or of Welch's t of confidences
-                  from which the reference models' have been taken
-    z             how many standard deviations of the independent models it is from their mean
+    p_calibrated  (k + 1) / (n + 1): rank among n independent models, widened, of the agreement, or of Welch's t of
+                  confidences from which the reference models' have been taken
+    z             how many standard deviations of these it is from their mean
     p_welch       of confidences as they are, as published; None for the agreement
     p_harmonic    the paper's harmonic mean of p-values, no p-value itself; None for the agreement
     """
@@ -51,7 +51,8 @@ class Evidence:
 class SuspectResult:
     """One suspect.
 
-    verdict    "stolen": p <= alpha. "independent": p > 10 alpha. "inconclusive": between, or as `reasons` says
+    verdict    "stolen": p <= alpha. "independent": p > 10 alpha, or > 0.2. "inconclusive": between, or where the victim
+               itself would not be found; `reasons` says
     p          the calibrated p of the agreement
     evidence   the agreement first
     by_samples p of the agreement had fewer private images been revealed
@@ -82,8 +83,9 @@ class Null:
     references, independents  how many; each half of the public images that are left has its own
     draw                      which images each was trained on
     accuracy                  of the independents, on images that they were not trained on
-    agreement                 of each independent model, `widening` times as far from their mean as it was found: honest
-                              models of other people have other images (see pydrift.ownership.evidence.widening)
+    agreement                 of each independent model, as it was found
+    agreement_widened         and as suspects are ranked among it: honest models of other people have other images, and
+                              so spread further (see pydrift.ownership.evidence.widened)
     """
 
     references: int
@@ -91,7 +93,7 @@ class Null:
     draw: str
     accuracy: tuple[float | None, ...]
     agreement: tuple[float, ...]
-    widening: float
+    agreement_widened: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class OwnershipReport:
                     "provenance": OwnershipProvenance(**raw["provenance"]),
                 }
             )
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             raise InputRefused(f"{file}: not a readable ownership report: {error!r}") from error
 
 

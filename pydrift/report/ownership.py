@@ -39,9 +39,10 @@ def render_ownership_html(report: OwnershipReport) -> str:
         suspects=suspects,
         table_rows=suspects[:TABLE_ROWS],
         agreements=figures.agreement_figure(
-            report.null.agreement, [*drawn, ("victim", "", report.victim.agreement)], report.alpha
+            report.null.agreement_widened, [*drawn, ("victim", "", report.victim.agreement)], report.alpha
         ),
         drawn=len(drawn),
+        spread=spread(report),
         curves=[
             (name, figures.p_curve(one.by_samples, least, report.alpha))
             for name, one in [
@@ -88,17 +89,17 @@ def headline(report: OwnershipReport) -> str:
     """The finding as one sentence."""
     if report.verdict == "independent":
         who = _listed(report, "independent") if len(report.suspects) == 1 else "any suspect"
-        return f"Independent: nothing says that {who} knows the private images."
+        return f"Independent: nothing says that {who} comes from the private images."
     who = _listed(report, report.verdict)
     many = sum(s.verdict == report.verdict for s in report.suspects) > 1
     if report.verdict == "stolen":
-        return f"Stolen: {who} {'know' if many else 'knows'} the private images."
-    return f"Inconclusive: whether {who} {'know' if many else 'knows'} the private images cannot be told."
+        return f"Stolen: {who} {'come' if many else 'comes'} from the private images, or from the victim."
+    return f"Inconclusive: whether {who} {'come' if many else 'comes'} from the private images cannot be told."
 
 
 def meaning(report: OwnershipReport, suspect: SuspectResult) -> str:
-    """What the suspect's p is, in words."""
-    honest = report.null.agreement
+    """What the suspect's p is, in words. Honest models are counted where they stand once spread (see Null)."""
+    honest = report.null.agreement_widened
     as_much = sum(value >= suspect.agreement.effect for value in honest)
     count = "none" if as_much == 0 else str(as_much)
     verb = "agrees" if as_much <= 1 else "agree"
@@ -106,6 +107,13 @@ def meaning(report: OwnershipReport, suspect: SuspectResult) -> str:
         f"{count} of {len(honest)} honest models {verb} with the victim as much as it does, "
         f"p = ({as_much} + 1) / ({len(honest)} + 1) = {wording.p_text(suspect.p)}"
     )
+
+
+def spread(report: OwnershipReport) -> float:
+    """How many times as far from their mean honest models are counted as they were found."""
+    found, widened = report.null.agreement, report.null.agreement_widened
+    reach = max(found) - min(found)
+    return (max(widened) - min(widened)) / reach if reach > 0 else 1.0
 
 
 def by_p(report: OwnershipReport) -> list[SuspectResult]:
