@@ -29,7 +29,7 @@ from pydrift.store import check_writable, tensors_digest, write_json
 from pydrift.subject import Subject
 
 ALPHA = 0.01
-SAMPLES = {"min-gd": 20, "blind-walk": 60}
+SAMPLES = {"min-gd": 12, "blind-walk": 60}  # a MinGD image takes ten times as long
 FITTED_AND_ASKED = 160  # of each kind of image, with both embeddings: so the honest models are the same ones
 TESTS = ("agreement", "confidence: perceptron", "confidence: logistic regression")
 
