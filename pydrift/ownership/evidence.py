@@ -122,29 +122,18 @@ def agreement(victim: Array, other: Array) -> Array:
     return result
 
 
-def image_share(null: Array) -> float:
-    """How much of the independent models' spread is owed to the images that they saw, in [0, 1].
+def widened(null: Array) -> Array:
+    """A statistic [n] of independent models, its distances from the mean as large as they may be among strangers.
 
-    null  [n, ...]: departures, or any statistic, of independent models, of which 2 j and 2 j + 1 saw complementary
-          halves of one pool. What two complementary halves do to a model is opposite
+    The independent models saw halves of one pool, but an honest suspect has images of its own. What a model owes to the
+    images that it saw varies, among halves of a pool, only half as much as among samples from outside; and the pool's
+    own peculiarity, as large again, is in all of the halves and in no outsider. So if all of the models' spread is owed
+    to their images, outsiders vary three times as much about the pool's mean as its halves do (to first order, for
+    suspects that saw about as many images). What is owed to chance in training varies no more outside than inside: the
+    factor is an upper bound, and p errs to the side of the accused.
     """
-    departed = null - null.mean(axis=0)
-    whole = float((departed**2).sum()) / 2
-    return min(max(-float((departed[0::2] * departed[1::2]).sum()) / whole, 0.0), 1.0) if whole > 0 else 0.0
-
-
-def widened(null: Array, least_share: float = 0.0) -> Array:
-    """A statistic [n] of independent models, its distances from the mean as large as they are among strangers.
-
-    An honest suspect has images of its own. What a model owes to the images that it saw varies, among halves of one
-    pool, only half as much as among samples from outside, and the pool's own peculiarity, as large again, is in all of
-    them. So where a share r of the variance is owed to images, the variance among models from outside is 1 + 2 r times
-    that within the pool (to first order, for suspects that saw about as many images as these models). r is taken from
-    the statistic itself, which is few numbers, and is at least `least_share`.
-    """
-    factor = np.sqrt(1 + 2 * max(image_share(null), least_share))
     mean = null.mean()
-    result: Array = mean + factor * (null - mean)
+    result: Array = mean + np.sqrt(3.0) * (null - mean)
     return result
 
 
@@ -191,8 +180,7 @@ def p_by_samples(
             chosen = np.concatenate([random.permutation(half)[:count], half + random.permutation(half)[:count]])
             departures = Departures.of(references[:, chosen])
             own = departures(victim[chosen])
-            honest = departures(null[:, chosen])
-            chance = widened(agreement(own, honest), image_share(honest))
+            chance = widened(agreement(own, departures(null[:, chosen])))
             p.append([rank_p(value, chance) for value in agreement(own, departures(suspects[:, chosen]))])
         for curve, (low, median, high) in zip(curves, np.quantile(p, [0.25, 0.5, 0.75], axis=0).T, strict=True):
             curve.append(SamplePoint(count, float(low), float(median), float(high)))

@@ -17,7 +17,6 @@ from pydrift.ownership.evidence import (
     agreement,
     bootstrap_interval,
     harmonic_mean_p,
-    image_share,
     p_by_samples,
     rank_p,
     welch,
@@ -79,10 +78,8 @@ def judge(
     references, independents = _profiles(answers.references), _profiles(answers.independents)
     departures = Departures.of(references)
     victim = departures(answers.victim.profile)
-    honest = departures(independents)
-    share = image_share(honest)
-    found = agreement(victim, honest)
-    null_agreement = widened(found, share)
+    found = agreement(victim, departures(independents))
+    null_agreement = widened(found)
     fitted = [(kind.title, kind.fit(lesson, private)) for kind in regressors]
     null_confidence = [_Corrected.of(regressor, answers) for _, regressor in fitted]
     of_curves, of_intervals, of_means = (derived_seed(seed, Phase.OWNERSHIP_DRAWS, k) for k in range(3))

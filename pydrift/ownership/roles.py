@@ -44,7 +44,7 @@ class Roles:
                 f"{samples} samples need {samples + cls.MIN_FITTED} private images and {needed} public ones at least, "
                 f"got {private} and {public}"
             )
-        pool = (public - samples - fitted) // 2
+        pool = min((public - samples - fitted) // 2, 2 * private)  # so that halves are as large as the victim's set
         random = np.random.Generator(np.random.Philox(derived_seed(seed, Phase.OWNERSHIP_SPLIT)))
         ours, theirs = random.permutation(private), random.permutation(public)
         first = samples + fitted
@@ -54,5 +54,5 @@ class Roles:
             public_asked=theirs[:samples],
             public_fitted=theirs[samples:first],
             reference_pool=np.sort(theirs[first : first + pool]),
-            independent_pool=np.sort(theirs[first + pool :]),
+            independent_pool=np.sort(theirs[first + pool : first + 2 * pool]),
         )
