@@ -181,8 +181,8 @@ def test_thieves_are_found_and_honest_models_are_not(reports, embedding):
     copy, architecture, honest = reports[embedding].suspects
     assert (copy.verdict, copy.p) == ("stolen", 1 / 41)
     assert copy.agreement.effect == pytest.approx(1)
-    assert architecture.verdict == "stolen"
-    assert honest.verdict != "stolen"
+    assert architecture.p < 0.1 < honest.p
+    assert honest.verdict == "independent"
     assert honest.agreement.effect < architecture.agreement.effect
     assert replace(reports[embedding].victim, name="copy", sha256=copy.sha256) == copy
 
@@ -190,7 +190,7 @@ def test_thieves_are_found_and_honest_models_are_not(reports, embedding):
 def test_the_report_says_how_it_was_made(reports, world):
     report = reports["min-gd"]
     assert (report.null.references, report.null.independents, len(report.null.agreement_widened)) == (12, 40, 40)
-    assert report.null.draw == "complementary halves of 327 images"
+    assert report.null.draw == "complementary halves of 326 images"
     assert report.embedding == "MinGD (white box)"
     assert (report.provenance.private_sha256, report.provenance.public_sha256) == (world[0].sha256, world[1].sha256)
     assert report.provenance.settings["recipe"]["epochs"] == 40
