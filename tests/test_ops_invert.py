@@ -79,6 +79,22 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] =
     "conv 5x5 stride 2": (convnet(nn.Conv2d(3, 7, 5, 2, 2), nn.ReLU(), features=2142), (3, 33, 35)),
     "conv 5x3 stride 2x1": (convnet(nn.Conv2d(1, 3, (5, 3), (2, 1), (1, 0)), nn.ReLU(), features=90), (1, 8, 12)),
     "conv 1x1": (convnet(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 1, 1), nn.ReLU(), features=64), (3, 8, 8)),
+    "conv 3x3 of many channels": (
+        convnet(
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 13, 3, padding=2), nn.ReLU()),
+            *(nn.Conv2d(13, 9, 3), nn.Conv2d(9, 8, 3, padding=(0, 1)), nn.ReLU()),
+            features=728,
+        ),
+        (1, 9, 13),
+    ),
+    "conv 3x3 of many channels, pooled": (
+        convnet(
+            *(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 8, 3, padding=1), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            features=96,
+        ),
+        (1, 9, 13),
+    ),
     "max-pool 2x2": (convnet(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), features=96), (1, 9, 13)),
     "max-pool 3x3": (
         convnet(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), features=175),
@@ -164,13 +180,15 @@ def random_problem(seed: int, device: str = "cpu") -> tuple[dict[str, Tensor], l
 
     for kind in [*rng.choices(range(7), [2, 6, 2, 4, 4, 2, 1], k=rng.randint(1, 7)), 6, 0]:
         kernel, code = (rng.randint(1, 5), rng.randint(1, 5)), []
+        plain = kind == 1 and rng.random() < 0.5  # of the convolutions half are as they mostly are
+        kernel = (3, 3) if plain else kernel
         if kind in (1, 4, 5):
             padding = (0, 0)
             if kind == 1:
                 padding = rng.choice([(0, 0), (1, 1), (2, 2), (4, 3)])
             elif kind == 4 and rng.random() < 0.5:
                 padding = (kernel[0] // 2, kernel[1] // 2)
-            stride = rng.choice([(1, 1), (2, 2), (1, 2), (3, 2), kernel])
+            stride = (1, 1) if plain else rng.choice([(1, 1), (2, 2), (1, 2), (3, 2), kernel])
             spare = (height + 2 * padding[0] - kernel[0], width + 2 * padding[1] - kernel[1])
             if flat or min(spare) < 0:
                 continue

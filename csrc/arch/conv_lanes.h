@@ -3,18 +3,29 @@
 
 #include "arch/dense_lanes.h"
 #include "arch/network_lanes.h"
+#include "arch/winograd_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {
+
+// One pass from map `from` on; finish as run_tiles has it.
+template <class Finish>
+PYDRIFT_INLINE void run_conv(const Network& network, const Dense& dense, const Map& from, int32_t g, Finish finish) {
+  const PlanView& plan = network.plan;
+  const float* in = network.at(from, g);
+  if (dense.winograd) {
+    run_winograd(dense, network.weights, plan.offsets, plan.tiles, from, in, network.patches(g), finish);
+  } else {
+    run_tiles(dense, network.weights, plan.offsets, plan.tiles, in, finish);
+  }
+}
 
 inline void conv_forward(const Network& network, const Stage& stage, int32_t g) {
   float* out = network.at(stage.out, g);
   uint8_t* codes = network.codes_of(stage, g);
   const int64_t plane = stage.out.plane, num_positions = stage.out.plane_size();
-  const PlanView& plan = network.plan;
-  const auto run = [&](auto finish) __attribute__((always_inline)) {
-    run_tiles(stage.forward, network.weights, plan.offsets, plan.tiles, network.at(stage.in, g), finish);
-  };
+  const auto run = [&](auto finish)
+                       __attribute__((always_inline)) { run_conv(network, stage.forward, stage.in, g, finish); };
   const bool relu = stage.relu;
   if (stage.pooled && codes == nullptr) {
     run([&](const Tile& tile, int32_t o, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
@@ -88,7 +99,7 @@ inline void conv_spread(const Network& network, const Stage& stage, int32_t g, i
 // conv_spread and the data gradient in one, for 3x3 kernels with 2x2 pooling and few input channels: each pooled
 // gradient adds to the 4x4 pixels that its window saw, and those sums stay in registers over all channels.
 inline void conv_scatter(const Network& network, const Stage& stage, int32_t g) {
-  constexpr int32_t kKernel = 3, kTaps = kKernel * kKernel, kPatch = kKernel + 1;
+  constexpr int32_t kKernel = 3, kPatch = kKernel + 1;
   const float* gradient = network.at(stage.out_gradient, g);
   float* in_gradient = network.at(stage.in_gradient, g);
   const uint8_t* codes = network.codes_of(stage, g);
@@ -136,15 +147,13 @@ inline void conv_scatter(const Network& network, const Stage& stage, int32_t g) 
 
 // The data gradient from what conv_spread made.
 inline void conv_gather(const Network& network, const Stage& stage, int32_t g) {
-  const PlanView& plan = network.plan;
   float* in_gradient = network.at(stage.in_gradient, g);
   const int64_t plane = stage.in_gradient.plane;
   for (int32_t i = 0; i < stage.num_backward; ++i) {
-    run_tiles(plan.backward[stage.first_backward + i], network.weights, plan.offsets, plan.tiles,
-              network.at(stage.spread, g),
-              [&](const Tile& tile, int32_t c, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
-                for (int32_t p = 0; p < kTileSize; ++p) store(in_gradient + c * plane + tile.out[p], sum[p]);
-              });
+    run_conv(network, network.plan.backward[stage.first_backward + i], stage.spread, g,
+             [&](const Tile& tile, int32_t c, const Vec(&sum)[kTileSize]) __attribute__((always_inline)) {
+               for (int32_t p = 0; p < kTileSize; ++p) store(in_gradient + c * plane + tile.out[p], sum[p]);
+             });
   }
 }
 

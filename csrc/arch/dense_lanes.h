@@ -18,21 +18,40 @@ PYDRIFT_INLINE void begin_sums(const Dense& dense, const float* weights, int32_t
   }
 }
 
+// sum[r][p] += weight[r * stride] * value(p), with the fewer of the two factors held in registers.
+template <int32_t kNumRows, int32_t kNumPositions, class Value>
+PYDRIFT_INLINE void add_products(const float* weight, int64_t stride, Value value,
+                                 Vec (&sum)[kNumRows][kNumPositions]) {
+  if constexpr (kNumRows < kNumPositions) {
+    Vec factors[kNumRows];
+#pragma GCC unroll 8
+    for (int32_t r = 0; r < kNumRows; ++r) factors[r] = all(weight[r * stride]);
+#pragma GCC unroll 8
+    for (int32_t p = 0; p < kNumPositions; ++p) {
+      const Vec factor = value(p);
+#pragma GCC unroll 8
+      for (int32_t r = 0; r < kNumRows; ++r) sum[r][p] = multiply_add(factors[r], factor, sum[r][p]);
+    }
+  } else {
+    Vec values[kNumPositions];
+#pragma GCC unroll 8
+    for (int32_t p = 0; p < kNumPositions; ++p) values[p] = value(p);
+#pragma GCC unroll 8
+    for (int32_t r = 0; r < kNumRows; ++r) {
+      const Vec factor = all(weight[r * stride]);
+#pragma GCC unroll 8
+      for (int32_t p = 0; p < kNumPositions; ++p) sum[r][p] = multiply_add(factor, values[p], sum[r][p]);
+    }
+  }
+}
+
 // kNumRows outputs, a whole block, at kNumPositions positions. weight: [num_terms][kNumRows], offset: [num_terms]
 template <int32_t kPrefetch, int32_t kNumRows, int32_t kNumPositions>
 PYDRIFT_INLINE void accumulate(const float* weight, const int32_t* offset, int32_t num_terms,
                                const float* const (&in)[kNumPositions], Vec (&sum)[kNumRows][kNumPositions]) {
   for (int32_t k = 0; k < num_terms; ++k, weight += kNumRows) {
     if constexpr (kPrefetch > 0) __builtin_prefetch(weight + kPrefetch);
-    Vec value[kNumPositions];
-#pragma GCC unroll 8
-    for (int32_t p = 0; p < kNumPositions; ++p) value[p] = load(in[p] + offset[k]);
-#pragma GCC unroll 8
-    for (int32_t r = 0; r < kNumRows; ++r) {
-      const Vec factor = all(weight[r]);
-#pragma GCC unroll 8
-      for (int32_t p = 0; p < kNumPositions; ++p) sum[r][p] = multiply_add(factor, value[p], sum[r][p]);
-    }
+    add_products(weight, 1, [&](int32_t p) __attribute__((always_inline)) { return load(in[p] + offset[k]); }, sum);
   }
 }
 

@@ -33,15 +33,7 @@ PYDRIFT_INLINE void multiply_rows(const LinearProduct& product, int32_t first, F
   for (int32_t k = 0; k < product.num_terms; ++k, weight += product.term_stride, in += product.in_pitch) {
     // Of each line that the terms lie in, the next outputs are about to be wanted.
     __builtin_prefetch(weight + kCacheLineFloats);
-    Vec value[kNumGroups];
-#pragma GCC unroll 8
-    for (int32_t g = 0; g < kNumGroups; ++g) value[g] = load(in + g * kLanes);
-#pragma GCC unroll 8
-    for (int32_t r = 0; r < kNumRows; ++r) {
-      const Vec factor = all(weight[r * stride]);
-#pragma GCC unroll 8
-      for (int32_t g = 0; g < kNumGroups; ++g) sum[r][g] = multiply_add(factor, value[g], sum[r][g]);
-    }
+    add_products(weight, stride, [in](int32_t g) __attribute__((always_inline)) { return load(in + g * kLanes); }, sum);
   }
 #pragma GCC unroll 8
   for (int32_t r = 0; r < kNumRows; ++r) {

@@ -8,7 +8,9 @@
 namespace pydrift {
 namespace {
 
-constexpr int32_t kScatterKernel = 3;
+constexpr int32_t kSmallKernel = 3;  // of the convolutions that have a form of their own
+constexpr int32_t kSmallTaps = kSmallKernel * kSmallKernel;
+constexpr int32_t kMinWinogradChannels = 8;    // with fewer, on either side, the transforms cost more than they save
 constexpr int64_t kMaxMapFloats = int64_t{1} << 28;  // of one kind of map; also keeps their offsets in 32 bits
 
 int32_t floor_divide(int32_t a, int32_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -30,6 +32,8 @@ class Planner {
     fuse();
     lay_out();
     for (size_t i = 0; i < plan_.stages.size(); ++i) fill(plan_.stages[i], *layers_[i], needs_gradient(i));
+    plan_.patches = plan_.group_floats;
+    plan_.group_floats += widest_patches_;
     return std::move(plan_);
   }
 
@@ -56,13 +60,22 @@ class Planner {
         }
       }
       stage.weight_parameters = layer.weight, stage.bias_parameters = layer.bias;
-      stage.scatter = passes_ == Passes::kInputGradient && stage.pooled && layer.in.channels <= kMaxScatterInputs && layer.window.stride_h == 1 &&
-                      layer.window.stride_w == 1 && layer.window.kernel_h == kScatterKernel &&
-                      layer.window.kernel_w == kScatterKernel;
+      stage.scatter = passes_ == Passes::kInputGradient && stage.pooled &&
+                      layer.in.channels <= kMaxScatterInputs && has_small_kernel(layer.window);
       layers_.push_back(&layer);
       ends_.push_back(&layers[i]);
       plan_.stages.push_back(stage);
     }
+  }
+
+  static bool has_small_kernel(const Window& w) {
+    return w.kernel_h == kSmallKernel && w.kernel_w == kSmallKernel && w.stride_h == 1 && w.stride_w == 1;
+  }
+
+  // Whether the pass with this window from one shape to another runs in Winograd's tiles of 2x2 outputs.
+  static bool suits_winograd(const Window& w, const LayerShape& from, const LayerShape& to) {
+    return has_small_kernel(w) && std::min(from.channels, to.channels) >= kMinWinogradChannels &&
+           std::min(to.height, to.width) >= 2;
   }
 
   // Whether the gradient in what stage `i` reads is of use to anyone.
@@ -186,6 +199,17 @@ class Planner {
     return dense;
   }
 
+  // As add_dense, whose terms are the nine taps of each channel, row by row.
+  Dense add_winograd(int32_t num_outputs, int64_t output_step, const std::vector<int32_t>& offsets,
+                     const std::vector<int32_t>& parameters) {
+    Dense dense = add_dense(num_outputs, output_step, offsets, parameters);
+    const int32_t num_channels = dense.num_terms / kSmallTaps;
+    dense.winograd = true;
+    plan_.num_weights = dense.weight + int64_t{num_outputs} * num_channels * kPatchSize;
+    widest_patches_ = std::max(widest_patches_, int64_t{kPatchSize} * patch_pitch(num_channels) * plan_.lanes);
+    return dense;
+  }
+
   // As add_dense, for a pass over a flat map; its terms are what all groups have of one element.
   Dense add_flat(int32_t num_outputs, int64_t output_step, const std::vector<int32_t>& offsets,
                  const std::vector<int32_t>& parameters) {
@@ -228,11 +252,16 @@ class Planner {
         }
       }
     }
-    stage.forward = add_dense(layer.out.channels, int64_t{layer.in.channels} * w.size(), offsets, parameters);
+    const bool winograd = suits_winograd(w, layer.in, layer.out);
+    const int64_t output_step = int64_t{layer.in.channels} * w.size();
+    stage.forward = winograd ? add_winograd(layer.out.channels, output_step, offsets, parameters)
+                             : add_dense(layer.out.channels, output_step, offsets, parameters);
     stage.forward.bias = add_copy(layer.bias, layer.out.channels);
     stage.forward.tiles = static_cast<int64_t>(plan_.tiles.size());
     if (stage.pooled) {
       add_pooled_tiles(stage);
+    } else if (winograd) {
+      add_quads(stage.in, stage.out);
     } else {
       add_tiles(stage.in, w.stride_h, w.stride_w, stage.out, {0, 1, layer.out.height}, {0, 1, layer.out.width});
     }
@@ -291,6 +320,20 @@ class Planner {
     }
   }
 
+  // Tiles of 2x2 positions each. Where their number is odd, the last row or column is computed twice.
+  void add_quads(const Map& from, const Map& to) {
+    for (int32_t i = 0; i < to.height; i += 2) {
+      for (int32_t j = 0; j < to.width; j += 2) {
+        Tile tile;
+        for (int32_t p = 0; p < kTileSize; ++p) {
+          const int32_t y = std::min(i, to.height - 2) + p / 2, x = std::min(j, to.width - 2) + p % 2;
+          tile.in[p] = from.at(y, x), tile.out[p] = to.at(y, x), tile.index[p] = y * to.width + x;
+        }
+        plan_.tiles.push_back(tile);
+      }
+    }
+  }
+
   void add_pooled_tiles(const Stage& stage) {
     const Window& w = stage.window;
     for (int32_t y = 0; y < stage.out.height; ++y) {
@@ -322,8 +365,8 @@ class Planner {
       for (int32_t px = 0; px < std::min(w.stride_w, layer.in.width); ++px) {
         std::vector<int32_t> offsets, parameters;
         for (int32_t o = 0; o < out.channels; ++o) {
-          for (int32_t ky = 0; ky < w.kernel_h; ++ky) {
-            for (int32_t kx = 0; kx < w.kernel_w; ++kx) {
+          for (int32_t ky = w.kernel_h - 1; ky >= 0; --ky) {  // in the order of what they read
+            for (int32_t kx = w.kernel_w - 1; kx >= 0; --kx) {
               const int32_t dy = py + w.padding_h - ky, dx = px + w.padding_w - kx;
               if (dy % w.stride_h != 0 || dx % w.stride_w != 0) continue;
               offsets.push_back(o * stage.spread.plane + stage.spread.at(dy / w.stride_h, dx / w.stride_w));
@@ -331,10 +374,16 @@ class Planner {
             }
           }
         }
-        Dense dense = add_dense(layer.in.channels, num_taps, offsets, parameters);
+        const bool winograd = suits_winograd(w, layer.out, layer.in);
+        Dense dense = winograd ? add_winograd(layer.in.channels, num_taps, offsets, parameters)
+                               : add_dense(layer.in.channels, num_taps, offsets, parameters);
         dense.tiles = static_cast<int64_t>(plan_.tiles.size());
-        add_tiles(stage.spread, 1, 1, stage.in_gradient, {py, w.stride_h, layer.in.height},
-                  {px, w.stride_w, layer.in.width});
+        if (winograd) {
+          add_quads(stage.spread, stage.in_gradient);
+        } else {
+          add_tiles(stage.spread, 1, 1, stage.in_gradient, {py, w.stride_h, layer.in.height},
+                    {px, w.stride_w, layer.in.width});
+        }
         dense.num_tiles = static_cast<int32_t>(plan_.tiles.size() - dense.tiles);
         add_backward(stage, dense);
       }
@@ -346,6 +395,7 @@ class Planner {
   Plan plan_;
   std::vector<const Layer*> layers_;  // behind each stage, and
   std::vector<const Layer*> ends_;    // the last layer that it covers
+  int64_t widest_patches_ = 0;        // floats of the transformed inputs of the widest Winograd pass
 };
 
 // kCount outputs of the terms [begin, end): a constant, since this is a good part of the work where samples are few.
@@ -358,7 +408,43 @@ void pack_block(const int32_t* begin, const int32_t* end, const float* parameter
   }
 }
 
+// The kernel `taps` (3x3) of one output and channel in Winograd's domain: G taps G^T with
+// G = [1 0 0; 1/2 1/2 1/2; 1/2 -1/2 1/2; 0 0 1].
+void transform_kernel(const float (&taps)[kSmallTaps], float (&transformed)[kPatchSize]) {
+  const auto transform = [](float a, float b, float c, float* to, int32_t step) {
+    to[0] = a, to[step] = 0.5f * (a + b + c), to[2 * step] = 0.5f * (a - b + c), to[3 * step] = c;
+  };
+  float rows[4 * kSmallKernel];
+  for (int32_t j = 0; j < kSmallKernel; ++j) {
+    transform(taps[j], taps[kSmallKernel + j], taps[2 * kSmallKernel + j], rows + j, kSmallKernel);
+  }
+  for (int32_t i = 0; i < 4; ++i) {
+    const float* row = rows + i * kSmallKernel;
+    transform(row[0], row[1], row[2], transformed + i * 4, 1);
+  }
+}
+
+void pack_winograd(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
+  const int32_t* terms = plan.parameters.data() + dense.terms;
+  const int32_t num_channels = dense.num_terms / kSmallTaps;
+  const OutputBlocks blocks(dense.num_outputs, plan.rows);
+  for (int32_t i = 0; i < blocks.num_blocks; ++i) {
+    const OutputBlock block = blocks[i];
+    float* to = weights + dense.weight + int64_t{block.begin} * num_channels * kPatchSize;
+    for (int32_t c = 0; c < num_channels; ++c) {
+      for (int32_t o = 0; o < block.count; ++o) {
+        float taps[kSmallTaps], transformed[kPatchSize];
+        const float* from = parameters + (block.begin + o) * dense.output_step;
+        for (int32_t t = 0; t < kSmallTaps; ++t) taps[t] = from[terms[c * kSmallTaps + t]];
+        transform_kernel(taps, transformed);
+        for (int32_t e = 0; e < kPatchSize; ++e) to[(e * num_channels + c) * block.count + o] = transformed[e];
+      }
+    }
+  }
+}
+
 void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
+  if (dense.winograd) return pack_winograd(plan, dense, parameters, weights);
   static constexpr decltype(&pack_block<1>) kPackBlock[] = {pack_block<1>, pack_block<2>, pack_block<3>,
                                                             pack_block<4>, pack_block<5>, pack_block<6>};
   const int32_t* terms = plan.parameters.data() + dense.terms;

@@ -6,6 +6,9 @@
 //
 // with one vector of restarts per element, so nothing is ever shuffled, copied into columns or padded to a vector's
 // width. A plan holds the offsets, the positions and the order in which weights are packed for it.
+//
+// 3x3 convolutions over many channels run as Winograd's F(2x2, 3x3) instead (arch/winograd_lanes.h): 16 multiply-adds
+// for 2x2 outputs where the formula takes 36.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +24,11 @@ inline constexpr int32_t kMaxGroups = 4;      // vectors of restarts that share 
 inline constexpr uint8_t kDeadCode = 255;     // of an output whose ReLU let nothing through
 inline constexpr int32_t kMaxScatterInputs = 4;
 inline constexpr int32_t kGradientOutputs = 4;  // channels whose weight gradients are computed together
+inline constexpr int32_t kPatchSize = 16;       // of a Winograd tile: the 4x4 inputs that its 2x2 outputs see
+
+// Vectors from one element of the transformed patches to the next, for kTileSize tiles of all channels. An even number
+// would put all elements of a patch into the same few cache sets.
+PYDRIFT_HD int32_t patch_pitch(int32_t num_channels) { return num_channels * kTileSize + 1; }
 
 // Where the elements of a feature map lie, counted in floats. Flat maps hold all groups side by side, others one group.
 struct Map {
@@ -69,6 +77,7 @@ struct Dense {
   int64_t output_step = 0;  // from one output's parameter to the next one's
   int64_t tiles = 0;      // in Plan::tiles; flat passes have none, their positions are the groups
   int32_t num_tiles = 0;
+  bool winograd = false;  // each tile 2x2 outputs; weights: blocks of outputs, each [kPatchSize][channels][outputs]
 };
 
 enum class StageKind { kLinear, kConv, kAffine, kRelu, kMaxPool, kAvgPool };
@@ -108,6 +117,7 @@ struct Plan {
   std::vector<Copy> copies;         // parameters that are packed as they are
   int64_t num_weights = 0;          // packed
   int64_t group_floats = 0;     // memory of one group's maps; their borders are zero and stay so
+  int64_t patches = 0;          // in it: transformed inputs of the Winograd tiles in work
   int64_t shared_floats = 0;    // memory of the flat maps
   int64_t code_bytes = 0;       // memory of one group's codes
   int32_t num_classes = 0;
@@ -122,6 +132,7 @@ struct PlanView {
   const int32_t* offsets;
   const Tile* tiles;
   int32_t num_stages, num_classes;
+  int64_t patches;
   Map input, input_gradient, logits, logits_gradient;
 
   explicit PlanView(const Plan& plan)
@@ -131,6 +142,7 @@ struct PlanView {
         tiles(plan.tiles.data()),
         num_stages(static_cast<int32_t>(plan.stages.size())),
         num_classes(plan.num_classes),
+        patches(plan.patches),
         input(plan.input),
         input_gradient(plan.input_gradient),
         logits(plan.logits),
