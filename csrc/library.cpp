@@ -26,6 +26,8 @@ STABLE_TORCH_LIBRARY(pydrift, m) {
   m.def(
       "shadow_moments(Tensor x, Tensor parameters, Tensor label, Tensor member, *, int[] program, str precision) "
       "-> (Tensor count, Tensor mean, Tensor m2)");
+  // x, parameters as there -> logits [K, N, classes] float32; on the CPU only
+  m.def("shadow_logits(Tensor x, Tensor parameters, *, int[] program) -> Tensor");
   // x [N, C, H, W] uint8 or float32; label [N] int32; parameters, first_moment [K, P] float32; second_moment [K, P] or,
   // with "sgd", [K, 0]; order [T] int32; look [T, 3] or [0, 3] int8; steps_done [K] int64; num_steps, batch_size [K]
   // int32; rate [S] float64; hyper [K, 5] float64 -> loss [K] float32

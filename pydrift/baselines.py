@@ -15,7 +15,6 @@ from pydrift.data import LabelledImages
 from pydrift.fingerprint import Scorer
 from pydrift.gray import GrayData
 from pydrift.result import Baselines
-from pydrift.training import predict
 
 GRAY_ALPHA = 0.05  # a gray image with a p up to this is foreign
 
@@ -31,7 +30,7 @@ def measure_baselines(
     change = relative_weight_change(base_module, production_module)
     if data is None:
         return Baselines(relative_weight_change=change)
-    predictions = [predict(model.logits, data.x.to(model.device)).cpu() for model in (base, production)]
+    predictions = [model.logits(data.x).argmax(dim=1).cpu() for model in (base, production)]
     right_base, right_new = (p == data.y for p in predictions)
     return Baselines(
         accuracy_base=float(right_base.float().mean()),

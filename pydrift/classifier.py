@@ -12,7 +12,10 @@ from torch.nn import functional as F
 
 from pydrift.arch import FusedModel, NotLowerable, frozen_copy, lower
 from pydrift.errors import InputRefused, UsageError
-from pydrift.ops import native_status, refuses
+from pydrift.ops import native_status, refuses, shadow_logits
+
+# Images that torch is asked about at once: fixed, as last bits may depend on it, and few, so that maps stay in caches.
+_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,12 @@ class Classifier:
         return log_probability.detach(), gradient.contiguous()
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits [N, num_classes] without a gradient."""
+        """Logits [N, num_classes] on the model's device, of images on any; without a gradient."""
+        if self.fused is not None and self.device.type == "cpu":
+            images = x.contiguous().to(self.device)
+            return shadow_logits(images, self.fused.parameters()[None], program=self.fused.program())[0]
         with torch.no_grad():
-            return self.forward(x)
+            return torch.cat([self.forward(part.to(self.device)) for part in x.split(_BATCH)])
 
 
 def freeze(

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from pydrift import GradientAscent, InputRefused
-from pydrift.classifier import freeze
+from pydrift import classifier as classifier_module
+from pydrift.classifier import Classifier, freeze
 from pydrift.ops import native_status
 
 CPU, SHAPE = torch.device("cpu"), (1, 4, 4)
@@ -161,3 +162,24 @@ def test_weights_that_are_not_finite_are_refused():
         module.head.weight[0, 0] = torch.nan
     with pytest.raises(InputRefused, match=r"^base: gives non-finite logits for a plain gray image$"):
         freeze(module, SHAPE, CPU, "base")
+
+
+def test_torch_is_asked_in_fixed_batches(monkeypatch):
+    sizes = []
+
+    def forward(x):
+        sizes.append(len(x))
+        return x.flatten(1)[:, :4]
+
+    monkeypatch.setattr(classifier_module, "_BATCH", 8)
+    x = images(20)
+    classifier = Classifier(forward, SHAPE, 4, CPU, "generic: a test")
+    assert torch.equal(classifier.logits(x), x.flatten(1)[:, :4])
+    assert sizes == [8, 8, 4]
+
+
+@pytest.mark.skipif(not native_status().cpu, reason="needs the native library")
+def test_native_answers_are_those_of_torch():
+    classifier = freeze(network(skip=False), SHAPE, CPU)
+    torch.testing.assert_close(classifier.logits(images()), classifier.forward(images()))
+    assert torch.equal(classifier.logits(images()[2:4]), classifier.logits(images())[2:4])

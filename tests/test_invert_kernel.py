@@ -83,6 +83,7 @@ NETWORKS = {
         [*conv(1, 6), *RELU, *max_pool(2, 2), *conv(6, 5), *RELU, *max_pool(2, 2), *FLATTEN, *linear(5, 6)],
     ),
     "kernels of 5": ((1, 9, 7), [*conv(1, 4, 5, 1, 2), *RELU, *conv(4, 9, 5, 1, 0), *RELU, *FLATTEN, *linear(135, 3)]),
+    "many channels": ((1, 7, 5), [*conv(1, 8), *RELU, *conv(8, 9), *RELU, *FLATTEN, *linear(315, 3)]),
     "stride 2": ((3, 9, 8), [*conv(3, 9, 3, 2), *RELU, *conv(9, 4, 5, 2, 2), *FLATTEN, *linear(24, 3)]),
     "stride 2, pooled": ((1, 11, 9), [*conv(1, 3, 3, 2, 0), *RELU, *max_pool(2, 2), *FLATTEN, *linear(12, 3)]),
     "stride beyond the kernel": ((2, 8, 7), [*conv(2, 9, (2, 1), 3, 0), *RELU, *FLATTEN, *linear(81, 4)]),

@@ -11,7 +11,6 @@ from pydrift import InputRefused, UsageError
 from pydrift.arch import lower
 from pydrift.classifier import Classifier, freeze
 from pydrift.membership import SIGNALS, check_finite, confidence, logit_margin, loss, measure, recognise, view
-from pydrift.membership import recognition as recognition_module
 from pydrift.membership import statistics as statistics_module
 
 SHAPE = (1, 3, 3)
@@ -115,20 +114,6 @@ def test_recognition_does_not_depend_on_who_else_is_asked():
     together, alone = recognise(observers, images), recognise(observers[1:2], images[2:])
     assert np.array_equal(together.log_odds[1:2, 2:], alone.log_odds)
     assert np.array_equal(together.confidence[1:2, 2:], alone.confidence)
-
-
-def test_recognition_asks_in_fixed_batches(monkeypatch):
-    sizes = []
-
-    def forward(x):
-        sizes.append(len(x))
-        return x.flatten(1)[:, :4]
-
-    observer = Classifier(forward, SHAPE, 4, torch.device("cpu"), "generic: a test")
-    monkeypatch.setattr(recognition_module, "_BATCH", 8)
-    got = recognise([observer], gray(1).repeat(2, 1, 1, 1, 1, 1))
-    assert sizes == [8, 8, 4] * 2
-    assert np.array_equal(got.log_odds[:, 0], got.log_odds[:, 1])
 
 
 def images(count=7):

@@ -51,7 +51,8 @@ def run_sanitized(folder: Path, room: str, loop: str) -> None:
         built = build(f"{name}.o", "-c", ROOT / f"csrc/{room}/{loop}_lanes.cpp", *VECTOR_FLAGS[name])
         assert built.returncode == 0, built.stderr
     objects = [folder / f"{name}.o" for name in variants]
-    built = build("sanitized", NATIVE_TESTS / f"{loop}_sanitized.cpp", ROOT / "csrc/arch/plan.cpp", *objects)
+    arch = [ROOT / "csrc/arch" / name for name in ("pack.cpp", "plan.cpp")]
+    built = build("sanitized", NATIVE_TESTS / f"{loop}_sanitized.cpp", *arch, *objects)
     assert built.returncode == 0, built.stderr
     run = subprocess.run([folder / "sanitized"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -99,7 +99,6 @@ inline void conv_spread(const Network& network, const Stage& stage, int32_t g, i
 // conv_spread and the data gradient in one, for 3x3 kernels with 2x2 pooling and few input channels: each pooled
 // gradient adds to the 4x4 pixels that its window saw, and those sums stay in registers over all channels.
 inline void conv_scatter(const Network& network, const Stage& stage, int32_t g) {
-  constexpr int32_t kKernel = 3, kPatch = kKernel + 1;
   const float* gradient = network.at(stage.out_gradient, g);
   float* in_gradient = network.at(stage.in_gradient, g);
   const uint8_t* codes = network.codes_of(stage, g);
@@ -109,31 +108,31 @@ inline void conv_scatter(const Network& network, const Stage& stage, int32_t g) 
   for (int32_t y = 0; y < from.height; ++y) {
     for (int32_t x = 0; x < from.width; ++x) {
       for (int32_t channel = 0; channel < to.channels; ++channel) {
-        const float* weight = network.weights + stage.weights + int64_t{channel} * from.channels * kTaps;
-        Vec patch[kPatch][kPatch] = {};
-        for (int32_t o = 0; o < from.channels; ++o, weight += kTaps) {
+        const float* weight = network.weights + stage.weights + int64_t{channel} * from.channels * kSmallTaps;
+        Vec patch[kPatchWidth][kPatchWidth] = {};
+        for (int32_t o = 0; o < from.channels; ++o, weight += kSmallTaps) {
           const Vec value = load(gradient + int64_t{o} * from.plane + from.at(y, x));
           const IntVec code = load_codes(codes + (o * num_positions + y * from.width + x) * kLanes);
           Vec share[kTileSize];
 #pragma GCC unroll 4
           for (int32_t p = 0; p < kTileSize; ++p) share[p] = code == p ? value : Vec{};
 #pragma GCC unroll 9
-          for (int32_t tap = 0; tap < kTaps; ++tap) {
+          for (int32_t tap = 0; tap < kSmallTaps; ++tap) {
             const Vec factor = all(weight[tap]);
 #pragma GCC unroll 4
             for (int32_t p = 0; p < kTileSize; ++p) {
-              Vec& sum = patch[tap / kKernel + p / 2][tap % kKernel + p % 2];
+              Vec& sum = patch[tap / kSmallKernel + p / 2][tap % kSmallKernel + p % 2];
               sum = multiply_add(factor, share[p], sum);
             }
           }
         }
         float* target = in_gradient + int64_t{channel} * to.plane;
 #pragma GCC unroll 4
-        for (int32_t i = 0; i < kPatch; ++i) {
+        for (int32_t i = 0; i < kPatchWidth; ++i) {
           const int32_t row = 2 * y - stage.window.padding_h + i;
           if (row < 0 || row >= to.height) continue;
 #pragma GCC unroll 4
-          for (int32_t j = 0; j < kPatch; ++j) {
+          for (int32_t j = 0; j < kPatchWidth; ++j) {
             const int32_t column = 2 * x - stage.window.padding_w + j;
             if (column < 0 || column >= to.width) continue;
             float* pixel = target + to.at(row, column);

@@ -8,8 +8,6 @@
 namespace pydrift {
 namespace {
 
-constexpr int32_t kSmallKernel = 3;  // of the convolutions that have a form of their own
-constexpr int32_t kSmallTaps = kSmallKernel * kSmallKernel;
 constexpr int32_t kMinWinogradChannels = 8;    // with fewer, on either side, the transforms cost more than they save
 constexpr int64_t kMaxMapFloats = int64_t{1} << 28;  // of one kind of map; also keeps their offsets in 32 bits
 
@@ -22,7 +20,8 @@ struct Border {
 
 class Planner {
  public:
-  Planner(const Program& program, int32_t lanes, int32_t rows, Passes passes) : program_(program), passes_(passes) {
+  Planner(const Program& program, int32_t lanes, int32_t rows, Passes passes, bool winograd)
+      : program_(program), passes_(passes), winograd_(winograd) {
     plan_.lanes = lanes;
     plan_.rows = rows;
     plan_.num_classes = program.num_classes();
@@ -73,8 +72,8 @@ class Planner {
   }
 
   // Whether the pass with this window from one shape to another runs in Winograd's tiles of 2x2 outputs.
-  static bool suits_winograd(const Window& w, const LayerShape& from, const LayerShape& to) {
-    return has_small_kernel(w) && std::min(from.channels, to.channels) >= kMinWinogradChannels &&
+  bool suits_winograd(const Window& w, const LayerShape& from, const LayerShape& to) const {
+    return winograd_ && has_small_kernel(w) && std::min(from.channels, to.channels) >= kMinWinogradChannels &&
            std::min(to.height, to.width) >= 2;
   }
 
@@ -258,10 +257,8 @@ class Planner {
                              : add_dense(layer.out.channels, output_step, offsets, parameters);
     stage.forward.bias = add_copy(layer.bias, layer.out.channels);
     stage.forward.tiles = static_cast<int64_t>(plan_.tiles.size());
-    if (stage.pooled) {
-      add_pooled_tiles(stage);
-    } else if (winograd) {
-      add_quads(stage.in, stage.out);
+    if (stage.pooled || winograd) {
+      add_quads(stage.in, w, stage.out, stage.pooled);
     } else {
       add_tiles(stage.in, w.stride_h, w.stride_w, stage.out, {0, 1, layer.out.height}, {0, 1, layer.out.width});
     }
@@ -320,29 +317,18 @@ class Planner {
     }
   }
 
-  // Tiles of 2x2 positions each. Where their number is odd, the last row or column is computed twice.
-  void add_quads(const Map& from, const Map& to) {
-    for (int32_t i = 0; i < to.height; i += 2) {
-      for (int32_t j = 0; j < to.width; j += 2) {
+  // Tiles of 2x2 positions each, which with pooling go to one place. Where the number of rows or columns is odd, the last
+  // one is computed twice.
+  void add_quads(const Map& from, const Window& w, const Map& to, bool pooled) {
+    const int32_t scale = pooled ? 2 : 1, height = scale * to.height, width = scale * to.width;
+    for (int32_t i = 0; i < height; i += 2) {
+      for (int32_t j = 0; j < width; j += 2) {
         Tile tile;
         for (int32_t p = 0; p < kTileSize; ++p) {
-          const int32_t y = std::min(i, to.height - 2) + p / 2, x = std::min(j, to.width - 2) + p % 2;
-          tile.in[p] = from.at(y, x), tile.out[p] = to.at(y, x), tile.index[p] = y * to.width + x;
-        }
-        plan_.tiles.push_back(tile);
-      }
-    }
-  }
-
-  void add_pooled_tiles(const Stage& stage) {
-    const Window& w = stage.window;
-    for (int32_t y = 0; y < stage.out.height; ++y) {
-      for (int32_t x = 0; x < stage.out.width; ++x) {
-        Tile tile;
-        for (int32_t p = 0; p < kTileSize; ++p) {
-          tile.in[p] = stage.in.at((2 * y + p / 2) * w.stride_h, (2 * x + p % 2) * w.stride_w);
-          tile.out[p] = stage.out.at(y, x);
-          tile.index[p] = y * stage.out.width + x;
+          const int32_t y = std::min(i, height - 2) + p / 2, x = std::min(j, width - 2) + p % 2;
+          tile.in[p] = from.at(y * w.stride_h, x * w.stride_w);
+          tile.out[p] = to.at(y / scale, x / scale);
+          tile.index[p] = y / scale * to.width + x / scale;
         }
         plan_.tiles.push_back(tile);
       }
@@ -379,7 +365,7 @@ class Planner {
                                : add_dense(layer.in.channels, num_taps, offsets, parameters);
         dense.tiles = static_cast<int64_t>(plan_.tiles.size());
         if (winograd) {
-          add_quads(stage.spread, stage.in_gradient);
+          add_quads(stage.spread, w, stage.in_gradient, false);
         } else {
           add_tiles(stage.spread, 1, 1, stage.in_gradient, {py, w.stride_h, layer.in.height},
                     {px, w.stride_w, layer.in.width});
@@ -392,86 +378,17 @@ class Planner {
 
   const Program& program_;
   const Passes passes_;
+  const bool winograd_;
   Plan plan_;
   std::vector<const Layer*> layers_;  // behind each stage, and
   std::vector<const Layer*> ends_;    // the last layer that it covers
   int64_t widest_patches_ = 0;        // floats of the transformed inputs of the widest Winograd pass
 };
 
-// kCount outputs of the terms [begin, end): a constant, since this is a good part of the work where samples are few.
-template <int32_t kCount>
-void pack_block(const int32_t* begin, const int32_t* end, const float* parameters, int64_t output_step, float* to) {
-  const float* outputs[kCount];
-  for (int32_t o = 0; o < kCount; ++o) outputs[o] = parameters + o * output_step;
-  for (const int32_t* term = begin; term != end; ++term) {
-    for (int32_t o = 0; o < kCount; ++o) *to++ = outputs[o][*term];
-  }
-}
-
-// The kernel `taps` (3x3) of one output and channel in Winograd's domain: G taps G^T with
-// G = [1 0 0; 1/2 1/2 1/2; 1/2 -1/2 1/2; 0 0 1].
-void transform_kernel(const float (&taps)[kSmallTaps], float (&transformed)[kPatchSize]) {
-  const auto transform = [](float a, float b, float c, float* to, int32_t step) {
-    to[0] = a, to[step] = 0.5f * (a + b + c), to[2 * step] = 0.5f * (a - b + c), to[3 * step] = c;
-  };
-  float rows[4 * kSmallKernel];
-  for (int32_t j = 0; j < kSmallKernel; ++j) {
-    transform(taps[j], taps[kSmallKernel + j], taps[2 * kSmallKernel + j], rows + j, kSmallKernel);
-  }
-  for (int32_t i = 0; i < 4; ++i) {
-    const float* row = rows + i * kSmallKernel;
-    transform(row[0], row[1], row[2], transformed + i * 4, 1);
-  }
-}
-
-void pack_winograd(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
-  const int32_t* terms = plan.parameters.data() + dense.terms;
-  const int32_t num_channels = dense.num_terms / kSmallTaps;
-  const OutputBlocks blocks(dense.num_outputs, plan.rows);
-  for (int32_t i = 0; i < blocks.num_blocks; ++i) {
-    const OutputBlock block = blocks[i];
-    float* to = weights + dense.weight + int64_t{block.begin} * num_channels * kPatchSize;
-    for (int32_t c = 0; c < num_channels; ++c) {
-      for (int32_t o = 0; o < block.count; ++o) {
-        float taps[kSmallTaps], transformed[kPatchSize];
-        const float* from = parameters + (block.begin + o) * dense.output_step;
-        for (int32_t t = 0; t < kSmallTaps; ++t) taps[t] = from[terms[c * kSmallTaps + t]];
-        transform_kernel(taps, transformed);
-        for (int32_t e = 0; e < kPatchSize; ++e) to[(e * num_channels + c) * block.count + o] = transformed[e];
-      }
-    }
-  }
-}
-
-void pack_dense(const Plan& plan, const Dense& dense, const float* parameters, float* weights) {
-  if (dense.winograd) return pack_winograd(plan, dense, parameters, weights);
-  static constexpr decltype(&pack_block<1>) kPackBlock[] = {pack_block<1>, pack_block<2>, pack_block<3>,
-                                                            pack_block<4>, pack_block<5>, pack_block<6>};
-  const int32_t* terms = plan.parameters.data() + dense.terms;
-  const OutputBlocks blocks(dense.num_outputs, plan.rows);
-  for (int32_t i = 0; i < blocks.num_blocks; ++i) {
-    const OutputBlock block = blocks[i];
-    const float* from = parameters + block.begin * dense.output_step;
-    for (int32_t first = 0; first < dense.num_terms; first += dense.panel) {
-      const int32_t end = std::min(first + dense.panel, dense.num_terms);
-      float* to = weights + dense.weight + int64_t{first} * dense.num_outputs + block.begin * (end - first);
-      kPackBlock[block.count - 1](terms + first, terms + end, from, dense.output_step, to);
-    }
-  }
-}
-
 }  // namespace
 
-Plan make_plan(const Program& program, int32_t lanes, int32_t rows, Passes passes) {
-  return Planner(program, lanes, rows, passes).run();
-}
-
-void pack_weights(const Plan& plan, const float* parameters, float* weights) {
-  for (const Stage& stage : plan.stages) {
-    if (stage.forward.num_outputs > 0) pack_dense(plan, stage.forward, parameters, weights);
-  }
-  for (const Dense& dense : plan.backward) pack_dense(plan, dense, parameters, weights);
-  for (const Copy& copy : plan.copies) std::copy_n(parameters + copy.from, copy.count, weights + copy.to);
+Plan make_plan(const Program& program, int32_t lanes, int32_t rows, Passes passes, bool winograd) {
+  return Planner(program, lanes, rows, passes, winograd).run();
 }
 
 }  // namespace pydrift

@@ -24,6 +24,8 @@ inline constexpr int32_t kMaxGroups = 4;      // vectors of restarts that share 
 inline constexpr uint8_t kDeadCode = 255;     // of an output whose ReLU let nothing through
 inline constexpr int32_t kMaxScatterInputs = 4;
 inline constexpr int32_t kGradientOutputs = 4;  // channels whose weight gradients are computed together
+inline constexpr int32_t kSmallKernel = 3;      // 3x3: of convolutions that have a form of their own
+inline constexpr int32_t kSmallTaps = kSmallKernel * kSmallKernel;
 inline constexpr int32_t kPatchSize = 16;       // of a Winograd tile: the 4x4 inputs that its 2x2 outputs see
 
 // Vectors from one element of the transformed patches to the next, for kTileSize tiles of all channels. An even number
@@ -168,9 +170,11 @@ struct OutputBlocks {
   }
 };
 
-Plan make_plan(const Program& program, int32_t lanes, int32_t rows, Passes passes);
+// winograd: false for kernels that only know the formula above.
+Plan make_plan(const Program& program, int32_t lanes, int32_t rows, Passes passes, bool winograd);
 
 // The parameters of one model, [Program::num_parameters], in the order of the plan: weights [Plan::num_weights].
+// In pack.cpp.
 void pack_weights(const Plan& plan, const float* parameters, float* weights);
 
 }  // namespace pydrift

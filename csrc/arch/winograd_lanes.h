@@ -3,7 +3,7 @@
 // A tile is 2x2 outputs, and what they see a patch of 4x4 inputs. Patch d and kernel g become B d B^T and G g G^T, both
 // 4x4; their elementwise products, added up over the channels, become the outputs by A^T m A:
 //
-//     B = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]    A^T = [1 1 1 0; 0 1 -1 -1]    G in plan.cpp
+//     B = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]    A^T = [1 1 1 0; 0 1 -1 -1]    G in pack.cpp
 //
 // 16 multiply-adds instead of 36 (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015). Constants
 // of 1 and 1/2 only: the error grows by a small factor, and no output sees an input outside of its window.
@@ -15,7 +15,6 @@ namespace pydrift {
 namespace PYDRIFT_LANES {
 
 inline constexpr int32_t kPatchWidth = 4;
-inline constexpr int32_t kTaps = 9;
 
 // B of four vectors that lie `step` apart, in place.
 PYDRIFT_INLINE void transform_line(Vec* line, int32_t step) {
@@ -27,10 +26,10 @@ PYDRIFT_INLINE void transform_line(Vec* line, int32_t step) {
 // [num_channels][kTileSize] are filled.
 inline void transform_patches(const Dense& dense, const int32_t* offsets, const Tile* const (&tiles)[kTileSize],
                               const Map& map, const float* in, float* patches) {
-  const int32_t num_channels = dense.num_terms / kTaps;
+  const int32_t num_channels = dense.num_terms / kSmallTaps;
   const int64_t step = int64_t{patch_pitch(num_channels)} * kLanes;
   for (int32_t c = 0; c < num_channels; ++c) {
-    const float* corner = in + offsets[dense.terms + c * kTaps];
+    const float* corner = in + offsets[dense.terms + c * kSmallTaps];
     for (int32_t t = 0; t < kTileSize; ++t) {
       const float* from = corner + tiles[t]->in[0];
       Vec patch[kPatchSize];
@@ -88,7 +87,7 @@ template <class Finish>
 inline void run_winograd(const Dense& dense, const float* weights, const int32_t* offsets, const Tile* tiles,
                          const Map& map, const float* in, float* patches, Finish finish) {
   const OutputBlocks blocks(dense.num_outputs, kRows);
-  const int32_t num_channels = dense.num_terms / kTaps;
+  const int32_t num_channels = dense.num_terms / kSmallTaps;
   for (int32_t first = 0; first < dense.num_tiles; first += kTileSize) {
     const Tile* together[kTileSize];
     for (int32_t t = 0; t < kTileSize; ++t) {  // the last tile may come several times

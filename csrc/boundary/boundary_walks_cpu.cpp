@@ -47,7 +47,8 @@ void run_cpu(const BoundaryTask& task, const char* op, int32_t /*device_index*/)
   const WalkVariant& variant = walk_variant(chosen_simd());
   const auto plan_for = [&] {
     try {
-      return make_plan(*task.program, variant.lanes, variant.rows, blind ? Passes::kForward : Passes::kInputGradient);
+      const Passes passes = blind ? Passes::kForward : Passes::kInputGradient;
+      return make_plan(*task.program, variant.lanes, variant.rows, passes, /*winograd=*/true);
     } catch (const std::invalid_argument& error) {
       refuse(op, ": ", error.what());
     }

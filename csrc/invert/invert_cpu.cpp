@@ -43,7 +43,7 @@ class Scratch {
 
 Plan plan_for(const Program& program, const InvertVariant& variant) {
   try {
-    return make_plan(program, variant.lanes, variant.rows, Passes::kInputGradient);
+    return make_plan(program, variant.lanes, variant.rows, Passes::kInputGradient, /*winograd=*/true);
   } catch (const std::invalid_argument& error) {
     refuse("invert: ", error.what());
   }

@@ -1,4 +1,4 @@
-// pydrift::shadow_statistics and pydrift::shadow_moments. What both devices share: checks and signatures.
+// pydrift::shadow_statistics, shadow_moments and shadow_logits. What both devices share: checks and signatures.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -14,20 +14,17 @@
 
 namespace pydrift {
 
-// The only validation of the tensors, for both ops and devices. The labels are checked where the host can read them.
-inline Program check_shadow(const char* op, const Tensor& x, const Tensor& parameters, const Tensor& label,
+// The only validation of the tensors, for all ops and devices.
+inline Program check_shadow(const char* op, const Tensor& x, const Tensor& parameters,
                             const std::vector<int64_t>& codes) {
   check_images(op, "x", x, ImageTypes::kByteOrFloat);
   Program program = check_program(op, x, codes);
   check_matrix(op, "parameters", parameters, -1, program.num_parameters, ScalarType::Float, x);
-  check_vector(op, "label", label, x.size(0), ScalarType::Int, x);
   return program;
 }
 
-inline ShadowTask shadow_task(const char* op, const Program& program, const Tensor& x, const Tensor& parameters,
-                              const Tensor& label, const std::string& precision) {
+inline ShadowTask shadow_task(const Program& program, const Tensor& x, const Tensor& parameters) {
   ShadowTask task{};
-  task.arithmetic = read_precision(op, precision, x.is_cpu());
   task.program = &program;
   if (x.scalar_type() == ScalarType::Byte) {
     task.bytes = x.const_data_ptr<uint8_t>();
@@ -35,9 +32,18 @@ inline ShadowTask shadow_task(const char* op, const Program& program, const Tens
     task.values = x.const_data_ptr<float>();
   }
   task.parameters = parameters.const_data_ptr<float>();
-  task.label = label.const_data_ptr<int32_t>();
   task.num_models = parameters.size(0);
   task.num_samples = x.size(0);
+  return task;
+}
+
+// The labels' range is checked where the host can read them.
+inline ShadowTask labelled_task(const char* op, const Program& program, const Tensor& x, const Tensor& parameters,
+                                const Tensor& label, const std::string& precision) {
+  check_vector(op, "label", label, x.size(0), ScalarType::Int, x);
+  ShadowTask task = shadow_task(program, x, parameters);
+  task.arithmetic = read_precision(op, precision, x.is_cpu());
+  task.label = label.const_data_ptr<int32_t>();
   return task;
 }
 
@@ -47,8 +53,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> shadow_statistics(const Tensor x, con
                                                              const Tensor label, std::vector<int64_t> program_codes,
                                                              std::string precision) {
   const char* op = "shadow_statistics";
-  const Program program = check_shadow(op, x, parameters, label, program_codes);
-  ShadowTask task = shadow_task(op, program, x, parameters, label, precision);
+  const Program program = check_shadow(op, x, parameters, program_codes);
+  ShadowTask task = labelled_task(op, program, x, parameters, label, precision);
   const auto output = [&](ScalarType dtype) {
     return torch::stable::new_empty(parameters, {task.num_models, task.num_samples}, dtype);
   };
@@ -65,8 +71,8 @@ std::tuple<Tensor, Tensor, Tensor> shadow_moments(const Tensor x, const Tensor p
                                                   const Tensor member, std::vector<int64_t> program_codes,
                                                   std::string precision) {
   const char* op = "shadow_moments";
-  const Program program = check_shadow(op, x, parameters, label, program_codes);
-  ShadowTask task = shadow_task(op, program, x, parameters, label, precision);
+  const Program program = check_shadow(op, x, parameters, program_codes);
+  ShadowTask task = labelled_task(op, program, x, parameters, label, precision);
   PYDRIFT_CHECK(member.dim() == 2 && member.size(0) == task.num_models && member.size(1) == task.num_samples &&
                     member.scalar_type() == ScalarType::Bool && member.is_contiguous() && on_one_device(member, x),
                 op, ": member must be [", task.num_models, ", ", task.num_samples,
@@ -79,6 +85,18 @@ std::tuple<Tensor, Tensor, Tensor> shadow_moments(const Tensor x, const Tensor p
   task.moments = {count.mutable_data_ptr<int32_t>(), mean.mutable_data_ptr<float>(), m2.mutable_data_ptr<float>()};
   if (task.num_models > 0 && task.num_samples > 0) kRun(task, op, x.get_device_index());
   return {count, mean, m2};
+}
+
+template <void (*kRun)(const ShadowTask&, const char* op, int32_t device_index)>
+Tensor shadow_logits(const Tensor x, const Tensor parameters, std::vector<int64_t> program_codes) {
+  const char* op = "shadow_logits";
+  const Program program = check_shadow(op, x, parameters, program_codes);
+  ShadowTask task = shadow_task(program, x, parameters);
+  const Tensor logits = torch::stable::new_empty(
+      parameters, {task.num_models, task.num_samples, program.num_classes()}, ScalarType::Float);
+  task.logits = logits.mutable_data_ptr<float>();
+  if (task.num_models > 0 && task.num_samples > 0) kRun(task, op, x.get_device_index());
+  return logits;
 }
 
 }  // namespace pydrift

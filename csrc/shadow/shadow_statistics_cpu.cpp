@@ -1,4 +1,4 @@
-// shadow_statistics and shadow_moments on the CPU: blocks of samples in parallel, and models too where samples are few.
+// shadow_statistics, shadow_moments and shadow_logits on the CPU: blocks of samples in parallel, and models too where samples are few.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -20,7 +20,7 @@ constexpr int64_t kTasksPerThread = 4;                       // so that none wai
 
 Plan plan_for(const char* op, const Program& program, const ShadowVariant& variant) {
   try {
-    return make_plan(program, variant.lanes, variant.rows, Passes::kForward);
+    return make_plan(program, variant.lanes, variant.rows, Passes::kForward, /*winograd=*/true);
   } catch (const std::invalid_argument& error) {
     refuse(op, ": ", error.what());
   }
@@ -94,7 +94,7 @@ void share_out(int64_t num_threads, int64_t count, Function function) {
 }
 
 void run_cpu(const ShadowTask& task, const char* op, int32_t /*device_index*/) {
-  check_range(op, "label", task.label, task.num_samples, task.program->num_classes());
+  if (task.label != nullptr) check_range(op, "label", task.label, task.num_samples, task.program->num_classes());
   const ShadowVariant& variant = shadow_variant(chosen_simd());
   const Plan plan = plan_for(op, *task.program, variant);
   const PlanView view(plan);
@@ -137,6 +137,7 @@ void run_cpu(const ShadowTask& task, const char* op, int32_t /*device_index*/) {
 STABLE_TORCH_LIBRARY_IMPL(pydrift, CPU, m) {
   m.impl("shadow_statistics", TORCH_BOX(&shadow_statistics<run_cpu>));
   m.impl("shadow_moments", TORCH_BOX(&shadow_moments<run_cpu>));
+  m.impl("shadow_logits", TORCH_BOX(&shadow_logits<run_cpu>));
 }
 
 }  // namespace pydrift

@@ -103,6 +103,7 @@ class SampleBlock {
   void judge(int64_t model, int32_t begin, const float* logits) const {
     const int64_t first = worker_.first_sample + begin;
     const int32_t num_lanes = lanes_in_use(begin);
+    if (task_.logits != nullptr) return keep(logits, model * task_.num_samples + first, num_lanes);
     int32_t label[kLanes] = {};
     std::memcpy(label, task_.label + first, num_lanes * sizeof(label[0]));
     GroupStatistics statistics;
@@ -114,6 +115,14 @@ class SampleBlock {
     std::memcpy(task_.statistics.loss + to, statistics.loss, num_bytes);
     std::memcpy(task_.statistics.confidence + to, statistics.confidence, num_bytes);
     std::memcpy(task_.statistics.prediction + to, statistics.prediction, num_bytes);
+  }
+
+  // The logits of the lanes, to row `first` and those behind it.
+  void keep(const float* logits, int64_t first, int32_t num_lanes) const {
+    float* row = task_.logits + first * plan_.num_classes;
+    for (int32_t lane = 0; lane < num_lanes; ++lane, row += plan_.num_classes) {
+      for (int32_t k = 0; k < plan_.num_classes; ++k) row[k] = logits[k * int64_t{plan_.logits.pitch} + lane];
+    }
   }
 
   // Welford's update of each lane's own side. The tensors are the state: a model's whole forward pass lies between two

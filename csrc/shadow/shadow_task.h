@@ -1,4 +1,4 @@
-// What pydrift::shadow_statistics and pydrift::shadow_moments are asked to do, as plain pointers. No torch.
+// What pydrift::shadow_statistics, shadow_moments and shadow_logits are asked to do, as plain pointers. No torch.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace pydrift {
 
 enum Side { kOut, kIn, kNumSides };  // of a sample, as one model saw it
 
-// Outputs of shadow_statistics, [models, samples] each; null for shadow_moments.
+// Outputs of shadow_statistics, [models, samples] each; null for the others.
 struct ShadowStatistics {
   float* margin;
   float* loss;
@@ -18,7 +18,7 @@ struct ShadowStatistics {
   int32_t* prediction;
 };
 
-// Outputs of shadow_moments, [kNumSides, samples] each; null for shadow_statistics.
+// Outputs of shadow_moments, [kNumSides, samples] each; null for the others.
 struct ShadowMoments {
   int32_t* count;
   float* mean;
@@ -30,12 +30,13 @@ struct ShadowTask {
   const uint8_t* bytes;     // [N, C, H, W], read as value / 255; or
   const float* values;      // [N, C, H, W]
   const float* parameters;  // [K, P]
-  const int32_t* label;     // [N], in [0, classes)
+  const int32_t* label;     // [N], in [0, classes); null for the logits
   const bool* member;       // [K, N], for the moments
   int64_t num_models;
   int64_t num_samples;
   ShadowStatistics statistics;
   ShadowMoments moments;
+  float* logits;            // output of shadow_logits, [K, N, classes]; null for the others
   Arithmetic arithmetic;
 };
 

@@ -60,7 +60,7 @@ void train_model(const ShadowTrainTask& task, const ShadowTrainVariant& variant,
 void run_cpu(const ShadowTrainTask& task, int32_t /*device_index*/) {
   const TrainParts parts = check_train_values(task);
   const ShadowTrainVariant& variant = shadow_train_variant(chosen_simd());
-  const Plan plan = make_train_plan(*task.program, variant.lanes, variant.rows);
+  const Plan plan = make_train_plan(*task.program, variant.lanes, variant.rows, /*winograd=*/true);
   const PlanView view(plan);
 
   // All memory before the threads: a failure in one of them could not be thrown through torch.

@@ -34,7 +34,7 @@ inline Dense add_flat_pass(Plan& plan, int32_t num_outputs, int64_t output_step,
 // The CPU's plan, and passes for the linear layers too, which on the GPU run as convolutions do.
 inline Plan make_device_train_plan(const Program& program) {
   using train_launch_detail::add_flat_pass;
-  Plan plan = make_train_plan(program, kWarpSize, kWarpRows);
+  Plan plan = make_train_plan(program, kWarpSize, kWarpRows, /*winograd=*/false);
   for (Stage& stage : plan.stages) {
     if (stage.kind != StageKind::kLinear) continue;
     const int32_t num_in = stage.in.channels, num_out = stage.out.channels;

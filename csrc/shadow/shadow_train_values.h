@@ -57,13 +57,13 @@ inline TrainParts check_train_values(const ShadowTrainTask& task) {
   return parts;
 }
 
-inline Plan make_train_plan(const Program& program, int32_t lanes, int32_t rows) {
+inline Plan make_train_plan(const Program& program, int32_t lanes, int32_t rows, bool winograd) {
   const bool any_weights = std::any_of(program.layers.begin(), program.layers.end(), [](const Layer& layer) {
     return layer.kind == LayerKind::kLinear || layer.kind == LayerKind::kConv2d;
   });
   PYDRIFT_CHECK(any_weights, "shadow_train: program: no linear or conv2d layer, so there is nothing to train");
   try {
-    return make_plan(program, lanes, rows, Passes::kWeightGradient);
+    return make_plan(program, lanes, rows, Passes::kWeightGradient, winograd);
   } catch (const std::invalid_argument& error) {
     refuse("shadow_train: ", error.what());
   }

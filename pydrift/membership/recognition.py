@@ -13,8 +13,6 @@ from torch import Tensor
 from pydrift.classifier import Classifier
 from pydrift.parallel import each
 
-_BATCH = 128  # images asked about at once: fixed, as last bits may depend on it, and small, so that maps stay in caches
-
 
 @dataclass(frozen=True)
 class Recognition:
@@ -47,14 +45,9 @@ def recognise(
 
 def _ask(observer: Classifier, images: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """-> log-odds [sources, classes, classes] and confidence [sources, classes] of one observer."""
-    classes, restarts = images.shape[1:3]
-    log_odds, confidence = [], []
-    for source in images:
-        parts = source.flatten(0, 1).split(_BATCH)
-        logits = torch.cat([observer.logits(part.to(observer.device)).cpu() for part in parts]).double()
-        logits = logits.view(classes, restarts, -1)
-        own = torch.arange(classes)
-        confidence.append(logits.softmax(dim=-1)[own, :, own].mean(dim=1).numpy())
-        mean = logits.mean(dim=1)
-        log_odds.append((mean[own, own][:, None] - mean).numpy())
-    return np.stack(log_odds), np.stack(confidence)
+    logits = observer.logits(images.flatten(0, 2)).cpu().double().view(*images.shape[:3], -1)
+    own = torch.arange(images.shape[1])
+    confidence = logits.softmax(dim=-1)[:, own, :, own].mean(dim=2).T
+    mean = logits.mean(dim=2)
+    log_odds = mean[:, own, own][:, :, None] - mean
+    return log_odds.numpy(), confidence.numpy()

@@ -20,7 +20,6 @@ from pydrift.ops import ShadowStatistics, shadow_statistics
 from pydrift.ops.reference import answer_statistics
 from pydrift.parallel import each
 
-_BATCH = 512
 _SHIFT = re.compile(r"shift:(-?\d{1,3}),(-?\d{1,3})")
 
 
@@ -145,7 +144,7 @@ def _ask_all(models: Sequence[Classifier], program: list[int], x: Tensor, y: Ten
 
 def _ask(x: Tensor, y: Tensor, posterior: bool, model: Classifier) -> dict[str, NDArray]:
     """The signals and the prediction of every image [N]; with `posterior`, that too [N, C]."""
-    logits = torch.cat([model.logits(part.to(model.device)) for part in x.split(_BATCH)])
+    logits = model.logits(x)
     answer = ShadowStatistics(*answer_statistics(logits, y.to(model.device)))._asdict()
     answer["prediction"] = answer["prediction"].int()
     if posterior:

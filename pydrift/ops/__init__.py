@@ -5,7 +5,13 @@ from pydrift.ops.ascent_update import ascent_update
 from pydrift.ops.boundary_walks import L1, L2, LINF, BoundaryWalks, blind_walk, min_gd
 from pydrift.ops.invert import Inverted, invert, refuses
 from pydrift.ops.native import NativeStatus, native_status
-from pydrift.ops.shadow_statistics import ShadowMoments, ShadowStatistics, shadow_moments, shadow_statistics
+from pydrift.ops.shadow_statistics import (
+    ShadowMoments,
+    ShadowStatistics,
+    shadow_logits,
+    shadow_moments,
+    shadow_statistics,
+)
 from pydrift.ops.shadow_train import HYPER, shadow_train, trains
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "min_gd",
     "native_status",
     "refuses",
+    "shadow_logits",
     "shadow_moments",
     "shadow_statistics",
     "shadow_train",

@@ -1,6 +1,6 @@
 """The operations in plain torch, for any float dtype and device: what they mean, and what the tests compare with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import prod
 from typing import Any
@@ -164,12 +164,9 @@ def invert(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `pydrift.ops.invert`, whose arguments these are. Computes in the dtype of x, whatever the precision."""
     _check_precision("invert", precision, x)
-    probe = logits(x[:0], program, parameters.new_zeros(parameters.shape[1]))
-    if not program or probe.ndim != 2:
-        raise ValueError("invert: program: must end in flat logits, one per class")
     for name, ids, limit in (
         ("model", model, len(parameters)),
-        ("label", label, probe.shape[1]),
+        ("label", label, num_classes("invert", x, program, parameters)),
         ("restart", restart, MAX_RESTARTS + 1),
     ):
         outside = ((ids < 0) | (ids >= limit)).nonzero()[:, 0].tolist()
@@ -232,15 +229,29 @@ def shadow_statistics(
     shape = (len(parameters), len(x))
     margin, loss, confidence = (parameters.new_empty(shape) for _ in range(3))
     prediction = label.new_empty(shape)
-    with torch.no_grad():
-        for model, numbers in enumerate(parameters):
-            for rows in torch.arange(len(x), device=x.device).split(_BLOCK):
-                images = x[rows].to(parameters.dtype)
-                values = logits(images / 255 if x.dtype == torch.uint8 else images, program, numbers)
-                answer = answer_statistics(values, label[rows])
-                for kept, found in zip((margin, loss, confidence, prediction), answer, strict=True):
-                    kept[model, rows] = found.to(kept.dtype)
+    for model, rows, values in _in_blocks(x, parameters, program):
+        answer = answer_statistics(values, label[rows])
+        for kept, found in zip((margin, loss, confidence, prediction), answer, strict=True):
+            kept[model, rows] = found.to(kept.dtype)
     return margin, loss, confidence, prediction
+
+
+def shadow_logits(x: Tensor, parameters: Tensor, *, program: Sequence[int]) -> Tensor:
+    """See `pydrift.ops.shadow_logits`, whose arguments these are. Computes in the dtype of the parameters."""
+    result = parameters.new_empty((len(parameters), len(x), num_classes("shadow_logits", x, program, parameters)))
+    for model, rows, values in _in_blocks(x, parameters, program):
+        result[model, rows] = values
+    return result
+
+
+def _in_blocks(x: Tensor, parameters: Tensor, program: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Model, numbers of some samples, and the model's logits for these; images of bytes as value / 255."""
+    for model, numbers in enumerate(parameters):
+        for rows in torch.arange(len(x), device=x.device).split(_BLOCK):
+            images = x[rows].to(parameters.dtype)
+            with torch.no_grad():
+                values = logits(images / 255 if x.dtype == torch.uint8 else images, program, numbers)
+            yield model, rows, values
 
 
 def answer_statistics(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -288,11 +299,17 @@ def _check_precision(op: str, precision: str, x: Tensor) -> None:
         raise ValueError(f"{op}: precision '{precision}' needs a GPU; on the CPU there is 'float32'")
 
 
-def _check_labels(op: str, label: Tensor, program: Sequence[int], parameters: Tensor, x: Tensor) -> None:
+def num_classes(op: str, x: Tensor, program: Sequence[int], parameters: Tensor) -> int:
+    """How many logits the networks of a program, with parameters [K, P], make of images like those of x."""
     probe = logits(x[:0].to(parameters.dtype), program, parameters.new_zeros(parameters.shape[1]))
     if not program or probe.ndim != 2:
         raise ValueError(f"{op}: program: must end in flat logits, one per class")
-    outside = ((label < 0) | (label >= probe.shape[1])).nonzero()[:, 0].tolist()
+    return probe.shape[1]
+
+
+def _check_labels(op: str, label: Tensor, program: Sequence[int], parameters: Tensor, x: Tensor) -> None:
+    classes = num_classes(op, x, program, parameters)
+    outside = ((label < 0) | (label >= classes)).nonzero()[:, 0].tolist()
     if outside:
         got = f"{label[outside[0]].item()} at index {outside[0]}"
-        raise ValueError(f"{op}: label must be in [0, {probe.shape[1]}), got {got}")
+        raise ValueError(f"{op}: label must be in [0, {classes}), got {got}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pydrift.ops.reference import logits
+from pydrift.ops.reference import logits, num_classes
 
 _BLOCK, _BLOCK_VALUES = 256, 1 << 22  # walks under way together, and their pixels: no result depends on it
 LINF, L2, L1 = 0, 1, 2
@@ -213,11 +213,9 @@ def _rows_by_model(model: Tensor) -> Iterator[tuple[int, Tensor]]:
 def _check(
     op: str, x: Tensor, parameters: Tensor, program: Sequence[int], options: dict[str, Any], **ids: Tensor
 ) -> None:
-    probe = logits(x[:0], program, parameters.new_zeros(parameters.shape[1]))
-    if not program or probe.ndim != 2:
-        raise ValueError(f"{op}: program: must end in flat logits, one per class")
+    classes = num_classes(op, x, program, parameters)
     _check_options(op, **options)
-    limits = {"model": len(parameters), "image": len(x), "label": probe.shape[1], "norm": 3}
+    limits = {"model": len(parameters), "image": len(x), "label": classes, "norm": 3}
     for name, values in ids.items():
         _check_range(op, name, values, limits[name])
 

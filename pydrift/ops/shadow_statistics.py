@@ -1,4 +1,4 @@
-"""Many models on many samples at once: their membership statistics, or the moments of these over the models."""
+"""Many models on many samples at once: their logits, membership statistics, or the moments of these over the models."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -127,6 +127,19 @@ def shadow_moments(
     return ShadowMoments(*run(*tensors.values(), program=list(program), precision=precision))
 
 
+def shadow_logits(x: Tensor, parameters: Tensor, *, program: Sequence[int]) -> Tensor:
+    """The logits float32 [K, N, classes] of every sample under every model.
+
+    x [N, C, H, W], parameters [K, P] and program, ranges, errors and determinism: as `shadow_statistics`. Native on the
+    CPU only; on a GPU torch's own convolutions and products run.
+    """
+    tensors = {"x": x, "parameters": parameters}
+    _refuse_gradients("shadow_logits", tensors)
+    run = native_op("shadow_logits", x.device) or reference.shadow_logits
+    result: Tensor = run(*tensors.values(), program=list(program))
+    return result
+
+
 def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.requires_grad:  # torch.ops would run, and give a silently wrong gradient later
@@ -146,5 +159,11 @@ def _fake_moments(x: Tensor, parameters: Tensor, label: Tensor, member: Tensor, 
     )
 
 
+def _fake_logits(x: Tensor, parameters: Tensor, *, program: Sequence[int]) -> Tensor:
+    classes = reference.num_classes("shadow_logits", x, program, parameters)
+    return parameters.new_empty((parameters.shape[0], x.shape[0], classes))
+
+
+register_fake("shadow_logits", _fake_logits)
 register_fake("shadow_statistics", _fake_statistics)
 register_fake("shadow_moments", _fake_moments)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,8 +47,7 @@ class Embedding(Protocol):
 
 def nearest_classes(model: Classifier, x: Tensor, count: int) -> Tensor:
     """int64 [N, min(count, K)]: of each image the classes with the model's largest logits, the likeliest first."""
-    logits = torch.cat([model.logits(part.to(model.device)).cpu() for part in x.split(512)])
-    return logits.topk(min(count, model.num_classes), dim=1).indices
+    return model.logits(x).cpu().topk(min(count, model.num_classes), dim=1).indices
 
 
 def refuse_not_finite(distance: Tensor, image: Tensor) -> None:

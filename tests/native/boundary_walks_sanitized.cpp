@@ -80,7 +80,7 @@ Result run(Simd simd, const Program& program, bool blind, float scale) {
 
   const WalkVariant& variant = walk_variant(simd);
   const Plan plan =
-      make_plan(program, variant.lanes, variant.rows, blind ? Passes::kForward : Passes::kInputGradient);
+      make_plan(program, variant.lanes, variant.rows, blind ? Passes::kForward : Passes::kInputGradient, /*winograd=*/true);
   const PlanView view(plan);
   std::vector<float> weights(plan.num_weights);
   pack_weights(plan, parameters.data(), weights.data());

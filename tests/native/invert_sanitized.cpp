@@ -91,7 +91,7 @@ Result run(Simd simd, const Program& program, Optimizer optimizer, float scale) 
                         Arithmetic::kFma};
 
   const InvertVariant& variant = invert_variant(simd);
-  const Plan plan = make_plan(program, variant.lanes, variant.rows, Passes::kInputGradient);
+  const Plan plan = make_plan(program, variant.lanes, variant.rows, Passes::kInputGradient, /*winograd=*/true);
   const PlanView view(plan);
   std::vector<float> weights(plan.num_weights);
   pack_weights(plan, parameters.data(), weights.data());

@@ -63,7 +63,7 @@ Result run(Simd simd, const Program& program, bool bytes, float scale) {
   result.count.resize(kNumSides * kNumSamples);
 
   const ShadowVariant& variant = shadow_variant(simd);
-  const Plan plan = make_plan(program, variant.lanes, variant.rows, Passes::kForward);
+  const Plan plan = make_plan(program, variant.lanes, variant.rows, Passes::kForward, /*winograd=*/true);
   const PlanView view(plan);
   std::vector<float> weights(kNumModels * plan.num_weights);
   for (int64_t i = 0; i < kNumModels; ++i) {

@@ -69,7 +69,7 @@ void run(Simd simd, const Program& program, TrainOptimizer optimizer, int32_t ba
   task.optimizer = optimizer;
 
   const ShadowTrainVariant& variant = shadow_train_variant(simd);
-  const Plan plan = make_plan(program, variant.lanes, variant.rows, Passes::kWeightGradient);
+  const Plan plan = make_plan(program, variant.lanes, variant.rows, Passes::kWeightGradient, /*winograd=*/true);
   const PlanView view(plan);
   std::vector<float> first(parameters.size()), second(optimizer == TrainOptimizer::kAdam ? parameters.size() : 0),
       gradients(parameters.size()), weights(plan.num_weights), shared(plan.shared_floats),
