@@ -24,13 +24,14 @@ from _ownership_world import World
 
 from pydrift.membership.metrics import clopper_pearson
 from pydrift.ownership import OwnershipReport, SuspectResult, dataset_inference
+from pydrift.ownership.roles import Roles
 from pydrift.progress import for_terminal
 from pydrift.store import check_writable, tensors_digest, write_json
 from pydrift.subject import Subject
 
 ALPHA = 0.01
 SAMPLES = {"min-gd": 12, "blind-walk": 60}  # a MinGD image takes ten times as long
-FITTED_AND_ASKED = 160  # of each kind of image, with both embeddings: so the honest models are the same ones
+FITTED_AND_ASKED = 220  # of the public images, with both embeddings: so the honest models are the same ones
 TESTS = ("agreement", "confidence: perceptron", "confidence: logistic regression")
 
 
@@ -39,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="digits", help="digits or cifar10:DIR")
     parser.add_argument("--work", type=Path, required=True, help="folder for finished models")
     parser.add_argument("--seeds", type=int, default=5, help="victims")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--honest", type=int, default=100, help="independent models that p is calibrated on")
     parser.add_argument("--workers", type=int, default=2, help="processes that train suspects")
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -53,7 +55,7 @@ def main() -> int:
     options = arguments()
     if options.json is not None:
         check_writable(options.json)
-    worlds = [World(options.data, seed) for seed in range(options.seeds)]
+    worlds = [World(options.data, options.first_seed + k) for k in range(options.seeds)]
     for name in train_all(worlds, options.work / "suspects", options.workers):
         print(f"trained {name}", file=sys.stderr)
     rows = []
@@ -83,7 +85,7 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
             world.images.subset(torch.from_numpy(world.public)),
             embedding=embedding,
             samples=samples,
-            fit_on=FITTED_AND_ASKED - samples,
+            fit_on=FITTED_AND_ASKED - Roles.PUBLIC_PER_PRIVATE * samples,
             independents=options.honest,
             alpha=max(ALPHA, 1 / (options.honest + 1)),
             work_dir=options.work / "honest",

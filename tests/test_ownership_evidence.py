@@ -227,8 +227,8 @@ def test_p_by_samples_ends_at_the_p_of_all():
     departures = Departures.of(models(1, 24))
     victim, honest = departures(own), departures(models(2, 100))
     null = widened(agreement(victim, honest))
-    suspects = models(3, 2, shared=0.5 * own)
-    curves = p_by_samples(own, suspects, models(1, 24), models(2, 100), (2, 5, 20, 80))
+    suspects = models(3, 2, shared=0.3 * own)
+    curves = p_by_samples(own, suspects, models(1, 24), models(2, 100), 20, (2, 5, 20, 80))
     for curve, suspect in zip(curves, departures(suspects), strict=True):
         assert [point.samples for point in curve] == [2, 5, 20]
         last = curve[-1]
@@ -249,6 +249,7 @@ def embedded(profile, shift=0.0):
 def judged(suspects, alpha=0.01, independents=100):
     own = rng(5).normal(size=(40, 6))
     answers = Answers(
+        private=20,
         victim=embedded(own, 1.0),
         suspects={name: embedded(profile, shift) for name, (profile, shift) in suspects.items()},
         references=[embedded(profile) for profile in models(1, 24)],
@@ -299,7 +300,7 @@ def test_between_stolen_and_independent_there_is_a_doubt():
 def test_an_embedding_that_does_not_know_the_victim_acquits_nobody():
     """Where no walk arrives, all answers are the same."""
     blank = Embedded(np.ones((40, 6)), np.ones((40, 6)), 40)
-    answers = Answers(blank, {"thief": blank}, [blank] * 24, [blank] * 100)
+    answers = Answers(20, blank, {"thief": blank}, [blank] * 24, [blank] * 100)
     private = np.arange(120) < 60
     result = judge(answers, lesson=np.ones((120, 6)), private=private, regressors=[], alpha=0.01, seed=0)
     thief = result.suspects["thief"]
@@ -322,6 +323,7 @@ def test_which_images_are_private_matters_to_confidence_alone():
 
     def results(order):
         answers = Answers(
+            private=20,
             victim=embedded(own[order], 1.0),
             suspects={name: embedded(profile[order], 1.0) for name, profile in profiles.items()},
             references=[embedded(profile[order]) for profile in models(1, 24)],

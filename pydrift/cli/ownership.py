@@ -61,7 +61,7 @@ def ownership(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", help="private images revealed, and as many public ones (default: 60)"),
+        typer.Option("--samples", help="private images revealed, with twice as many public ones (default: 60)"),
     ] = None,
     fit_on: Annotated[
         int | None,

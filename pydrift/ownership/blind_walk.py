@@ -2,7 +2,7 @@
 
 Maini, Yaghini, Papernot: "Dataset Inference: Ownership Resolution in Machine Learning", ICLR 2021. Theirs draws noise
 for every image; here all images of a model, and all models, are walked in the same directions, so that the answers of
-two models can be compared, and images differ in nothing but themselves.
+two models can be compared, and images differ in nothing but themselves; and labels near the image are asked for, too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pydrift.classifier import Classifier
 from pydrift.errors import UsageError
@@ -26,28 +27,41 @@ FAMILIES = ("uniform", "normal", "laplace")  # distances are measured in linf, l
 
 @dataclass(frozen=True)
 class BlindWalk:
-    """How far it is along `starts` directions of each of three families of noise, in at most `max_steps` steps.
+    """How far it is along `starts` directions of each of three families of noise, in at most `max_steps` steps; and
+    what noisy copies of the image are taken for.
 
-    scale  of one step: uniform in +- scale, normal of standard deviation scale, Laplace of parameter 2 scale
+    scale   of one step: uniform in +- scale, normal of standard deviation scale, Laplace of parameter 2 scale
+    copies  of each image, a third of them with noise of each family, `reach` steps away
 
-    features: the distances. profile: log(1 + steps). An image takes 9 walks of 26 queries at most, so that 60
-    private and 60 public ones stay under 30,000; the paper has ten starts and 50 steps of half the length.
+    features: the distances, as published. profile (ours): the share of the copies that is given each label. It says
+    nearly as much as logits would, and far more about descent than the distances do. An image takes 6 walks of 21
+    queries at most, and 30 for its copies, so that 60 private and 120 public ones stay under 30,000; the paper has
+    ten starts and 50 shorter steps.
     """
 
-    starts: int = 3
-    scale: float = 0.01
-    max_steps: int = 25
+    starts: int = 2
+    scale: float = 0.0125
+    max_steps: int = 20
+    copies: int = 30
+    reach: float = 5.0
     seed: int = 0
     title: ClassVar[str] = "Blind Walk (label only)"
 
     def __post_init__(self) -> None:
-        if min(self.starts, self.max_steps) < 1 or not 0 < self.scale < float("inf"):
-            raise UsageError(f"blind-walk: starts and max_steps >= 1 and scale > 0 are needed, got {self}")
+        sizes = min(self.scale, self.reach), max(self.scale, self.reach)
+        if min(self.starts, self.max_steps, self.copies // 3) < 1 or not 0 < sizes[0] <= sizes[1] < float("inf"):
+            raise UsageError(
+                f"blind-walk: starts and max_steps >= 1, copies >= 3, scale and reach > 0 are needed, got {self}"
+            )
 
     def directions(self, input_shape: tuple[int, int, int]) -> Tensor:
         """float32 [3 * starts, C, H, W], a pure function of the seed: those of one family after the other."""
-        random = np.random.Generator(np.random.Philox(derived_seed(self.seed, Phase.BLIND_WALK)))
-        shape = (self.starts, *input_shape)
+        return self._noise(self.starts, 0, input_shape)
+
+    def _noise(self, count: int, number: int, input_shape: tuple[int, int, int]) -> Tensor:
+        """One step of `count` directions of each family."""
+        random = np.random.Generator(np.random.Philox(derived_seed(self.seed, Phase.BLIND_WALK, number)))
+        shape = (count, *input_shape)
         noise = [
             random.uniform(-self.scale, self.scale, shape),
             random.normal(0, self.scale, shape),
@@ -60,11 +74,11 @@ class BlindWalk:
         image, direction = torch.cartesian_prod(torch.arange(count), torch.arange(num_walks)).int().T.contiguous()
         walks = self._walk(model, x, image, direction, y.int()[image.long()])
         refuse_not_finite(walks.distance, image)
-        steps = walks.steps.cpu().double()
+        noise = self.reach * self._noise(self.copies // 3, 1, model.input_shape)
         return Embedded(
             features=walks.distance.cpu().double().view(count, num_walks).numpy(),
-            profile=steps.log1p().view(count, num_walks).numpy(),
-            queries=int((steps + 1).sum()),
+            profile=torch.stack([_labels(model, (x + shift).clamp(0, 1)) for shift in noise]).mean(dim=0).numpy(),
+            queries=int((walks.steps.long() + 1).sum()) + len(noise) * count,
         )
 
     def _walk(self, model: Classifier, x: Tensor, image: Tensor, direction: Tensor, label: Tensor) -> BoundaryWalks:
@@ -81,3 +95,8 @@ class BlindWalk:
         parameters, program = model.fused.parameters()[None], model.fused.program()
         zero = torch.zeros_like(image)
         return blind_walk(x, directions, parameters, zero, image, direction, label, norm, program=program, **options)
+
+
+def _labels(model: Classifier, x: Tensor) -> Tensor:
+    """The label of each image, one-hot: float64 [N, K]."""
+    return functional.one_hot(model.logits(x).argmax(dim=1).cpu(), model.num_classes).double()

@@ -148,7 +148,7 @@ def bootstrap_interval(victim: Array, other: Array, repeats: int = 1000, seed: i
 
 @dataclass(frozen=True)
 class SamplePoint:
-    """What p comes out if only so many private images (and as many public ones) are revealed: quartiles over draws."""
+    """What p comes out if only so many private images are revealed: quartiles over draws."""
 
     samples: int
     low: float
@@ -161,23 +161,23 @@ def p_by_samples(
     suspects: Array,
     references: Array,
     null: Array,
+    private: int,
     counts: tuple[int, ...],
     repeats: int = 50,
     seed: int = 0,
 ) -> list[tuple[SamplePoint, ...]]:
-    """Of each suspect the calibrated p of its agreement from fewer images, all else done as with all of them.
+    """Of each suspect the calibrated p of its agreement from fewer private images, all else done as with all of them.
 
-    victim, suspects, references, null  profiles [2 m, E], [S, 2 m, E], [R, 2 m, E] and [n, 2 m, E]: m private images
-                                        first, then m public ones
-    counts                              of private images; those above m are left out
+    victim, suspects, references, null  profiles [N, E], [S, N, E], [R, N, E] and [n, N, E]: `private` images first,
+                                        then public ones
+    counts                              of private images; those above `private` are left out
     """
     random = np.random.Generator(np.random.Philox(seed))
-    half = len(victim) // 2
     curves: list[list[SamplePoint]] = [[] for _ in suspects]
-    for count in (c for c in counts if c <= half):
+    for count in (c for c in counts if c <= private):
         p = []
-        for _ in range(1 if count == half else repeats):
-            chosen = np.concatenate([random.permutation(half)[:count], half + random.permutation(half)[:count]])
+        for _ in range(1 if count == private else repeats):
+            chosen = np.concatenate([random.permutation(private)[:count], np.arange(private, len(victim))])
             departures = Departures.of(references[:, chosen])
             own = departures(victim[chosen])
             chance = widened(agreement(own, departures(null[:, chosen])))

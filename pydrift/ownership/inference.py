@@ -73,7 +73,7 @@ def dataset_inference(
     public        images of the same kind that the victim has not seen. Some are asked about; on the others, honest
                   models are trained: the more there are, the better
     embedding     "min-gd" (white box), "blind-walk" (labels only, few queries), or one with settings of your own
-    samples       private images that each suspect is asked about, and as many public ones
+    samples       private images that each suspect is asked about, and twice as many public ones
     fit_on        further images of each kind, at most, on which the confidence regressors learn from the victim
     independents  honest models that p is calibrated on; the least p is 1 / (independents + 1)
     references    honest models, of other images, that say what is usual
@@ -132,16 +132,18 @@ def dataset_inference(
             of_references, of_independents = (_bank_embedded(embed, bank, where, told) for bank in banks)
         with clock("judge"):
             judged = with_one_blas_thread(judge)(
-                Answers(of_victim, dict(zip(models, of_suspects, strict=True)), of_references, of_independents),
+                Answers(
+                    samples, of_victim, dict(zip(models, of_suspects, strict=True)), of_references, of_independents
+                ),
                 lesson=lesson.features,
                 private=np.arange(len(fitted_on)) < len(roles.private_fitted),
                 regressors=[Perceptron(seed=seed), Logistic()],
                 alpha=alpha,
                 seed=seed,
             )
-    of_owner = _result("victim", owner, asked, of_victim, judged.victim, shown)
+    of_owner = _result("victim", owner, asked, of_victim, judged.victim, shown, samples)
     results = tuple(
-        _result(name, accused[name], models[name], of_suspect, one, shown)
+        _result(name, accused[name], models[name], of_suspect, one, shown, samples)
         for (name, one), of_suspect in zip(judged.suspects.items(), of_suspects, strict=True)
     )
     return OwnershipReport(
@@ -298,11 +300,16 @@ def _bank_embedded(
 
 
 def _result(
-    name: str, subject: Subject, model: Classifier, embedded: Embedded, judged: Judged, shown: LabelledImages
+    name: str,
+    subject: Subject,
+    model: Classifier,
+    embedded: Embedded,
+    judged: Judged,
+    shown: LabelledImages,
+    private: int,
 ) -> SuspectResult:
     (likeliest,) = each(partial(nearest_classes, model, count=1), [shown.x])
     right = (likeliest[:, 0] == shown.y).double()
-    half = len(shown) // 2
     return SuspectResult(
         name=name,
         sha256=subject.sha256,
@@ -311,8 +318,8 @@ def _result(
         evidence=judged.evidence,
         by_samples=judged.by_samples,
         queries=embedded.queries,
-        accuracy_private=float(right[:half].mean()),
-        accuracy_public=float(right[half:].mean()),
+        accuracy_private=float(right[:private].mean()),
+        accuracy_public=float(right[private:].mean()),
         reasons=judged.reasons,
     )
 

@@ -31,8 +31,12 @@ _CLEAR, _SURELY_CLEAR = 10, 0.2  # a p above so many alphas, or above that: noth
 
 @dataclass(frozen=True)
 class Answers:
-    """How all models embed the same 2 m images, m private ones first."""
+    """How all models embed the same images, the private ones first.
 
+    private  how many these are
+    """
+
+    private: int
     victim: Embedded
     suspects: Mapping[str, Embedded]
     references: Sequence[Embedded]
@@ -85,7 +89,9 @@ def judge(
     of_curves, of_intervals, of_means = (derived_seed(seed, Phase.OWNERSHIP_DRAWS, k) for k in range(3))
     everybody = [answers.victim, *answers.suspects.values()]
     profiles = _profiles(everybody)
-    curves = p_by_samples(answers.victim.profile, profiles, references, independents, SAMPLE_COUNTS, seed=of_curves)
+    curves = p_by_samples(
+        answers.victim.profile, profiles, references, independents, answers.private, SAMPLE_COUNTS, seed=of_curves
+    )
     judged: list[Judged] = []
     for one, departure, curve in zip(everybody, departures(profiles), curves, strict=True):
         value = float(agreement(victim, departure))
@@ -113,19 +119,21 @@ class _Corrected:
     """Confidences from which the references' mean, image by image, is taken; t of Welch's test for every independent,
     widened."""
 
-    usual: Array  # [2 m]
+    usual: Array  # [images]
     null: Array  # [n]
+    private: int
 
     @classmethod
     def of(cls, regressor: Regressor, answers: Answers) -> _Corrected:
         usual = np.mean([regressor(one.features) for one in answers.references], axis=0)
-        null = [_t(regressor(one.features) - usual) for one in answers.independents]
-        return cls(usual, widened(np.array(null)))
+        null = [_t(regressor(one.features) - usual, answers.private) for one in answers.independents]
+        return cls(usual, widened(np.array(null)), answers.private)
 
 
 def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> Evidence:
-    as_they_are = welch(*np.split(scores, 2))
-    t = _t(scores - corrected.usual)
+    private, public = np.split(scores, [corrected.private])
+    as_they_are = welch(private, public)
+    t = _t(scores - corrected.usual, corrected.private)
     return Evidence(
         f"confidence: {title}",
         as_they_are.effect,
@@ -134,13 +142,13 @@ def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> 
         p_calibrated=rank_p(t, corrected.null),
         z=_z(t, corrected.null),
         p_welch=as_they_are.p,
-        p_harmonic=harmonic_mean_p(*np.split(scores, 2), seed=seed),
+        p_harmonic=harmonic_mean_p(private, public, seed=seed),
     )
 
 
-def _t(scores: Array) -> float:
-    """Welch's t of m private and m public scores; bounded, since there are scores without spread."""
-    return float(np.clip(welch(*np.split(scores, 2)).t, -_LARGEST_T, _LARGEST_T))
+def _t(scores: Array, private: int) -> float:
+    """Welch's t of the first `private` scores and the others; bounded, since there are scores without spread."""
+    return float(np.clip(welch(*np.split(scores, [private])).t, -_LARGEST_T, _LARGEST_T))
 
 
 def _z(value: float, null: Array) -> float:

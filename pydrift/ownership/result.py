@@ -119,7 +119,8 @@ class OwnershipProvenance:
 class OwnershipReport:
     """The result of one dataset inference.
 
-    embedding  title of what was measured; samples: private images revealed to each suspect, and as many public ones
+    embedding  title of what was measured
+    samples    private images revealed to each suspect, with twice as many public ones
     victim     what the evidence is where the suspect is the victim itself: the most that can be seen
     """
 

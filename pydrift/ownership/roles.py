@@ -20,7 +20,7 @@ _SMALLEST_POOL = 80  # images
 class Roles:
     """Indices into the private and the public images; a pure function of their numbers, the settings and the seed.
 
-    private_asked, public_asked    what suspects are asked about, `samples` of each
+    private_asked, public_asked    what suspects are asked about: `samples`, and PUBLIC_PER_PRIVATE times as many
     private_fitted, public_fitted  what regressors learn from, equally many
     reference_pool, independent_pool  public images, of which honest models are trained on halves
     """
@@ -33,26 +33,28 @@ class Roles:
     independent_pool: Indices
 
     MIN_FITTED: ClassVar[int] = 20
+    PUBLIC_PER_PRIVATE: ClassVar[int] = 2  # these cost no secret
 
     @classmethod
     def of(cls, private: int, public: int, samples: int, fit_on: int, seed: int) -> Roles:
         """InputRefused where the images are too few; at most a quarter of the public ones go to the regressors."""
-        needed = samples + cls.MIN_FITTED + 2 * _SMALLEST_POOL
-        fitted = min(fit_on, private - samples, (public - samples) // 4, public - samples - 2 * _SMALLEST_POOL)
+        asked = cls.PUBLIC_PER_PRIVATE * samples
+        needed = asked + cls.MIN_FITTED + 2 * _SMALLEST_POOL
+        fitted = min(fit_on, private - samples, (public - asked) // 4, public - asked - 2 * _SMALLEST_POOL)
         if fitted < cls.MIN_FITTED:
             raise InputRefused(
                 f"{samples} samples need {samples + cls.MIN_FITTED} private images and {needed} public ones at least, "
                 f"got {private} and {public}"
             )
-        pool = min((public - samples - fitted) // 2, 2 * private)  # so that halves are as large as the victim's set
+        pool = min((public - asked - fitted) // 2, 2 * private)  # so that halves are as large as the victim's set
         random = np.random.Generator(np.random.Philox(derived_seed(seed, Phase.OWNERSHIP_SPLIT)))
         ours, theirs = random.permutation(private), random.permutation(public)
-        first = samples + fitted
+        first = asked + fitted
         return cls(
             private_asked=ours[:samples],
-            private_fitted=ours[samples:first],
-            public_asked=theirs[:samples],
-            public_fitted=theirs[samples:first],
+            private_fitted=ours[samples : samples + fitted],
+            public_asked=theirs[:asked],
+            public_fitted=theirs[asked:first],
             reference_pool=np.sort(theirs[first : first + pool]),
             independent_pool=np.sort(theirs[first + pool : first + 2 * pool]),
         )

@@ -80,7 +80,7 @@ def render_ownership_terminal(report: OwnershipReport, console: Console) -> None
         for words in (meaning(report, suspect), *suspect.reasons):
             line(f"{wording.printable(suspect.name, wording.NAME_LIMIT)}: {words}")
     line(
-        f"{report.samples} images of {report.private} and as many of {report.public}; {report.embedding}; "
+        f"{report.samples} images of {report.private} and twice as many of {report.public}; {report.embedding}; "
         f"{report.null.independents} honest models, {report.null.references} more as references; alpha {report.alpha:g}"
     )
 
