@@ -32,7 +32,7 @@ from pydrift.subject import Subject
 ALPHA = 0.01
 SAMPLES = {"min-gd": 12, "blind-walk": 60}  # a MinGD image takes ten times as long
 FITTED_AND_ASKED = 220  # of the public images, with both embeddings: so the honest models are the same ones
-TESTS = ("agreement", "confidence: perceptron", "confidence: logistic regression")
+TESTS = ("knowledge", "agreement", "membership", "confidence: perceptron", "confidence: logistic regression")
 
 
 def arguments() -> argparse.Namespace:
@@ -126,8 +126,9 @@ def figures(result: SuspectResult, report: OwnershipReport) -> dict[str, Any]:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     print(
-        f"{'suspect':32}{'test':>6}{'same':>6}  {'agreement':>10}{'z':>6}{'largest p':>10}{'p <= .01':>9}{'samples':>8}"
-        f"  {'perceptron':>11}{'p':>8}{'p cal.':>8}  {'logistic':>9}{'p':>8}{'p cal.':>8}"
+        f"{'suspect':32}{'test':>6}{'same':>6}  {'knowledge':>10}{'largest p':>10}{'p <= .01':>9}{'samples':>8}"
+        f"  {'agreement':>9}{'p':>8}  {'membership':>10}{'p':>8}"
+        f"  {'perceptron':>11}{'Welch p':>8}{'p':>8}  {'logistic':>9}{'Welch p':>8}{'p':>8}"
     )
     for kind in STOLEN:
         print_row(kind, [row for row in rows if row["suspect"] == kind])
@@ -158,15 +159,17 @@ def print_row(name: str, rows: list[dict[str, Any]]) -> None:
     def of(test: str, figure: str) -> list[float]:
         return [row["evidence"][test][figure] for row in rows]
 
-    agreement, *confidences = TESTS
-    p = of(agreement, "p_calibrated")
+    knowledge, *others = TESTS
+    p = of(knowledge, "p_calibrated")
     needed = [enough(row) for row in rows]
     few = "-" if any(n is None for n in needed) else str(max(n for n in needed if n is not None))
     line = f"{name:32}{mean(r['test_accuracy'] for r in rows):6.3f}{mean(r['same_answers'] for r in rows):6.3f}  "
-    line += f"{mean(of(agreement, 'effect')):10.3f}{mean(of(agreement, 'z')):6.1f}{max(p):10.4f}"
+    line += f"{mean(of(knowledge, 'effect')):10.2f}{max(p):10.4f}"
     line += f"{sum(value <= ALPHA for value in p):5}/{len(p):3}{few:>8}"
-    for test in confidences:
-        line += f"  {mean(of(test, 'effect')):+9.3f}{np.median(of(test, 'p_welch')):10.4f}"
+    for test in others:
+        line += f"  {mean(of(test, 'effect')):+9.3f}"
+        if rows[0]["evidence"][test]["p_welch"] is not None:
+            line += f"{np.median(of(test, 'p_welch')):10.4f}"
         line += f"{np.median(of(test, 'p_calibrated')):8.3f}"
     print(line)
 

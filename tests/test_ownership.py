@@ -71,6 +71,7 @@ def test_lowered_or_not_it_is_the_same_embedding(world, victim, embedding):
     assert native.queries == generic.queries
     np.testing.assert_allclose(native.features, generic.features, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(native.profile, generic.profile, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(native.sureness, generic.sureness, rtol=1e-4, atol=1e-5)
 
 
 def test_min_gd_measures_to_every_class_in_three_norms(world, victim):
@@ -88,6 +89,8 @@ def test_min_gd_measures_to_every_class_in_three_norms(world, victim):
     own = model.logits(images.x).argmax(1)
     assert (classes[:, 0] == own).all()
     assert np.allclose(np.exp(profile[:, 0]), [0.001, 0.01, 0.01 * 64])  # one step, where the distance is 0
+    p = model.logits(images.x).double().softmax(1).gather(1, images.y[:, None])[:, 0]
+    np.testing.assert_allclose(found.sureness, (p / (1 - p)).log(), rtol=1e-4)
 
 
 def test_only_the_nearest_classes_are_walked_to(world, victim):
@@ -128,6 +131,7 @@ def test_noisy_copies_are_counted_by_their_labels(world):
     assert found.profile[0].tolist() == [1, 0]
     assert found.profile[2].tolist() == [0, 1]
     assert 0.3 < found.profile[1, 0] < 0.7
+    assert found.sureness.tolist() == [1, found.profile[1, 0], 1]
 
 
 def test_blind_walks_go_the_same_ways_for_every_model():
@@ -200,16 +204,16 @@ def test_too_few_images_are_refused(private, public):
 def test_thieves_are_found_and_honest_models_are_not(reports, embedding):
     copy, architecture, honest = reports[embedding].suspects
     assert (copy.verdict, copy.p) == ("stolen", 1 / 41)
-    assert copy.agreement.effect == pytest.approx(1)
+    assert copy.evidence[1].effect == pytest.approx(1)
     assert architecture.p < 0.1 < honest.p
     assert honest.verdict != "stolen"
-    assert honest.agreement.effect < architecture.agreement.effect
+    assert honest.knowledge.effect < architecture.knowledge.effect
     assert replace(reports[embedding].victim, name="copy", sha256=copy.sha256) == copy
 
 
 def test_the_report_says_how_it_was_made(reports, world):
     report = reports["min-gd"]
-    assert (report.null.references, report.null.independents, len(report.null.agreement_widened)) == (12, 40, 40)
+    assert (report.null.references, report.null.independents, len(report.null.knowledge_widened)) == (12, 40, 40)
     assert report.null.draw == "complementary halves of 315 images"
     assert report.embedding == "MinGD (white box)"
     assert (report.provenance.private_sha256, report.provenance.public_sha256) == (world[0].sha256, world[1].sha256)
@@ -254,7 +258,7 @@ def test_the_same_seed_gives_the_same_result(world, victim, suspects, reports, t
     once_more = dataset_inference(victim, suspects, private, public, embedding="blind-walk", work_dir=tmp_path, **FEW)
     assert once_more.suspects == again.suspects
     other = dataset_inference(victim, suspects, private, public, embedding="blind-walk", seed=1, **FEW)
-    assert other.null.agreement != again.null.agreement
+    assert other.null.knowledge != again.null.knowledge
 
 
 def test_the_user_may_train_and_name(world, victim):

@@ -125,7 +125,7 @@ def test_an_honest_model_is_independent_and_the_table_says_what_p_is(call, outco
     assert out.startswith("Independent: nothing says that honest.safetensors comes from the private images.\n")
     p = json.loads(outcome.stdout)["suspects"][0]["p"]
     k = round(21 * p) - 1
-    words = f"{k} of 20 honest models agree with the victim as much as it does, p = ({k} + 1) / (20 + 1) = "
+    words = f"{k} of 20 honest models show as much knowledge of the private images, p = ({k} + 1) / (20 + 1) = "
     assert words + wording.p_text(p) in out
     assert "the victim itself" in out
     assert finished  # and none of them was trained again

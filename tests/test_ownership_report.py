@@ -31,7 +31,9 @@ def suspect(name: str, effect: float, verdict: str, p: float, reasons: tuple[str
         verdict=verdict,
         p=p,
         evidence=(
-            Evidence("agreement", effect, effect - 0.05, effect + 0.05, p, 10 * effect),
+            Evidence("knowledge", effect, effect - 0.05, effect + 0.05, p, 10 * effect),
+            Evidence("agreement", effect / 2, effect / 2 - 0.05, effect / 2 + 0.05, 0.234, 5 * effect),
+            Evidence("membership", 0.25, -0.11, 0.61, 0.345, 1.2),
             Evidence("confidence: perceptron", 0.4321, 0.11, 0.75, 0.0731, 2.1, p_welch=3.21e-5, p_harmonic=0.00456),
             Evidence("confidence: logistic regression", -1.5, -2.5, -0.5, 0.8, -0.9, p_welch=0.91, p_harmonic=0.66),
         ),
@@ -154,12 +156,14 @@ def test_hostile_names_appear_only_escaped() -> None:
 def test_every_suspect_has_its_verdict_and_its_numbers() -> None:
     html = render_ownership_html(ALL)
     found = rows(html)
-    measured = ["100 %", "87.5 %", "123,456"]
-    assert ["1 thief.safetensors", "▲ stolen", "0.610 0.560 to 0.660", "+6.1", "0.0244", *measured] in found
-    assert ["2 unclear.safetensors", "◆ inconclusive", "0.155 0.105 to 0.205", "+1.6", "0.122", *measured] in found
-    assert ["3 honest.safetensors", "● independent", "-0.055 -0.105 to -0.005", "-0.6", "0.659", *measured] in found
-    ceiling = ["the victim itself the most that can be seen", "the ceiling", "1.000 0.950 to 1.050", "+10.0", "0.0244"]
-    assert [*ceiling, *measured] in found
+    measured = ["+0.25 p = 0.345", "100 %", "87.5 %", "123,456"]
+    for name, verdict, knowledge, p, agreement in (
+        ("1 thief.safetensors", "▲ stolen", "+0.61 +0.56 to +0.66", "0.0244", "+0.30"),
+        ("2 unclear.safetensors", "◆ inconclusive", "+0.15 +0.10 to +0.21", "0.122", "+0.08"),
+        ("3 honest.safetensors", "● independent", "-0.06 -0.11 to -0.00", "0.659", "-0.03"),
+        ("the victim itself the most that can be seen", "the ceiling", "+1.00 +0.95 to +1.05", "0.0244", "+0.50"),
+    ):
+        assert [name, verdict, knowledge, p, f"{agreement} p = 0.234", *measured] in found
     for name in ("1 thief.safetensors", "2 unclear.safetensors", "3 honest.safetensors", "the victim itself"):
         at = found.index([name, "perceptron", "0.432 0.11 to 0.75", "0.0731", "3.21e-05", "0.00456"])
         assert found[at + 1] == ["logistic regression", "-1.5 -2.5 to -0.5", "0.8", "0.91", "0.66"]
@@ -172,12 +176,12 @@ def test_page_says_everything_promised() -> None:
     text = text_of(render_ownership_html(ALL))
     for promised in (
         "▲ Stolen: thief.safetensors comes from the private images, or from the victim.",
-        "how many of 40 honest models, trained without the private images, agree with the victim as much",
+        "how many of 40 honest models, trained without the private images, show as much knowledge of them",
         "Stolen: p is at most 0.05.",
         "for that they are spread from their mean, 1.25 times.",
         "each honest model saw 300 images and the victim 400",
-        "none of 40 honest models agrees with the victim as much as it does, p = (0 + 1) / (40 + 1) = 0.0244",
-        "4 of 40 honest models agree with the victim as much as it does, p = (4 + 1) / (40 + 1) = 0.122",
+        "none of 40 honest models shows as much knowledge of the private images, p = (0 + 1) / (40 + 1) = 0.0244",
+        "4 of 40 honest models show as much knowledge of the private images, p = (4 + 1) / (40 + 1) = 0.122",
         "; p lies between: reveal more samples",
         "MinGD (white box)",
         "historical, no p-value",
@@ -230,17 +234,17 @@ def test_the_banner_is_of_the_gravest_verdict() -> None:
     assert headline(five) == "Stolen: 0, 1, 2, 3 and 1 more come from the private images, or from the victim."
 
 
-def test_suspects_stand_by_their_p_and_then_by_their_agreement() -> None:
+def test_suspects_stand_by_their_p_and_then_by_their_knowledge() -> None:
     weaker = suspect("weaker", 0.4, "stolen", 1 / 41)
     assert by_p(make(HONEST_ONE, weaker, UNCLEAR, THIEF)) == [THIEF, weaker, UNCLEAR, HONEST_ONE]
 
 
 def test_p_in_words_counts_the_honest_models() -> None:
     for effect, begins in (
-        (0.2, "none of 40 honest models agrees"),
-        (0.185, "1 of 40 honest models agrees"),
-        (0.175, "2 of 40 honest models agree "),
-        (-0.5, "40 of 40 honest models agree "),
+        (0.2, "none of 40 honest models shows as much knowledge"),
+        (0.185, "1 of 40 honest models shows as much knowledge"),
+        (0.175, "2 of 40 honest models show as much"),
+        (-0.5, "40 of 40 honest models show as much"),
     ):
         assert meaning(ALL, suspect("x", effect, "stolen", 0.5)).startswith(begins)
 
@@ -250,13 +254,13 @@ def test_what_does_not_fit_is_counted() -> None:
     text = text_of(html)
     assert "Shown: the first 250 of 400 suspects; the rest are in ownership.json." in text
     assert "drawn are the first 20" in text
-    assert html.count("<figure>") == 1 + 20 + 1  # the agreements, the curves of 20 and that of the victim
+    assert html.count("<figure>") == 1 + 20 + 1  # the honest models, the curves of 20 and that of the victim
     assert "drawn are" not in text_of(render_ownership_html(ALL))
 
 
-def test_figure_of_agreements() -> None:
-    lines = [("1", "drift", THIEF.agreement), ("victim", "", ALL.victim.agreement)]
-    svg = ET.fromstring(figures.agreement_figure(HONEST, lines, alpha=0.05))
+def test_figure_of_honest_models() -> None:
+    lines = [("1", "drift", THIEF.knowledge), ("victim", "", ALL.victim.knowledge)]
+    svg = ET.fromstring(figures.knowledge_figure(HONEST, lines, alpha=0.05))
     x = figures._scale(figures.span([*HONEST, 0.56, 0.66, 0.95, 1.05]), figures.STRIP_WIDTH)
     paths = {
         kind: [p.get("d", "") for p in svg.iter("path") if p.get("class") == kind] for kind in ("limit", "observed")
@@ -268,9 +272,9 @@ def test_figure_of_agreements() -> None:
     assert dots.count("M") > 10
     assert [t.text for t in svg.iter("text") if t.get("class") == "rate"] == ["1", "victim", "honest models"]
     assert svg.get("aria-label") == (
-        "agreement with the victim: 40 honest models between -0.20 and 0.19, 1 0.61, victim 1.00"
+        "knowledge of the private images: 40 honest models between -0.20 and 0.19, 1 0.61, victim 1.00"
     )
-    none = ET.fromstring(figures.agreement_figure(HONEST, lines, alpha=0.01))
+    none = ET.fromstring(figures.knowledge_figure(HONEST, lines, alpha=0.01))
     assert not [p for p in none.iter("path") if p.get("class") == "limit"]
 
 
@@ -312,10 +316,12 @@ def test_terminal_without_tty_is_plain_text_with_the_numbers() -> None:
     assert "\x1b" not in text
     assert "…" not in text  # nothing is cut off at 120 columns
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "thief.safetensors 0.610 0.560 to 0.660 +6.1 0.0244 0.0731 0.8 123,456 stolen" in lines
-    assert "unclear.safetensors 0.155 0.105 to 0.205 +1.6 0.122 0.0731 0.8 123,456 inconclusive" in lines
-    assert "the victim itself 1.000 0.950 to 1.050 +10.0 0.0244 0.0731 0.8 123,456 the ceiling" in lines
-    assert "thief.safetensors: none of 40 honest models agrees with the victim as much as it does, p = (0 + 1)" in text
+    assert "thief.safetensors +0.61 +0.56 to +0.66 0.0244 0.234 0.345 123,456 stolen" in lines
+    assert "unclear.safetensors +0.15 +0.10 to +0.21 0.122 0.234 0.345 123,456 inconclusive" in lines
+    assert "the victim itself +1.00 +0.95 to +1.05 0.0244 0.234 0.345 123,456 the ceiling" in lines
+    assert (
+        "thief.safetensors: none of 40 honest models shows as much knowledge of the private images, p = (0 + 1)" in text
+    )
     assert "unclear.safetensors: p lies between: reveal more samples\n" in text
     assert "40 honest models, 8 more as references; alpha 0.05" in text
 

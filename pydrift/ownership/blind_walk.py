@@ -75,9 +75,11 @@ class BlindWalk:
         walks = self._walk(model, x, image, direction, y.int()[image.long()])
         refuse_not_finite(walks.distance, image)
         noise = self.reach * self._noise(self.copies // 3, 1, model.input_shape)
+        shares = torch.stack([_labels(model, (x + shift).clamp(0, 1)) for shift in noise]).mean(dim=0)
         return Embedded(
             features=walks.distance.cpu().double().view(count, num_walks).numpy(),
-            profile=torch.stack([_labels(model, (x + shift).clamp(0, 1)) for shift in noise]).mean(dim=0).numpy(),
+            profile=shares.numpy(),
+            sureness=shares.gather(1, y[:, None])[:, 0].numpy(),
             queries=int((walks.steps.long() + 1).sum()) + len(noise) * count,
         )
 

@@ -19,11 +19,13 @@ class Embedded:
 
     features  float64 [N, D]: what a confidence regressor reads; one row is one image
     profile   float64 [N, E]: what the answers of two models are compared by; column e means the same for every model
+    sureness  float64 [N]: how sure the model is of each image's own label, in any unit
     queries   images that the model was shown, those of all walks counted
     """
 
     features: NDArray[np.float64]
     profile: NDArray[np.float64]
+    sureness: NDArray[np.float64]
     queries: int
 
 

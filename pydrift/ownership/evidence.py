@@ -1,12 +1,16 @@
 """The statistics of dataset inference: what speaks for a suspect knowing the private images, and how rare that is.
 
-Numpy and scipy only. Two kinds of evidence:
+Numpy and scipy only. A model's departures from what is usual, and how far honest models depart, reference models say;
+how much happens by chance, independent ones. Signs of knowledge:
 
+* agreement (ours): does the suspect depart from what is usual in the same places as the victim? Of whoever learnt from
+  the victim's answers, or from the images that made it.
+* membership: is the suspect surer of the private images than usual, and more so than of public ones? Welch's t. Of
+  whoever was trained on them.
+* knowledge decides: how far both of these together are from the independent models.
 * confidence (the paper's): is a regressor that knows the victim surer of private images than of public ones? One-sided
-  Welch test; and calibrated: how hard each image is for anybody is first taken away, by what reference models say of
-  it, and the difference is then ranked among those of independent models.
-* agreement (ours): does the suspect depart from what is usual in the same places as the victim? What is usual, and how
-  far honest models depart from it, reference models say; how much two models agree by chance, independent ones.
+  Welch test; and calibrated: what reference models say of each image is first taken away, and the difference is then
+  ranked among those of independent models.
 
 Independent models must not be among the reference models, nor share their images: all models from outside the
 references' data depart from these in one common direction, the victim and an honest suspect too. And they stand for
@@ -25,6 +29,7 @@ Array = NDArray[np.float64]
 
 _CLIP = 2.0  # standard deviations: no single image, and no single walk, may decide
 _FLOOR = 0.25  # of the usual spread is added to each: with few reference models some come out too small by chance
+_LARGEST_T = 1e6
 _PER_COMMON = 6  # reference models for each of their common directions that is taken out
 
 
@@ -55,6 +60,15 @@ def welch(private: Array, public: Array) -> Welch:
     freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(private) - 1) + parts[1] ** 2 / (len(public) - 1))
     reach = float(stats.t.ppf(0.975, freedom)) * error
     return Welch(effect, effect - reach, effect + reach, effect / error, float(stats.t.sf(effect / error, freedom)))
+
+
+def welch_t(scores: Array, private: int) -> Array:
+    """Welch's t [...] of the first `private` of scores [..., N] and the others; bounded where they have no spread."""
+    groups = scores[..., :private], scores[..., private:]
+    effect = groups[0].mean(axis=-1) - groups[1].mean(axis=-1)
+    error = np.sqrt(sum(group.var(axis=-1, ddof=1) / group.shape[-1] for group in groups))
+    result: Array = effect / np.maximum(error, np.maximum(np.abs(effect) / _LARGEST_T, np.finfo(float).tiny))
+    return result
 
 
 def harmonic_mean_p(private: Array, public: Array, *, rows: int = 10, repeats: int = 100, seed: int = 0) -> float:
@@ -137,13 +151,76 @@ def widened(null: Array) -> Array:
     return result
 
 
-def bootstrap_interval(victim: Array, other: Array, repeats: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the agreement of departures [N, E] over draws of the images with replacement."""
-    random = np.random.Generator(np.random.Philox(seed))
-    rows = random.integers(0, len(victim), (repeats, len(victim)))
-    drawn = [agreement(victim[some], other[some]) for some in np.array_split(rows, 10)]  # bounds the memory
-    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    return float(low), float(high)
+@dataclass(frozen=True)
+class Said:
+    """What models say of N images.
+
+    profile   float64 [..., N, E], sureness float64 [..., N]: see pydrift.ownership.Embedded
+    """
+
+    profile: Array
+    sureness: Array
+
+    def of(self, rows: NDArray[np.int64]) -> Said:
+        """Of some of the images."""
+        return Said(self.profile[..., rows, :], self.sureness[..., rows])
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a model's knowledge of private images is measured by.
+
+    private           images, the first ones; the others are public
+    usual, sure       where references stand, in their profiles and in their sureness
+    victim            float64 [N, E]: its departures
+    null              float64 [n, 2]: agreement and membership of the independent models
+    """
+
+    private: int
+    usual: Departures
+    sure: Departures
+    victim: Array
+    null: Array
+
+    @classmethod
+    def of(cls, victim: Said, references: Said, independents: Said, private: int) -> Yardstick:
+        usual, sure = Departures.of(references.profile), Departures.of(references.sureness[..., None])
+        yardstick = cls(private, usual, sure, usual(victim.profile), np.empty((0, 2)))
+        return replace(yardstick, null=yardstick.signs(*yardstick.departures(independents)))
+
+    def departures(self, said: Said) -> tuple[Array, Array]:
+        """[..., N, E] of the profiles and [..., N] of the sureness."""
+        return self.usual(said.profile), self.sure(said.sureness[..., None])[..., 0]
+
+    def signs(self, profile: Array, sureness: Array) -> Array:
+        """Of departures: [..., 2], the agreement with the victim and the membership."""
+        return np.stack([agreement(self.victim, profile), welch_t(sureness, self.private)], axis=-1)
+
+    def knowledge(self, signs: Array) -> Array:
+        """[...]: how far out, in standard deviations of the independents from their mean, where signs count that are
+        above it: the root of the sum of their squares. A thief may show both or only one of them."""
+        spread = self.null.std(axis=0, ddof=1)
+        away = np.divide(signs - self.null.mean(axis=0), spread, out=np.zeros_like(signs), where=spread > 0)
+        result: Array = np.sqrt((np.maximum(away, 0) ** 2).sum(axis=-1))
+        return result
+
+    def widened_null(self) -> Array:
+        """`null`, each sign of it spread as `widened` has it."""
+        return np.stack([widened(sign) for sign in self.null.T], axis=-1)
+
+    def bootstrap(self, profile: Array, sureness: Array, repeats: int = 1000, seed: int = 0) -> tuple[Array, Array]:
+        """Of one model's departures: 95 % percentile intervals [2] of knowledge and agreement, over draws of private
+        and of public images with replacement."""
+        random, count = np.random.Generator(np.random.Philox(seed)), len(self.victim)
+        sides = (0, self.private), (self.private, count)
+        rows = np.concatenate([random.integers(low, high, (repeats, high - low)) for low, high in sides], axis=1)
+        drawn = []
+        for some in np.array_split(rows, 10):  # bounds the memory
+            agreed = agreement(self.victim[some], profile[some])
+            drawn.append(np.stack([agreed, welch_t(sureness[some], self.private)], axis=-1))
+        signs = np.concatenate(drawn)
+        low_high = [0.025, 0.975]
+        return np.quantile(self.knowledge(signs), low_high), np.quantile(signs[:, 0], low_high)
 
 
 @dataclass(frozen=True)
@@ -157,31 +234,32 @@ class SamplePoint:
 
 
 def p_by_samples(
-    victim: Array,
-    suspects: Array,
-    references: Array,
-    null: Array,
+    victim: Said,
+    suspects: Said,
+    references: Said,
+    independents: Said,
     private: int,
     counts: tuple[int, ...],
     repeats: int = 50,
     seed: int = 0,
 ) -> list[tuple[SamplePoint, ...]]:
-    """Of each suspect the calibrated p of its agreement from fewer private images, all else done as with all of them.
+    """Of each suspect the calibrated p of its knowledge from fewer private images, all else done as with all of them.
 
-    victim, suspects, references, null  profiles [N, E], [S, N, E], [R, N, E] and [n, N, E]: `private` images first,
-                                        then public ones
-    counts                              of private images; those above `private` are left out
+    What is said of N images, `private` ones first and then public ones, by the victim and by S, R and n others.
+
+    counts  of private images; those above `private` are left out
     """
     random = np.random.Generator(np.random.Philox(seed))
-    curves: list[list[SamplePoint]] = [[] for _ in suspects]
+    public = np.arange(private, len(victim.sureness))
+    curves: list[list[SamplePoint]] = [[] for _ in suspects.sureness]
     for count in (c for c in counts if c <= private):
         p = []
         for _ in range(1 if count == private else repeats):
-            chosen = np.concatenate([random.permutation(private)[:count], np.arange(private, len(victim))])
-            departures = Departures.of(references[:, chosen])
-            own = departures(victim[chosen])
-            chance = widened(agreement(own, departures(null[:, chosen])))
-            p.append([rank_p(value, chance) for value in agreement(own, departures(suspects[:, chosen]))])
+            rows = np.concatenate([random.permutation(private)[:count], public])
+            yardstick = Yardstick.of(victim.of(rows), references.of(rows), independents.of(rows), count)
+            chance = yardstick.knowledge(yardstick.widened_null())
+            known = yardstick.knowledge(yardstick.signs(*yardstick.departures(suspects.of(rows))))
+            p.append([rank_p(value, chance) for value in known])
         for curve, (low, median, high) in zip(curves, np.quantile(p, [0.25, 0.5, 0.75], axis=0).T, strict=True):
             curve.append(SamplePoint(count, float(low), float(median), float(high)))
     return [tuple(curve) for curve in curves]

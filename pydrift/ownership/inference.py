@@ -86,7 +86,7 @@ def dataset_inference(
     other images or classes. The same seed on the same machine gives the same result.
 
     Source: Maini, Yaghini, Papernot, "Dataset Inference: Ownership Resolution in Machine Learning", ICLR 2021, for
-    embeddings, regressor and Welch test. Calibration, references and agreement are ours (README).
+    embeddings, regressor and Welch test. Calibration, references, agreement and knowledge are ours (README).
     """
     measure = _embedding(embedding)
     _check_settings(samples, fit_on, independents, references, alpha, seed)
@@ -154,8 +154,8 @@ def dataset_inference(
             independents,
             banks[1].plan.draw.describe(banks[1].plan.images),
             banks[1].accuracy,
-            judged.null_agreement,
-            judged.null_agreement_widened,
+            judged.null_knowledge,
+            judged.null_knowledge_widened,
         ),
         alpha=alpha,
         samples=samples,

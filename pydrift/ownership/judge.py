@@ -12,20 +12,19 @@ from pydrift.ownership.confidence import Confidence, Regressor
 from pydrift.ownership.embedding import Embedded
 from pydrift.ownership.evidence import (
     Array,
-    Departures,
+    Said,
     SamplePoint,
-    agreement,
-    bootstrap_interval,
+    Yardstick,
     harmonic_mean_p,
     p_by_samples,
     rank_p,
     welch,
+    welch_t,
     widened,
 )
 from pydrift.ownership.result import INCONCLUSIVE, INDEPENDENT, STOLEN, Evidence
 
 SAMPLE_COUNTS = (2, 5, 10, 15, 20, 30, 40, 60, 80, 100)  # of private images, for p against their number
-_LARGEST_T = 1e6
 _CLEAR, _SURELY_CLEAR = 10, 0.2  # a p above so many alphas, or above that: nothing speaks against independence
 
 
@@ -56,14 +55,14 @@ class Judged:
 @dataclass(frozen=True)
 class Judgement:
     """
-    null_agreement          of every independent model, as it was found
-    null_agreement_widened  and as suspects are ranked among it (see pydrift.ownership.evidence.widened)
+    null_knowledge          of every independent model, as it was found
+    null_knowledge_widened  and as suspects are ranked among it (see pydrift.ownership.evidence.widened)
     """
 
     suspects: dict[str, Judged]
     victim: Judged
-    null_agreement: tuple[float, ...]
-    null_agreement_widened: tuple[float, ...]
+    null_knowledge: tuple[float, ...]
+    null_knowledge_widened: tuple[float, ...]
 
 
 def judge(
@@ -79,25 +78,28 @@ def judge(
 
     lesson   float64 [L, D]: features of the victim for other images; `private` bool [L] says which of them it has seen
     """
-    references, independents = _profiles(answers.references), _profiles(answers.independents)
-    departures = Departures.of(references)
-    victim = departures(answers.victim.profile)
-    found = agreement(victim, departures(independents))
-    null_agreement = widened(found)
+    victim, references, independents = map(_said, ([answers.victim], answers.references, answers.independents))
+    victim = Said(victim.profile[0], victim.sureness[0])
+    yardstick = Yardstick.of(victim, references, independents, answers.private)
+    found = yardstick.knowledge(yardstick.null)
+    signs_of_null = yardstick.widened_null()
+    null = np.column_stack([yardstick.knowledge(signs_of_null), signs_of_null])
     fitted = [(kind.title, kind.fit(lesson, private)) for kind in regressors]
     null_confidence = [_Corrected.of(regressor, answers) for _, regressor in fitted]
     of_curves, of_intervals, of_means = (derived_seed(seed, Phase.OWNERSHIP_DRAWS, k) for k in range(3))
     everybody = [answers.victim, *answers.suspects.values()]
-    profiles = _profiles(everybody)
-    curves = p_by_samples(
-        answers.victim.profile, profiles, references, independents, answers.private, SAMPLE_COUNTS, seed=of_curves
-    )
+    said = _said(everybody)
+    curves = p_by_samples(victim, said, references, independents, answers.private, SAMPLE_COUNTS, seed=of_curves)
     judged: list[Judged] = []
-    for one, departure, curve in zip(everybody, departures(profiles), curves, strict=True):
-        value = float(agreement(victim, departure))
-        low, high = bootstrap_interval(victim, departure, seed=of_intervals)
+    for one, profile, sureness, curve in zip(everybody, *yardstick.departures(said), curves, strict=True):
+        signs = yardstick.signs(profile, sureness)
+        surer = welch(*np.split(sureness, [answers.private]))
+        known, agreed = yardstick.bootstrap(profile, sureness, seed=of_intervals)
+        knowledge = float(yardstick.knowledge(signs))
         evidence = (
-            Evidence("agreement", value, low, high, rank_p(value, null_agreement), _z(value, null_agreement)),
+            _ranked("knowledge", knowledge, known, knowledge, null[:, 0]),
+            _ranked("agreement", float(signs[0]), agreed, float(signs[0]), null[:, 1]),
+            _ranked("membership", surer.effect, (surer.low, surer.high), float(signs[1]), null[:, 2]),
             *(
                 _confidence(title, regressor(one.features), corrected, of_means)
                 for (title, regressor), corrected in zip(fitted, null_confidence, strict=True)
@@ -109,9 +111,15 @@ def judge(
     return Judgement(
         suspects=dict(zip(answers.suspects, judged[1:], strict=True)),
         victim=judged[0],
-        null_agreement=tuple(float(value) for value in found),
-        null_agreement_widened=tuple(float(value) for value in null_agreement),
+        null_knowledge=tuple(found.tolist()),
+        null_knowledge_widened=tuple(null[:, 0].tolist()),
     )
+
+
+def _ranked(name: str, effect: float, interval: Sequence[float] | Array, value: float, null: Array) -> Evidence:
+    """`value` is what is ranked among `null`."""
+    low, high = interval
+    return Evidence(name, effect, float(low), float(high), rank_p(value, null), _z(value, null))
 
 
 @dataclass(frozen=True)
@@ -126,14 +134,14 @@ class _Corrected:
     @classmethod
     def of(cls, regressor: Regressor, answers: Answers) -> _Corrected:
         usual = np.mean([regressor(one.features) for one in answers.references], axis=0)
-        null = [_t(regressor(one.features) - usual, answers.private) for one in answers.independents]
-        return cls(usual, widened(np.array(null)), answers.private)
+        scores = np.stack([regressor(one.features) for one in answers.independents]) - usual
+        return cls(usual, widened(welch_t(scores, answers.private)), answers.private)
 
 
 def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> Evidence:
     private, public = np.split(scores, [corrected.private])
     as_they_are = welch(private, public)
-    t = _t(scores - corrected.usual, corrected.private)
+    t = float(welch_t(scores - corrected.usual, corrected.private))
     return Evidence(
         f"confidence: {title}",
         as_they_are.effect,
@@ -146,18 +154,13 @@ def _confidence(title: str, scores: Array, corrected: _Corrected, seed: int) -> 
     )
 
 
-def _t(scores: Array, private: int) -> float:
-    """Welch's t of the first `private` scores and the others; bounded, since there are scores without spread."""
-    return float(np.clip(welch(*np.split(scores, [private])).t, -_LARGEST_T, _LARGEST_T))
-
-
 def _z(value: float, null: Array) -> float:
     spread = float(null.std(ddof=1))
     return float(value - null.mean()) / spread if spread > 0 else 0.0
 
 
-def _profiles(embedded: Sequence[Embedded]) -> Array:
-    return np.stack([one.profile for one in embedded])
+def _said(embedded: Sequence[Embedded]) -> Said:
+    return Said(np.stack([one.profile for one in embedded]), np.stack([one.sureness for one in embedded]))
 
 
 def _verdict(p: float, alpha: float, blind: bool) -> tuple[str, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from pydrift.classifier import Classifier
 from pydrift.errors import UsageError
 from pydrift.ops import BoundaryWalks, min_gd
+from pydrift.ops.reference import answer_statistics
 from pydrift.ops.reference_walks import min_gd_through
 from pydrift.ownership.embedding import Embedded, refuse_not_finite
 
@@ -53,10 +54,12 @@ class MinGd:
         distance = walks.distance.cpu().double().view(count, targets, 3)
         lengths = [self.linf_step, self.l2_step, self.l1_step * min(self.l1_coordinates, x[0].numel())]
         one_step = torch.tensor(lengths, dtype=torch.float64)
+        margin = answer_statistics(model.logits(x), y.to(model.device))[0]
         return Embedded(
             features=distance.sort(dim=1).values.flatten(1).numpy(),
             profile=(distance + one_step).log().flatten(1).numpy(),
-            queries=int((walks.steps.long() + 1).sum()),
+            sureness=margin.cpu().double().numpy(),
+            queries=int((walks.steps.long() + 1).sum()) + count,
         )
 
     def _walk(self, model: Classifier, x: Tensor, image: Tensor, label: Tensor, norm: Tensor) -> BoundaryWalks:

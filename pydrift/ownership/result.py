@@ -27,14 +27,16 @@ _MAX_BYTES = 1 << 30
 class Evidence:
     """What one statistic says of one suspect.
 
-    name          "agreement", or "confidence: " and the regressor's title
-    effect        the agreement in [-1, 1], or the private images' mean confidence minus the public ones'
+    name          "knowledge", "agreement", "membership", or "confidence: " and the regressor's title
+    effect        knowledge: agreement and membership together, in standard deviations of the independent models
+                  above their mean.
+                  Agreement: in [-1, 1]. Membership: the private images' mean sureness minus the public ones', in
+                  standard deviations of the reference models. Confidence: the same of the regressor's, as it is
     low, high     its 95 % interval over images (bootstrap, or Welch's)
-    p_calibrated  (k + 1) / (n + 1): rank among n independent models, widened, of the agreement, or of Welch's t of
-                  confidences from which the reference models' have been taken
+    p_calibrated  (k + 1) / (n + 1): rank among n independent models, widened, of the effect, or of Welch's t
     z             how many standard deviations of these it is from their mean
-    p_welch       of confidences as they are, as published; None for the agreement
-    p_harmonic    the paper's harmonic mean of p-values, no p-value itself; None for the agreement
+    p_welch       of confidences as they are, as published; None for the others
+    p_harmonic    the paper's harmonic mean of p-values, no p-value itself; None for the others
     """
 
     name: str
@@ -53,9 +55,9 @@ class SuspectResult:
 
     verdict    "stolen": p <= alpha. "independent": p > 10 alpha, or > 0.2. "inconclusive": between, or where the victim
                itself would not be found; `reasons` says
-    p          the calibrated p of the agreement
-    evidence   the agreement first
-    by_samples p of the agreement had fewer private images been revealed
+    p          the calibrated p of the knowledge
+    evidence   the knowledge first
+    by_samples p of the knowledge had fewer private images been revealed
     queries    images it was shown
     accuracy_private, accuracy_public  on the images that were revealed
     """
@@ -72,8 +74,18 @@ class SuspectResult:
     reasons: tuple[str, ...] = ()
 
     @property
-    def agreement(self) -> Evidence:
+    def knowledge(self) -> Evidence:
         return self.evidence[0]
+
+    @property
+    def signs(self) -> tuple[Evidence, ...]:
+        """Agreement and membership, of which the knowledge is made."""
+        return self.evidence[1:3]
+
+    @property
+    def published(self) -> tuple[Evidence, ...]:
+        """The confidences."""
+        return self.evidence[3:]
 
 
 @dataclass(frozen=True)
@@ -83,8 +95,8 @@ class Null:
     references, independents  how many; each half of the public images that are left has its own
     draw                      which images each was trained on
     accuracy                  of the independents, on images that they were not trained on
-    agreement                 of each independent model, as it was found
-    agreement_widened         and as suspects are ranked among it: honest models of other people have other images, and
+    knowledge                 of each independent model, as it was found
+    knowledge_widened         and as suspects are ranked among it: honest models of other people have other images, and
                               so spread further (see pydrift.ownership.evidence.widened)
     """
 
@@ -92,8 +104,8 @@ class Null:
     independents: int
     draw: str
     accuracy: tuple[float | None, ...]
-    agreement: tuple[float, ...]
-    agreement_widened: tuple[float, ...]
+    knowledge: tuple[float, ...]
+    knowledge_widened: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def null_strip(c: ClassVerdict) -> Markup:
     return _svg(STRIP_WIDTH, base + 20, "".join(parts), f"{shadows}, new model at {c.effect:.2f}")
 
 
-def agreement_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evidence]], alpha: float) -> Markup:
-    """Each honest model's agreement with the victim as a dot, and above, on the same axis, the rows of the others.
+def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evidence]], alpha: float) -> Markup:
+    """Each honest model's knowledge of the private images as a dot; above, on the same axis, the rows of the others.
 
     A row is a label, a style of the style sheet and the evidence: a mark at its effect with the interval as a whisker.
     Dashed: right of it p is at most alpha.
@@ -114,7 +114,7 @@ def agreement_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evide
         )
     parts.append(f'<text class="rate" x="-10" y="{base - 2}">honest models</text>')
     body = f'<g transform="translate({FOREST_LEFT} 0)">{"".join(parts)}</g>'
-    said = f"agreement with the victim: {len(null)} honest models between {min(null):.2f} and {max(null):.2f}"
+    said = f"knowledge of the private images: {len(null)} honest models between {min(null):.2f} and {max(null):.2f}"
     said += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence in rows)
     return _svg(FOREST_LEFT + STRIP_WIDTH + 8, base + 20, body, said)
 

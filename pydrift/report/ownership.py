@@ -17,7 +17,7 @@ from pydrift.report.terminal import STYLE, literal
 if TYPE_CHECKING:
     from pydrift.ownership import OwnershipReport, SuspectResult
 
-DRAWN = 20  # suspects in the figure of agreements; also figures of p against samples
+DRAWN = 20  # suspects in the figure of honest models; also figures of p against samples
 NAMED = 4  # a headline names so many suspects and counts the rest
 NAME_LIMIT = 24  # characters of a name in the table on the terminal
 TONE = {"stolen": "drift", "independent": "stable", "inconclusive": "inconclusive"}  # symbol and colour, as in an audit
@@ -26,7 +26,7 @@ TONE = {"stolen": "drift", "independent": "stable", "inconclusive": "inconclusiv
 def render_ownership_html(report: OwnershipReport) -> str:
     """The report as one well-formed HTML document (it also parses as XML), the same text for the same report."""
     suspects = by_p(report)
-    drawn = [(str(n), TONE[s.verdict], s.agreement) for n, s in enumerate(suspects[:DRAWN], start=1)]
+    drawn = [(str(n), TONE[s.verdict], s.knowledge) for n, s in enumerate(suspects[:DRAWN], start=1)]
     least = 1 / (report.null.independents + 1)
     return ENVIRONMENT.get_template("ownership.html.j2").render(
         report=report,
@@ -38,8 +38,8 @@ def render_ownership_html(report: OwnershipReport) -> str:
         meaning=meaning,
         suspects=suspects,
         table_rows=suspects[:TABLE_ROWS],
-        agreements=figures.agreement_figure(
-            report.null.agreement_widened, [*drawn, ("victim", "", report.victim.agreement)], report.alpha
+        honest=figures.knowledge_figure(
+            report.null.knowledge_widened, [*drawn, ("victim", "", report.victim.knowledge)], report.alpha
         ),
         drawn=len(drawn),
         spread=spread(report),
@@ -66,9 +66,9 @@ def render_ownership_terminal(report: OwnershipReport, console: Console) -> None
         line(f"  - {reason}")
     suspects = by_p(report)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    by = [f"p by {evidence.name.removeprefix('confidence: ')}" for evidence in report.victim.evidence[1:]]
+    by = [f"p by {sign.name}" for sign in report.victim.signs]
     table.add_column("suspect", no_wrap=True)
-    for name in ("agreement", "95 % interval", "z", "p", *by, "queries"):
+    for name in ("knowledge", "95 % interval", "p", *by, "queries"):
         table.add_column(literal(console, name), justify="right", no_wrap=name not in by)
     table.add_column("verdict", no_wrap=True)
     for suspect in suspects:
@@ -99,26 +99,26 @@ def headline(report: OwnershipReport) -> str:
 
 def meaning(report: OwnershipReport, suspect: SuspectResult) -> str:
     """What the suspect's p is, in words. Honest models are counted where they stand once spread (see Null)."""
-    honest = report.null.agreement_widened
-    as_much = sum(value >= suspect.agreement.effect for value in honest)
+    honest = report.null.knowledge_widened
+    as_much = sum(value >= suspect.knowledge.effect for value in honest)
     count = "none" if as_much == 0 else str(as_much)
-    verb = "agrees" if as_much <= 1 else "agree"
+    verb = "shows" if as_much <= 1 else "show"
     return (
-        f"{count} of {len(honest)} honest models {verb} with the victim as much as it does, "
+        f"{count} of {len(honest)} honest models {verb} as much knowledge of the private images, "
         f"p = ({as_much} + 1) / ({len(honest)} + 1) = {wording.p_text(suspect.p)}"
     )
 
 
 def spread(report: OwnershipReport) -> float:
     """How many times as far from their mean honest models are counted as they were found."""
-    found, widened = report.null.agreement, report.null.agreement_widened
+    found, widened = report.null.knowledge, report.null.knowledge_widened
     reach = max(found) - min(found)
     return (max(widened) - min(widened)) / reach if reach > 0 else 1.0
 
 
 def by_p(report: OwnershipReport) -> list[SuspectResult]:
-    """The suspects, smallest p first; ties by their agreement, then as they were named."""
-    return sorted(report.suspects, key=lambda s: (s.p, -s.agreement.effect))
+    """The suspects, smallest p first; ties by their knowledge, then as they were named."""
+    return sorted(report.suspects, key=lambda s: (s.p, -s.knowledge.effect))
 
 
 def _listed(report: OwnershipReport, verdict: str) -> str:
@@ -129,12 +129,11 @@ def _listed(report: OwnershipReport, verdict: str) -> str:
 
 
 def _cells(console: Console, suspect: SuspectResult, name: str) -> list[Text]:
-    agreement = suspect.agreement
+    knowledge = suspect.knowledge
     cells = [
-        f"{agreement.effect:.3f}",
-        f"{agreement.low:.3f} to {agreement.high:.3f}",
-        f"{agreement.z:+.1f}",
-        *(wording.p_text(evidence.p_calibrated) for evidence in suspect.evidence),
+        f"{knowledge.effect:+.2f}",
+        f"{knowledge.low:+.2f} to {knowledge.high:+.2f}",
+        *(wording.p_text(evidence.p_calibrated) for evidence in (knowledge, *suspect.signs)),
         f"{suspect.queries:,}",
     ]
     return [literal(console, name, limit=NAME_LIMIT), *(literal(console, cell) for cell in cells)]
