@@ -31,7 +31,7 @@ from pydrift.subject import Subject
 
 ALPHA = 0.01
 SAMPLES = {"min-gd": 12, "blind-walk": 60}  # a MinGD image takes ten times as long
-FITTED_AND_ASKED = 220  # of the public images, with both embeddings: so the honest models are the same ones
+FITTED_AND_ASKED = {"cifar10": 220, "digits": 160}  # public images, with both embeddings: so honest models are shared
 TESTS = ("knowledge", "agreement", "membership", "confidence: perceptron", "confidence: logistic regression")
 
 
@@ -85,7 +85,7 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
             world.images.subset(torch.from_numpy(world.public)),
             embedding=embedding,
             samples=samples,
-            fit_on=FITTED_AND_ASKED - Roles.PUBLIC_PER_PRIVATE * samples,
+            fit_on=FITTED_AND_ASKED[options.data.partition(":")[0]] - Roles.PUBLIC_PER_PRIVATE * samples,
             independents=options.honest,
             alpha=max(ALPHA, 1 / (options.honest + 1)),
             work_dir=options.work / "honest",

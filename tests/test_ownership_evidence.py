@@ -217,6 +217,17 @@ def test_no_single_image_decides():
     assert np.abs(departures(wild)).max() < 4
 
 
+def test_common_directions_do_not_use_up_what_there_is():
+    """Of few answers only some directions are taken out, and what is left is no rounding error."""
+    sureness = rng(3).normal(size=(84, 15, 1))
+    departures = Departures.of(sureness)
+    assert len(departures.common) == 2
+    assert np.abs(departures(rng(4).normal(size=(15, 1)))).max() > 0.1
+    few = np.where(np.arange(15)[:, None] < 2, sureness, 0.0)  # only two images vary, about as many as are taken out
+    found = Departures.of(few)(few[0])
+    assert ((found == 0) | (np.abs(found) > 1e-9)).all()
+
+
 def test_constant_answers_agree_with_nobody():
     departures = Departures.of(np.ones((8, 5, 3)))
     assert np.array_equal(agreement(departures(np.ones((5, 3))), departures(np.ones((4, 5, 3)))), np.zeros(4))
@@ -266,6 +277,17 @@ def test_knowledge_is_a_distance_from_honest_models():
     for z, expected in (((3, 4), 5), ((3, -4), 3), ((-3, 4), 4), ((-3, -4), 0)):
         assert YARDSTICK.knowledge(mean + spread * np.array(z)) == pytest.approx(expected)
     assert np.allclose(YARDSTICK.knowledge(YARDSTICK.widened_null()), 3**0.5 * YARDSTICK.knowledge(YARDSTICK.null))
+
+
+@pytest.mark.parametrize("count", [10, 30])
+def test_p_of_knowledge_is_exact(count):
+    """Where suspect and independents are exchangeable: signs of one law, and no widening to pay for anything."""
+    least = 0
+    for k in range(3000):
+        signs = rng(k).normal(size=(count + 1, 2)) * [0.1, 3.0]
+        null = signs[:-1].mean(axis=0) + (signs[:-1] - signs[:-1].mean(axis=0)) / 3**0.5  # which widening undoes
+        least += replace(YARDSTICK, null=null).p_value(signs[-1]) <= 1 / (count + 1)
+    assert stats.binomtest(least, 3000, 1 / (count + 1)).pvalue > 0.01
 
 
 def test_intervals_of_knowledge_hold_what_they_are_of():
@@ -340,7 +362,7 @@ def test_verdicts_and_evidence():
 
 
 def test_between_stolen_and_independent_there_is_a_doubt():
-    cases = {f"s{k}": (models(100 + k, 1)[0], 0.0) for k in range(200)}
+    cases = {f"s{k}": (models(100 + k, 1, shared=0.005 * k * OWN)[0], 0.0) for k in range(60)}
     result = judged(cases)
     for one in result.suspects.values():
         p = one.evidence[0].p_calibrated

@@ -240,13 +240,13 @@ def test_suspects_stand_by_their_p_and_then_by_their_knowledge() -> None:
 
 
 def test_p_in_words_counts_the_honest_models() -> None:
-    for effect, begins in (
-        (0.2, "none of 40 honest models shows as much knowledge"),
-        (0.185, "1 of 40 honest models shows as much knowledge"),
-        (0.175, "2 of 40 honest models show as much"),
-        (-0.5, "40 of 40 honest models show as much"),
+    for rank, begins in (
+        (1, "none of 40 honest models shows as much knowledge"),
+        (2, "1 of 40 honest models shows as much knowledge"),
+        (3, "2 of 40 honest models show as much"),
+        (41, "40 of 40 honest models show as much"),
     ):
-        assert meaning(ALL, suspect("x", effect, "stolen", 0.5)).startswith(begins)
+        assert meaning(ALL, suspect("x", 0.1, "stolen", rank / 41)).startswith(begins)
 
 
 def test_what_does_not_fit_is_counted() -> None:

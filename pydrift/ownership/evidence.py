@@ -30,7 +30,8 @@ Array = NDArray[np.float64]
 _CLIP = 2.0  # standard deviations: no single image, and no single walk, may decide
 _FLOOR = 0.25  # of the usual spread is added to each: with few reference models some come out too small by chance
 _LARGEST_T = 1e6
-_PER_COMMON = 6  # reference models for each of their common directions that is taken out
+_PER_COMMON = 6  # reference models, and answers, for each of their common directions that is taken out
+_ROUNDING = 1e-9  # departures below this are none
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class Departures:
         plain = cls(references.mean(axis=0), np.where(spread > 0, spread, 1.0), np.empty((0, references[0].size)))
         rows = plain(references).reshape(len(references), -1)
         values, vectors = np.linalg.eigh(rows @ rows.T)
-        kept = [k for k in range(len(rows) - len(rows) // _PER_COMMON, len(rows)) if values[k] > 1e-9 * values[-1]]
+        most = min(len(rows) // _PER_COMMON, rows.shape[1] // _PER_COMMON)
+        kept = [k for k in range(len(rows) - most, len(rows)) if values[k] > 1e-9 * values[-1]]
         common = vectors[:, kept].T @ rows
         return replace(plain, common=common / np.linalg.norm(common, axis=1, keepdims=True))
 
@@ -124,8 +126,17 @@ class Departures:
         departed = np.clip((profile - self.centre) / self.spread, -_CLIP, _CLIP)
         departed = departed - departed.mean(axis=-2, keepdims=True)
         flat = departed.reshape(*departed.shape[:-2], -1)
-        freed: Array = (flat - (flat @ self.common.T) @ self.common).reshape(departed.shape)
-        return freed
+        freed = (flat - (flat @ self.common.T) @ self.common).reshape(departed.shape)
+        result: Array = np.where(np.abs(freed) > _ROUNDING, freed, 0.0)
+        return result
+
+
+def _distance(signs: Array, models: Array) -> Array:
+    """[...] of signs [..., 2]: how far above the mean of models [n, 2] they are, in standard deviations of these."""
+    spread = models.std(axis=0, ddof=1)
+    away = np.divide(signs - models.mean(axis=0), spread, out=np.zeros_like(signs), where=spread > 0)
+    result: Array = np.sqrt((np.maximum(away, 0) ** 2).sum(axis=-1))
+    return result
 
 
 def agreement(victim: Array, other: Array) -> Array:
@@ -199,14 +210,21 @@ class Yardstick:
     def knowledge(self, signs: Array) -> Array:
         """[...]: how far out, in standard deviations of the independents from their mean, where signs count that are
         above it: the root of the sum of their squares. A thief may show both or only one of them."""
-        spread = self.null.std(axis=0, ddof=1)
-        away = np.divide(signs - self.null.mean(axis=0), spread, out=np.zeros_like(signs), where=spread > 0)
-        result: Array = np.sqrt((np.maximum(away, 0) ** 2).sum(axis=-1))
-        return result
+        return _distance(signs, self.null)
 
     def widened_null(self) -> Array:
         """`null`, each sign of it spread as `widened` has it."""
         return np.stack([widened(sign) for sign in self.null.T], axis=-1)
+
+    def p_value(self, signs: Array) -> float:
+        """Of one model's signs [2]: the rank of its knowledge among the independents, widened.
+
+        Measured by the mean and the spread of all of them and the model itself, so that it is treated as they are:
+        exact where all are exchangeable.
+        """
+        everybody = np.concatenate([self.widened_null(), signs[None]])
+        *honest, own = _distance(everybody, everybody)
+        return rank_p(float(own), np.array(honest))
 
     def bootstrap(self, profile: Array, sureness: Array, repeats: int = 1000, seed: int = 0) -> tuple[Array, Array]:
         """Of one model's departures: 95 % percentile intervals [2] of knowledge and agreement, over draws of private
@@ -257,9 +275,7 @@ def p_by_samples(
         for _ in range(1 if count == private else repeats):
             rows = np.concatenate([random.permutation(private)[:count], public])
             yardstick = Yardstick.of(victim.of(rows), references.of(rows), independents.of(rows), count)
-            chance = yardstick.knowledge(yardstick.widened_null())
-            known = yardstick.knowledge(yardstick.signs(*yardstick.departures(suspects.of(rows))))
-            p.append([rank_p(value, chance) for value in known])
+            p.append([yardstick.p_value(s) for s in yardstick.signs(*yardstick.departures(suspects.of(rows)))])
         for curve, (low, median, high) in zip(curves, np.quantile(p, [0.25, 0.5, 0.75], axis=0).T, strict=True):
             curve.append(SamplePoint(count, float(low), float(median), float(high)))
     return [tuple(curve) for curve in curves]

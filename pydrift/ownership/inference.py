@@ -317,7 +317,7 @@ def _result(
         p=judged.evidence[0].p_calibrated,
         evidence=judged.evidence,
         by_samples=judged.by_samples,
-        queries=embedded.queries,
+        queries=embedded.queries + len(shown),
         accuracy_private=float(right[:private].mean()),
         accuracy_public=float(right[private:].mean()),
         reasons=judged.reasons,

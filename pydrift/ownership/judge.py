@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -97,7 +97,9 @@ def judge(
         known, agreed = yardstick.bootstrap(profile, sureness, seed=of_intervals)
         knowledge = float(yardstick.knowledge(signs))
         evidence = (
-            _ranked("knowledge", knowledge, known, knowledge, null[:, 0]),
+            replace(
+                _ranked("knowledge", knowledge, known, knowledge, null[:, 0]), p_calibrated=yardstick.p_value(signs)
+            ),
             _ranked("agreement", float(signs[0]), agreed, float(signs[0]), null[:, 1]),
             _ranked("membership", surer.effect, (surer.low, surer.high), float(signs[1]), null[:, 2]),
             *(

@@ -100,7 +100,7 @@ def headline(report: OwnershipReport) -> str:
 def meaning(report: OwnershipReport, suspect: SuspectResult) -> str:
     """What the suspect's p is, in words. Honest models are counted where they stand once spread (see Null)."""
     honest = report.null.knowledge_widened
-    as_much = sum(value >= suspect.knowledge.effect for value in honest)
+    as_much = round(suspect.p * (len(honest) + 1)) - 1
     count = "none" if as_much == 0 else str(as_much)
     verb = "shows" if as_much <= 1 else "show"
     return (
