@@ -44,7 +44,7 @@ class Classifier:
     def logits(self, x: Tensor) -> Tensor:
         """Logits [N, num_classes] on the model's device, of images on any; without a gradient."""
         if self.fused is not None and self.device.type == "cpu":
-            images = x.contiguous().to(self.device)
+            images = x.detach().to(self.device).contiguous()
             return shadow_logits(images, self.fused.parameters()[None], program=self.fused.program())[0]
         with torch.no_grad():
             return torch.cat([self.forward(part.to(self.device)) for part in x.split(_BATCH)])

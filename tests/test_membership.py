@@ -116,6 +116,19 @@ def test_recognition_does_not_depend_on_who_else_is_asked():
     assert np.array_equal(together.confidence[1:2, 2:], alone.confidence)
 
 
+def test_recognition_asks_torch_about_each_source_alone():
+    sizes = []
+
+    def forward(x):
+        sizes.append(len(x))
+        return x.flatten(1)[:, :4]
+
+    observer = Classifier(forward, SHAPE, 4, torch.device("cpu"), "generic: a test")
+    got = recognise([observer], gray(1).repeat(2, 1, 1, 1, 1, 1))
+    assert sizes == [20, 20]
+    assert np.array_equal(got.log_odds[:, 0], got.log_odds[:, 1])
+
+
 def images(count=7):
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(3)), torch.arange(count) % 4
 

@@ -453,7 +453,7 @@ def test_requires_grad_is_refused(op: str, name: str) -> None:
     arguments, program = small_task()
     arguments[name].requires_grad_()
     run = statistics if op == "shadow_statistics" else moments
-    message = f"{op}: {name} must not require grad (the statistics are not differentiable)"
+    message = f"{op}: {name} must not require grad (the result is not differentiable)"
     assert_refused(run, arguments, program, message)
 
 

@@ -161,9 +161,9 @@ def test_models_that_break_down_are_named(world, victim, suspects, embedding):
     [
         (lambda: MinGd(max_steps=0), "min-gd: max_steps and l1_coordinates >= 1"),
         (lambda: MinGd(l2_step=0), "min-gd: max_steps"),
-        (lambda: BlindWalk(starts=0), "blind-walk: starts and max_steps >= 1, copies >= 3, scale and reach > 0"),
+        (lambda: BlindWalk(starts=0), "blind-walk: starts and max_steps >= 1, copies a multiple of 3, scale"),
         (lambda: BlindWalk(scale=float("inf")), "blind-walk: starts"),
-        (lambda: BlindWalk(copies=2), "blind-walk: starts"),
+        (lambda: BlindWalk(copies=32), "blind-walk: starts"),
         (lambda: BlindWalk(reach=0.0), "blind-walk: starts"),
     ],
 )

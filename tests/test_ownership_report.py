@@ -343,7 +343,7 @@ def test_report_saves_its_page_and_comes_back(tmp_path) -> None:  # type: ignore
     assert (tmp_path / "ownership.html").read_text("utf-8") == render_ownership_html(ALL)
     assert OwnershipReport.load(tmp_path) == ALL
     raw = json.loads((tmp_path / "ownership.json").read_text())
-    for damaged in ({**raw, "schema_version": 2}, {**raw, "suspects": [{}]}, {**raw, "more": 1}):
+    for damaged in ({**raw, "schema_version": 1}, {**raw, "suspects": [{}]}, {**raw, "more": 1}):
         (tmp_path / "ownership.json").write_text(json.dumps(damaged))
         with pytest.raises(InputRefused, match="not a readable ownership report"):
             OwnershipReport.load(tmp_path)

@@ -14,7 +14,7 @@ PYDRIFT_INLINE void run_conv(const Network& network, const Dense& dense, const M
   const PlanView& plan = network.plan;
   const float* in = network.at(from, g);
   if (dense.winograd) {
-    run_winograd(dense, network.weights, plan.offsets, plan.tiles, from, in, network.patches(g), finish);
+    run_winograd(dense, network.weights, plan.offsets, plan.tiles, from, in, network.patches(), finish);
   } else {
     run_tiles(dense, network.weights, plan.offsets, plan.tiles, in, finish);
   }

@@ -21,8 +21,8 @@ struct Network {
   PYDRIFT_INLINE float* at(const Map& map, int32_t g) const {
     return map.all_groups ? shared + map.base + g * kLanes : group + map.base + g * group_stride;
   }
-  // Room for Winograd's transformed patches.
-  PYDRIFT_INLINE float* patches(int32_t g) const { return group + plan.patches + g * group_stride; }
+  // Room for Winograd's transformed patches, which do not outlive a pass.
+  PYDRIFT_INLINE float* patches() const { return group + plan.patches; }
   PYDRIFT_INLINE uint8_t* codes_of(const Stage& stage, int32_t g) const {
     return stage.codes < 0 ? nullptr : codes + g * code_bytes + stage.codes;
   }

@@ -22,13 +22,13 @@ void transform_kernel(const float (&taps)[kSmallTaps], float (&transformed)[kPat
   const auto transform = [](float a, float b, float c, float* to, int32_t step) {
     to[0] = a, to[step] = 0.5f * (a + b + c), to[2 * step] = 0.5f * (a - b + c), to[3 * step] = c;
   };
-  float rows[4 * kSmallKernel];
+  float rows[kPatchWidth * kSmallKernel];
   for (int32_t j = 0; j < kSmallKernel; ++j) {
     transform(taps[j], taps[kSmallKernel + j], taps[2 * kSmallKernel + j], rows + j, kSmallKernel);
   }
-  for (int32_t i = 0; i < 4; ++i) {
+  for (int32_t i = 0; i < kPatchWidth; ++i) {
     const float* row = rows + i * kSmallKernel;
-    transform(row[0], row[1], row[2], transformed + i * 4, 1);
+    transform(row[0], row[1], row[2], transformed + i * kPatchWidth, 1);
   }
 }
 

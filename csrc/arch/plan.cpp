@@ -8,7 +8,7 @@
 namespace pydrift {
 namespace {
 
-constexpr int32_t kMinWinogradChannels = 8;    // with fewer, on either side, the transforms cost more than they save
+constexpr int32_t kMinWinogradChannels = 8;  // with fewer, on either side, the transforms cost more than they save
 constexpr int64_t kMaxMapFloats = int64_t{1} << 28;  // of one kind of map; also keeps their offsets in 32 bits
 
 int32_t floor_divide(int32_t a, int32_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -33,6 +33,7 @@ class Planner {
     for (size_t i = 0; i < plan_.stages.size(); ++i) fill(plan_.stages[i], *layers_[i], needs_gradient(i));
     plan_.patches = plan_.group_floats;
     plan_.group_floats += widest_patches_;
+    if (plan_.group_floats > kMaxMapFloats) refuse_maps();
     return std::move(plan_);
   }
 
@@ -129,6 +130,10 @@ class Planner {
     }
   }
 
+  [[noreturn]] static void refuse_maps() {
+    refuse("program: its feature maps need more than ", kMaxMapFloats * sizeof(float) >> 20, " MiB a thread");
+  }
+
   Map add_map(const LayerShape& shape, bool flat, Border rows, Border columns) {
     Map map;
     map.channels = shape.channels, map.height = shape.height, map.width = shape.width;
@@ -139,7 +144,7 @@ class Planner {
     int64_t& end = flat ? plan_.shared_floats : plan_.group_floats;
     // In two steps: the product of all three could exceed 64 bits.
     if (plane > kMaxMapFloats || plane * shape.channels + end > kMaxMapFloats) {
-      refuse("program: its feature maps need more than ", kMaxMapFloats * sizeof(float) >> 20, " MiB a thread");
+      refuse_maps();
     }
     map.row = static_cast<int32_t>(row);
     map.plane = (shape.height + rows.before + rows.after) * map.row;
@@ -317,8 +322,8 @@ class Planner {
     }
   }
 
-  // Tiles of 2x2 positions each, which with pooling go to one place. Where the number of rows or columns is odd, the last
-  // one is computed twice.
+  // Tiles of 2x2 positions each, which with pooling go to one place. Where the number of rows or columns is odd, the
+  // last tiles begin one earlier, and that row or column is computed twice.
   void add_quads(const Map& from, const Window& w, const Map& to, bool pooled) {
     const int32_t scale = pooled ? 2 : 1, height = scale * to.height, width = scale * to.width;
     for (int32_t i = 0; i < height; i += 2) {

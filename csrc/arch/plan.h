@@ -26,7 +26,8 @@ inline constexpr int32_t kMaxScatterInputs = 4;
 inline constexpr int32_t kGradientOutputs = 4;  // channels whose weight gradients are computed together
 inline constexpr int32_t kSmallKernel = 3;      // 3x3: of convolutions that have a form of their own
 inline constexpr int32_t kSmallTaps = kSmallKernel * kSmallKernel;
-inline constexpr int32_t kPatchSize = 16;       // of a Winograd tile: the 4x4 inputs that its 2x2 outputs see
+inline constexpr int32_t kPatchWidth = 4;       // of a Winograd tile: the 4x4 inputs that its 2x2 outputs see
+inline constexpr int32_t kPatchSize = kPatchWidth * kPatchWidth;
 
 // Vectors from one element of the transformed patches to the next, for kTileSize tiles of all channels. An even number
 // would put all elements of a patch into the same few cache sets.
@@ -119,7 +120,7 @@ struct Plan {
   std::vector<Copy> copies;         // parameters that are packed as they are
   int64_t num_weights = 0;          // packed
   int64_t group_floats = 0;     // memory of one group's maps; their borders are zero and stay so
-  int64_t patches = 0;          // in it: transformed inputs of the Winograd tiles in work
+  int64_t patches = 0;          // in that of the first group: transformed inputs of the Winograd tiles in work
   int64_t shared_floats = 0;    // memory of the flat maps
   int64_t code_bytes = 0;       // memory of one group's codes
   int32_t num_classes = 0;

@@ -6,15 +6,13 @@
 //     B = [1 0 -1 0; 0 1 1 0; 0 -1 1 0; 0 1 0 -1]    A^T = [1 1 1 0; 0 1 -1 -1]    G in pack.cpp
 //
 // 16 multiply-adds instead of 36 (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015). Constants
-// of 1 and 1/2 only: the error grows by a small factor, and no output sees an input outside of its window.
+// of 1 and 1/2 only: the error is that of a sum term by term, and no output sees an input outside of its window.
 #pragma once
 
 #include "arch/dense_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {
-
-inline constexpr int32_t kPatchWidth = 4;
 
 // B of four vectors that lie `step` apart, in place.
 PYDRIFT_INLINE void transform_line(Vec* line, int32_t step) {
@@ -36,7 +34,9 @@ inline void transform_patches(const Dense& dense, const int32_t* offsets, const 
 #pragma GCC unroll 4
       for (int32_t i = 0; i < kPatchWidth; ++i) {
 #pragma GCC unroll 4
-        for (int32_t j = 0; j < kPatchWidth; ++j) patch[i * kPatchWidth + j] = load(from + i * int64_t{map.row} + j * map.pitch);
+        for (int32_t j = 0; j < kPatchWidth; ++j) {
+          patch[i * kPatchWidth + j] = load(from + i * int64_t{map.row} + j * map.pitch);
+        }
       }
 #pragma GCC unroll 4
       for (int32_t i = 0; i < kPatchWidth; ++i) transform_line(patch + i * kPatchWidth, 1);

@@ -1,4 +1,4 @@
-// pydrift::shadow_statistics, shadow_moments and shadow_logits. What both devices share: checks and signatures.
+// pydrift::shadow_statistics, shadow_moments and shadow_logits. What devices share: checks and signatures.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

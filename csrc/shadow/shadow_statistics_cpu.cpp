@@ -1,4 +1,5 @@
-// shadow_statistics, shadow_moments and shadow_logits on the CPU: blocks of samples in parallel, and models too where samples are few.
+// shadow_statistics, shadow_moments and shadow_logits on the CPU: blocks of samples in parallel, and models too where
+// samples are few.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>

@@ -45,7 +45,9 @@ def recognise(
 
 def _ask(observer: Classifier, images: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """-> log-odds [sources, classes, classes] and confidence [sources, classes] of one observer."""
-    logits = observer.logits(images.flatten(0, 2)).cpu().double().view(*images.shape[:3], -1)
+    # Source by source: where torch answers, last bits depend on what else is in a batch.
+    logits = torch.stack([observer.logits(source.flatten(0, 1)).cpu().double() for source in images])
+    logits = logits.view(*images.shape[:3], -1)
     own = torch.arange(images.shape[1])
     confidence = logits.softmax(dim=-1)[:, own, :, own].mean(dim=2).T
     mean = logits.mean(dim=2)

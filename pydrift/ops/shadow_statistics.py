@@ -130,8 +130,8 @@ def shadow_moments(
 def shadow_logits(x: Tensor, parameters: Tensor, *, program: Sequence[int]) -> Tensor:
     """The logits float32 [K, N, classes] of every sample under every model.
 
-    x [N, C, H, W], parameters [K, P] and program, ranges, errors and determinism: as `shadow_statistics`. Native on the
-    CPU only; on a GPU torch's own convolutions and products run.
+    x [N, C, H, W], parameters [K, P] and program, ranges, errors and, on the CPU, determinism: as `shadow_statistics`.
+    Native on the CPU only; on a GPU torch's own convolutions and products run.
     """
     tensors = {"x": x, "parameters": parameters}
     _refuse_gradients("shadow_logits", tensors)
@@ -143,7 +143,7 @@ def shadow_logits(x: Tensor, parameters: Tensor, *, program: Sequence[int]) -> T
 def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.requires_grad:  # torch.ops would run, and give a silently wrong gradient later
-            raise ValueError(f"{op}: {name} must not require grad (the statistics are not differentiable)")
+            raise ValueError(f"{op}: {name} must not require grad (the result is not differentiable)")
 
 
 def _fake_statistics(x: Tensor, parameters: Tensor, label: Tensor, **options: object) -> ShadowStatistics:

@@ -33,10 +33,9 @@ class BlindWalk:
     scale   of one step: uniform in +- scale, normal of standard deviation scale, Laplace of parameter 2 scale
     copies  of each image, a third of them with noise of each family, `reach` steps away
 
-    features: the distances, as published. profile (ours): the share of the copies that is given each label. It says
-    nearly as much as logits would, and far more about descent than the distances do. An image takes 6 walks of 21
-    queries at most, and 30 for its copies, so that 60 private and 120 public ones stay under 30,000; the paper has
-    ten starts and 50 shorter steps.
+    features: the distances, as published. profile (ours): the share of the copies that is given each label; sureness:
+    the own label's. An image takes 6 walks of 21 queries at most, and 30 for its copies, so that 60 private and 120
+    public ones stay under 30,000; the paper has ten starts and 50 shorter steps.
     """
 
     starts: int = 2
@@ -49,9 +48,11 @@ class BlindWalk:
 
     def __post_init__(self) -> None:
         sizes = min(self.scale, self.reach), max(self.scale, self.reach)
-        if min(self.starts, self.max_steps, self.copies // 3) < 1 or not 0 < sizes[0] <= sizes[1] < float("inf"):
+        counts = min(self.starts, self.max_steps, self.copies)
+        if counts < 1 or self.copies % 3 or not 0 < sizes[0] <= sizes[1] < float("inf"):
             raise UsageError(
-                f"blind-walk: starts and max_steps >= 1, copies >= 3, scale and reach > 0 are needed, got {self}"
+                "blind-walk: starts and max_steps >= 1, copies a multiple of 3, scale and reach > 0 are needed, got "
+                f"{self}"
             )
 
     def directions(self, input_shape: tuple[int, int, int]) -> Tensor:
@@ -59,7 +60,7 @@ class BlindWalk:
         return self._noise(self.starts, 0, input_shape)
 
     def _noise(self, count: int, number: int, input_shape: tuple[int, int, int]) -> Tensor:
-        """One step of `count` directions of each family."""
+        """One step of `count` directions of each family; `number` tells apart what they are for."""
         random = np.random.Generator(np.random.Philox(derived_seed(self.seed, Phase.BLIND_WALK, number)))
         shape = (count, *input_shape)
         noise = [
@@ -101,4 +102,6 @@ class BlindWalk:
 
 def _labels(model: Classifier, x: Tensor) -> Tensor:
     """The label of each image, one-hot: float64 [N, K]."""
-    return functional.one_hot(model.logits(x).argmax(dim=1).cpu(), model.num_classes).double()
+    logits = model.logits(x).cpu()
+    refuse_not_finite(torch.where(logits.isfinite().all(dim=1), 0.0, torch.nan), torch.arange(len(x)))
+    return functional.one_hot(logits.argmax(dim=1), model.num_classes).double()

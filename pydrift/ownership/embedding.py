@@ -1,4 +1,4 @@
-"""What an embedding is here: how far an image is from where a model changes its answer, in many ways."""
+"""What an embedding is here: how a model answers around an image, in many ways."""
 
 from __future__ import annotations
 

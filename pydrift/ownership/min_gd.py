@@ -27,7 +27,7 @@ class MinGd:
     """Distances to each of an image's `classes` in three norms; the steps are the paper's (see `pydrift.ops.min_gd`).
 
     features: the distances, of each norm in ascending order. profile: log(distance + the length of one step), class by
-    class. A walk that has not arrived after `max_steps` counts as far as it came.
+    class. sureness: the log-odds of the label. A walk that has not arrived after `max_steps` counts as far as it came.
     """
 
     max_steps: int = 500

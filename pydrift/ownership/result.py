@@ -17,7 +17,7 @@ from pydrift.store import (
     write_atomic,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STOLEN, INDEPENDENT, INCONCLUSIVE = "stolen", "independent", "inconclusive"
 _FILES = ("ownership.html", "ownership.json")
 _MAX_BYTES = 1 << 30
@@ -59,7 +59,7 @@ class SuspectResult:
     evidence   the knowledge first
     by_samples p of the knowledge had fewer private images been revealed
     queries    images it was shown
-    accuracy_private, accuracy_public  on the images that were revealed
+    accuracy_private, accuracy_public  on the images that were asked about
     """
 
     name: str

@@ -26,6 +26,8 @@ const std::vector<Case> kCases = {
     {{1, 9, 13}, {1, 1, 5, 3, 3, 1, 1, 1, 1, 3, 4, 2, 2, 2, 2, 0, 0, 6, 0, 120, 4}},
     {{2, 8, 9}, {1, 2, 6, 3, 3, 1, 1, 0, 0, 4, 3, 3, 2, 2, 1, 1, 3, 6, 0, 72, 3}},
     {{1, 7, 5}, {1, 1, 3, 5, 3, 2, 1, 1, 0, 1, 3, 9, 1, 1, 3, 2, 4, 3, 6, 0, 180, 2}},
+    {{1, 7, 5}, {1, 1, 8, 3, 3, 1, 1, 1, 1, 3, 1, 8, 9, 3, 3, 1, 1, 1, 1, 3, 6, 0, 315, 3}},
+    {{1, 6, 7}, {1, 1, 9, 3, 3, 1, 1, 2, 2, 3, 1, 9, 8, 3, 3, 1, 1, 0, 0, 4, 2, 2, 2, 2, 0, 0, 3, 6, 0, 72, 3}},
     {{1, 6, 6}, {4, 3, 3, 1, 1, 1, 1, 5, 6, 6, 1, 1, 1, 1, 17, 1, 1, 1, 1, 0, 0, 6}},
 };
 
@@ -80,7 +82,8 @@ Result run(Simd simd, const Program& program, bool blind, float scale) {
 
   const WalkVariant& variant = walk_variant(simd);
   const Plan plan =
-      make_plan(program, variant.lanes, variant.rows, blind ? Passes::kForward : Passes::kInputGradient, /*winograd=*/true);
+      make_plan(program, variant.lanes, variant.rows, blind ? Passes::kForward : Passes::kInputGradient,
+                /*winograd=*/true);
   const PlanView view(plan);
   std::vector<float> weights(plan.num_weights);
   pack_weights(plan, parameters.data(), weights.data());

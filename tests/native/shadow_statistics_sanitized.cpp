@@ -27,11 +27,13 @@ const std::vector<Case> kCases = {
     {{1, 9, 13}, {1, 1, 5, 3, 3, 1, 1, 1, 1, 3, 4, 2, 2, 2, 2, 0, 0, 6, 0, 120, 4}},
     {{2, 8, 9}, {1, 2, 6, 3, 3, 1, 1, 0, 0, 4, 3, 3, 2, 2, 1, 1, 3, 6, 0, 72, 3}},
     {{1, 7, 5}, {1, 1, 3, 5, 3, 2, 1, 1, 0, 1, 3, 9, 1, 1, 3, 2, 4, 3, 6, 0, 180, 2}},
+    {{1, 7, 5}, {1, 1, 8, 3, 3, 1, 1, 1, 1, 3, 1, 8, 9, 3, 3, 1, 1, 1, 1, 3, 6, 0, 315, 3}},
+    {{1, 6, 7}, {1, 1, 9, 3, 3, 1, 1, 2, 2, 3, 1, 9, 8, 3, 3, 1, 1, 0, 0, 4, 2, 2, 2, 2, 0, 0, 3, 6, 0, 72, 3}},
     {{1, 6, 6}, {4, 3, 3, 1, 1, 1, 1, 5, 6, 6, 1, 1, 1, 1, 17, 1, 1, 1, 1, 0, 0, 6}},
 };
 
 struct Result {
-  std::vector<float> margin, loss, confidence, mean, m2;
+  std::vector<float> margin, loss, confidence, mean, m2, logits;
   std::vector<int32_t> prediction, count;
 
   bool operator==(const Result& other) const {
@@ -39,7 +41,7 @@ struct Result {
       return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
     };
     return same(margin, other.margin) && same(loss, other.loss) && same(confidence, other.confidence) &&
-           same(mean, other.mean) && same(m2, other.m2) && prediction == other.prediction && count == other.count;
+           same(mean, other.mean) && same(m2, other.m2) && same(logits, other.logits) && prediction == other.prediction && count == other.count;
   }
 };
 
@@ -61,6 +63,7 @@ Result run(Simd simd, const Program& program, bool bytes, float scale) {
   result.prediction.resize(kNumModels * kNumSamples);
   for (auto* moment : {&result.mean, &result.m2}) moment->resize(kNumSides * kNumSamples);
   result.count.resize(kNumSides * kNumSamples);
+  result.logits.resize(kNumModels * kNumSamples * program.num_classes());
 
   const ShadowVariant& variant = shadow_variant(simd);
   const Plan plan = make_plan(program, variant.lanes, variant.rows, Passes::kForward, /*winograd=*/true);
@@ -72,16 +75,18 @@ Result run(Simd simd, const Program& program, bool bytes, float scale) {
   const int32_t block = 2 * plan.num_slots();
   std::vector<float> shared((plan.input.all_groups ? 2 : 1) * plan.shared_floats), group(plan.group_floats),
       images(plan.input.all_groups ? 0 : block * program.input.size());
-  for (const bool moments : {false, true}) {
+  for (const char output : {'s', 'm', 'l'}) {
     ShadowTask task{};
     task.program = &program;
     task.bytes = bytes ? pixels.data() : nullptr;
     task.values = bytes ? nullptr : values.data();
     task.parameters = parameters.data();
-    task.label = label.data();
     task.num_models = kNumModels;
     task.num_samples = kNumSamples;
-    if (moments) {
+    task.label = output == 'l' ? nullptr : label.data();
+    if (output == 'l') {
+      task.logits = result.logits.data();
+    } else if (output == 'm') {
       task.member = member.get();
       task.moments = {result.count.data(), result.mean.data(), result.m2.data()};
     } else {
