@@ -4,7 +4,7 @@ For each seed a victim is trained, and stolen in every way of _ownership_suspect
 third have the victim's recipe, a third another recipe and a third another architecture, are shared by all seeds. All
 are judged by `pydrift.ownership.dataset_inference`, by both embeddings.
 
-    python bench/bench_ownership.py --data cifar10:DIR --work DIR [--seeds N] [--json FILE] [--quick]
+    python bench/bench_ownership.py --data cifar10:DIR --work DIR [--seeds N] [--embedding NAME] [--json FILE] [--quick]
 
 Models are kept in --work, so that a killed run goes on. With --quick: digits, one seed.
 """
@@ -41,11 +41,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for finished models")
     parser.add_argument("--seeds", type=int, default=5, help="victims")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--embedding", action="append", choices=list(SAMPLES), help="may be repeated; default: all")
     parser.add_argument("--honest", type=int, default=100, help="independent models that p is calibrated on")
     parser.add_argument("--workers", type=int, default=2, help="processes that train suspects")
     parser.add_argument("--json", type=Path, help="file for all figures")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
+    options.embedding = options.embedding or list(SAMPLES)
     if options.quick:
         options.data, options.seeds = "digits", 1
     return options
@@ -63,7 +65,7 @@ def main() -> int:
         rows += list(judged(world, options))
         if options.json is not None:  # as they come: a long run may be killed
             write_json(options.json, {"machine": machine(torch.device("cpu")), "rows": rows})
-    for embedding in SAMPLES:
+    for embedding in options.embedding:
         of_embedding = [row for row in rows if row["embedding"] == embedding]
         print(f"\n{embedding}, {SAMPLES[embedding]} private samples, {options.seeds} victims")
         print_table(of_embedding)
@@ -77,7 +79,8 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
     accused = suspects(world, work)
     accused |= {f"independent-{k}": model for k, model in enumerate(independents(world, work, INDEPENDENT))}
     found = {name: accuracy(world, owner, model) for name, model in accused.items()}
-    for embedding, samples in SAMPLES.items():
+    for embedding in options.embedding:
+        samples = SAMPLES[embedding]
         report = dataset_inference(
             subject(world, owner),
             {name: subject(world, model) for name, model in accused.items()},
