@@ -281,7 +281,7 @@ def test_the_user_may_train_and_name(world, victim):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"embedding": "walk"}, UsageError, "no such embedding: 'walk'; known are min-gd, blind-walk"),
+        ({"embedding": "walk"}, UsageError, "no such embedding: 'walk'; known are blind-walk, min-gd"),
         ({"samples": 4}, UsageError, "samples must be at least 5, got 4"),
         ({"references": 7}, UsageError, "references must be at least 8, got 7"),
         ({"independents": 9}, UsageError, "independents must be at least 10, got 9"),

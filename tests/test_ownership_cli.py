@@ -23,7 +23,7 @@ from pydrift.store import parse_strict_json
 from pydrift.trainer import train_model
 
 ARCH = "mlp:1x8x8:32:10"
-FEW = ("--samples", "20", "--fit-on", "40", "--independents", "20", "--references", "8")
+FEW = ("--samples", "20", "--fit-on", "40", "--independents", "40", "--references", "12")
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,14 @@ def call(world, monkeypatch, capsys):
     return run
 
 
+WHITE = ("--embedding", "min-gd")  # of networks as small as these, labels tell too little
 MINE = ("--victim", "{victim}", "--private", "digits", "--members", "{members}", *FEW, "--work", "{folder}/work")
 
 
 @pytest.fixture(scope="module")
 def outcome(world):
     """Of a thief and an honest model, in a process of its own."""
-    arguments = ["{honest}", "{thief}", *MINE, "--alpha", "0.05", "--json", "--out", "{folder}/out"]
+    arguments = ["{honest}", "{thief}", *WHITE, *MINE, "--alpha", "0.05", "--json", "--out", "{folder}/out"]
     given = [argument.format(**world.names) for argument in arguments]
     return subprocess.run(
         [sys.executable, "-m", "pydrift", "ownership", *given], capture_output=True, text=True, timeout=300
@@ -99,14 +100,14 @@ def test_json_is_one_document_and_the_folder_holds_the_same(outcome, world):
     honest, thief = found["suspects"]
     assert (honest["name"], thief["name"]) == ("honest.safetensors", "thief.safetensors")
     assert thief["verdict"] == "stolen"
-    assert thief["p"] == 1 / 21
+    assert thief["p"] <= 2 / 41
     assert honest["verdict"] == "independent"
     assert found["private"] == "the members of digits (train)"
     assert found["public"] == "the others of digits (train)"
     assert found["provenance"]["command"].startswith("pydrift ownership ")
     assert found["provenance"]["settings"]["fit_on"] == 40
-    assert "training shadows: 20/20" in outcome.stderr
-    assert "embedding: 32/32" in outcome.stderr
+    assert "training shadows: 40/40" in outcome.stderr
+    assert "embedding: 56/56" in outcome.stderr
     out = world.path("out")
     assert json.loads((out / "ownership.json").read_text()) == found
     loaded = OwnershipReport.load(out)
@@ -120,12 +121,12 @@ def test_json_is_one_document_and_the_folder_holds_the_same(outcome, world):
 
 def test_an_honest_model_is_independent_and_the_table_says_what_p_is(call, outcome, world):
     finished = {file: file.stat().st_mtime_ns for file in world.path("work").rglob("*.safetensors")}
-    code, out, err = call("{honest}", *MINE, "--alpha", "0.05")
+    code, out, err = call("{honest}", *WHITE, *MINE, "--alpha", "0.05")
     assert code == 0, err
     assert out.startswith("Independent: nothing says that honest.safetensors comes from the private images.\n")
     p = json.loads(outcome.stdout)["suspects"][0]["p"]
-    k = round(21 * p) - 1
-    words = f"{k} of 20 honest models show as much knowledge of the private images, p = ({k} + 1) / (20 + 1) = "
+    k = round(41 * p) - 1
+    words = f"{k} of 40 honest models show as much knowledge of the private images, p = ({k} + 1) / (40 + 1) = "
     assert words + wording.p_text(p) in out
     assert "the victim itself" in out
     assert finished  # and none of them was trained again
@@ -134,7 +135,7 @@ def test_an_honest_model_is_independent_and_the_table_says_what_p_is(call, outco
 
 def test_where_nothing_can_be_said_the_exit_code_is_three(call, monkeypatch):
     monkeypatch.setattr(judge, "_SURELY_CLEAR", 1.0)
-    code, out, err = call("{honest}", *MINE, "--alpha", "0.1")
+    code, out, err = call("{honest}", *WHITE, *MINE, "--alpha", "0.1")
     assert code == 3, err
     assert out.startswith("Inconclusive: whether honest.safetensors comes from the private images cannot be told.\n")
     assert "reveal more samples" in out
@@ -143,7 +144,7 @@ def test_where_nothing_can_be_said_the_exit_code_is_three(call, monkeypatch):
 def test_public_images_may_be_named(call, outcome, world):
     """Those that --members leaves over, from a file of their own, give the same result."""
     public = ("--public", "npz:{folder}/others.npz", "--alpha", "0.05", "--json")
-    code, out, err = call("{honest}", "{thief}", *MINE, *public)
+    code, out, err = call("{honest}", "{thief}", *WHITE, *MINE, *public)
     assert code == 1, err
     found, before = json.loads(out), json.loads(outcome.stdout)
     assert found["public"] == f"{world.path('others.npz')} (train)"

@@ -57,7 +57,7 @@ def ownership(
     out: Annotated[Path | None, typer.Option("--out", help="folder for ownership.html and ownership.json")] = None,
     embedding: Annotated[
         str | None,
-        typer.Option("--embedding", help="min-gd (white box) or blind-walk (labels only) (default: min-gd)"),
+        typer.Option("--embedding", help="blind-walk (labels only) or min-gd (white box) (default: blind-walk)"),
     ] = None,
     samples: Annotated[
         int | None,

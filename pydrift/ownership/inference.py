@@ -34,7 +34,7 @@ from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
 from pydrift.version import __version__
 
-EMBEDDINGS: dict[str, Embedding] = {"min-gd": MinGd(), "blind-walk": BlindWalk()}
+EMBEDDINGS: dict[str, Embedding] = {"blind-walk": BlindWalk(), "min-gd": MinGd()}
 MIN_SAMPLES, MIN_INDEPENDENTS, MIN_REFERENCES = 5, 10, 8
 _CLASSES = 10  # nearest ones that distances are measured to
 _MODELS_AT_ONCE = 16  # that are made ready together
@@ -49,7 +49,7 @@ def dataset_inference(
     private: Any,
     public: Any,
     *,
-    embedding: str | Embedding = "min-gd",
+    embedding: str | Embedding = "blind-walk",
     samples: int = 60,
     fit_on: int = 250,
     independents: int = 100,
@@ -72,7 +72,7 @@ def dataset_inference(
                   iterable of (x, y), or a source such as "cifar10:DIR"
     public        images of the same kind that the victim has not seen. Some are asked about; on the others, honest
                   models are trained: the more there are, the better
-    embedding     "min-gd" (white box), "blind-walk" (labels only, few queries), or one with settings of your own
+    embedding     "blind-walk" (labels only, few queries), "min-gd" (white box), or one with settings of your own
     samples       private images that each suspect is asked about, and twice as many public ones
     fit_on        further images of each kind, at most, on which the confidence regressors learn from the victim
     independents  honest models that p is calibrated on; the least p is 1 / (independents + 1)
