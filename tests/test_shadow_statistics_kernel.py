@@ -31,7 +31,7 @@ class Task(ctypes.Structure):
         ("num_models", ctypes.c_int64),
         ("num_samples", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("margin", "loss", "confidence", "prediction")),
-        *((name, ctypes.c_void_p) for name in ("count", "mean", "m2")),
+        *((name, ctypes.c_void_p) for name in ("count", "mean", "m2", "logits")),
         ("arithmetic", ctypes.c_int32),
     )
 
