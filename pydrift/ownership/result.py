@@ -33,7 +33,8 @@ class Evidence:
                   Agreement: in [-1, 1]. Membership: the private images' mean sureness minus the public ones', in
                   standard deviations of the reference models. Confidence: the same of the regressor's, as it is
     low, high     its 95 % interval over images (bootstrap, or Welch's)
-    p_calibrated  (k + 1) / (n + 1): rank among n independent models, widened, of the effect, or of Welch's t
+    p_calibrated  (k + 1) / (n + 1): rank among n independent models, widened, of the effect, or of Welch's t. Of the
+                  knowledge, as measured by the scale of all of them and the suspect
     z             how many standard deviations of these it is from their mean
     p_welch       of confidences as they are, as published; None for the others
     p_harmonic    the paper's harmonic mean of p-values, no p-value itself; None for the others
