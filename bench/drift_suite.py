@@ -30,7 +30,7 @@ from _suite_models import base_job, train_all, update_job
 from _suite_table import print_tables
 
 from pydrift import DriftAuditor
-from pydrift.answers import REFERENCE, new_answers, reference_answers
+from pydrift.answers import Answers, new_answers, of_models, reference_answers
 from pydrift.calibration import Calibration
 from pydrift.classifier import exact_arithmetic, freeze
 from pydrift.data import LabelledImages, load_data
@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shadows", type=int, default=32)
     parser.add_argument("--restarts", type=int, default=16)
     parser.add_argument("--recipes", default="varied", choices=("varied", "same"))
-    parser.add_argument("--views", help="judge by these views only, comma-separated (an ablation)")
+    parser.add_argument("--instruments", help="judge by these only, comma-separated (an ablation)")
     parser.add_argument("--no-alternatives", action="store_true")
     parser.add_argument("--quick", action="store_true", help="digits, and of each kind one update")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
@@ -89,7 +89,7 @@ def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int
     calibration_s = time.process_time() - began
     test = load_data(data.source, "test")
     models = [freeze(m, fitted.input_shape, CPU) for m in (fitted.base.module, *fitted.shadows)]
-    of_models = reference_answers(models, test, lambda: None)
+    of_known = reference_answers(models, test, lambda: None)
     alternatives = Alternatives(fitted.base.module, test)
     rows = []
     for update in chosen_updates(data, options.quick):
@@ -98,7 +98,7 @@ def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int
         module = load_model(update_job(data, mode, update, folder).file(folder)).module
         began = time.process_time()
         with exact_arithmetic():
-            verdicts = _verdicts(options, fitted, models, of_models, module, test)
+            verdicts = _verdicts(options, fitted, models, of_known, module, test)
         row: dict[str, Any] = {
             "update": asdict(update),
             "calibration_s": calibration_s,
@@ -116,7 +116,7 @@ def _verdicts(
     options: argparse.Namespace,
     fitted: Calibration,
     models: list[Any],
-    of_models: np.ndarray,
+    of_known: Answers,
     module: torch.nn.Module,
     test: LabelledImages,
 ) -> dict[str, Any]:
@@ -124,17 +124,16 @@ def _verdicts(
     new = freeze(module, fitted.input_shape, CPU)
     gray = fitted.attack.invert(new, fitted.restarts, fitted.seed)
     seen = new_answers(models, new, fitted.consensus, gray.images, lambda: None)
-    answers = dict(fitted.answers)
-    views = options.views.split(",") if options.views else list(answers)
-    answers, seen = {v: answers[v] for v in views}, {v: seen[v] for v in views}
-    with_data = {**answers, REFERENCE: of_models}
-    of_data = reference_answers([new], test, lambda: None)[0]
+    chosen = options.instruments.split(",") if options.instruments else list(seen)
+    answers, seen = ({i: views[i] for i in chosen} for views in (fitted.answers, seen))
+    of_data = of_models(reference_answers([new], test, lambda: None), 0)
     found = {}
     for name, known, told in (
         ("pydrift, gray only", answers, seen),
-        ("pydrift, with reference data", with_data, {**seen, REFERENCE: of_data}),
+        ("pydrift, with reference data", answers | of_known, seen | of_data),
     ):
-        verdict = judge({v: a[1:] for v, a in known.items()}, told, None, fitted.confidence, fitted.class_names, ALPHA)
+        shadows = of_models(known, slice(1, None))
+        verdict = judge(shadows, told, None, fitted.confidence, fitted.class_names, ALPHA)
         p_values = [1.0 if c.p_value is None else c.p_value for c in verdict.classes]
         effects = [0.0 if c.effect is None else c.effect for c in verdict.classes]
         found[name] = {

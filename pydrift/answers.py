@@ -1,4 +1,4 @@
-"""What models say of gray data, arranged so that each is asked only about images that it had no part in making."""
+"""What models say of images, arranged so that each is asked only about gray data that it had no part in making."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from numpy.typing import NDArray
 from pydrift.classifier import Classifier
 from pydrift.data import LabelledImages
 from pydrift.errors import InputRefused
-from pydrift.inversion import VIEWS, shown
-from pydrift.membership import recognise
+from pydrift.membership import changed_by_marks, leanings, recognise
+from pydrift.probes import COLOURS, SHAPES, VIEWS, drawn, shown
 
 GROUPS = 4  # of shadows, each of which makes a consensus: one to leave out, and three to ask about
-OWN_GRAY = "own gray data"
-REFERENCE = "reference data"
-MAX_REFERENCE = 200  # images of a class; more would change its mean little
+QUESTIONS = len(VIEWS) + 2  # put to each model, besides those about gray data that a single model made
+MAX_REFERENCE = 400  # images of a class; more would change its mean little
 
-Answers = dict[str, NDArray[np.float64]]
-"""Of each view [models, classes, classes], or [classes, classes] of one model: see pydrift.verdict.Answers. The views
-are those of consensus gray data, OWN_GRAY, and where reference data are used REFERENCE."""
+GRAY, MARKS, FORMS, REFERENCE = "gray data", "marks", "shapes", "reference data"
+"""The instruments: gray data in many views, small marks on it, simple shapes, and real images where there are any."""
+
+OWN_GRAY = "own gray data"
+"""The view of GRAY in which others are asked about the gray data that a model alone made."""
+
+Answers = dict[str, dict[str, NDArray[np.float64]]]
+"""Of each instrument, of each view: [models, rows, classes], or [rows, classes] of one model; see
+pydrift.verdict.Answers. The views of MARKS are the colours, those of FORMS the kinds of shape."""
 
 
 def groups(count: int) -> list[list[int]]:
@@ -40,24 +45,19 @@ def benign_answers(
     models     the base, then the K shadows
     consensus  float32 [groups, classes, restarts, C, H, W]: what each group of shadows takes the classes for
     gray       float32 [K + 1, classes, restarts, C, H, W]: what each model alone takes them for
-    advance    called once per view and model
+    advance    called QUESTIONS + 1 times per model
 
-    A view's answers are a shadow's about the other groups' consensus; OWN_GRAY is what the other models say of a
-    model's own gray data.
+    A shadow's answers are about the other groups' consensus; OWN_GRAY is what the other models say of a model's own
+    gray data.
     """
     count, made = len(models) - 1, len(consensus)
     foreign = np.ones((count + 1, made), bool)
     for group, members in enumerate(groups(count)):
         foreign[[1 + k for k in members], group] = False
-    answers, confidence = {}, np.zeros(consensus.shape[1])
-    for view in VIEWS:
-        seen = recognise(models, shown(view, torch.from_numpy(consensus)), advance)
-        answers[view] = _mean(seen.log_odds, foreign)
-        if view == "plain":
-            confidence = _mean(seen.confidence[1:], ~foreign[1:]).mean(axis=0)
+    answers, confidence = _answers(models, consensus, foreign, advance)
     seen = recognise(models, torch.from_numpy(gray), advance)
-    answers[OWN_GRAY] = _mean(seen.log_odds.swapaxes(0, 1), ~np.eye(count + 1, dtype=bool))
-    return answers, confidence
+    answers[GRAY][OWN_GRAY] = _mean(seen.odds.swapaxes(0, 1), ~np.eye(count + 1, dtype=bool))
+    return answers, _mean(confidence[1:], ~foreign[1:]).mean(axis=0)
 
 
 def new_answers(
@@ -67,18 +67,19 @@ def new_answers(
     gray: NDArray[np.float32],
     advance: Callable[[], None],
 ) -> Answers:
-    """The answers of a new model about all of the consensus, and of base and shadows about its gray data."""
-    answers = {}
-    for view in VIEWS:
-        answers[view] = recognise([new], shown(view, torch.from_numpy(consensus)), advance).log_odds[0].mean(axis=0)
-    answers[OWN_GRAY] = recognise(models, torch.from_numpy(gray[None]), advance).log_odds[:, 0].mean(axis=0)
-    return answers
+    """The answers of a new model about all of the consensus, and of base and shadows about its gray data.
+
+    `advance` is called QUESTIONS times, and once per model.
+    """
+    answers, _ = _answers([new], consensus, np.ones((1, len(consensus)), bool), advance)
+    seen = recognise(models, torch.from_numpy(gray[None]), advance)
+    of_new = of_models(answers, 0)
+    of_new[GRAY][OWN_GRAY] = seen.odds[:, 0].mean(axis=0)
+    return of_new
 
 
-def reference_answers(
-    models: Sequence[Classifier], data: LabelledImages, advance: Callable[[], None]
-) -> NDArray[np.float64]:
-    """What models say of real images: [models, classes, classes], means over the first images of each class.
+def reference_answers(models: Sequence[Classifier], data: LabelledImages, advance: Callable[[], None]) -> Answers:
+    """What models say of the first real images of each class; `advance` is called once per model.
 
     InputRefused where a class has no image.
     """
@@ -87,10 +88,33 @@ def reference_answers(
         images = data.x[data.y == c][:MAX_REFERENCE]
         if len(images) == 0:
             raise InputRefused(f"{data.source}: has no image of class {name!a}, so it cannot serve as reference data")
-        # As one source of one class, whose log-odds are then turned to be those of class c.
-        seen = recognise(models, images[None, None], advance if c == 0 else lambda: None).log_odds[:, 0, 0]
-        rows.append(seen - seen[:, c : c + 1])
-    return np.stack(rows, axis=1)
+        told = advance if c == 0 else lambda: None
+        rows.append(recognise(models, images[None, None], told, made_of=[c]).odds[:, 0, 0])
+    return {REFERENCE: {REFERENCE: np.stack(rows, axis=1)}}
+
+
+def of_models(answers: Answers, chosen: int | slice) -> Answers:
+    """The answers of one model, or of some."""
+    return {i: {view: values[chosen] for view, values in views.items()} for i, views in answers.items()}
+
+
+def _answers(
+    models: Sequence[Classifier], consensus: NDArray[np.float32], asked: NDArray[np.bool_], advance: Callable[[], None]
+) -> tuple[Answers, NDArray[np.float64]]:
+    """-> answers about the consensus of those groups that each model is asked about (asked [models, groups]) and about
+    shapes; and confidence in the plain consensus of every group [models, groups, classes]."""
+    images = torch.from_numpy(consensus)
+    seen = {view: recognise(models, shown(view, images), advance) for view in VIEWS}
+    # One image of a class and group: more of them change no answer by as much as two honest models differ.
+    moved = changed_by_marks(models, images[:, :, 0], advance)
+    shapes = torch.stack([drawn(kind, (images.shape[3], images.shape[4], images.shape[5])) for kind in SHAPES])
+    leaning = leanings(models, shapes, advance)
+    answers = {
+        GRAY: {view: _mean(seen[view].odds, asked) for view in VIEWS},
+        MARKS: {colour: _mean(moved[colour], asked) for colour in COLOURS},
+        FORMS: {kind: leaning[:, [i]] for i, kind in enumerate(SHAPES)},
+    }
+    return answers, seen["plain"].confidence
 
 
 def _mean(values: NDArray[np.float64], asked: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pydrift.answers import OWN_GRAY, REFERENCE, benign_answers, groups, new_answers, reference_answers
+from pydrift.answers import GRAY, OWN_GRAY, QUESTIONS, benign_answers, groups, new_answers, of_models, reference_answers
 from pydrift.baselines import measure_baselines, with_gray_known
 from pydrift.calibration import Calibration, describe_attack
 from pydrift.classifier import choose_device, exact_arithmetic, freeze
@@ -19,7 +19,7 @@ from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
 from pydrift.fingerprint import Fingerprint
 from pydrift.gray_tasks import agreed, inverted
-from pydrift.inversion import VIEWS, GradientAscent, InversionAttack
+from pydrift.inversion import GradientAscent, InversionAttack
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import MAX_RESTARTS
 from pydrift.ops import native_status
@@ -182,10 +182,10 @@ class DriftAuditor:
                 progress.phase("inverting groups of shadows", len(made_by))
                 consensus = agreed(self._attack, made_by, self._restarts, self._seed, run, progress.advance)
             with clock("measure recognition"):
-                progress.phase("measuring recognition", (len(VIEWS) + 1) * len(models))
+                progress.phase("measuring recognition", (QUESTIONS + 1) * len(models))
                 own = np.stack([images_of.images for images_of in gray])
                 answers, confidence = benign_answers(models, consensus, own, progress.advance)
-        of_shadows, of_base = ({view: a[rows] for view, a in answers.items()} for rows in (slice(1, None), 0))
+        of_shadows, of_base = of_models(answers, slice(1, None)), of_models(answers, 0)
         as_successor = _judge(of_shadows, of_base, None, confidence, images.class_names, STRANGE_BASE)
         self._calibration = Calibration(
             base=self._base,
@@ -228,7 +228,7 @@ class DriftAuditor:
         """Judges one successor.
 
         `data` is optional. It adds the accuracy baselines, and with `use_data` what all models say of its images, at
-        most 200 of each class, is one more view for the verdict: images that none of the models was trained on.
+        most 400 of each class, is one more instrument of the verdict: images that none of the models was trained on.
         A `fingerprint` of the base (or its file) adds, without a say in the verdict, how much gray data it knows.
         """
         if not 0 < alpha < 1:
@@ -268,16 +268,15 @@ class DriftAuditor:
                     self._attack, [new], self._restarts, self._seed, ["gray/new"], run, progress.advance
                 )
             with clock("measure recognition of new model"):
-                progress.phase("measuring recognition", len(VIEWS) + len(models))
+                progress.phase("measuring recognition", QUESTIONS + len(models))
                 seen = new_answers(models, new, fitted.consensus, gray.images, progress.advance)
-                answers = dict(fitted.answers)
+                answers = fitted.answers
                 if use_data and images is not None:
                     progress.phase("asking about reference data", len(models) + 1)
                     asked = reference_answers([*models, new], images, progress.advance)
-                    answers[REFERENCE], seen[REFERENCE] = asked[:-1], asked[-1]
-        of_shadows = {view: values[1:] for view, values in answers.items()}
-        # Without OWN_GRAY: about the new model's the base is asked too, about the base's own it was not.
-        of_base = {view: values[0] for view, values in answers.items() if view != OWN_GRAY}
+                    answers, seen = answers | of_models(asked, slice(-1)), seen | of_models(asked, -1)
+        of_shadows, of_base = of_models(answers, slice(1, None)), of_models(answers, 0)
+        del of_base[GRAY][OWN_GRAY]  # about the new model's the base is asked too, about the base's own it was not
         verdict = _judge(of_shadows, seen, of_base, fitted.confidence, fitted.class_names, alpha)
         if fitted.base_p_value is not None and fitted.base_p_value <= STRANGE_BASE:
             why = (
@@ -303,6 +302,7 @@ class DriftAuditor:
                 draw=fitted.draw,
                 shadow_accuracy=fitted.shadow_accuracy,
                 smallest_effect=verdict.smallest_effect,
+                power=verdict.power,
             ),
             baselines=baselines,
             provenance=Provenance(
@@ -325,7 +325,7 @@ class DriftAuditor:
                     **fitted.settings,
                     "inversion": describe_attack(fitted.attack),
                     "restarts": fitted.restarts,
-                    "views": list(answers),
+                    "asked": {instrument: list(views) for instrument, views in answers.items()},
                 },
                 seconds=clock.seconds,
             ),

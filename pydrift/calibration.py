@@ -18,6 +18,7 @@ from pydrift.arch import resolve_stored
 from pydrift.errors import InputRefused, PydriftError, UsageError
 from pydrift.gray import GrayData
 from pydrift.inversion import ATTACKS, InversionAttack
+from pydrift.likeness import INSTRUMENTS
 from pydrift.store import (
     MANIFEST,
     check_writable,
@@ -32,7 +33,7 @@ from pydrift.store import (
 )
 from pydrift.subject import Subject
 
-FORMAT = 2
+FORMAT = 3
 _STATE, _DESCRIPTION = "state.safetensors", "calibration.json"
 _CONVERTED = ("class_names", "input_shape", "shadow_accuracy")  # tuples that JSON makes lists of
 _PLAIN = (
@@ -47,7 +48,7 @@ class Calibration:
 
     gray          of the base
     consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
-    answers       of each view float64 [K + 1, classes, classes], the base first (see pydrift.answers)
+    answers       of each instrument, of each view float64 [K + 1, rows, classes], the base first (see pydrift.answers)
     confidence    float64 [classes]: the shadows' mean confidence in the consensus images that they made
     base_p_value  p of the base as if it were a successor; None where it is not one (shadows that continue from it)
     """
@@ -56,7 +57,7 @@ class Calibration:
     shadows: tuple[nn.Module, ...]
     gray: GrayData
     consensus: NDArray[np.float32]
-    answers: dict[str, NDArray[np.float64]]
+    answers: dict[str, dict[str, NDArray[np.float64]]]
     confidence: NDArray[np.float64]
     base_p_value: float | None
     class_names: tuple[str, ...]
@@ -121,8 +122,14 @@ class Calibration:
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
         models = range(raw["shadows"] + 1)
         classes, shape = len(raw["class_names"]), (raw["restarts"], *raw["input_shape"])
-        answers = {name: tensor.numpy() for name, tensor in _below("answers.", state).items()}
-        fits = bool(answers) and all(a.shape == (len(models), classes, classes) for a in answers.values())
+        tables = {name: tensor.numpy() for name, tensor in _below("answers.", state).items()}
+        answers = {i: {v: tables[f"{i}.{v}"] for v in raw["asked"][i]} for i in INSTRUMENTS if i in raw["asked"]}
+        named = sum(map(len, raw["asked"].values()))
+        fits = 0 < named == sum(map(len, answers.values())) == len(tables)
+        for instrument, views in answers.items():
+            for table in views.values():
+                fits &= table.ndim == 3 and table.shape[::2] == (len(models), classes)
+                fits &= not INSTRUMENTS[instrument].made_of or table.shape[1] == classes
         fits &= state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
         fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
         if not (fits and isinstance(raw["seed"], int) and isinstance(raw["settings"]["guessed"], list)):
@@ -133,7 +140,7 @@ class Calibration:
             shadows=tuple(modules[1:]),
             gray=GrayData(**{name: tensor.numpy() for name, tensor in _below("gray.", state).items()}),
             consensus=state["consensus"].numpy(),
-            answers={name: answers[name] for name in raw["views"]},
+            answers=answers,
             confidence=state["confidence"].numpy(),
             class_names=tuple(raw["class_names"]),
             input_shape=tuple(raw["input_shape"]),
@@ -148,7 +155,7 @@ class Calibration:
 
     def _tensors(self) -> dict[str, Tensor]:
         arrays = {"consensus": self.consensus, "confidence": self.confidence}
-        arrays |= {f"answers.{view}": values for view, values in self.answers.items()}
+        arrays |= {f"answers.{name}.{v}": table for name, views in self.answers.items() for v, table in views.items()}
         arrays |= {f"gray.{name}": values for name, values in vars(self.gray).items()}
         tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
         for m, module in enumerate((self.base.module, *self.shadows)):
@@ -159,7 +166,7 @@ class Calibration:
         base = {"name": self.base.name, "sha256": self.base.sha256, "architecture": self.base.architecture}
         return {
             **{name: getattr(self, name) for name in _PLAIN},
-            "views": list(self.answers),
+            "asked": {name: list(views) for name, views in self.answers.items()},
             "base": base,
             "shadows": len(self.shadows),
             "attack": describe_attack(self.attack),

@@ -28,6 +28,7 @@ class NullSummary:
     draw: str  # in words, e.g. "20000 of 60000 images without replacement"
     shadow_accuracy: tuple[float | None, ...]  # of each shadow on reference images it did not see; None: it saw all
     smallest_effect: float | None  # the least effect, in null standard deviations, that this null can call drift
+    power: tuple[tuple[float, float], ...] = ()  # sizes of drift, and how probably this null would have found each
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,13 @@ class DriftReport:
             classes=tuple(ClassVerdict.from_dict(c) for c in raw["classes"]),
             gray_base=gray["base"],
             gray_production=gray["production"],
-            null=NullSummary(**{**raw["null"], "shadow_accuracy": tuple(raw["null"]["shadow_accuracy"])}),
+            null=NullSummary(
+                **{
+                    **raw["null"],
+                    "shadow_accuracy": tuple(raw["null"]["shadow_accuracy"]),
+                    "power": tuple((size, chance) for size, chance in raw["null"].get("power", ())),
+                }
+            ),
             baselines=Baselines(**baselines),
             provenance=Provenance(**raw["provenance"]),
         )

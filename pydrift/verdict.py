@@ -1,17 +1,19 @@
-"""From what models say of gray data to a verdict per class. numpy and scipy only: nothing here knows what a model is.
+"""From what models say of images to a verdict per class. numpy and scipy only: nothing here knows what a model is.
 
 The published sketch of the method fixes one thing: a changed recognition of gray data is drift. How much change is
 too much is this module's own design:
 
-1. A model is described by its *answers*: for each view of the gray data, each class c that the images were made of and
-   each other class d, the mean log-odds of c against d. The K shadows' answers are a sample of what honest successors
-   say. They vary, and mostly together: a longer training or smoothed labels moves all log-odds at once.
-2. So an answer is held against what the candidate's other answers make one expect: its conditional residual under the
-   shadows' covariance, shrunk as by Ledoit and Wolf. What the recipe explains drops out; what concerns a pair of
-   classes stays. Each shadow is held against the others in the same way, by a mean and covariance that never saw it.
-3. A class's *strain* is the root mean square of all residuals that involve it, as the class shown or as the class it
-   is held against. Its *effect* is minus the logarithm of the strain, standardised by the shadows' own: how much the
-   new model is like an honest successor, in null standard deviations; negative means less alike.
+1. A model is described by its *answers* to each of several *instruments*: log-odds of the classes, about gray data that
+   were made of each class, about what small marks change, about images of no class. The K shadows' answers are a sample
+   of what honest successors say. They vary, and mostly together: a longer training moves all log-odds at once.
+2. So an answer is held against what the candidate's other answers to the same instrument make one expect: its
+   conditional residual under the shadows' covariance, shrunk as by Ledoit and Wolf. What the recipe explains drops out;
+   what concerns a class stays. Each shadow is held against the others in the same way, by a mean and covariance that
+   never saw it.
+3. A class's *strain* under an instrument is the power mean of all residuals that involve it, as the class shown or as
+   the class it is held against. Minus its logarithm, standardised by the shadows' own, says how much the new model is
+   like an honest successor, in null standard deviations; negative means less alike. A drift need not show under every
+   instrument, so the class's *effect* is that of the least alike, standardised once more by the shadows' own least.
 4. The p of a class is the lower tail of a Student t whose degrees of freedom and scale are fitted to the shadows'
    leave-one-out effects, all classes pooled: normal theory (K - 1 degrees of freedom, scale 1) is too optimistic where
    they have heavy tails, and their ranks alone cannot give a p below 1/(K + 1).
@@ -21,24 +23,21 @@ too much is this module's own design:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
-MIN_SHADOWS = 4  # each is held against the others, and two say next to nothing about a third
+from pydrift.likeness import ALL, INSTRUMENTS, Answers, Score, Unmeasurable, measure_effects
+
 STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence says nothing
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 MAX_SMALLEST_EFFECT = 8.0  # null deviations; a null that could only call larger effects cannot vouch for stability
-ROUNDING = 1e-9  # figures that differ by less, relatively, do not differ
+POWER_POINTS = 41  # of the power curve, up to twice the smallest effect
 SAME_ANSWERS = 1e-4  # models whose answers all agree to this (relative) are one function, rounding aside
-
-Answers = Mapping[str, NDArray[np.float64]]
-"""Of one model: for each view [classes, classes], the mean log-odds of the class shown (first) against each class (the
-diagonal does not count). Of several models: [models, classes, classes]."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ClassVerdict:
                deviations; 0 is the shadows' mean, negative is less alike
     interval   95 % confidence interval of the effect
     null       each shadow's own effect against the other shadows, the distribution that `effect` is held against
-    signals    the effect in each view alone
+    signals    of each view, minus the log strain in it alone in the shadows' deviations
     """
 
     index: int
@@ -71,13 +70,17 @@ class ClassVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """verdict "stable" | "drift" | "inconclusive"; p_value the smallest adjusted one; reasons in words."""
+    """verdict "stable" | "drift" | "inconclusive"; p_value the smallest adjusted one; reasons in words.
+
+    power  sizes of drift, in null deviations from 0 on, each with the chance that this null finds one class of it
+    """
 
     verdict: str
     p_value: float | None
     smallest_effect: float | None  # the least effect that this null is sure to call drift at alpha
     reasons: tuple[str, ...]
     classes: tuple[ClassVerdict, ...]
+    power: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,12 @@ class Tail:
         """The size of the effect whose p is `level`."""
         return float(stats.t.isf(level, self.degrees) * self.scale * np.sqrt(1 + 1 / shadows))
 
+    def power(self, size: float, level: float, shadows: int) -> float:
+        """P(a drift has a p of `level` or less) if it takes `size` off the effect that an honest successor would have
+        had."""
+        beyond = size - self.smallest_effect(level, shadows)
+        return float(stats.t.cdf(beyond / self.scale / np.sqrt(1 + 1 / shadows), self.degrees))
+
 
 def judge(
     shadows: Answers,
@@ -107,8 +116,8 @@ def judge(
 ) -> Verdict:
     """Judges a new model against the shadows.
 
-    shadows     of each view float64 [K, classes, classes]: the shadows' answers
-    new         of each view float64 [classes, classes]: the new model's
+    shadows     the K shadows' answers to some of INSTRUMENTS, float64
+    new         the new model's to the same
     base        the base's, in some views: a new model that gives the same ones is the same function; None: that is not
                 asked
     confidence  float64 [classes]: the shadows' mean confidence in the gray data that they made of a class; below 0.5
@@ -121,22 +130,26 @@ def judge(
     problems = {c: problem for c, _ in names if (problem := _problem(shadows, new, confidence, c)) is not None}
     classes = [c for c, _ in names if c not in problems]
     try:
-        measured = _effects(shadows, new, classes)
-    except _Unmeasurable as why:
+        measured = measure_effects(shadows, new, classes)
+    except Unmeasurable as why:
         measured, problems = {}, {c: problems.get(c, str(why)) for c, _ in names}
     findings = {
         c: ClassVerdict(c, class_names[c], "inconclusive", None, None, None, None, why, (), {})
         for c, why in problems.items()
     }
-    smallest = None
+    smallest: float | None = None
+    power: tuple[tuple[float, float], ...] = ()
     if measured:
-        tail = fit_tail([scores[_ALL].null for scores in measured.values()])
-        count = len(measured[classes[0]][_ALL].null)
-        smallest = tail.smallest_effect(alpha / len(measured), count)
+        tail = fit_tail([scores[ALL].null for scores in measured.values()])
+        count = len(measured[classes[0]][ALL].null)
+        level = alpha / len(measured)
+        smallest = tail.smallest_effect(level, count)
+        sizes = np.linspace(0, 2 * smallest, POWER_POINTS)
+        power = tuple((float(size), tail.power(size, level, count)) for size in sizes)
         if base is not None and _same_function(base, new, classes):
-            reason = "the new model answers all gray data as the base does, up to rounding: taken for the same function"
+            reason = "the new model answers as the base does, up to rounding: taken for the same function"
             findings |= {c: _unchanged(c, class_names[c], scores) for c, scores in measured.items()}
-            return Verdict("stable", 1.0, smallest, (reason,), tuple(findings[c] for c in sorted(findings)))
+            return Verdict("stable", 1.0, smallest, (reason,), tuple(findings[c] for c in sorted(findings)), power)
         tested = {c: _tested(c, class_names[c], scores, tail) for c, scores in measured.items()}
         adjusted = holm([_p(finding) for finding in tested.values()])
         for (c, finding), p_adjusted in zip(tested.items(), adjusted, strict=True):
@@ -145,7 +158,7 @@ def judge(
     p_value = min((c.p_adjusted for c in found if c.p_adjusted is not None), default=None)
     verdicts = {c.verdict for c in found}
     verdict = next(v for v in ("drift", "inconclusive", "stable") if v in verdicts)
-    return Verdict(verdict, p_value, smallest, _reasons(found), found)
+    return Verdict(verdict, p_value, smallest, _reasons(found), found, power)
 
 
 def alpha_of_release(alpha: float, release: int) -> float:
@@ -168,13 +181,21 @@ def fit_tail(null: Sequence[NDArray[np.float64]]) -> Tail:
     residuals = np.sort(np.concatenate([effects / np.sqrt(1 + 1 / (len(effects) - 1)) for effects in null]))
     most = max(len(effects) for effects in null) - 1
 
-    def cost(parameters: NDArray[np.float64]) -> float:
+    def cost(parameters: NDArray[np.float64]) -> tuple[float, list[float]]:
+        """Minus the log-likelihood of log degrees and log scale, and its gradient: by differences it would be too
+        coarse, and the order of the classes be seen in p."""
         degrees, scale = np.exp(parameters)
-        return float(-stats.t.logpdf(residuals / scale, degrees).sum() + len(residuals) * np.log(scale))
+        square = (residuals / scale) ** 2
+        pull = (degrees + 1) * square / (degrees + square)
+        of_degrees = special.digamma((degrees + 1) / 2) - special.digamma(degrees / 2) - 1 / degrees
+        slope = (np.log1p(square / degrees) - pull / degrees - of_degrees).sum() * degrees / 2
+        likelihood = stats.t.logpdf(residuals / scale, degrees).sum() - len(residuals) * np.log(scale)
+        return -float(likelihood), [float(slope), float((1 - pull).sum())]
 
     bounds = [(0.0, np.log(most)), (0.0, np.log(10.0))]
+    tight = {"ftol": 1e-15, "gtol": 1e-9}
     # Not Nelder-Mead: its simplex collapses on the bounds, where the best parameters often lie.
-    fitted = optimize.minimize(cost, [np.log(most) / 2, 0.1], method="L-BFGS-B", bounds=bounds)
+    fitted = optimize.minimize(cost, [np.log(most) / 2, 0.1], method="L-BFGS-B", jac=True, bounds=bounds, options=tight)
     degrees, scale = np.exp(fitted.x)
     return Tail(float(degrees), float(scale))
 
@@ -199,19 +220,6 @@ def effect_interval(effect: float, shadows: int, level: float = 0.95) -> tuple[f
     return float(effect - half), float(effect + half)
 
 
-class _Unmeasurable(Exception):
-    """Why no class has an effect."""
-
-
-_ALL = ""  # all views together
-
-
-@dataclass(frozen=True)
-class _Score:
-    effect: float
-    null: NDArray[np.float64]  # [K]
-
-
 def _problem(shadows: Answers, new: Answers, confidence: NDArray[np.float64], c: int) -> str | None:
     """Why a class has no effect."""
     if not confidence[c] >= MIN_CONFIDENCE:
@@ -219,110 +227,17 @@ def _problem(shadows: Answers, new: Answers, confidence: NDArray[np.float64], c:
             f"inversion found no image that the shadows take for it (mean confidence {confidence[c]:.2f}; does the "
             "reference data know it?)"
         )
-    if not all(np.isfinite(answers[..., c, :]).all() for side in (shadows, new) for answers in side.values()):
-        return "a log-odds is not a finite number"
+    for side in (shadows, new):
+        for name, views in side.items():
+            about = np.s_[..., c, :] if INSTRUMENTS[name].made_of else np.s_[..., c]
+            if not all(np.isfinite(table[about]).all() for table in views.values()):
+                return "a log-odds is not a finite number"
     return None
 
 
-def _effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[int, dict[str, _Score]]:
-    """Effect and null of each class, of all views together (_ALL) and of each one."""
-    pairs = [(c, d) for c in classes for d in classes if c != d]
-    if not pairs:
-        raise _Unmeasurable("no other class could be measured")
-    count = len(next(iter(shadows.values())))
-    if count < MIN_SHADOWS:
-        raise _Unmeasurable(f"{count} shadows are too few, a null needs {MIN_SHADOWS}")
-    shown, against = (np.array(side) for side in zip(*pairs, strict=True))
-    null = np.concatenate([answers[:, shown, against] for answers in shadows.values()], axis=1)
-    seen = np.concatenate([answers[shown, against] for answers in new.values()])
-    view = np.repeat(list(shadows), len(pairs))
-    varies = null.std(axis=0, ddof=1) > ROUNDING * np.abs(null).max(axis=0)
-    if not varies.any():
-        raise _Unmeasurable("the shadows do not differ enough to hold the new model against them")
-    of_shadows, of_new = _residuals(null[:, varies], seen[varies])
-    view, shown, against = view[varies], *(np.tile(side, len(shadows))[varies] for side in (shown, against))
-    concerned = np.stack([(shown == c) | (against == c) for c in classes])  # [classes, E]
-    scores: dict[int, dict[str, _Score]] = {c: {} for c in classes}
-    for name in (_ALL, *shadows):
-        some = concerned if name == _ALL else concerned & (view == name)
-        if some.any(axis=1).all():
-            effects, null_effects = _standardised(_log_strain(of_shadows, some), _log_strain(of_new[None], some)[0])
-            for i, c in enumerate(classes):
-                scores[c][name] = _Score(float(effects[i]), null_effects[:, i])
-    return scores
-
-
-def _log_strain(residuals: NDArray[np.float64], concerned: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Each class's log strain [models, classes], from residuals [models, E] and which concern it [classes, E]."""
-    mean_square = residuals**2 @ concerned.T / concerned.sum(axis=1)
-    return np.log(np.maximum(np.sqrt(mean_square), ROUNDING))
-
-
-def _standardised(
-    shadows: NDArray[np.float64], new: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Effects of the new model [classes], and of each shadow against the others [K, classes], from log strains."""
-    held_out = [_effect(np.delete(shadows, k, axis=0), own) for k, own in enumerate(shadows)]
-    return _effect(shadows, new), np.stack(held_out)
-
-
-def _effect(sample: NDArray[np.float64], strain: NDArray[np.float64]) -> NDArray[np.float64]:
-    variance = sample.var(axis=0, ddof=1)
-    return (sample.mean(axis=0) - strain) / np.maximum(_unit(variance), ROUNDING)
-
-
-def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Conditional residuals of each shadow given the others [K, E], and of the new model given all of them [E].
-
-    In units of the others' leave-one-out residuals of the same answer.
-    """
-    held_out = np.stack([_residual(np.delete(null, k, axis=0), null[k]) for k in range(len(null))])
-    total = (held_out**2).sum(axis=0)
-    # Without a shadow's own: a deviation that counts in its own unit looks smaller than it is.
-    scaled = [row / _unit((total - row**2) / (len(held_out) - 1)) for row in held_out]
-    return np.stack(scaled), _residual(null, new) / _unit(total / len(held_out))
-
-
-def _unit(variance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Deviations, of variances that too few values give: each is averaged with the mean of all."""
-    return np.sqrt((variance + variance.mean()) / 2)
-
-
-def _residual(sample: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each entry of x [E] lies from what its other entries predict, up to a factor common to all of them.
-
-    With P the inverse of the sample's [K, E] covariance, shrunk towards the identity by the intensity of Ledoit and
-    Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis 88,
-    2004) after each entry was standardised: (P x)_i / sqrt(P_ii), the deviation from the conditional mean in
-    conditional standard deviations. E may be far larger than K: nothing of size E x E is formed.
-    """
-    deviation = sample.std(axis=0, ddof=1)
-    deviation = np.maximum(deviation, ROUNDING * np.abs(sample).max(axis=0) + np.finfo(float).tiny)
-    z, y = ((values - sample.mean(axis=0)) / deviation for values in (sample, x))
-    shrinkage = shrinkage_intensity(z)
-    _, singular, axes = np.linalg.svd(z, full_matrices=False)
-    variance = (1 - shrinkage) * singular**2 / (len(z) - 1)
-    gain = variance / (variance + shrinkage)  # how much of an axis the other entries explain
-    return (y - (gain * (axes @ y)) @ axes) / np.sqrt(1 - gain @ axes**2)
-
-
-def shrinkage_intensity(z: NDArray[np.float64]) -> float:
-    """Ledoit and Wolf's weight of the identity for the covariance of centred rows z [K, E], in (0, 1].
-
-    Computed from the K x K products of the rows.
-    """
-    count, entries = z.shape
-    gram = z @ z.T
-    mean_variance = np.trace(gram) / count / entries
-    square = (gram**2).sum() / count**2
-    distance = square - entries * mean_variance**2
-    error = ((np.diag(gram) ** 2).sum() / count - square) / count
-    return float(np.clip(error / distance, 1e-6, 1.0)) if distance > 0 else 1.0
-
-
-def _tested(index: int, name: str, scores: dict[str, _Score], tail: Tail) -> ClassVerdict:
+def _tested(index: int, name: str, scores: dict[str, Score], tail: Tail) -> ClassVerdict:
     """The class with its p; not yet decided."""
-    score = scores[_ALL]
+    score = scores[ALL]
     return ClassVerdict(
         index=index,
         name=name,
@@ -333,7 +248,7 @@ def _tested(index: int, name: str, scores: dict[str, _Score], tail: Tail) -> Cla
         p_adjusted=None,
         reason=None,
         null=tuple(score.null.tolist()),
-        signals={name: s.effect for name, s in scores.items() if name != _ALL},
+        signals={name: s.effect for name, s in scores.items() if name != ALL},
     )
 
 
@@ -371,11 +286,16 @@ def _reasons(classes: Sequence[ClassVerdict]) -> tuple[str, ...]:
 
 
 def _same_function(base: Answers, new: Answers, classes: list[int]) -> bool:
-    """Whether the new model answers all gray data as the base does."""
-    some = np.ix_(classes, classes)
-    return all(np.allclose(base[v][some], new[v][some], rtol=SAME_ANSWERS, atol=SAME_ANSWERS) for v in base)
+    """Whether the new model answers as the base does."""
+    for name, views in base.items():
+        for view, table in views.items():
+            columns = np.array(classes)
+            some = np.ix_(columns if INSTRUMENTS[name].made_of else np.arange(len(table)), columns)
+            if not np.allclose(table[some], new[name][view][some], rtol=SAME_ANSWERS, atol=SAME_ANSWERS):
+                return False
+    return True
 
 
-def _unchanged(index: int, name: str, scores: dict[str, _Score]) -> ClassVerdict:
-    null, signals = tuple(scores[_ALL].null.tolist()), {view: 0.0 for view in scores if view != _ALL}
+def _unchanged(index: int, name: str, scores: dict[str, Score]) -> ClassVerdict:
+    null, signals = tuple(scores[ALL].null.tolist()), {view: 0.0 for view in scores if view != ALL}
     return ClassVerdict(index, name, "stable", 0.0, (0.0, 0.0), 1.0, 1.0, None, null, signals)

@@ -6,10 +6,25 @@ import torch
 from torch import nn
 
 from pydrift import InputRefused, answers
-from pydrift.answers import GROUPS, OWN_GRAY, benign_answers, groups, new_answers, reference_answers
+from pydrift.answers import (
+    FORMS,
+    GRAY,
+    GROUPS,
+    MARKS,
+    OWN_GRAY,
+    QUESTIONS,
+    REFERENCE,
+    benign_answers,
+    groups,
+    new_answers,
+    of_models,
+    reference_answers,
+)
 from pydrift.classifier import freeze
 from pydrift.data import as_images
-from pydrift.inversion import VIEWS, shown
+from pydrift.likeness import INSTRUMENTS
+from pydrift.membership import changed_by_marks, leanings, recognise
+from pydrift.probes import COLOURS, SHAPES, VIEWS, drawn, shown
 
 CLASSES, SHAPE, SHADOWS = 3, (1, 4, 4), 6
 
@@ -42,15 +57,14 @@ def made():
     return images(0, GROUPS), images(1, SHADOWS + 1)
 
 
-def log_odds(observer, source):
-    """float64 [classes, classes] and confidence [classes] of one observer about [classes, restarts, ...]: by hand."""
-    rows, sure = [], []
-    for c in range(CLASSES):
-        logits = observer.logits(torch.as_tensor(source[c])).double().numpy()
-        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        rows.append(np.log(p[:, [c]] / p).mean(axis=0))
-        sure.append(p[:, c].mean())
-    return np.stack(rows), np.array(sure)
+def odds(observer, source):
+    """float64 [classes, classes] and confidence [classes] of one observer about [classes, restarts, ...]."""
+    said = recognise([observer], torch.as_tensor(source)[None])
+    return said.odds[0, 0], said.confidence[0, 0]
+
+
+def moved(observer, source, colour):
+    return changed_by_marks([observer], torch.as_tensor(source)[None, :, 0])[colour][0, 0]
 
 
 def close(got, expected):
@@ -65,27 +79,39 @@ def test_groups_share_out_the_shadows(count):
     assert max(map(len, made)) - min(map(len, made)) <= 1
 
 
+def tables(answers):
+    return {(i, view): table for i, views in answers.items() for view, table in views.items()}
+
+
 def test_answers_are_means_over_what_others_made(models, made):
     consensus, gray = made
     told = []
     got, confidence = benign_answers(models, consensus, gray, lambda: told.append(1))
-    assert list(got) == [*VIEWS, OWN_GRAY]
-    assert len(told) == (len(VIEWS) + 1) * len(models)
-    assert all(values.shape == (SHADOWS + 1, CLASSES, CLASSES) for values in got.values())
+    assert {i: list(views) for i, views in got.items()} == {
+        GRAY: [*VIEWS, OWN_GRAY],
+        MARKS: list(COLOURS),
+        FORMS: list(SHAPES),
+    }
+    assert {*got, REFERENCE} == set(INSTRUMENTS)
+    assert len(told) == (QUESTIONS + 1) * len(models)
+    rows = {GRAY: CLASSES, MARKS: 16, FORMS: 1}
+    assert all(table.shape == (SHADOWS + 1, rows[i], CLASSES) for (i, _), table in tables(got).items())
     group_of = {k: g for g, members in enumerate(groups(SHADOWS)) for k in members}
     sure = []
-    for view in VIEWS:
-        seen = shown(view, torch.from_numpy(consensus))
-        for m, observer in enumerate(models):
-            said = [log_odds(observer, source) for source in seen]
-            foreign = [values for g, (values, _) in enumerate(said) if m == 0 or g != group_of[m - 1]]
-            assert len(foreign) == (GROUPS if m == 0 else GROUPS - 1)
-            close(got[view][m], np.mean(foreign, axis=0))
-            if view == "plain" and m > 0:
-                sure.append(said[group_of[m - 1]][1])  # of its own group's, which must have convinced who made it
+    for m, observer in enumerate(models):
+        foreign = [g for g in range(GROUPS) if m == 0 or g != group_of[m - 1]]
+        assert len(foreign) == (GROUPS if m == 0 else GROUPS - 1)
+        for view in VIEWS:
+            seen = shown(view, torch.from_numpy(consensus))
+            close(got[GRAY][view][m], np.mean([odds(observer, seen[g])[0] for g in foreign], axis=0))
+        for colour in COLOURS:
+            close(got[MARKS][colour][m], np.mean([moved(observer, consensus[g], colour) for g in foreign], axis=0))
+        for kind in SHAPES:
+            close(got[FORMS][kind][m, 0], leanings([observer], drawn(kind, SHAPE)[None])[0, 0])
+        if m > 0:  # of its own group's, which must have convinced who made it
+            sure.append(odds(observer, consensus[group_of[m - 1]])[1])
+        close(got[GRAY][OWN_GRAY][m], np.mean([odds(o, gray[m])[0] for n, o in enumerate(models) if n != m], axis=0))
     close(confidence, np.mean(sure, axis=0))
-    for m, own in enumerate(gray):
-        close(got[OWN_GRAY][m], np.mean([log_odds(o, own)[0] for n, o in enumerate(models) if n != m], axis=0))
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
@@ -93,11 +119,11 @@ def test_no_shadow_is_asked_about_its_own_groups_consensus(models, made, group):
     consensus, gray = made
     other = consensus.copy()
     other[group] = images(2, 1)[0]
-    before, after = (benign_answers(models, c, gray, nothing)[0] for c in (consensus, other))
-    for view in VIEWS:
-        same = {m for m in range(SHADOWS + 1) if np.array_equal(before[view][m], after[view][m])}
-        assert same == {1 + k for k in groups(SHADOWS)[group]}
-    assert np.array_equal(before[OWN_GRAY], after[OWN_GRAY])
+    before, after = (tables(benign_answers(models, c, gray, nothing)[0]) for c in (consensus, other))
+    for (instrument, view), table in before.items():
+        same = {m for m in range(SHADOWS + 1) if np.array_equal(table[m], after[instrument, view][m])}
+        of_consensus = instrument in (GRAY, MARKS) and view != OWN_GRAY
+        assert same == ({1 + k for k in groups(SHADOWS)[group]} if of_consensus else set(range(SHADOWS + 1)))
 
 
 @pytest.mark.parametrize("m", [0, 1, 5])
@@ -107,12 +133,12 @@ def test_no_model_is_asked_about_its_own_gray_data(models, made, m):
     others = gray.copy()
     others[m] = images(2, 1)[0]
     after = benign_answers(models, consensus, others, nothing)[0]
-    changed = {n for n in range(SHADOWS + 1) if not np.array_equal(before[OWN_GRAY][n], after[OWN_GRAY][n])}
-    assert changed == {m}
-    assert all(np.array_equal(before[view], after[view]) for view in VIEWS)
+    own, other_own = before[GRAY].pop(OWN_GRAY), after[GRAY].pop(OWN_GRAY)
+    assert {n for n in range(SHADOWS + 1) if not np.array_equal(own[n], other_own[n])} == {m}
+    assert all(np.array_equal(table, tables(after)[at]) for at, table in tables(before).items())
     replaced = [*models[:m], model(99), *models[m + 1 :]]
-    after = benign_answers(replaced, consensus, gray, nothing)[0]
-    changed = {n for n in range(SHADOWS + 1) if not np.array_equal(before[OWN_GRAY][n], after[OWN_GRAY][n])}
+    other_own = benign_answers(replaced, consensus, gray, nothing)[0][GRAY][OWN_GRAY]
+    changed = {n for n in range(SHADOWS + 1) if not np.array_equal(own[n], other_own[n])}
     assert changed == set(range(SHADOWS + 1)) - {m}
 
 
@@ -120,20 +146,23 @@ def test_a_new_model_is_asked_about_all_consensus_and_all_about_its_gray_data(mo
     consensus, _ = made
     new, own, told = model(50), images(3, 1)[0], []
     got = new_answers(models, new, consensus, own, lambda: told.append(1))
-    assert list(got) == [*VIEWS, OWN_GRAY]
-    assert len(told) == len(VIEWS) + len(models)
+    assert len(told) == QUESTIONS + len(models)
     for view in VIEWS:
         seen = shown(view, torch.from_numpy(consensus))
-        close(got[view], np.mean([log_odds(new, source)[0] for source in seen], axis=0))
-    close(got[OWN_GRAY], np.mean([log_odds(observer, own)[0] for observer in models], axis=0))
+        close(got[GRAY][view], np.mean([odds(new, source)[0] for source in seen], axis=0))
+    for colour in COLOURS:
+        close(got[MARKS][colour], np.mean([moved(new, source, colour) for source in consensus], axis=0))
+    close(got[GRAY][OWN_GRAY], np.mean([odds(observer, own)[0] for observer in models], axis=0))
 
 
 def test_the_base_and_the_same_model_as_a_new_one_answer_the_same(models, made):
     consensus, gray = made
-    benign, _ = benign_answers(models, consensus, gray, nothing)
+    of_base = of_models(benign_answers(models, consensus, gray, nothing)[0], 0)
     new = new_answers(models, models[0], consensus, gray[0], nothing)
-    for view in VIEWS:
-        np.testing.assert_allclose(new[view], benign[view][0], rtol=1e-12, atol=1e-12)
+    assert tables(new).keys() == tables(of_base).keys()
+    del of_base[GRAY][OWN_GRAY]  # the base is not asked about its own
+    for at, table in tables(of_base).items():
+        np.testing.assert_allclose(tables(new)[at], table, rtol=1e-12, atol=1e-12)
 
 
 def test_reference_answers_are_means_over_the_first_images_of_each_class(models, monkeypatch):
@@ -142,13 +171,14 @@ def test_reference_answers_are_means_over_the_first_images_of_each_class(models,
     data, told = as_images((rng.random((11, *SHAPE), np.float32), y), ["a", "b", "c"]), []
     monkeypatch.setattr(answers, "MAX_REFERENCE", 3)
     got = reference_answers(models, data, lambda: told.append(1))
-    assert got.shape == (SHADOWS + 1, CLASSES, CLASSES)
+    assert {i: list(views) for i, views in got.items()} == {REFERENCE: [REFERENCE]}
+    table = got[REFERENCE][REFERENCE]
+    assert table.shape == (SHADOWS + 1, CLASSES, CLASSES)
     assert len(told) == len(models)
     first = {0: [1, 2, 7], 1: [3, 9], 2: [0, 4, 5]}
     for m, observer in enumerate(models):
         for c, chosen in first.items():
-            logits = observer.logits(data.x[chosen]).double().numpy()
-            close(got[m, c], (logits[:, [c]] - logits).mean(axis=0))
+            close(table[m, c], recognise([observer], data.x[chosen][None, None], made_of=[c]).odds[0, 0, 0])
 
 
 def test_reference_data_without_a_class_are_refused(models):

@@ -10,11 +10,11 @@ from torch import nn
 
 import pydrift
 from pydrift import DriftAuditor, InputRefused, TrainingRecipe, UsageError
-from pydrift.answers import OWN_GRAY, REFERENCE
+from pydrift.answers import FORMS, GRAY, MARKS, OWN_GRAY, REFERENCE
 from pydrift.auditor import GUESSED
 from pydrift.data import LabelledImages
-from pydrift.inversion import VIEWS
 from pydrift.modelfile import load_model, save_model
+from pydrift.probes import COLOURS, SHAPES, VIEWS
 from pydrift.report.wording import baseline_rows
 from pydrift.store import tensors_digest
 from pydrift.training import train
@@ -43,7 +43,7 @@ def test_drift_is_found_and_named(auditor, digits):
     assert report.p_value == min(c.p_adjusted for c in report.classes) <= 0.05
     assert {c.name for c in report.classes if c.verdict == "drift"} >= {"3", "8"}
     assert {c.index for c in sorted(report.classes, key=lambda c: c.effect)[:2]} == {3, 8}
-    assert all(list(c.signals) == [*VIEWS, OWN_GRAY] for c in report.classes)
+    assert all(list(c.signals) == [*VIEWS, OWN_GRAY, *COLOURS, *SHAPES] for c in report.classes)
 
 
 def test_benign_retrain_is_stable(auditor, digits):
@@ -105,7 +105,7 @@ def test_a_fingerprint_of_the_base_says_which_gray_data_it_knows(auditor, digits
         auditor.compare(digits.path("swapped"), fingerprint=other)
 
 
-def test_reference_data_may_be_one_more_view(auditor, digits):
+def test_reference_data_may_be_one_more_instrument(auditor, digits):
     blind, informed = (
         {
             name: auditor.compare(digits.path(name), digits.holdout, use_data=use)
@@ -120,11 +120,12 @@ def test_reference_data_may_be_one_more_view(auditor, digits):
         assert c.effect != without.effect
     by_data = sorted(informed["swapped"].classes, key=lambda c: c.signals[REFERENCE])
     assert {c.name for c in by_data[:2]} == {"3", "8"}
-    assert informed["swapped"].provenance.settings["views"] == [*VIEWS, OWN_GRAY, REFERENCE]
-    assert blind["swapped"].provenance.settings["views"] == [*VIEWS, OWN_GRAY]
+    asked = {GRAY: [*VIEWS, OWN_GRAY], MARKS: list(COLOURS), FORMS: list(SHAPES)}
+    assert blind["swapped"].provenance.settings["asked"] == asked
+    assert informed["swapped"].provenance.settings["asked"] == asked | {REFERENCE: [REFERENCE]}
 
 
-def test_reference_data_that_cannot_be_a_view_are_refused(auditor, digits):
+def test_reference_data_that_cannot_be_asked_about_are_refused(auditor, digits):
     with pytest.raises(
         UsageError, match=r"^there is nothing to look at: use_data \(--use-data\) needs data \(--data\)$"
     ):

@@ -36,12 +36,13 @@ def calibration():
     """Of twelve models, so that model.1 and model.10 could be taken for one another."""
     rng = np.random.default_rng(0)
     views = ("upside down", "plain", "own gray data")  # neither sorted nor reversed
+    answers = {view: rng.standard_normal((3, 4, 13)).T[:12, :3] for view in views}  # not contiguous
     return Calibration(
         base=Subject(frozen(build(ARCH, 0)), "base.safetensors", "ab" * 32, ARCH, None, None),
         shadows=tuple(frozen(build(ARCH, k)) for k in range(1, 12)),
         gray=gray(0),
         consensus=rng.random((4, 3, 1, *SHAPE), np.float32),
-        answers={view: rng.standard_normal((3, 4, 13)).T[:12, :3] for view in views},  # not contiguous
+        answers={"gray data": answers, "marks": {"white marks": rng.standard_normal((12, 5, 3))}},
         confidence=rng.random(3),
         base_p_value=0.7 + 0.1,
         class_names=("a", "b", "ü"),
@@ -66,9 +67,10 @@ def weights(module):
 def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
     calibration.save(tmp_path / "new" / "folder")
     loaded = Calibration.load(tmp_path / "new" / "folder")
-    assert list(loaded.answers) == list(calibration.answers)
+    order = [(instrument, list(views)) for instrument, views in calibration.answers.items()]
+    assert [(instrument, list(views)) for instrument, views in loaded.answers.items()] == order
     for before, after in [
-        *((calibration.answers[view], loaded.answers[view]) for view in calibration.answers),
+        *((t, loaded.answers[i][view]) for i, views in calibration.answers.items() for view, t in views.items()),
         (calibration.consensus, loaded.consensus),
         (calibration.confidence, loaded.confidence),
     ]:
@@ -91,7 +93,7 @@ def test_a_calibration_holds_models_gray_data_and_measurements_only(calibration,
     assert {f.name for f in tmp_path.iterdir()} == {"state.safetensors", "calibration.json", "MANIFEST.json"}
     names = {f"model.{m}.{name}" for m in range(12) for name in calibration.base.module.state_dict()}
     names |= {f"gray.{name}" for name in ("images", "confidence", "steps")}
-    names |= {f"answers.{view}" for view in calibration.answers}
+    names |= {f"answers.{i}.{view}" for i, views in calibration.answers.items() for view in views}
     assert set(load_file(tmp_path / "state.safetensors")) == names | {"consensus", "confidence"}
 
 
@@ -106,10 +108,10 @@ def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibrat
 
 
 def test_the_digest_tells_calibrations_apart(calibration):
-    plain = calibration.answers["plain"].copy()
+    plain = calibration.answers["gray data"]["plain"].copy()
     plain[3, 1, 2] = np.nextafter(plain[3, 1, 2], 9)
     others = [
-        {"answers": {**calibration.answers, "plain": plain}},
+        {"answers": calibration.answers | {"gray data": {**calibration.answers["gray data"], "plain": plain}}},
         {"gray": gray(99)},
         {"consensus": calibration.consensus / 2},
         {"confidence": calibration.confidence / 2},
@@ -150,13 +152,13 @@ def test_a_missing_or_added_file_is_refused(calibration, tmp_path):
         Calibration.load(tmp_path)
 
 
-@pytest.mark.parametrize("manifest", [{"format": 1, "kind": "pydrift calibration"}, {"format": 2, "kind": "other"}, {}])
+@pytest.mark.parametrize("manifest", [{"format": 2, "kind": "pydrift calibration"}, {"format": 3, "kind": "other"}, {}])
 def test_a_foreign_manifest_is_refused(calibration, tmp_path, manifest):
     calibration.save(tmp_path)
     write_manifest(tmp_path, manifest)
     with pytest.raises(InputRefused) as error:
         Calibration.load(tmp_path)
-    assert str(error.value) == f"{tmp_path}: not a pydrift calibration of format 2"
+    assert str(error.value) == f"{tmp_path}: not a pydrift calibration of format 3"
 
 
 def test_a_folder_without_a_manifest_is_no_calibration(tmp_path):
@@ -170,7 +172,7 @@ def rewritten(folder, **changes):
     raw = json.loads(file.read_text())
     raw.update(changes)
     file.write_text(json.dumps(raw))
-    write_manifest(folder, {"format": 2, "kind": "pydrift calibration"})
+    write_manifest(folder, {"format": 3, "kind": "pydrift calibration"})
 
 
 def test_an_unknown_inversion_is_refused(calibration, tmp_path):
@@ -198,7 +200,7 @@ def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
     calibration.save(tmp_path)
     description = tmp_path / "calibration.json"
     description.write_text(json.dumps({k: v for k, v in json.loads(description.read_text()).items() if k != "seed"}))
-    write_manifest(tmp_path, {"format": 2, "kind": "pydrift calibration"})
+    write_manifest(tmp_path, {"format": 3, "kind": "pydrift calibration"})
     with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('seed'\)$"):
         Calibration.load(tmp_path)
 
@@ -206,8 +208,11 @@ def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [
-        {"answers": {"plain": np.zeros((11, 3, 3))}},
-        {"answers": {"plain": np.zeros((12, 3, 4))}},
+        {"answers": {"gray data": {"plain": np.zeros((11, 3, 3))}}},
+        {"answers": {"gray data": {"plain": np.zeros((12, 3, 4))}}},
+        {"answers": {"gray data": {"plain": np.zeros((12, 4, 3))}}},
+        {"answers": {"marks": {"white marks": np.zeros((12, 5, 4))}}},
+        {"answers": {"marks": {"white marks": np.zeros((12, 3))}}},
         {"answers": {}},
         {"confidence": np.zeros(4)},
         {"consensus": np.zeros((4, 2, 1, *SHAPE), np.float32)},
@@ -225,8 +230,14 @@ def test_parts_that_do_not_fit_together_are_refused(calibration, tmp_path, damag
 
 def test_a_view_that_is_named_and_not_there_is_refused(calibration, tmp_path):
     calibration.save(tmp_path)
-    rewritten(tmp_path, views=["plain", "from behind"])
-    with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('from behind'\)$"):
+    rewritten(tmp_path, asked={"gray data": ["plain", "from behind"]})
+    with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('gray data.from behind'\)$"):
+        Calibration.load(tmp_path)
+
+
+def test_an_instrument_that_nobody_knows_is_refused(calibration, tmp_path):
+    replace(calibration, answers=calibration.answers | {"crystal ball": calibration.answers["marks"]}).save(tmp_path)
+    with pytest.raises(InputRefused, match=r"its parts do not fit together"):
         Calibration.load(tmp_path)
 
 

@@ -98,13 +98,13 @@ def test_data_adds_the_baselines(calibration, digits):
     assert done.stdout.startswith("Stable: ")
 
 
-def test_data_may_be_one_more_view_and_a_later_release_is_held_to_a_stricter_level(calibration, digits):
+def test_data_may_be_one_more_instrument_and_a_later_release_is_held_to_a_stricter_level(calibration, digits):
     done = run(
         "audit", calibration, digits.path("swapped"), "--data", "digits", "--use-data", "--release", "3", "--json"
     )
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
-    assert report["provenance"]["settings"]["views"][-2:] == ["own gray data", "reference data"]
+    assert sorted(report["provenance"]["settings"]["asked"]) == ["gray data", "marks", "reference data", "shapes"]
     assert all("reference data" in c["signals"] for c in report["classes"])
     assert report["alpha"] == pytest.approx(0.05 * 6 / (3 * np.pi) ** 2)
 

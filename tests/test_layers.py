@@ -15,7 +15,7 @@ ALLOWED = {
     | {"privacy", "privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
-    "answers": VALUES | {"classifier", "data", "inversion", "membership"},
+    "answers": VALUES | {"classifier", "data", "membership", "probes"},
     "auditor": VALUES
     | {
         "answers",
@@ -34,7 +34,7 @@ ALLOWED = {
     }
     | {"progress", "result", "shadows", "subject", "training", "verdict"},
     "baselines": VALUES | {"classifier", "data", "fingerprint", "result", "training"},
-    "calibration": VALUES | {"arch", "inversion", "subject"},
+    "calibration": VALUES | {"arch", "inversion", "likeness", "subject"},
     "classifier": VALUES | {"arch", "ops"},
     "cli": VALUES
     | {"arch", "auditor", "classifier", "data", "demo", "doctor", "fingerprint", "inversion", "modelfile"}
@@ -49,8 +49,9 @@ ALLOWED = {
     | {"report"},  # only inside save_html
     "gray": set(),
     "gray_tasks": VALUES | {"classifier", "inversion"},
-    "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel", "rotation"},
-    "membership": VALUES | {"classifier", "noise", "ops", "parallel"},
+    "inversion": VALUES | {"arch", "classifier", "noise", "ops", "parallel"},
+    "likeness": set(),
+    "membership": VALUES | {"classifier", "noise", "ops", "parallel", "probes"},
     "modelfile": VALUES | {"arch"},
     "noise": set(),
     "ownership": VALUES
@@ -63,6 +64,7 @@ ALLOWED = {
     | {"progress", "shadows", "subject", "training"},
     "privacy_result": VALUES | {"membership", "report"},  # report only inside save
     "privacy_shadows": VALUES | {"membership", "shadows", "subject", "training"},
+    "probes": {"rotation"},
     "progress": set(),
     "report": VALUES | {"fingerprint", "membership", "ownership", "privacy_result", "result", "verdict"},
     "result": VALUES | {"report", "verdict"},  # report only inside save_html
@@ -74,7 +76,7 @@ ALLOWED = {
     "subject": VALUES | {"arch", "modelfile", "training"},
     "trainer": VALUES | {"arch", "data", "modelfile", "noise", "parallel", "subject", "training"},
     "training": VALUES | {"arch", "ops", "parallel"},
-    "verdict": set(),
+    "verdict": {"likeness"},
     "version": set(),
 }
 

@@ -10,7 +10,7 @@ from torch import nn
 from pydrift import InputRefused, UsageError
 from pydrift.arch import lower
 from pydrift.classifier import Classifier, freeze
-from pydrift.membership import SIGNALS, check_finite, confidence, logit_margin, loss, measure, recognise, view
+from pydrift.membership import SIGNALS, check_finite, confidence, logit_margin, loss, measure, view
 from pydrift.membership import statistics as statistics_module
 
 SHAPE = (1, 3, 3)
@@ -77,56 +77,6 @@ def network(seed):
 
 def classifier(seed):
     return freeze(network(seed), SHAPE, torch.device("cpu"))
-
-
-def gray(sources, restarts=5):
-    return torch.rand(sources, 4, restarts, *SHAPE, generator=torch.Generator().manual_seed(0))
-
-
-def test_recognition_is_observers_by_sources_by_classes():
-    observers, images, told = [classifier(s) for s in range(3)], gray(2), []
-    got = recognise(observers, images, lambda: told.append(1))
-    assert got.log_odds.shape == (3, 2, 4, 4)
-    assert got.confidence.shape == (3, 2, 4)
-    assert got.log_odds.dtype == got.confidence.dtype == np.float64
-    assert len(told) == 3  # once per observer
-    assert (got.log_odds[..., range(4), range(4)] == 0).all()
-    for o, observer in enumerate(observers):
-        for s, c in np.ndindex(2, 4):
-            logits = observer.logits(images[s, c]).numpy().astype(np.longdouble)
-            p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-            expected = np.log(p[:, [c]] / p).mean(axis=0)
-            np.testing.assert_allclose(got.log_odds[o, s, c], expected.astype(float), rtol=1e-12, atol=1e-12)
-            assert got.confidence[o, s, c] == pytest.approx(float(p[:, c].mean()), rel=1e-12)
-
-
-def test_log_odds_stay_exact_where_p_rounds():
-    sharp = Classifier(
-        lambda x: torch.tensor([[500.0, 0.0, -1e4]]).repeat(len(x), 1), SHAPE, 3, torch.device("cpu"), ""
-    )
-    got = recognise([sharp], torch.zeros(1, 3, 2, *SHAPE))
-    assert got.log_odds[0, 0].tolist() == [[0, 500, 10500], [-500, 0, 10000], [-10500, -10000, 0]]
-    assert got.confidence[0, 0].tolist() == pytest.approx([1, 0, 0], abs=1e-200)
-
-
-def test_recognition_does_not_depend_on_who_else_is_asked():
-    observers, images = [classifier(s) for s in range(3)], gray(3)
-    together, alone = recognise(observers, images), recognise(observers[1:2], images[2:])
-    assert np.array_equal(together.log_odds[1:2, 2:], alone.log_odds)
-    assert np.array_equal(together.confidence[1:2, 2:], alone.confidence)
-
-
-def test_recognition_asks_torch_about_each_source_alone():
-    sizes = []
-
-    def forward(x):
-        sizes.append(len(x))
-        return x.flatten(1)[:, :4]
-
-    observer = Classifier(forward, SHAPE, 4, torch.device("cpu"), "generic: a test")
-    got = recognise([observer], gray(1).repeat(2, 1, 1, 1, 1, 1))
-    assert sizes == [20, 20]
-    assert np.array_equal(got.log_odds[:, 0], got.log_odds[:, 1])
 
 
 def images(count=7):

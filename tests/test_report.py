@@ -170,6 +170,25 @@ REPORTS = {
 }
 
 
+POWER = tuple((size, min(1.0, size / 8)) for size in np.linspace(0, 10, 11).tolist())
+
+
+def test_power_is_drawn_and_told():
+    assert "nine times in ten" not in Page(render_html(make())).text  # reports of earlier versions have none
+    report = make(null=replace(make().null, power=POWER))
+    page = render_html(report)
+    assert "and it takes 7.20 to be found nine times in ten" in Page(page).text
+    assert "drifts of null deviations 0.00 found with 0%, 1.00 found with 12%" in page
+    ET.fromstring(page)
+
+
+def test_sizes_between_the_points_of_a_power_curve():
+    assert wording.size_found(POWER, 0.5) == pytest.approx(4)
+    assert wording.size_found(POWER, 0.9) == pytest.approx(7.2)
+    assert wording.size_found(POWER[:3], 0.9) is None
+    assert wording.size_found((), 0.9) is None
+
+
 @pytest.mark.parametrize("name", REPORTS)
 @pytest.mark.parametrize("images", [True, False])
 def test_page_is_one_small_harmless_well_formed_file(name: str, images: bool) -> None:

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from sklearn.covariance import ledoit_wolf_shrinkage
 
+from pydrift.likeness import MIN_SHADOWS, shrinkage_intensity
 from pydrift.verdict import (
-    MIN_SHADOWS,
     STABLE_SHADOWS,
     ClassVerdict,
     Tail,
@@ -19,31 +19,34 @@ from pydrift.verdict import (
     fit_tail,
     holm,
     judge,
-    shrinkage_intensity,
 )
 
-VIEWS = ("plain", "darker", "own")
+VIEWS = {"gray data": ("plain", "darker", "own"), "marks": ("white marks",)}
+PLACES = 4
 FACTORS = 2
 
 
+def each(change, answers):
+    """Every table changed."""
+    return {i: {v: change(table) for v, table in views.items()} for i, views in answers.items()}
+
+
 def world(rng, classes):
-    """What all honest models say on average, and how recipes move it: of each view [1 + FACTORS, classes, classes]."""
-    return {view: rng.normal(0, 3, (1 + FACTORS, classes, classes)) for view in VIEWS}
+    """What all honest models say on average, and how recipes move it: of each view [1 + FACTORS, rows, classes]."""
+    rows = {"gray data": classes, "marks": PLACES}
+    return {i: {v: rng.normal(0, 3, (1 + FACTORS, rows[i], classes)) for v in views} for i, views in VIEWS.items()}
 
 
 def honest(rng, about, models, draw=None):
     """Answers of honest models: the mean, moved together by each model's recipe, and noise of their own."""
     draw = draw or rng.standard_normal
-    classes = about["plain"].shape[1]
     recipe = rng.standard_normal((models, FACTORS))
-    return {
-        v: a[0] + np.einsum("mf,fcd->mcd", recipe, a[1:]) + draw((models, classes, classes)) for v, a in about.items()
-    }
+    return each(lambda a: a[0] + np.einsum("mf,frc->mrc", recipe, a[1:]) + draw((models, *a.shape[1:])), about)
 
 
 def apart(answers):
     """The last model, and the others."""
-    return {v: a[:-1] for v, a in answers.items()}, {v: a[-1].copy() for v, a in answers.items()}
+    return each(lambda a: a[:-1], answers), each(lambda a: a[-1].copy(), answers)
 
 
 def names(classes):
@@ -51,16 +54,17 @@ def names(classes):
 
 
 def judged(shadows, new, alpha=0.05, base=None, confidence=None):
-    classes = new["plain"].shape[1]
+    classes = new["gray data"]["plain"].shape[1]
     return judge(shadows, new, base, np.ones(classes) if confidence is None else confidence, names(classes), alpha)
 
 
 def drifted(new, label, size):
     """A new model to which everything about `label` looks otherwise."""
-    moved = {view: values.copy() for view, values in new.items()}
-    for i, values in enumerate(moved.values()):
+    moved = each(np.copy, new)
+    for i, values in enumerate(moved["gray data"].values()):
         values[label, :] += size * (-1) ** i
         values[:, label] -= size
+    moved["marks"]["white marks"][:, label] += size
     return moved
 
 
@@ -83,8 +87,8 @@ def test_a_changed_recipe_alone_is_no_drift():
     for _ in range(40):
         about = world(rng, 4)
         shadows, new = apart(honest(rng, about, 25))
-        moved = {v: values + 2.5 * about[v][1] for v, values in new.items()}  # an unusual recipe, known to the shadows
-        alarms += judged(shadows, moved).verdict == "drift"
+        unusual = {i: {v: new[i][v] + 2.5 * a[1] for v, a in views.items()} for i, views in about.items()}
+        alarms += judged(shadows, unusual).verdict == "drift"
     assert alarms <= stats.binom.ppf(0.999, 40, 0.05)
 
 
@@ -98,17 +102,29 @@ def test_a_planted_drift_is_found_and_named():
         assert (worst.index, worst.name) == (label, f"class {label}")
         assert worst.p_adjusted == verdict.p_value == min(c.p_adjusted for c in verdict.classes)
         assert worst.effect < -5
-        assert set(worst.signals) == set(VIEWS)
+        assert set(worst.signals) == {view for views in VIEWS.values() for view in views}
         assert worst.interval == effect_interval(worst.effect, 24)
 
 
 def test_a_drift_in_one_view_is_seen_there():
     rng = np.random.default_rng(3)
     shadows, new = apart(honest(rng, world(rng, 5), 25))
-    new["darker"] = drifted(new, 2, 30)["darker"]
+    new["gray data"]["darker"] = drifted(new, 2, 30)["gray data"]["darker"]
     found = judged(shadows, new).classes[2]
     assert found.verdict == "drift"
     assert min(found.signals, key=found.signals.__getitem__) == "darker"
+
+
+def test_a_drift_that_shows_at_one_place_is_seen_there():
+    rng = np.random.default_rng(20)
+    shadows, new = apart(honest(rng, world(rng, 5), 33))
+    assert judged(shadows, new).verdict == "stable"
+    new["marks"]["white marks"][1, 3] += 25
+    verdict = judged(shadows, new)
+    worst = min(verdict.classes, key=lambda c: c.effect)
+    assert (verdict.verdict, worst.index) == ("drift", 3)
+    assert min(worst.signals, key=worst.signals.__getitem__) == "white marks"
+    assert sum(c.verdict == "drift" for c in verdict.classes) == 1
 
 
 def test_effect_and_null_by_hand():
@@ -116,35 +132,47 @@ def test_effect_and_null_by_hand():
     shadows, new = apart(honest(rng, world(rng, 3), 7))
     found = judged(shadows, new).classes[1]
     off = ~np.eye(3, dtype=bool)
-    x = np.concatenate([a[:, off] for a in shadows.values()], axis=1)
-    y = np.concatenate([a[off] for a in new.values()])
 
     def concerned(label):
-        return np.tile([label in (c, d) for c in range(3) for d in range(3) if c != d], 3)
+        pairs = np.tile([label in (c, d) for c in range(3) for d in range(3) if c != d], 3)
+        return {"gray data": pairs, "marks": np.tile(np.arange(3) == label, PLACES)}
+
+    def unit(variance, pooled=0.5):
+        return np.sqrt((1 - pooled) * variance + pooled * variance.mean())
 
     def residual(sample, point):
-        z = (sample - sample.mean(0)) / sample.std(0, ddof=1)
+        deviation = unit(sample.var(0, ddof=1), 0.1)
+        z = (sample - sample.mean(0)) / deviation
         covariance, weight = z.T @ z / (len(z) - 1), ledoit_wolf_shrinkage(z, assume_centered=True)
         precision = np.linalg.inv((1 - weight) * covariance + weight * np.eye(z.shape[1]))
-        deviation = (point - sample.mean(0)) / sample.std(0, ddof=1)
         # Without the factor that all entries share, which the division by the shadows' residuals takes out.
-        return precision @ deviation / np.sqrt(np.diag(precision)) * np.sqrt(weight)
+        return precision @ ((point - sample.mean(0)) / deviation) / np.sqrt(np.diag(precision)) * np.sqrt(weight)
 
-    def log_strain(point, others, entries):
-        variance = (others**2).mean(0)
-        return np.log(np.sqrt(((point**2 / ((variance + variance.mean()) / 2))[entries]).mean()))
-
-    held_out = np.array([residual(np.delete(x, k, 0), x[k]) for k in range(6)])
-    classes = [concerned(c) for c in range(3)]
-    strain = np.array([[log_strain(held_out[k], np.delete(held_out, k, 0), c) for c in classes] for k in range(6)])
-    mine = np.array([log_strain(residual(x, y), held_out, c) for c in classes])
+    def log_strain(point, others, entries, power):
+        return np.log((np.abs(point / unit((others**2).mean(0)))[entries] ** power).mean() ** (1 / power))
 
     def effect(sample, value):
-        variance = sample.var(0, ddof=1)
-        return ((sample.mean(0) - value) / np.sqrt((variance + variance.mean()) / 2))[1]
+        return (sample.mean(0) - value) / unit(sample.var(0, ddof=1))
 
-    assert found.effect == pytest.approx(effect(strain, mine), rel=1e-6)
-    assert found.null == pytest.approx([effect(np.delete(strain, k, 0), strain[k]) for k in range(6)], rel=1e-6)
+    def held_out(values):
+        return np.array([effect(np.delete(values, k, 0), values[k]) for k in range(6)])
+
+    effects, nulls = [], []
+    for instrument, power in (("gray data", 2), ("marks", 4)):
+        chosen = off if instrument == "gray data" else np.ones((PLACES, 3), bool)
+        x = np.concatenate([a[:, chosen] for a in shadows[instrument].values()], axis=1)
+        y = np.concatenate([a[chosen] for a in new[instrument].values()])
+        apart_from = np.array([residual(np.delete(x, k, 0), x[k]) for k in range(6)])
+        entries = [concerned(c)[instrument] for c in range(3)]
+        strain = [[log_strain(apart_from[k], np.delete(apart_from, k, 0), e, power) for e in entries] for k in range(6)]
+        mine = np.array([log_strain(residual(x, y), apart_from, e, power) for e in entries])
+        effects.append(effect(np.array(strain), mine))
+        nulls.append(held_out(np.array(strain)))
+    worst, worst_null = -np.min(effects, axis=0), -np.min(nulls, axis=0)
+    assert found.effect == pytest.approx(effect(worst_null, worst)[1], rel=1e-6)
+    assert found.null == pytest.approx(held_out(worst_null)[:, 1], rel=1e-6)
+    assert found.signals.keys() == {"plain", "darker", "own", "white marks"}
+    assert found.signals["white marks"] == pytest.approx(effects[1][1], rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 3), (8, 40), (40, 8)])
@@ -178,7 +206,8 @@ def test_permuting_the_classes_permutes_the_result():
     straight = judged(shadows, new)
 
     def turned(answers):
-        return {v: a[..., order, :][..., order] for v, a in answers.items()}
+        gray = {v: a[..., order, :][..., order] for v, a in answers["gray data"].items()}
+        return {"gray data": gray, "marks": {v: a[..., order] for v, a in answers["marks"].items()}}
 
     permuted = judge(turned(shadows), turned(new), None, np.ones(6), [names(6)[c] for c in order], 0.05)
     back = sorted((replace(c, index=order[c.index]) for c in permuted.classes), key=lambda c: c.index)
@@ -191,7 +220,7 @@ def test_permuting_the_classes_permutes_the_result():
 def test_the_order_of_the_shadows_does_not_matter():
     rng, order = np.random.default_rng(8), [4, 2, 7, 1, 0, 3, 6, 5]
     shadows, new = apart(honest(rng, world(rng, 3), 9))
-    straight, shuffled = judged(shadows, new), judged({v: a[order] for v, a in shadows.items()}, new)
+    straight, shuffled = judged(shadows, new), judged(each(lambda a: a[order], shadows), new)
     for a, b in zip(straight.classes, shuffled.classes, strict=True):
         assert (a.verdict, a.effect, a.p_value) == (b.verdict, pytest.approx(b.effect), pytest.approx(b.p_value))
 
@@ -205,9 +234,11 @@ def test_a_model_that_answers_as_the_base_does_is_stable_with_effect_zero():
     assert {(c.verdict, c.effect, c.interval, c.p_value, c.p_adjusted) for c in verdict.classes} == {
         ("stable", 0.0, (0.0, 0.0), 1.0, 1.0)
     }
-    other = {view: values.copy() for view, values in base.items()}
-    other["own"][1, 2] += 0.1  # one answer is another
-    assert judged(shadows, other, base=base).p_value != 1.0
+    assert judged(shadows, base, base={"marks": base["marks"]}).p_value == 1.0  # as far as the base was asked
+    for view, at in (("own", (1, 2)), ("white marks", (3, 0))):
+        other = each(np.copy, base)
+        (other["gray data"] | other["marks"])[view][at] += 0.1  # one answer is another
+        assert judged(shadows, other, base=base).p_value != 1.0
 
 
 def test_too_few_shadows_are_inconclusive():
@@ -243,10 +274,13 @@ def test_few_shadows_may_call_drift_but_not_stability():
 
 @pytest.mark.parametrize("who", ["shadow", "new"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_inconclusive_for_its_class(who, value):
+@pytest.mark.parametrize(
+    ("instrument", "view", "at"), [("gray data", "darker", (1, 2)), ("marks", "white marks", (3, 1))]
+)
+def test_what_is_not_finite_is_inconclusive_for_its_class(who, value, instrument, view, at):
     rng = np.random.default_rng(12)
     shadows, new = apart(honest(rng, world(rng, 4), 17))
-    (shadows["darker"][3] if who == "shadow" else new["darker"])[1, 2] = value
+    (shadows[instrument][view][3] if who == "shadow" else new[instrument][view])[at] = value
     verdict = judged(shadows, new)
     assert [c.verdict for c in verdict.classes] == ["stable", "inconclusive", "stable", "stable"]
     assert verdict.verdict == "inconclusive"
@@ -273,10 +307,20 @@ def test_a_class_that_the_shadows_do_not_know_is_inconclusive(value):
 def test_shadows_that_do_not_differ_are_inconclusive():
     rng = np.random.default_rng(14)
     shadows, new = apart(honest(rng, world(rng, 2), 9))
-    same = {v: np.repeat(a[:1], 8, axis=0) * (1 + 1e-14 * rng.standard_normal(a.shape)) for v, a in shadows.items()}
+    same = each(lambda a: np.repeat(a[:1], 8, axis=0) * (1 + 1e-14 * rng.standard_normal(a.shape)), shadows)
     verdict = judged(same, new)
     why = "classes class 0, class 1: the shadows do not differ enough to hold the new model against them"
     assert (verdict.verdict, verdict.reasons) == ("inconclusive", (why,))
+
+
+def test_an_instrument_to_which_all_shadows_answer_alike_has_no_say():
+    rng = np.random.default_rng(21)
+    shadows, new = apart(honest(rng, world(rng, 4), 17))
+    alone = judged({"gray data": shadows["gray data"]}, {"gray data": new["gray data"]})
+    shadows["marks"]["white marks"][:] = 1.5
+    silent = judged(shadows, new)
+    assert [c.effect for c in silent.classes] == [c.effect for c in alone.classes]
+    assert all("white marks" not in c.signals for c in silent.classes)
 
 
 def test_p_is_never_zero():
@@ -294,6 +338,27 @@ def test_tail_is_student_t_of_a_prediction():
     assert tail.p_value(0, 8) == 0.5
     assert tail.p_value(-tail.smallest_effect(0.01, 8), 8) == pytest.approx(0.01)
     assert tail.smallest_effect(0.01, 8) > tail.smallest_effect(0.05, 8) > 0
+
+
+def test_power_is_the_chance_to_call_a_drift_of_that_size():
+    tail, rng = Tail(7.0, 1.5), np.random.default_rng(22)
+    assert tail.power(tail.smallest_effect(0.01, 8), 0.01, 8) == pytest.approx(0.5)
+    assert tail.power(0, 0.01, 8) == pytest.approx(0.01)
+    honest_effects = 1.5 * np.sqrt(9 / 8) * rng.standard_t(7, 20_000)
+    called = np.mean([tail.p_value(effect - 6, 8) <= 0.01 for effect in honest_effects])
+    assert tail.power(6, 0.01, 8) == pytest.approx(called, abs=0.01)
+
+
+def test_the_power_curve_is_that_of_one_class_at_holms_first_level():
+    rng = np.random.default_rng(23)
+    shadows, new = apart(honest(rng, world(rng, 5), 25))
+    verdict = judged(shadows, new)
+    sizes, chances = zip(*verdict.power, strict=True)
+    assert sizes[0] == 0
+    assert sizes[-1] == pytest.approx(2 * verdict.smallest_effect)
+    assert chances[0] == pytest.approx(0.05 / 5)
+    assert chances[len(chances) // 2] == pytest.approx(0.5)
+    assert all(a < b for a, b in itertools.pairwise(chances))
 
 
 @pytest.mark.parametrize("degrees", [2, 5, 1000])

@@ -3,9 +3,8 @@
 from pydrift.inversion.base import InversionAttack
 from pydrift.inversion.gradient_ascent import GradientAscent
 from pydrift.inversion.many import invert_models
-from pydrift.inversion.views import VIEWS, shown
 
 ATTACKS: dict[str, type[InversionAttack]] = {"gradient_ascent": GradientAscent}
 """Attacks by the name that a calibration records."""
 
-__all__ = ["ATTACKS", "VIEWS", "GradientAscent", "InversionAttack", "invert_models", "shown"]
+__all__ = ["ATTACKS", "GradientAscent", "InversionAttack", "invert_models"]

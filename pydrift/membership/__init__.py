@@ -3,7 +3,7 @@
 from pydrift.membership.attack import Attack, Fitted, Needs, check_counts
 from pydrift.membership.boundary import BoundaryDistance
 from pydrift.membership.lira import Lira
-from pydrift.membership.recognition import Recognition, recognise
+from pydrift.membership.recognition import Recognition, changed_by_marks, leanings, recognise
 from pydrift.membership.registry import ATTACKS, DEFAULT, chosen
 from pydrift.membership.rmia import Rmia
 from pydrift.membership.shokri import Shokri
@@ -23,10 +23,12 @@ __all__ = [
     "Rmia",
     "Shokri",
     "Statistics",
+    "changed_by_marks",
     "check_counts",
     "check_finite",
     "chosen",
     "confidence",
+    "leanings",
     "logit_margin",
     "loss",
     "measure",

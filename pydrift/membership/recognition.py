@@ -1,9 +1,16 @@
-"""What models say of gray data, kept per pair of classes: the measurements that the drift verdict is made of."""
+"""What models take images for, class by class: the measurements that the drift verdict is made of.
+
+All figures are *compressed* log-odds, means over images: 2 asinh(x / 2) of log-odds x, which is x where a model is in
+doubt and grows like log |x| where it is sure. How sure is a matter of recipe (epochs, learning rate, smoothed labels)
+more than of concept, and a mean of plain log-odds would be a mean of the surest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,44 +19,110 @@ from torch import Tensor
 
 from pydrift.classifier import Classifier
 from pydrift.parallel import each
+from pydrift.probes import COLOURS, marked
+
+T = TypeVar("T")
+Advance = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What observers say of gray data, as means over restarts.
+    """What observers say of images that were made of classes, as means over restarts.
 
-    log_odds    float64 [observers, sources, classes, classes]: log p(c | x) - log p(d | x) on the images that each
-                source made of class c (first). Over all d at once this would be LiRA's logit margin, log p(c) -
-                log(1 - p(c)); class by class it says what else the images would be taken for
+    odds        float64 [observers, sources, classes, classes]: compressed log p(c | x) - log p(d | x) on the images
+                that each source made of class c (first). Over all d at once this would be LiRA's logit margin, log p(c)
+                - log(1 - p(c)); class by class it says what else the images would be taken for
     confidence  float64 [observers, sources, classes]: p(c | x)
     """
 
-    log_odds: NDArray[np.float64]
+    odds: NDArray[np.float64]
     confidence: NDArray[np.float64]
 
 
 def recognise(
-    observers: Sequence[Classifier], images: Tensor, advance: Callable[[], None] = lambda: None
+    observers: Sequence[Classifier],
+    images: Tensor,
+    advance: Advance = lambda: None,
+    *,
+    made_of: Sequence[int] | None = None,
 ) -> Recognition:
-    """Asks every observer about gray data, float32 [sources, classes, restarts, C, H, W] in [0, 1].
+    """Asks every observer about images, float32 [sources, classes, restarts, C, H, W] in [0, 1].
 
-    `advance` is called once per observer. Deterministic, and a figure does not depend on which other observers and
-    sources are asked.
+    made_of  the classes along the second axis; default: all of them in order
+    advance  called once per observer
+
+    Deterministic, and a figure does not depend on which other observers and sources are asked.
     """
-    found = []
-    for answer in each(lambda observer: _ask(observer, images), observers):
-        found.append(answer)
-        advance()
+    own = torch.arange(images.shape[1]) if made_of is None else torch.tensor(made_of)
+    found = list(_asked(partial(_recognise, images=images, own=own), observers, advance))
     return Recognition(*(np.stack(part) for part in zip(*found, strict=True)))
 
 
-def _ask(observer: Classifier, images: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """-> log-odds [sources, classes, classes] and confidence [sources, classes] of one observer."""
-    # Source by source: where torch answers, last bits depend on what else is in a batch.
-    logits = torch.stack([observer.logits(source.flatten(0, 1)).cpu().double() for source in images])
+def changed_by_marks(
+    observers: Sequence[Classifier], images: Tensor, advance: Advance = lambda: None
+) -> dict[str, NDArray[np.float64]]:
+    """How much a small mark moves the observers towards a class, on images of the other classes.
+
+    images  float32 [sources, classes, C, H, W] in [0, 1], made of the classes in order
+
+    -> of each of COLOURS float64 [observers, sources, places, classes]: the difference that the mark makes to the
+    compressed log-odds of a class against the (geometric) mean of all. `advance` and what holds for the figures as in
+    `recognise`.
+    """
+    found = list(_asked(partial(_changed_by_marks, images=images), observers, advance))
+    return {colour: np.stack([one[colour] for one in found]) for colour in COLOURS}
+
+
+def leanings(observers: Sequence[Classifier], images: Tensor, advance: Advance = lambda: None) -> NDArray[np.float64]:
+    """What observers take images of no class for: float64 [observers, kinds, classes], the compressed log-odds of each
+    class against the (geometric) mean of all, of images float32 [kinds, N, C, H, W]. The rest as in `recognise`."""
+    return np.stack(list(_asked(partial(_leanings, images=images), observers, advance)))
+
+
+def _asked(ask: Callable[[Classifier], T], observers: Sequence[Classifier], advance: Advance) -> Iterator[T]:
+    for answer in each(ask, observers):
+        yield answer
+        advance()
+
+
+# Source by source in all three: where torch answers, last bits depend on what else is in a batch.
+
+
+def _recognise(observer: Classifier, images: Tensor, own: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """-> odds [sources, classes, classes] and confidence [sources, classes] of one observer."""
+    logits = torch.stack([_logits(observer, source.flatten(0, 1)) for source in images])
     logits = logits.view(*images.shape[:3], -1)
-    own = torch.arange(images.shape[1])
-    confidence = logits.softmax(dim=-1)[:, own, :, own].mean(dim=2).T
-    mean = logits.mean(dim=2)
-    log_odds = mean[:, own, own][:, :, None] - mean
-    return log_odds.numpy(), confidence.numpy()
+    confidence = logits.softmax(dim=-1)[:, torch.arange(len(own)), :, own].mean(dim=2).T
+    of_own = logits.take_along_dim(own[None, :, None, None], dim=3)
+    return _compressed(of_own - logits).mean(dim=2).numpy(), confidence.numpy()
+
+
+def _changed_by_marks(observer: Classifier, images: Tensor) -> dict[str, NDArray[np.float64]]:
+    others = 1 - torch.eye(images.shape[1], dtype=torch.float64)
+    others /= others.sum(dim=0)
+    found: dict[str, list[Tensor]] = {colour: [] for colour in COLOURS}
+    for source in images:
+        without = _against_all(_logits(observer, source))
+        for colour, of_sources in found.items():
+            rows = []
+            for row in marked(source, colour):
+                with_mark = _against_all(_logits(observer, row.flatten(0, 1))).view(*row.shape[:2], -1)
+                rows.append(((with_mark - without) * others).sum(dim=1))
+            of_sources.append(torch.cat(rows))
+    return {colour: torch.stack(of_sources).numpy() for colour, of_sources in found.items()}
+
+
+def _leanings(observer: Classifier, images: Tensor) -> NDArray[np.float64]:
+    return torch.stack([_against_all(_logits(observer, kind)).mean(dim=0) for kind in images]).numpy()
+
+
+def _logits(observer: Classifier, images: Tensor) -> Tensor:
+    return observer.logits(images).cpu().double()
+
+
+def _against_all(logits: Tensor) -> Tensor:
+    return _compressed(logits - logits.mean(dim=-1, keepdim=True))
+
+
+def _compressed(log_odds: Tensor) -> Tensor:
+    return 2 * torch.asinh(log_odds / 2)

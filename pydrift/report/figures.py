@@ -153,6 +153,25 @@ def p_curve(points: Sequence[SamplePoint], least: float, alpha: float) -> Markup
     return _svg(right + 12, base + 20, "".join(parts), said)
 
 
+def power_curve(points: Sequence[tuple[float, float]]) -> Markup:
+    """How probably a drift is found, against its size in null standard deviations. `points` must not be empty."""
+    most = points[-1][0]
+    y = _scale((1.0, 0.0), CURVE_HEIGHT)
+    base, right = 8 + CURVE_HEIGHT, CURVE_LEFT + CURVE_WIDTH
+    corners = [(CURVE_LEFT + CURVE_WIDTH * size / most, 8 + y(chance)) for size, chance in points]
+    parts = [
+        f'<path class="axis" d="M{CURVE_LEFT} 8V{base}H{right}"/>',
+        f'<path class="curve" d="M{"L".join(f"{across:.1f} {down:.1f}" for across, down in corners)}"/>',
+    ]
+    for chance in (0, 0.5, 1):
+        parts.append(f'<text class="rate" x="{CURVE_LEFT - 6}" y="{12 + y(chance):.1f}">{100 * chance:g} %</text>')
+    for size in _ticks((0, most), 4):
+        across = CURVE_LEFT + CURVE_WIDTH * size / most
+        parts.append(f'<text class="tick" x="{across:.1f}" y="{base + 16}">{_number(size)}</text>')
+    said = ", ".join(f"{size:.2f} found with {chance:.0%}" for size, chance in points[:: max(1, len(points) // 8)])
+    return _svg(right + 12, base + 20, "".join(parts), f"drifts of null deviations {said}")
+
+
 def roc_figure(attacks: Sequence[AttackResult], strongest: AttackResult, members: int, non_members: int) -> Markup:
     """ROC curves on logarithmic axes: what counts is the left, where few are falsely accused.
 

@@ -73,6 +73,7 @@ def render_html(report: DriftReport, images: bool = True) -> str:
         bars=[figures.effect_bar(c, shown, smallest) for c in classes[:TABLE_ROWS]],
         axis=figures.effect_axis(shown),
         strips=[(c, figures.null_strip(c)) for c in classes if c.null and c.effect is not None][:NULL_FIGURES],
+        power=figures.power_curve(report.null.power) if report.null.power else None,
         images=images,
         gray=_gray_rows(report, classes) if images and has_images else [],
         reasons=report.reasons[:REASONS],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -143,6 +145,14 @@ def effect_text(effect: float | None) -> str:
 
 def interval_text(interval: tuple[float, float] | None) -> str:
     return "n/a" if interval is None else f"{effect_text(interval[0])} to {effect_text(interval[1])}"
+
+
+def size_found(power: Sequence[tuple[float, float]], chance: float) -> float | None:
+    """The size of drift that a null finds with that chance, between the points of its power curve; None beyond them."""
+    for (small, low), (large, high) in pairwise(power):
+        if low <= chance <= high and low < high:
+            return small + (large - small) * (chance - low) / (high - low)
+    return None
 
 
 def strongest_views(c: ClassVerdict) -> list[tuple[str, float]]:

@@ -1,10 +1,10 @@
-"""How gray data is shown: each view says of images what its name says, and keeps their shape and range."""
+"""Views, marks and shapes: each does to images, or is, what its name says, in shape and range."""
 
 import numpy as np
 import pytest
 import torch
 
-from pydrift.inversion import VIEWS, shown
+from pydrift.probes import COLOURS, SHAPES, VIEWS, drawn, marked, shown
 from pydrift.rotation import rotated
 
 MARKS = {
@@ -114,3 +114,64 @@ def test_what_turns_in_at_the_corners_is_black():
     turned = rotated(torch.ones(1, 1, 20, 20), 45)[0, 0]
     assert turned[0, 0] == turned[0, -1] == turned[-1, 0] == turned[-1, -1] == 0
     assert turned[5:15, 5:15].min() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize(("size", "side"), [((28, 28), 3), ((32, 32), 4), ((8, 8), 1), ((9, 30), 1), ((64, 64), 7)])
+def test_marks_cover_every_pixel_one_place_after_the_other(colour, size, side):
+    x = 0.1 + 0.8 * torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    before, rows = x.clone(), list(marked(x, colour))
+    assert torch.equal(x, before)
+    count = [-(-n // side) for n in size]
+    assert len(rows) == count[0]
+    covered, corners = torch.zeros(size), []
+    for row in rows:
+        assert row.shape == (count[1], *x.shape)
+        for place in row:
+            changed = place != x
+            at = changed[0, 0].nonzero()
+            corners.append(tuple(at[0].tolist()))
+            expected = torch.zeros(size, dtype=torch.bool)
+            expected[at[0, 0] : at[0, 0] + side, at[0, 1] : at[0, 1] + side] = True
+            assert (changed == expected).all()
+            assert (place[changed] == COLOURS[colour]).all()
+            covered += expected
+    assert corners == sorted(set(corners))
+    assert corners[-1] == (size[0] - side, size[1] - side)
+    assert covered.min() == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 24)])
+def test_shapes_are_the_same_every_time_and_all_different(shape):
+    seen = {kind: drawn(kind, shape) for kind in SHAPES}
+    for kind, images in seen.items():
+        assert (images.shape[1:], images.dtype) == (shape, torch.float32)
+        assert 0 <= images.min() < images.max() <= 1
+        assert torch.equal(drawn(kind, shape), images)
+        assert len(images.flatten(1).unique(dim=0)) > 0.95 * len(images)
+    assert len({images.numpy().tobytes() for images in seen.values()}) == len(SHAPES)
+
+
+def test_more_and_thicker_curves_cover_more():
+    ink = {kind: float(drawn(kind, (1, 28, 28)).mean()) for kind in SHAPES}
+    assert 2 < ink["three thin curves"] / ink["a thin curve"] < 3  # they cross
+    assert ink["two thick curves"] > ink["three thin curves"]
+
+
+def test_rectangles_and_ellipses_are_of_one_shade():
+    for kind, most in (("rectangles", 1.0), ("ellipses", 0.9)):
+        for image in drawn(kind, (1, 28, 28))[:, 0]:
+            shades = image.unique()
+            assert len(shades) <= 2
+            assert (image > 0).float().mean() <= most
+            assert (image > 0).any()
+            if kind == "rectangles":
+                rows, columns = (image > 0).any(1).nonzero(), (image > 0).any(0).nonzero()
+                assert (image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] > 0).all()
+
+
+def test_coloured_shapes_have_two_colours():
+    for image in drawn("ellipses", (3, 32, 32)):
+        assert len(image.flatten(1).T.unique(dim=0)) > 1
+    shades = drawn("rectangles", (3, 32, 32))
+    assert (shades[:, 0] - shades[:, 1]).abs().mean() > 0.1

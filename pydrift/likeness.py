@@ -1,0 +1,195 @@
+"""How much a model is like an honest successor, class by class: steps 1 to 3 of pydrift.verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_SHADOWS = 4  # each is held against the others, and two say next to nothing about a third
+ROUNDING = 1e-9  # figures that differ by less, relatively, do not differ
+_POOLED = 0.1  # of an answer's variance: one that hardly varies is not to be magnified by all that it hardly does
+
+Answers = Mapping[str, Mapping[str, NDArray[np.float64]]]
+"""Of each instrument, of each of its views (which are named apart over all instruments) a table of log-odds: of one
+model [rows, classes], of several [models, rows, classes]."""
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """How the tables of an instrument are read.
+
+    made_of  row c is about images that were made of class c, and says how they are told from each other class (the
+             diagonal does not count); else the rows are about images of no one class, each column about its own
+    power    of the mean that makes a strain of residuals: 2 where a drift moves many answers, higher where it may move
+             a few
+    """
+
+    made_of: bool
+    power: int
+
+
+INSTRUMENTS = {
+    "gray data": Instrument(made_of=True, power=2),
+    "marks": Instrument(made_of=False, power=4),
+    "shapes": Instrument(made_of=False, power=2),
+    "reference data": Instrument(made_of=True, power=2),
+}
+
+
+class Unmeasurable(Exception):
+    """Why no class has an effect."""
+
+
+ALL = ""  # the name of the score of all instruments together
+
+
+@dataclass(frozen=True)
+class Score:
+    """How much the new model is like an honest successor, and how much each shadow is like the others."""
+
+    effect: float
+    null: NDArray[np.float64]  # [K]
+
+
+_Effects = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Of the new model [classes], and of each shadow against the others [K, classes]."""
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """An instrument's answers that concern the classes to be judged, in one row.
+
+    concerned  bool [classes, E]: which entries a class has a part in
+    view       str [E]
+    """
+
+    shadows: NDArray[np.float64]  # [K, E]
+    new: NDArray[np.float64]  # [E]
+    concerned: NDArray[np.bool_]
+    view: NDArray[np.str_]
+
+
+def measure_effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[int, dict[str, Score]]:
+    """Effect and null of each class, of all instruments together (ALL) and of each view alone."""
+    if len(classes) < 2:
+        raise Unmeasurable("no other class could be measured")
+    count = len(next(iter(next(iter(shadows.values())).values())))
+    if count < MIN_SHADOWS:
+        raise Unmeasurable(f"{count} shadows are too few, a null needs {MIN_SHADOWS}")
+    found: dict[str, _Effects] = {}
+    of_instruments: list[_Effects] = []
+    for instrument, views in shadows.items():
+        entries = _entries(instrument, views, new[instrument], classes)
+        if entries.concerned.any(axis=1).all():
+            of_shadows, of_new = _residuals(entries.shadows, entries.new)
+            power = INSTRUMENTS[instrument].power
+            of_instruments.append(_strained(of_shadows, of_new, entries.concerned, power))
+            for view in views:
+                some = entries.concerned & (entries.view == view)
+                if some.any(axis=1).all():
+                    found[view] = _strained(of_shadows, of_new, some, power)
+    if not of_instruments:
+        raise Unmeasurable("the shadows do not differ enough to hold the new model against them")
+    of_new, of_shadows = (np.min(side, axis=0) for side in zip(*of_instruments, strict=True))
+    found[ALL] = _standardised(-of_shadows, -of_new)
+    return {
+        c: {name: Score(float(effects[i]), null[:, i]) for name, (effects, null) in found.items()}
+        for i, c in enumerate(classes)
+    }
+
+
+def _entries(
+    instrument: str,
+    shadows: Mapping[str, NDArray[np.float64]],
+    new: Mapping[str, NDArray[np.float64]],
+    classes: list[int],
+) -> _Entries:
+    """Without those in which the shadows do not differ."""
+    parts = []
+    for view, table in shadows.items():
+        rows, columns = (side.ravel() for side in np.indices(table.shape[1:]))
+        some = np.isin(columns, classes)
+        if INSTRUMENTS[instrument].made_of:
+            some &= np.isin(rows, classes) & (rows != columns)
+        else:
+            rows = columns
+        flat = table.reshape(len(table), -1)[:, some]
+        parts.append((flat, new[view].ravel()[some], rows[some], columns[some], np.repeat(view, some.sum())))
+    null, seen, shown, against, view_of = (np.concatenate(side, axis=-1) for side in zip(*parts, strict=True))
+    varies = null.std(axis=0, ddof=1) > ROUNDING * np.abs(null).max(axis=0)
+    concerned = np.stack([(shown == c) | (against == c) for c in classes])
+    return _Entries(null[:, varies], seen[varies], concerned[:, varies], view_of[varies])
+
+
+def _strained(
+    shadows: NDArray[np.float64], new: NDArray[np.float64], concerned: NDArray[np.bool_], power: int
+) -> _Effects:
+    """From residuals [K, E] and [E], and which concern each class [classes, E]."""
+
+    def log_strain(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean = np.abs(residuals) ** power @ concerned.T / concerned.sum(axis=1)
+        return np.log(np.maximum(mean ** (1 / power), ROUNDING))
+
+    return _standardised(log_strain(shadows), log_strain(new))
+
+
+def _standardised(shadows: NDArray[np.float64], new: NDArray[np.float64]) -> _Effects:
+    """From log strains [K, classes] and [classes]; each shadow's effect is against the others."""
+    held_out = [_effect(np.delete(shadows, k, axis=0), own) for k, own in enumerate(shadows)]
+    return _effect(shadows, new), np.stack(held_out)
+
+
+def _effect(sample: NDArray[np.float64], strain: NDArray[np.float64]) -> NDArray[np.float64]:
+    variance = sample.var(axis=0, ddof=1)
+    return (sample.mean(axis=0) - strain) / np.maximum(_unit(variance), ROUNDING)
+
+
+def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Conditional residuals of each shadow given the others [K, E], and of the new model given all of them [E].
+
+    In units of the others' leave-one-out residuals of the same answer.
+    """
+    held_out = np.stack([_residual(np.delete(null, k, axis=0), null[k]) for k in range(len(null))])
+    total = (held_out**2).sum(axis=0)
+    # Without a shadow's own: a deviation that counts in its own unit looks smaller than it is.
+    scaled = [row / _unit((total - row**2) / (len(held_out) - 1)) for row in held_out]
+    return np.stack(scaled), _residual(null, new) / _unit(total / len(held_out))
+
+
+def _unit(variance: NDArray[np.float64], pooled: float = 0.5) -> NDArray[np.float64]:
+    """Deviations, of variances that too few values give: that share of each is the mean of all."""
+    return np.sqrt((1 - pooled) * variance + pooled * variance.mean())
+
+
+def _residual(sample: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each entry of x [E] lies from what its other entries predict, up to a factor common to all of them.
+
+    With P the inverse of the sample's [K, E] covariance, shrunk towards the identity by the intensity of Ledoit and
+    Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis 88,
+    2004) after each entry was divided by its deviation: (P x)_i / sqrt(P_ii), the distance from the conditional mean in
+    conditional standard deviations. E may be far larger than K: nothing of size E x E is formed.
+    """
+    deviation = _unit(sample.var(axis=0, ddof=1), _POOLED) + np.finfo(float).tiny
+    z, y = ((values - sample.mean(axis=0)) / deviation for values in (sample, x))
+    shrinkage = shrinkage_intensity(z)
+    _, singular, axes = np.linalg.svd(z, full_matrices=False)
+    variance = (1 - shrinkage) * singular**2 / (len(z) - 1)
+    gain = variance / (variance + shrinkage)  # how much of an axis the other entries explain
+    return (y - (gain * (axes @ y)) @ axes) / np.sqrt(1 - gain @ axes**2)
+
+
+def shrinkage_intensity(z: NDArray[np.float64]) -> float:
+    """Ledoit and Wolf's weight of the identity for the covariance of centred rows z [K, E], in (0, 1].
+
+    Computed from the K x K products of the rows.
+    """
+    count, entries = z.shape
+    gram = z @ z.T
+    mean_variance = np.trace(gram) / count / entries
+    square = (gram**2).sum() / count**2
+    distance = square - entries * mean_variance**2
+    error = ((np.diag(gram) ** 2).sum() / count - square) / count
+    return float(np.clip(error / distance, 1e-6, 1.0)) if distance > 0 else 1.0
