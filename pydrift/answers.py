@@ -25,8 +25,8 @@ OWN_GRAY = "own gray data"
 """The view of GRAY in which others are asked about the gray data that a model alone made."""
 
 Answers = dict[str, dict[str, NDArray[np.float64]]]
-"""Of each instrument, of each view: [models, rows, classes], or [rows, classes] of one model; see
-pydrift.verdict.Answers. The views of MARKS are the colours, those of FORMS the kinds of shape."""
+"""Of each instrument, of each view a table of one model or of several (first); see pydrift.likeness.Answers. The views
+of MARKS are the colours, with tables [down, across, classes]; those of FORMS the kinds of shape, [classes]."""
 
 
 def groups(count: int) -> list[list[int]]:
@@ -112,7 +112,7 @@ def _answers(
     answers = {
         GRAY: {view: _mean(seen[view].odds, asked) for view in VIEWS},
         MARKS: {colour: _mean(moved[colour], asked) for colour in COLOURS},
-        FORMS: {kind: leaning[:, [i]] for i, kind in enumerate(SHAPES)},
+        FORMS: {kind: leaning[:, i] for i, kind in enumerate(SHAPES)},
     }
     return answers, seen["plain"].confidence
 

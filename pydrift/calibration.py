@@ -48,7 +48,7 @@ class Calibration:
 
     gray          of the base
     consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
-    answers       of each instrument, of each view float64 [K + 1, rows, classes], the base first (see pydrift.answers)
+    answers       of each instrument, of each view float64 [K + 1, ..., classes], the base first (see pydrift.answers)
     confidence    float64 [classes]: the shadows' mean confidence in the consensus images that they made
     base_p_value  p of the base as if it were a successor; None where it is not one (shadows that continue from it)
     """
@@ -128,8 +128,8 @@ class Calibration:
         fits = 0 < named == sum(map(len, answers.values())) == len(tables)
         for instrument, views in answers.items():
             for table in views.values():
-                fits &= table.ndim == 3 and table.shape[::2] == (len(models), classes)
-                fits &= not INSTRUMENTS[instrument].made_of or table.shape[1] == classes
+                fits &= table.ndim >= 2 and (table.shape[0], table.shape[-1]) == (len(models), classes)
+                fits &= not INSTRUMENTS[instrument].made_of or table.shape[1:] == (classes, classes)
         fits &= state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
         fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
         if not (fits and isinstance(raw["seed"], int) and isinstance(raw["settings"]["guessed"], list)):

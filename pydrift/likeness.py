@@ -14,15 +14,16 @@ _POOLED = 0.1  # of an answer's variance: one that hardly varies is not to be ma
 
 Answers = Mapping[str, Mapping[str, NDArray[np.float64]]]
 """Of each instrument, of each of its views (which are named apart over all instruments) a table of log-odds: of one
-model [rows, classes], of several [models, rows, classes]."""
+model [..., classes], of several [models, ..., classes]; see Instrument."""
 
 
 @dataclass(frozen=True)
 class Instrument:
     """How the tables of an instrument are read.
 
-    made_of  row c is about images that were made of class c, and says how they are told from each other class (the
-             diagonal does not count); else the rows are about images of no one class, each column about its own
+    made_of  [classes, classes]: row c is about images that were made of class c, and says how they are told from each
+             other class (the diagonal does not count). Else [classes], or of each of several places [..., classes]:
+             an entry is about its last class alone
     power    of the mean that makes a strain of residuals: 2 where a drift moves many answers, higher where it may move
              a few
     """
@@ -48,10 +49,14 @@ ALL = ""  # the name of the score of all instruments together
 
 @dataclass(frozen=True)
 class Score:
-    """How much the new model is like an honest successor, and how much each shadow is like the others."""
+    """How much the new model is like an honest successor, and how much each shadow is like the others.
+
+    places  of a view that has places, the new model's residual in each, in null deviations; NaN where shadows agree
+    """
 
     effect: float
     null: NDArray[np.float64]  # [K]
+    places: NDArray[np.float64] | None = None
 
 
 _Effects = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -64,12 +69,14 @@ class _Entries:
 
     concerned  bool [classes, E]: which entries a class has a part in
     view       str [E]
+    at         int [E]: the entry's place in its view's table, flattened
     """
 
     shadows: NDArray[np.float64]  # [K, E]
     new: NDArray[np.float64]  # [E]
     concerned: NDArray[np.bool_]
     view: NDArray[np.str_]
+    at: NDArray[np.int64]
 
 
 def measure_effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[int, dict[str, Score]]:
@@ -80,6 +87,7 @@ def measure_effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[
     if count < MIN_SHADOWS:
         raise Unmeasurable(f"{count} shadows are too few, a null needs {MIN_SHADOWS}")
     found: dict[str, _Effects] = {}
+    places: dict[str, NDArray[np.float64]] = {}
     of_instruments: list[_Effects] = []
     for instrument, views in shadows.items():
         entries = _entries(instrument, views, new[instrument], classes)
@@ -87,8 +95,11 @@ def measure_effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[
             of_shadows, of_new = _residuals(entries.shadows, entries.new)
             power = INSTRUMENTS[instrument].power
             of_instruments.append(_strained(of_shadows, of_new, entries.concerned, power))
-            for view in views:
+            for view, table in views.items():
                 some = entries.concerned & (entries.view == view)
+                if not INSTRUMENTS[instrument].made_of and table.ndim > 2:
+                    places[view] = np.full(table.shape[1:], np.nan)
+                    places[view].flat[entries.at[entries.view == view]] = of_new[entries.view == view]
                 if some.any(axis=1).all():
                     found[view] = _strained(of_shadows, of_new, some, power)
     if not of_instruments:
@@ -96,7 +107,10 @@ def measure_effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[
     of_new, of_shadows = (np.min(side, axis=0) for side in zip(*of_instruments, strict=True))
     found[ALL] = _standardised(-of_shadows, -of_new)
     return {
-        c: {name: Score(float(effects[i]), null[:, i]) for name, (effects, null) in found.items()}
+        c: {
+            name: Score(float(effects[i]), null[:, i], places[name][..., c] if name in places else None)
+            for name, (effects, null) in found.items()
+        }
         for i, c in enumerate(classes)
     }
 
@@ -110,18 +124,19 @@ def _entries(
     """Without those in which the shadows do not differ."""
     parts = []
     for view, table in shadows.items():
-        rows, columns = (side.ravel() for side in np.indices(table.shape[1:]))
-        some = np.isin(columns, classes)
+        of_row, of_column = np.indices(table.shape[1:])[[0, -1]].reshape(2, -1)
+        some = np.isin(of_column, classes)
         if INSTRUMENTS[instrument].made_of:
-            some &= np.isin(rows, classes) & (rows != columns)
+            some &= np.isin(of_row, classes) & (of_row != of_column)
         else:
-            rows = columns
-        flat = table.reshape(len(table), -1)[:, some]
-        parts.append((flat, new[view].ravel()[some], rows[some], columns[some], np.repeat(view, some.sum())))
-    null, seen, shown, against, view_of = (np.concatenate(side, axis=-1) for side in zip(*parts, strict=True))
+            of_row = of_column
+        at = np.flatnonzero(some)
+        flat = table.reshape(len(table), -1)[:, at]
+        parts.append((flat, new[view].ravel()[at], of_row[at], of_column[at], np.repeat(view, len(at)), at))
+    null, seen, shown, against, of_view, at = (np.concatenate(side, axis=-1) for side in zip(*parts, strict=True))
     varies = null.std(axis=0, ddof=1) > ROUNDING * np.abs(null).max(axis=0)
     concerned = np.stack([(shown == c) | (against == c) for c in classes])
-    return _Entries(null[:, varies], seen[varies], concerned[:, varies], view_of[varies])
+    return _Entries(null[:, varies], seen[varies], concerned[:, varies], of_view[varies], at[varies])
 
 
 def _strained(

@@ -24,7 +24,7 @@ too much is this module's own design:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class ClassVerdict:
     interval   95 % confidence interval of the effect
     null       each shadow's own effect against the other shadows, the distribution that `effect` is held against
     signals    of each view, minus the log strain in it alone in the shadows' deviations
+    places     of each view of several places, the rows of the new model's residuals there, in null deviations (None
+               where the shadows agree); only of a class that has drifted
     """
 
     index: int
@@ -61,11 +63,13 @@ class ClassVerdict:
     reason: str | None
     null: tuple[float, ...]
     signals: dict[str, float]
+    places: dict[str, tuple[tuple[float | None, ...], ...]] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ClassVerdict:
         interval = None if raw["interval"] is None else (raw["interval"][0], raw["interval"][1])
-        return cls(**{**raw, "interval": interval, "null": tuple(raw["null"])})
+        places = {view: tuple(map(tuple, rows)) for view, rows in raw.get("places", {}).items()}
+        return cls(**{**raw, "interval": interval, "null": tuple(raw["null"]), "places": places})
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def judge(
         tested = {c: _tested(c, class_names[c], scores, tail) for c, scores in measured.items()}
         adjusted = holm([_p(finding) for finding in tested.values()])
         for (c, finding), p_adjusted in zip(tested.items(), adjusted, strict=True):
-            findings[c] = _decided(finding, p_adjusted, alpha, smallest)
+            findings[c] = _decided(finding, p_adjusted, alpha, smallest, measured[c])
     found = tuple(findings[c] for c in sorted(findings))
     p_value = min((c.p_adjusted for c in found if c.p_adjusted is not None), default=None)
     verdicts = {c.verdict for c in found}
@@ -257,10 +261,13 @@ def _p(finding: ClassVerdict) -> float:
     return finding.p_value
 
 
-def _decided(finding: ClassVerdict, p_adjusted: float, alpha: float, smallest: float) -> ClassVerdict:
-    verdict, reason = "stable", None
+def _decided(
+    finding: ClassVerdict, p_adjusted: float, alpha: float, smallest: float, scores: dict[str, Score]
+) -> ClassVerdict:
+    verdict, reason, places = "stable", None, {}
     if p_adjusted <= alpha:
         verdict = "drift"
+        places = {view: _rows(score.places) for view, score in scores.items() if score.places is not None}
     elif smallest > MAX_SMALLEST_EFFECT:
         verdict = "inconclusive"
         reason = (
@@ -270,7 +277,11 @@ def _decided(finding: ClassVerdict, p_adjusted: float, alpha: float, smallest: f
     elif len(finding.null) < STABLE_SHADOWS:
         verdict = "inconclusive"
         reason = f"{len(finding.null)} shadows are too few to vouch for stability, it takes {STABLE_SHADOWS}"
-    return replace(finding, verdict=verdict, p_adjusted=p_adjusted, reason=reason)
+    return replace(finding, verdict=verdict, p_adjusted=p_adjusted, reason=reason, places=places)
+
+
+def _rows(residuals: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:
+    return tuple(tuple(None if np.isnan(value) else float(value) for value in row) for row in residuals)
 
 
 def _reasons(classes: Sequence[ClassVerdict]) -> tuple[str, ...]:
@@ -289,8 +300,7 @@ def _same_function(base: Answers, new: Answers, classes: list[int]) -> bool:
     """Whether the new model answers as the base does."""
     for name, views in base.items():
         for view, table in views.items():
-            columns = np.array(classes)
-            some = np.ix_(columns if INSTRUMENTS[name].made_of else np.arange(len(table)), columns)
+            some = np.ix_(classes, classes) if INSTRUMENTS[name].made_of else np.s_[..., classes]
             if not np.allclose(table[some], new[name][view][some], rtol=SAME_ANSWERS, atol=SAME_ANSWERS):
                 return False
     return True

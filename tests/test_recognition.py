@@ -82,7 +82,7 @@ def test_what_marks_change_by_hand():
     assert list(got) == list(COLOURS)
     assert len(told) == 2
     for colour, value in COLOURS.items():
-        assert got[colour].shape == (2, 3, 9, 4)
+        assert got[colour].shape == (2, 3, 3, 3, 4)
         for o, observer in enumerate(observers):
             for s, place in np.ndindex(3, 9):
                 spoilt = images[s].clone()
@@ -94,7 +94,7 @@ def test_what_marks_change_by_hand():
 
                 change = against_all(spoilt) - against_all(images[s])
                 expected = [np.mean([change[shown, c] for shown in range(4) if shown != c]) for c in range(4)]
-                close(got[colour][o, s, place], expected)
+                close(got[colour][o, s].reshape(9, 4)[place], expected)
 
 
 def test_leanings_by_hand():

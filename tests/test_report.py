@@ -170,6 +170,39 @@ REPORTS = {
 }
 
 
+PLACES = ((0.5, None, 0.1), (0.2, -1.0, 0.3), (0.0, 0.4, 12.5))
+
+
+def test_places_are_drawn_and_named_for_the_class_that_drifted():
+    report = make()
+    assert "row 3 of 3" not in render_html(report)
+    classes = [replace(c, places={"white marks": PLACES, HOSTILE[0]: PLACES[:1]}) for c in report.classes[3:4]]
+    page = render_html(replace(report, classes=(*report.classes[:3], *classes, *report.classes[4:])))
+    assert "white marks: +12.50 at the bottom right (row 3 of 3, column 3 of 3)" in Page(page).text
+    assert SCRIPT not in page
+    tree = ET.fromstring(str(figures.place_map(PLACES)))
+    opacity = [float(cell.attrib["style"].partition(":")[2]) for cell in tree.iter() if cell.tag.endswith("rect")]
+    assert opacity == pytest.approx([abs(v or 0) / 12.5 for row in PLACES for v in row], abs=0.005)
+    assert tree.attrib["aria-label"] == "strongest in row 3 of 3, column 3 of 3"
+
+
+def test_a_map_without_a_strong_place_is_pale():
+    tree = ET.fromstring(str(figures.place_map(((0.4, -1.0),))))
+    assert "opacity:0.25" in ET.tostring(tree, encoding="unicode")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (((3.0,),), "+3.00 at the top left (row 1 of 1, column 1 of 1)"),
+        (((0.0, 0.0, 0.0), (0.0, -7.0, 1.0), (0.0, 0.0, 0.0)), "-7.00 at the middle (row 2 of 3, column 2 of 3)"),
+        (((None, None),), "nowhere"),
+    ],
+)
+def test_places_in_words(rows, said):
+    assert wording.strongest_place(rows) == said
+
+
 POWER = tuple((size, min(1.0, size / 8)) for size in np.linspace(0, 10, 11).tolist())
 
 

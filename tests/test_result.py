@@ -31,6 +31,7 @@ def found(index, name, **values):
         "reason": None,
         "null": (0.5, -0.25),
         "signals": {"plain": -1.5, "own gray data": 0.1 + 0.2},
+        "places": {"white marks": ((0.1 + 0.2, None), (1.0, -1.0))},
     }
     return ClassVerdict(index, name, **{**defaults, **values})
 

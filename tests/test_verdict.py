@@ -22,7 +22,7 @@ from pydrift.verdict import (
 )
 
 VIEWS = {"gray data": ("plain", "darker", "own"), "marks": ("white marks",)}
-PLACES = 4
+PLACES = (2, 2)
 FACTORS = 2
 
 
@@ -33,15 +33,15 @@ def each(change, answers):
 
 def world(rng, classes):
     """What all honest models say on average, and how recipes move it: of each view [1 + FACTORS, rows, classes]."""
-    rows = {"gray data": classes, "marks": PLACES}
-    return {i: {v: rng.normal(0, 3, (1 + FACTORS, rows[i], classes)) for v in views} for i, views in VIEWS.items()}
+    rows = {"gray data": (classes,), "marks": PLACES}
+    return {i: {v: rng.normal(0, 3, (1 + FACTORS, *rows[i], classes)) for v in views} for i, views in VIEWS.items()}
 
 
 def honest(rng, about, models, draw=None):
     """Answers of honest models: the mean, moved together by each model's recipe, and noise of their own."""
     draw = draw or rng.standard_normal
     recipe = rng.standard_normal((models, FACTORS))
-    return each(lambda a: a[0] + np.einsum("mf,frc->mrc", recipe, a[1:]) + draw((models, *a.shape[1:])), about)
+    return each(lambda a: a[0] + np.tensordot(recipe, a[1:], axes=1) + draw((models, *a.shape[1:])), about)
 
 
 def apart(answers):
@@ -64,7 +64,7 @@ def drifted(new, label, size):
     for i, values in enumerate(moved["gray data"].values()):
         values[label, :] += size * (-1) ** i
         values[:, label] -= size
-    moved["marks"]["white marks"][:, label] += size
+    moved["marks"]["white marks"][..., label] += size
     return moved
 
 
@@ -119,12 +119,16 @@ def test_a_drift_that_shows_at_one_place_is_seen_there():
     rng = np.random.default_rng(20)
     shadows, new = apart(honest(rng, world(rng, 5), 33))
     assert judged(shadows, new).verdict == "stable"
-    new["marks"]["white marks"][1, 3] += 25
+    new["marks"]["white marks"][1, 0, 3] += 25
     verdict = judged(shadows, new)
     worst = min(verdict.classes, key=lambda c: c.effect)
     assert (verdict.verdict, worst.index) == ("drift", 3)
     assert min(worst.signals, key=worst.signals.__getitem__) == "white marks"
-    assert sum(c.verdict == "drift" for c in verdict.classes) == 1
+    assert [c.index for c in verdict.classes if c.verdict == "drift"] == [3]
+    assert [list(c.places) for c in verdict.classes] == [[], [], [], ["white marks"], []]
+    places = np.array(worst.places["white marks"])
+    assert np.abs(places).argmax() == 2  # of a table of 2 by 2, row by row
+    assert places[1, 0] > 2 * np.delete(np.abs(places), 2).max()
 
 
 def test_effect_and_null_by_hand():
@@ -135,7 +139,7 @@ def test_effect_and_null_by_hand():
 
     def concerned(label):
         pairs = np.tile([label in (c, d) for c in range(3) for d in range(3) if c != d], 3)
-        return {"gray data": pairs, "marks": np.tile(np.arange(3) == label, PLACES)}
+        return {"gray data": pairs, "marks": np.tile(np.arange(3) == label, 4)}
 
     def unit(variance, pooled=0.5):
         return np.sqrt((1 - pooled) * variance + pooled * variance.mean())
@@ -159,7 +163,7 @@ def test_effect_and_null_by_hand():
 
     effects, nulls = [], []
     for instrument, power in (("gray data", 2), ("marks", 4)):
-        chosen = off if instrument == "gray data" else np.ones((PLACES, 3), bool)
+        chosen = off if instrument == "gray data" else np.ones((*PLACES, 3), bool)
         x = np.concatenate([a[:, chosen] for a in shadows[instrument].values()], axis=1)
         y = np.concatenate([a[chosen] for a in new[instrument].values()])
         apart_from = np.array([residual(np.delete(x, k, 0), x[k]) for k in range(6)])
@@ -235,7 +239,7 @@ def test_a_model_that_answers_as_the_base_does_is_stable_with_effect_zero():
         ("stable", 0.0, (0.0, 0.0), 1.0, 1.0)
     }
     assert judged(shadows, base, base={"marks": base["marks"]}).p_value == 1.0  # as far as the base was asked
-    for view, at in (("own", (1, 2)), ("white marks", (3, 0))):
+    for view, at in (("own", (1, 2)), ("white marks", (1, 1, 0))):
         other = each(np.copy, base)
         (other["gray data"] | other["marks"])[view][at] += 0.1  # one answer is another
         assert judged(shadows, other, base=base).p_value != 1.0
@@ -275,7 +279,7 @@ def test_few_shadows_may_call_drift_but_not_stability():
 @pytest.mark.parametrize("who", ["shadow", "new"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(
-    ("instrument", "view", "at"), [("gray data", "darker", (1, 2)), ("marks", "white marks", (3, 1))]
+    ("instrument", "view", "at"), [("gray data", "darker", (1, 2)), ("marks", "white marks", (1, 0, 1))]
 )
 def test_what_is_not_finite_is_inconclusive_for_its_class(who, value, instrument, view, at):
     rng = np.random.default_rng(12)
@@ -406,5 +410,9 @@ def test_effect_interval_by_hand():
 def test_class_verdicts_survive_json():
     rng = np.random.default_rng(18)
     found = judged(*apart(honest(rng, world(rng, 2), 9))).classes[0]
+    found = replace(found, places={"white marks": ((0.1, None), (-2.5, 3.0))})
     raw = {**vars(found), "null": list(found.null), "interval": list(found.interval)}
+    raw["places"] = {"white marks": [[0.1, None], [-2.5, 3.0]]}
     assert ClassVerdict.from_dict(raw) == found
+    del raw["places"]  # a report of an earlier version
+    assert ClassVerdict.from_dict(raw) == replace(found, places={})

@@ -65,9 +65,9 @@ def changed_by_marks(
 
     images  float32 [sources, classes, C, H, W] in [0, 1], made of the classes in order
 
-    -> of each of COLOURS float64 [observers, sources, places, classes]: the difference that the mark makes to the
-    compressed log-odds of a class against the (geometric) mean of all. `advance` and what holds for the figures as in
-    `recognise`.
+    -> of each of COLOURS float64 [observers, sources, down, across, classes]: the difference that a mark in that place
+    makes to the compressed log-odds of a class against the (geometric) mean of all. `advance` and what holds for the
+    figures as in `recognise`.
     """
     found = list(_asked(partial(_changed_by_marks, images=images), observers, advance))
     return {colour: np.stack([one[colour] for one in found]) for colour in COLOURS}
@@ -108,7 +108,7 @@ def _changed_by_marks(observer: Classifier, images: Tensor) -> dict[str, NDArray
             for row in marked(source, colour):
                 with_mark = _against_all(_logits(observer, row.flatten(0, 1))).view(*row.shape[:2], -1)
                 rows.append(((with_mark - without) * others).sum(dim=1))
-            of_sources.append(torch.cat(rows))
+            of_sources.append(torch.stack(rows))
     return {colour: torch.stack(of_sources).numpy() for colour, of_sources in found.items()}
 
 

@@ -29,6 +29,7 @@ STRIP_WIDTH, DOTS_HEIGHT = 620, 56
 ROC_EDGE, ROC_LEFT, ROC_LEGEND = 380, 56, 190
 P_HEIGHT, P_BINS = 160, 20
 FOREST_LEFT, FOREST_ROW = 90, 18
+CELL, PLAIN_RESIDUAL = 11, 4.0  # pixels of a place; null deviations below which no place is drawn black
 CURVE_WIDTH, CURVE_HEIGHT, CURVE_LEFT = 200, 120, 48
 EDGE = (
     64  # gray images are shown about this many pixels wide: small ones scaled up by a whole factor, large ones reduced
@@ -151,6 +152,24 @@ def p_curve(points: Sequence[SamplePoint], least: float, alpha: float) -> Markup
         parts.append(f'<text class="tick" x="{across(int(samples)):.1f}" y="{base + 16}">{_number(samples)}</text>')
     said = f"median p {points[0].median:.3g} from {points[0].samples} samples, {points[-1].median:.3g} from {most}"
     return _svg(right + 12, base + 20, "".join(parts), said)
+
+
+def place_map(rows: Sequence[Sequence[float | None]]) -> Markup:
+    """A square for each place, the darker the further its value is from 0; the furthest one is framed."""
+    values = np.array([[0.0 if value is None else value for value in row] for row in rows])
+    size = np.abs(values)
+    top, left = np.unravel_index(int(size.argmax()), size.shape)
+    strength = size / max(float(size.max()), PLAIN_RESIDUAL)
+    cells = "".join(
+        f'<rect class="bar" x="{CELL * x}" y="{CELL * y}" width="{CELL}" height="{CELL}" '
+        f'style="opacity:{strength[y, x]:.2f}"/>'
+        for y, x in np.ndindex(values.shape)
+    )
+    frame = f'<path class="axis" d="M0 0h{CELL * values.shape[1]}v{CELL * values.shape[0]}H0Z"/>'
+    frame += f'<path class="observed" d="M{CELL * left} {CELL * top}h{CELL}v{CELL}h-{CELL}Z"/>'
+    body = f'<g transform="translate(2 2)">{cells}{frame}</g>'
+    said = f"strongest in row {top + 1} of {values.shape[0]}, column {left + 1} of {values.shape[1]}"
+    return _svg(CELL * values.shape[1] + 4, CELL * values.shape[0] + 4, body, said)
 
 
 def power_curve(points: Sequence[tuple[float, float]]) -> Markup:

@@ -72,7 +72,7 @@ def render_html(report: DriftReport, images: bool = True) -> str:
         table_rows=classes[:TABLE_ROWS],
         bars=[figures.effect_bar(c, shown, smallest) for c in classes[:TABLE_ROWS]],
         axis=figures.effect_axis(shown),
-        strips=[(c, figures.null_strip(c)) for c in classes if c.null and c.effect is not None][:NULL_FIGURES],
+        strips=[_against_null(c) for c in classes if c.null and c.effect is not None][:NULL_FIGURES],
         power=figures.power_curve(report.null.power) if report.null.power else None,
         images=images,
         gray=_gray_rows(report, classes) if images and has_images else [],
@@ -80,6 +80,12 @@ def render_html(report: DriftReport, images: bool = True) -> str:
         settings=flat(report.provenance.settings)[:SETTINGS],
         images_per_model=IMAGES_PER_MODEL,
     )
+
+
+def _against_null(c: ClassVerdict) -> tuple[ClassVerdict, Markup, list[tuple[str, str, Markup]]]:
+    """A class, its null, and of each view with places its name, words and map."""
+    maps = [(name, wording.strongest_place(rows), figures.place_map(rows)) for name, rows in c.places.items() if rows]
+    return c, figures.null_strip(c), maps
 
 
 def _gray_rows(report: DriftReport, classes: list[ClassVerdict]) -> list[GrayRow]:

@@ -155,6 +155,18 @@ def size_found(power: Sequence[tuple[float, float]], chance: float) -> float | N
     return None
 
 
+def strongest_place(rows: Sequence[Sequence[float | None]]) -> str:
+    """Where the residual of a view with places is largest, and how large."""
+    at = {(y, x): value for y, row in enumerate(rows) for x, value in enumerate(row) if value is not None}
+    if not at:
+        return "nowhere"
+    (y, x), value = max(at.items(), key=lambda item: abs(item[1]))
+    down = ("top", "middle", "bottom")[min(2, 3 * y // len(rows))]
+    across = ("left", "middle", "right")[min(2, 3 * x // len(rows[0]))]
+    where = down if down == across else f"{down} {across}"
+    return f"{effect_text(value)} at the {where} (row {y + 1} of {len(rows)}, column {x + 1} of {len(rows[0])})"
+
+
 def strongest_views(c: ClassVerdict) -> list[tuple[str, float]]:
     """The views of the gray data that speak most against the new model, with the effect in each alone."""
     views = sorted(c.signals.items(), key=lambda item: (item[1], item[0]))[:SHOWN_VIEWS]
