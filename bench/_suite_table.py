@@ -24,11 +24,14 @@ def summary(rows: list[dict[str, Any]], method: str, keep: Callable[[dict[str, A
     scores = np.array([m["score"] for m in benign])
     found_scores = np.array([m["score"] for _, m in drifted])
     threshold = np.quantile(scores, 0.95)
-    named = [m["first"] in u["classes"] for u, m in drifted if u["classes"] and m["first"] is not None]
+    first = [m["first"] in u["classes"] for u, m in drifted if u["classes"] and m["first"] is not None]
+    named = [(set(m["named"]), set(u["classes"])) for u, m in drifted if u["classes"] and m.get("named")]
     line: dict[str, Any] = {
         "auroc": auroc(found_scores, scores),
         "found_at_5": float((found_scores > threshold).mean()),
-        "first": float(np.mean(named)) if named else None,
+        "first": float(np.mean(first)) if first else None,
+        "named_right": float(np.mean([len(n & c) / len(n) for n, c in named])) if named else None,
+        "named_found": float(np.mean([len(n & c) / len(c) for n, c in named])) if named else None,
         "found": None,
         "false_alarms": None,
         "interval": None,
@@ -58,7 +61,7 @@ def print_tables(cell: dict[str, Any]) -> None:
         f"\n{cell['set']}, {cell['mode']}: {sum(r['update']['drift'] is None for r in rows)} honest updates, ", end=""
     )
     print(f"{sum(r['update']['drift'] is not None for r in rows)} drifted ones")
-    print(f"{'':36}AUROC  found at 5 %  first  own rule: found  false alarms")
+    print(f"{'':36}AUROC  found at 5 %  first  own rule: found  named right, of all  false alarms")
     for method in methods:
         _print_line(method, summary(rows, method))
     if "accuracy, current set" in methods:
@@ -93,5 +96,6 @@ def _print_line(method: str, line: dict[str, Any]) -> None:
     alarms = percent(line["false_alarms"])
     if line["interval"] is not None:
         alarms += f" [{line['interval'][0]:.0%}, {line['interval'][1]:.0%}]"
-    parts = (percent(line["found_at_5"]), percent(line["first"]), percent(line["found"]), alarms)
-    print(f"{method:36}{line['auroc']:.3f}  {parts[0]:>12}  {parts[1]:>5}  {parts[2]:>15}  {parts[3]}")
+    parts = [percent(line[name]) for name in ("found_at_5", "first", "found")]
+    named = ", ".join(filter(None, (percent(line[name]) for name in ("named_right", "named_found"))))
+    print(f"{method:36}{line['auroc']:.3f}  {parts[0]:>12}  {parts[1]:>5}  {parts[2]:>15}  {named:>19}  {alarms}")

@@ -115,6 +115,21 @@ def measure_effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[
     }
 
 
+def strained_pairs(shadows: Answers, new: Answers, classes: list[int]) -> NDArray[np.float64]:
+    """How far the new model strays in telling each class from each other one: the root mean square of the residuals of
+    images made of the two, in null deviations, symmetric [classes, classes]; NaN where nothing is known of a pair."""
+    square, count = np.zeros((2, len(classes), len(classes)))
+    for instrument, views in shadows.items():
+        if INSTRUMENTS[instrument].made_of:
+            entries = _entries(instrument, views, new[instrument], classes)
+            _, residuals = _residuals(entries.shadows, entries.new)
+            first, second = np.nonzero(entries.concerned.T)[1].reshape(-1, 2).T
+            for side in ((first, second), (second, first)):
+                np.add.at(square, side, residuals**2)
+                np.add.at(count, side, 1)
+    return np.sqrt(np.divide(square, count, out=np.full_like(square, np.nan), where=count > 0))
+
+
 def _entries(
     instrument: str,
     shadows: Mapping[str, NDArray[np.float64]],

@@ -17,8 +17,12 @@ too much is this module's own design:
 4. The p of a class is the lower tail of a Student t whose degrees of freedom and scale are fitted to the shadows'
    leave-one-out effects, all classes pooled: normal theory (K - 1 degrees of freedom, scale 1) is too optimistic where
    they have heavy tails, and their ranks alone cannot give a p below 1/(K + 1).
-5. Over classes: Holm. A class with a small adjusted p has drifted. The others are stable if the null is tight enough to
-   have shown a drift of MAX_SMALLEST_EFFECT and made of STABLE_SHADOWS at least, else inconclusive.
+5. Over classes: Holm. Where an adjusted p is small, something has drifted. The other classes are stable if the null is
+   tight enough to have shown a drift of MAX_SMALLEST_EFFECT and made of STABLE_SHADOWS at least, else inconclusive.
+6. Every class has pairs with the one that changed, so a large drift gives many a small p. The smallest names its class.
+   The others are then asked about each other alone, as if that class were not there, and so on until nobody is left
+   who differs. A class that differed from its likeness to the named ones only is inconclusive, unless it stands out as
+   the partner of one: where two classes have changed places, one without the other would leave nothing to see.
 """
 
 from __future__ import annotations
@@ -31,11 +35,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from pydrift.likeness import ALL, INSTRUMENTS, Answers, Score, Unmeasurable, measure_effects
+from pydrift.likeness import ALL, INSTRUMENTS, Answers, Score, Unmeasurable, measure_effects, strained_pairs
 
 STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence says nothing
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 MAX_SMALLEST_EFFECT = 8.0  # null deviations; a null that could only call larger effects cannot vouch for stability
+PARTNER = 2.5  # times as much strain in a pair as in the median pair of a class, and the two have drifted together
+STEP_DOWN_CLASSES = 4  # with fewer, taking one out leaves nobody to compare with
 POWER_POINTS = 41  # of the power curve, up to twice the smallest effect
 SAME_ANSWERS = 1e-4  # models whose answers all agree to this (relative) are one function, rounding aside
 
@@ -155,9 +161,16 @@ def judge(
             findings |= {c: _unchanged(c, class_names[c], scores) for c, scores in measured.items()}
             return Verdict("stable", 1.0, smallest, (reason,), tuple(findings[c] for c in sorted(findings)), power)
         tested = {c: _tested(c, class_names[c], scores, tail) for c, scores in measured.items()}
-        adjusted = holm([_p(finding) for finding in tested.values()])
-        for (c, finding), p_adjusted in zip(tested.items(), adjusted, strict=True):
-            findings[c] = _decided(finding, p_adjusted, alpha, smallest, measured[c])
+        adjusted = dict(zip(tested, holm([_p(finding) for finding in tested.values()]), strict=True))
+        differ = [c for c in tested if adjusted[c] <= alpha]
+        named = _named(shadows, new, classes, differ, alpha) if differ else []
+        for c, finding in tested.items():
+            if c in differ and c not in named:
+                others = ", ".join(class_names[n] for n in named)
+                reason = f"differs from honest successors only in how it is told from classes that drifted ({others})"
+                findings[c] = replace(finding, p_adjusted=adjusted[c], reason=reason)
+            else:
+                findings[c] = _decided(finding, adjusted[c], alpha, smallest, measured[c])
     found = tuple(findings[c] for c in sorted(findings))
     p_value = min((c.p_adjusted for c in found if c.p_adjusted is not None), default=None)
     verdicts = {c.verdict for c in found}
@@ -278,6 +291,34 @@ def _decided(
         verdict = "inconclusive"
         reason = f"{len(finding.null)} shadows are too few to vouch for stability, it takes {STABLE_SHADOWS}"
     return replace(finding, verdict=verdict, p_adjusted=p_adjusted, reason=reason, places=places)
+
+
+def _named(shadows: Answers, new: Answers, classes: list[int], differ: list[int], alpha: float) -> list[int]:
+    """Those of the classes that `differ` whose own concept has changed: see step 6."""
+    if len(classes) < STEP_DOWN_CLASSES:
+        return differ
+    named: list[int] = []
+    left = list(classes)
+    while len(left) > 2 and (open_ := [c for c in left if c in differ]):
+        try:
+            scores = {c: found[ALL] for c, found in measure_effects(shadows, new, left).items()}
+        except Unmeasurable:
+            break  # those that are left do not vary among each other
+        tail = fit_tail([score.null for score in scores.values()])
+        p_values = {c: tail.p_value(scores[c].effect, len(scores[c].null)) for c in open_}
+        worst = min(open_, key=lambda c: p_values[c])
+        if named and p_values[worst] * len(left) > alpha:
+            break
+        named.append(worst)
+        left.remove(worst)
+    strains = strained_pairs(shadows, new, classes)
+    partners = []
+    for c in named:
+        of_pairs = np.nan_to_num(strains[classes.index(c)])
+        most = classes[int(of_pairs.argmax())]
+        if most in differ and of_pairs.max() > PARTNER * np.median(np.delete(of_pairs, classes.index(c))):
+            partners.append(most)
+    return sorted({*named, *partners})
 
 
 def _rows(residuals: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:

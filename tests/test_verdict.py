@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from pydrift.likeness import MIN_SHADOWS, shrinkage_intensity
+from pydrift.likeness import MIN_SHADOWS, _residuals, shrinkage_intensity, strained_pairs
 from pydrift.verdict import (
     STABLE_SHADOWS,
     ClassVerdict,
@@ -129,6 +129,63 @@ def test_a_drift_that_shows_at_one_place_is_seen_there():
     places = np.array(worst.places["white marks"])
     assert np.abs(places).argmax() == 2  # of a table of 2 by 2, row by row
     assert places[1, 0] > 2 * np.delete(np.abs(places), 2).max()
+
+
+def test_classes_that_differ_only_from_the_one_that_drifted_are_not_named():
+    rng = np.random.default_rng(24)
+    shadows, new = apart(honest(rng, world(rng, 6), 33))
+    verdict = judged(shadows, drifted(new, 2, 25))
+    differ = [c for c in verdict.classes if c.p_adjusted <= 0.05]
+    assert len(differ) > 1  # all have pairs with it
+    assert [c.index for c in verdict.classes if c.verdict == "drift"] == [2]
+    why = "differs from honest successors only in how it is told from classes that drifted (class 2)"
+    assert {(c.verdict, c.reason) for c in differ if c.index != 2} == {("inconclusive", why)}
+    (reason,) = verdict.reasons
+    assert reason.endswith(why)
+    assert (verdict.verdict, verdict.p_value) == ("drift", verdict.classes[2].p_adjusted)
+
+
+def test_two_drifts_are_both_named():
+    rng = np.random.default_rng(25)
+    shadows, new = apart(honest(rng, world(rng, 7), 33))
+    verdict = judged(shadows, drifted(drifted(new, 2, 25), 5, 18))
+    assert [c.index for c in verdict.classes if c.verdict == "drift"] == [2, 5]
+
+
+def test_classes_that_have_changed_places_are_both_named():
+    rng = np.random.default_rng(26)
+    shadows, new = apart(honest(rng, world(rng, 7), 33))
+    for values in new["gray data"].values():
+        values[1, 4] -= 60  # each is told from the other in another way, and from the rest as before
+        values[4, 1] -= 60
+    verdict = judged(shadows, new)
+    assert [c.index for c in verdict.classes if c.verdict == "drift"] == [1, 4]
+
+
+def test_of_three_classes_all_that_differ_are_named():
+    rng = np.random.default_rng(27)
+    shadows, new = apart(honest(rng, world(rng, 3), 33))
+    verdict = judged(shadows, drifted(new, 0, 40))
+    assert {c.verdict for c in verdict.classes if c.p_adjusted <= 0.05} == {"drift"}
+    assert len([c for c in verdict.classes if c.verdict == "drift"]) > 1
+
+
+def test_strained_pairs_are_root_mean_squares_of_their_residuals():
+    rng = np.random.default_rng(28)
+    shadows, new = apart(honest(rng, world(rng, 5), 33))
+    new["gray data"]["plain"][1, 3] += 50
+    strains = strained_pairs(shadows, new, [0, 1, 3, 4])
+    assert strains.shape == (4, 4)
+    np.testing.assert_array_equal(strains, strains.T)
+    assert np.isnan(strains.diagonal()).all()
+    assert np.unravel_index(np.nanargmax(strains), strains.shape) == (1, 2)
+    # Of two classes alone, the pair's two entries are all that there is.
+    first, second = np.array([[1, 3], [3, 1]])
+    x = np.concatenate([a[:, first, second] for a in shadows["gray data"].values()], axis=1)
+    y = np.concatenate([a[first, second] for a in new["gray data"].values()])
+    _, residuals = _residuals(x, y)
+    alone = strained_pairs(shadows, new, [1, 3])
+    assert alone[0, 1] == pytest.approx(np.sqrt((residuals**2).mean()), rel=1e-9)
 
 
 def test_effect_and_null_by_hand():
