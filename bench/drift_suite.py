@@ -120,7 +120,8 @@ def _verdicts(
     module: torch.nn.Module,
     test: LabelledImages,
 ) -> dict[str, Any]:
-    """pydrift's own verdicts, as DriftAuditor.compare makes them, without and with reference data."""
+    """pydrift's own verdicts, without and with reference data, as DriftAuditor.compare makes them but for what that
+    adds: a model that is the base itself is stable, and a base unlike its shadows leaves all inconclusive."""
     new = freeze(module, fitted.input_shape, CPU)
     gray = fitted.attack.invert(new, fitted.restarts, fitted.seed)
     seen = new_answers(models, new, fitted.consensus, gray.images, lambda: None)

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from pydrift.classifier import Classifier
 from pydrift.data import LabelledImages
 from pydrift.errors import InputRefused
+from pydrift.likeness import FORMS, GRAY, MARKS, REFERENCE
 from pydrift.membership import changed_by_marks, leanings, recognise
 from pydrift.probes import COLOURS, SHAPES, VIEWS, drawn, shown
 
 GROUPS = 4  # of shadows, each of which makes a consensus: one to leave out, and three to ask about
 QUESTIONS = len(VIEWS) + 2  # put to each model, besides those about gray data that a single model made
 MAX_REFERENCE = 400  # images of a class; more would change its mean little
-
-GRAY, MARKS, FORMS, REFERENCE = "gray data", "marks", "shapes", "reference data"
-"""The instruments: gray data in many views, small marks on it, simple shapes, and real images where there are any."""
 
 OWN_GRAY = "own gray data"
 """The view of GRAY in which others are asked about the gray data that a model alone made."""
@@ -88,7 +86,7 @@ def reference_answers(models: Sequence[Classifier], data: LabelledImages, advanc
         images = data.x[data.y == c][:MAX_REFERENCE]
         if len(images) == 0:
             raise InputRefused(f"{data.source}: has no image of class {name!a}, so it cannot serve as reference data")
-        told = advance if c == 0 else lambda: None
+        told = advance if c == data.num_classes - 1 else lambda: None
         rows.append(recognise(models, images[None, None], told, made_of=[c]).odds[:, 0, 0])
     return {REFERENCE: {REFERENCE: np.stack(rows, axis=1)}}
 

@@ -23,7 +23,7 @@ class Instrument:
 
     made_of  [classes, classes]: row c is about images that were made of class c, and says how they are told from each
              other class (the diagonal does not count). Else [classes], or of each of several places [..., classes]:
-             an entry is about its last class alone
+             an entry is about its last class, against the mean of all
     power    of the mean that makes a strain of residuals: 2 where a drift moves many answers, higher where it may move
              a few
     """
@@ -32,11 +32,14 @@ class Instrument:
     power: int
 
 
+GRAY, MARKS, FORMS, REFERENCE = "gray data", "marks", "shapes", "reference data"
+"""Gray data in many views, small marks on it, simple shapes, and real images where there are any."""
+
 INSTRUMENTS = {
-    "gray data": Instrument(made_of=True, power=2),
-    "marks": Instrument(made_of=False, power=4),
-    "shapes": Instrument(made_of=False, power=2),
-    "reference data": Instrument(made_of=True, power=2),
+    GRAY: Instrument(made_of=True, power=2),
+    MARKS: Instrument(made_of=False, power=4),
+    FORMS: Instrument(made_of=False, power=2),
+    REFERENCE: Instrument(made_of=True, power=2),
 }
 
 
@@ -79,8 +82,11 @@ class _Entries:
     at: NDArray[np.int64]
 
 
-def measure_effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[int, dict[str, Score]]:
-    """Effect and null of each class, of all instruments together (ALL) and of each view alone."""
+def measure_effects(
+    shadows: Answers, new: Answers, classes: list[int], each_view: bool = True
+) -> dict[int, dict[str, Score]]:
+    """Effect and null of each of some classes, told from each other only: of all instruments together (ALL), and of
+    each view alone. Unmeasurable where there is nothing to measure."""
     if len(classes) < 2:
         raise Unmeasurable("no other class could be measured")
     count = len(next(iter(next(iter(shadows.values())).values())))
@@ -95,7 +101,7 @@ def measure_effects(shadows: Answers, new: Answers, classes: list[int]) -> dict[
             of_shadows, of_new = _residuals(entries.shadows, entries.new)
             power = INSTRUMENTS[instrument].power
             of_instruments.append(_strained(of_shadows, of_new, entries.concerned, power))
-            for view, table in views.items():
+            for view, table in views.items() if each_view else ():
                 some = entries.concerned & (entries.view == view)
                 if not INSTRUMENTS[instrument].made_of and table.ndim > 2:
                     places[view] = np.full(table.shape[1:], np.nan)
@@ -146,12 +152,20 @@ def _entries(
         else:
             of_row = of_column
         at = np.flatnonzero(some)
-        flat = table.reshape(len(table), -1)[:, at]
-        parts.append((flat, new[view].ravel()[at], of_row[at], of_column[at], np.repeat(view, len(at)), at))
+        told = [side.reshape(len(side), -1)[:, at] for side in (table, new[view][None])]
+        if not INSTRUMENTS[instrument].made_of and len(classes) < table.shape[-1]:
+            # Against the mean of these classes: the mean of all moves with a class that is not to count.
+            told = [(side - _mean_of_place(side, len(classes))) for side in told]
+        parts.append((told[0], told[1][0], of_row[at], of_column[at], np.repeat(view, len(at)), at))
     null, seen, shown, against, of_view, at = (np.concatenate(side, axis=-1) for side in zip(*parts, strict=True))
     varies = null.std(axis=0, ddof=1) > ROUNDING * np.abs(null).max(axis=0)
     concerned = np.stack([(shown == c) | (against == c) for c in classes])
     return _Entries(null[:, varies], seen[varies], concerned[:, varies], of_view[varies], at[varies])
+
+
+def _mean_of_place(entries: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+    """Of entries [..., places * classes] the mean over the classes, in the place of each."""
+    return entries.reshape(len(entries), -1, classes).mean(axis=-1).repeat(classes, axis=-1)
 
 
 def _strained(

@@ -20,9 +20,10 @@ too much is this module's own design:
 5. Over classes: Holm. Where an adjusted p is small, something has drifted. The other classes are stable if the null is
    tight enough to have shown a drift of MAX_SMALLEST_EFFECT and made of STABLE_SHADOWS at least, else inconclusive.
 6. Every class has pairs with the one that changed, so a large drift gives many a small p. The smallest names its class.
-   The others are then asked about each other alone, as if that class were not there, and so on until nobody is left
-   who differs. A class that differed from its likeness to the named ones only is inconclusive, unless it stands out as
-   the partner of one: where two classes have changed places, one without the other would leave nothing to see.
+   The others are then asked about each other alone, as if that class were not there, and so on until none of those that
+   are left is seen to differ, or too few are left to tell. What differed before, but not so, is inconclusive, unless it
+   stands out as the partner of a named one: where two classes have changed places, one without the other would leave
+   nothing to see.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 MAX_SMALLEST_EFFECT = 8.0  # null deviations; a null that could only call larger effects cannot vouch for stability
 PARTNER = 2.5  # times as much strain in a pair as in the median pair of a class, and the two have drifted together
-STEP_DOWN_CLASSES = 4  # with fewer, taking one out leaves nobody to compare with
+STEP_DOWN_CLASSES = 3  # that are left at least: of two, each is only told from the other
+NAMED_CLASSES = 4  # a reason names so many classes and counts the rest
 POWER_POINTS = 41  # of the power curve, up to twice the smallest effect
 SAME_ANSWERS = 1e-4  # models whose answers all agree to this (relative) are one function, rounding aside
 
@@ -75,6 +77,8 @@ class ClassVerdict:
     def from_dict(cls, raw: dict[str, Any]) -> ClassVerdict:
         interval = None if raw["interval"] is None else (raw["interval"][0], raw["interval"][1])
         places = {view: tuple(map(tuple, rows)) for view, rows in raw.get("places", {}).items()}
+        if any(len({len(row) for row in rows}) != 1 for rows in places.values()):
+            raise ValueError("the rows of a table of places are not of one length")
         return cls(**{**raw, "interval": interval, "null": tuple(raw["null"]), "places": places})
 
 
@@ -87,7 +91,7 @@ class Verdict:
 
     verdict: str
     p_value: float | None
-    smallest_effect: float | None  # the least effect that this null is sure to call drift at alpha
+    smallest_effect: float | None  # the least effect that this null calls drift at alpha
     reasons: tuple[str, ...]
     classes: tuple[ClassVerdict, ...]
     power: tuple[tuple[float, float], ...] = ()
@@ -163,12 +167,13 @@ def judge(
         tested = {c: _tested(c, class_names[c], scores, tail) for c, scores in measured.items()}
         adjusted = dict(zip(tested, holm([_p(finding) for finding in tested.values()]), strict=True))
         differ = [c for c in tested if adjusted[c] <= alpha]
-        named = _named(shadows, new, classes, differ, alpha) if differ else []
+        named = _named(shadows, new, measured, differ, alpha) if differ else []
+        apart = (
+            f"not seen to differ but in how it is told from what drifted ({_listed([class_names[c] for c in named])})"
+        )
         for c, finding in tested.items():
             if c in differ and c not in named:
-                others = ", ".join(class_names[n] for n in named)
-                reason = f"differs from honest successors only in how it is told from classes that drifted ({others})"
-                findings[c] = replace(finding, p_adjusted=adjusted[c], reason=reason)
+                findings[c] = replace(finding, p_adjusted=adjusted[c], reason=apart)
             else:
                 findings[c] = _decided(finding, adjusted[c], alpha, smallest, measured[c])
     found = tuple(findings[c] for c in sorted(findings))
@@ -293,32 +298,40 @@ def _decided(
     return replace(finding, verdict=verdict, p_adjusted=p_adjusted, reason=reason, places=places)
 
 
-def _named(shadows: Answers, new: Answers, classes: list[int], differ: list[int], alpha: float) -> list[int]:
+def _named(
+    shadows: Answers, new: Answers, measured: dict[int, dict[str, Score]], differ: list[int], alpha: float
+) -> list[int]:
     """Those of the classes that `differ` whose own concept has changed: see step 6."""
-    if len(classes) < STEP_DOWN_CLASSES:
-        return differ
     named: list[int] = []
-    left = list(classes)
-    while len(left) > 2 and (open_ := [c for c in left if c in differ]):
-        try:
-            scores = {c: found[ALL] for c, found in measure_effects(shadows, new, left).items()}
-        except Unmeasurable:
-            break  # those that are left do not vary among each other
+    left = list(measured)
+    scores = {c: found[ALL] for c, found in measured.items()}
+    while unexplained := [c for c in left if c in differ]:
         tail = fit_tail([score.null for score in scores.values()])
-        p_values = {c: tail.p_value(scores[c].effect, len(scores[c].null)) for c in open_}
-        worst = min(open_, key=lambda c: p_values[c])
+        p_values = {c: tail.p_value(scores[c].effect, len(scores[c].null)) for c in unexplained}
+        worst = min(unexplained, key=lambda c: p_values[c])
         if named and p_values[worst] * len(left) > alpha:
             break
         named.append(worst)
         left.remove(worst)
+        try:
+            if len(left) < STEP_DOWN_CLASSES:
+                raise Unmeasurable("too few classes are left")
+            scores = {c: found[ALL] for c, found in measure_effects(shadows, new, left, each_view=False).items()}
+        except Unmeasurable:  # nobody can say what the rest would look like without it
+            named += [c for c in left if c in differ]
+            break
+    classes = list(measured)
     strains = strained_pairs(shadows, new, classes)
+    np.fill_diagonal(strains, np.nan)
     partners = []
-    for c in named:
-        of_pairs = np.nan_to_num(strains[classes.index(c)])
-        most = classes[int(of_pairs.argmax())]
-        if most in differ and of_pairs.max() > PARTNER * np.median(np.delete(of_pairs, classes.index(c))):
-            partners.append(most)
-    return sorted({*named, *partners})
+    for of_pairs in (strains[classes.index(c)] for c in named):
+        if np.isfinite(of_pairs).any() and np.nanmax(of_pairs) > PARTNER * np.nanmedian(of_pairs):
+            partners.append(classes[int(np.nanargmax(of_pairs))])
+    return sorted({*named, *(c for c in partners if c in differ)})
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED_CLASSES]) + (f" and {len(names) - NAMED_CLASSES} more" * (len(names) > NAMED_CLASSES))
 
 
 def _rows(residuals: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:

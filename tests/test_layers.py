@@ -15,7 +15,7 @@ ALLOWED = {
     | {"privacy", "privacy_result", "result", "shadows", "training", "version"},
     "__main__": {"cli"},
     "arch": VALUES,
-    "answers": VALUES | {"classifier", "data", "membership", "probes"},
+    "answers": VALUES | {"classifier", "data", "likeness", "membership", "probes"},
     "auditor": VALUES
     | {
         "answers",

@@ -159,12 +159,10 @@ def test_more_and_thicker_curves_cover_more():
 
 
 def test_rectangles_and_ellipses_are_of_one_shade():
-    for kind, most in (("rectangles", 1.0), ("ellipses", 0.9)):
+    for kind in ("rectangles", "ellipses"):
         for image in drawn(kind, (1, 28, 28))[:, 0]:
-            shades = image.unique()
-            assert len(shades) <= 2
-            assert (image > 0).float().mean() <= most
-            assert (image > 0).any()
+            (shade,) = image[image > 0].unique()
+            assert shade >= 0.3
             if kind == "rectangles":
                 rows, columns = (image > 0).any(1).nonzero(), (image > 0).any(0).nonzero()
                 assert (image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] > 0).all()
@@ -172,6 +170,11 @@ def test_rectangles_and_ellipses_are_of_one_shade():
 
 def test_coloured_shapes_have_two_colours():
     for image in drawn("ellipses", (3, 32, 32)):
-        assert len(image.flatten(1).T.unique(dim=0)) > 1
+        ground = image[:, 0, 0]
+        on_it = (image == ground[:, None, None]).all(dim=0)
+        assert 0.1 < on_it.float().mean() < 1
+        # of one shade of another colour: all on one line through the ground
+        others = (image[:, ~on_it] - ground[:, None]).T.double()
+        assert torch.linalg.matrix_rank(others, atol=1e-4) == 1
     shades = drawn("rectangles", (3, 32, 32))
     assert (shades[:, 0] - shades[:, 1]).abs().mean() > 0.1

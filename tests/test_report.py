@@ -181,14 +181,33 @@ def test_places_are_drawn_and_named_for_the_class_that_drifted():
     assert "white marks: +12.50 at the bottom right (row 3 of 3, column 3 of 3)" in Page(page).text
     assert SCRIPT not in page
     tree = ET.fromstring(str(figures.place_map(PLACES)))
-    opacity = [float(cell.attrib["style"].partition(":")[2]) for cell in tree.iter() if cell.tag.endswith("rect")]
+    opacity = [float(cell.attrib["fill-opacity"]) for cell in tree.iter() if cell.tag.endswith("rect")]
     assert opacity == pytest.approx([abs(v or 0) / 12.5 for row in PLACES for v in row], abs=0.005)
     assert tree.attrib["aria-label"] == "strongest in row 3 of 3, column 3 of 3"
 
 
 def test_a_map_without_a_strong_place_is_pale():
     tree = ET.fromstring(str(figures.place_map(((0.4, -1.0),))))
-    assert "opacity:0.25" in ET.tostring(tree, encoding="unicode")
+    assert 'fill-opacity="0.25"' in ET.tostring(tree, encoding="unicode")
+
+
+def test_a_map_of_nothing_frames_nothing():
+    assert "observed" not in str(figures.place_map(((None, None), (None, None))))
+
+
+def test_maps_that_would_swell_the_page_are_left_out():
+    c = replace(make().classes[3], places={"white marks": ((1.0,) * 500,) * 10, "black marks": PLACES})
+    page = render_html(replace(make(), classes=(c,)))
+    assert "black marks: " in page
+    assert "white marks: " not in page
+
+
+def test_drifted_classes_are_drawn_against_the_null_before_others_of_smaller_p():
+    report = make()
+    low = [replace(c, p_adjusted=0.001 if c.verdict == "stable" else c.p_adjusted) for c in report.classes]
+    captions = re.findall(r"<figcaption>class ([0-9])", render_html(replace(report, classes=tuple(low))))
+    assert len(captions) == 6
+    assert captions[0] == "3"
 
 
 @pytest.mark.parametrize(
@@ -294,7 +313,7 @@ def test_page_of_a_drift_says_everything_promised() -> None:
         "1.37",
         "on 297 images of digits (test split)",
         "Test accuracy alone would not have shown this: its difference has p = 0.412.",
-        "Drift smaller than 3.21 null standard deviations: with 16 shadows at alpha 0.05",
+        "with 16 shadows at alpha 0.05 an effect of less than 3.21 null standard deviations passes as stable",
         "What this cannot show",
         "How it was computed",
         "pydrift's own design",
@@ -354,7 +373,7 @@ def test_classes_are_sorted_by_adjusted_p_and_long_lists_are_cut_with_a_word() -
 
     text = Page(render_html(REPORTS["100 classes"])).text
     assert re.search(r"Shown: \d+ of 100 classes, drifted ones first", text)
-    assert "Shown: 6 of 100 classes, smallest adjusted p first." in text
+    assert "Shown: 6 of 100 classes, drifted ones first. All values" in text
     assert "Shown: 40 of 50 classes, drifted ones first" in Page(render_html(make(classes=50))).text
     text = Page(render_html(REPORTS["1000 hostile classes"])).text
     assert "Shown: the first 250 of 1000 classes; the rest are in report.json." in text

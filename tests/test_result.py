@@ -72,6 +72,15 @@ def report():
     )
 
 
+def test_a_table_of_places_that_is_none_is_refused(report, tmp_path):
+    report.save(tmp_path)
+    raw = json.loads((tmp_path / "report.json").read_text())
+    raw["classes"][0]["places"]["white marks"] = [[1.0, 2.0], [3.0]]
+    (tmp_path / "report.json").write_text(json.dumps(raw))
+    with pytest.raises(InputRefused, match=r"the rows of a table of places are not of one length"):
+        DriftReport.load(tmp_path)
+
+
 def test_a_saved_report_comes_back_equal(report, tmp_path):
     report.save(tmp_path / "new" / "folder")
     assert {f.name for f in (tmp_path / "new" / "folder").iterdir()} == {"report.json", "report.html", "gray.npz"}

@@ -14,6 +14,7 @@ from pydrift.verdict import (
     ClassVerdict,
     Tail,
     Verdict,
+    _listed,
     alpha_of_release,
     effect_interval,
     fit_tail,
@@ -138,11 +139,47 @@ def test_classes_that_differ_only_from_the_one_that_drifted_are_not_named():
     differ = [c for c in verdict.classes if c.p_adjusted <= 0.05]
     assert len(differ) > 1  # all have pairs with it
     assert [c.index for c in verdict.classes if c.verdict == "drift"] == [2]
-    why = "differs from honest successors only in how it is told from classes that drifted (class 2)"
+    why = "not seen to differ but in how it is told from what drifted (class 2)"
     assert {(c.verdict, c.reason) for c in differ if c.index != 2} == {("inconclusive", why)}
     (reason,) = verdict.reasons
     assert reason.endswith(why)
     assert (verdict.verdict, verdict.p_value) == ("drift", verdict.classes[2].p_adjusted)
+
+
+@pytest.mark.parametrize("size", [-20, -8, 20])
+def test_a_moved_logit_names_its_class_alone(size):
+    """A class that the new model gives less or more than its due, whatever it sees: all instruments show it, and marks
+    and shapes hold every other class against a mean that it is part of."""
+    rng, classes = np.random.default_rng(29), 8
+    wrong, right = 0, 0
+    for label in range(classes):
+        shadows, new = apart(honest(rng, world(rng, classes), 33))
+        for table in new["gray data"].values():
+            table[label, :] += size
+            table[:, label] -= size
+        marks = new["marks"]["white marks"]
+        marks -= size / classes
+        marks[..., label] += size
+        named = [c.index for c in judged(shadows, new).classes if c.verdict == "drift"]
+        right += label in named
+        wrong += len(set(named) - {label})
+    assert right == classes
+    assert wrong <= 2
+
+
+def test_where_all_have_drifted_all_are_named():
+    rng = np.random.default_rng(30)
+    shadows, new = apart(honest(rng, world(rng, 6), 33))
+    for table in new["gray data"].values():
+        table += rng.normal(0, 30, table.shape)
+    verdict = judged(shadows, new)
+    assert [c.verdict for c in verdict.classes] == ["drift"] * 6
+
+
+def test_a_reason_names_some_classes_and_counts_the_rest():
+    assert _listed(["a", "b"]) == "a, b"
+    assert _listed(["a", "b", "c", "d"]) == "a, b, c, d"
+    assert _listed(["a", "b", "c", "d", "e", "f"]) == "a, b, c, d and 2 more"
 
 
 def test_two_drifts_are_both_named():

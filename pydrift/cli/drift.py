@@ -191,8 +191,8 @@ def audit(
 ) -> None:
     """Judge a newer model: exit code 0 stable, 1 drift, 3 inconclusive.
 
-    With a calibration folder no data is needed; --data adds the accuracy baselines, --use-data a view of it for the
-    verdict. With a base model, --data is the reference data that the null is calibrated on.
+    With a calibration folder no data is needed; --data adds the accuracy baselines, --use-data what the models
+    say of it to the verdict. With a base model, --data is the reference data that the null is calibrated on.
     """
     from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data

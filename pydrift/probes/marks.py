@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 COLOURS = {"white marks": 1.0, "black marks": 0.0}
-ALONG = 9  # marks along the shorter side; a square of 3 pixels on 28
+SHARE = 9  # of these a mark's side is one part of the shorter side of the image: 3 pixels of 28
 
 
 def marked(images: Tensor, colour: str) -> Iterator[Tensor]:
@@ -23,14 +22,13 @@ def marked(images: Tensor, colour: str) -> Iterator[Tensor]:
     to edge, evenly and without gaps, and overlap where the side is not a multiple of a mark's.
     """
     height, width = images.shape[2:]
-    side = max(1, round(min(height, width) / ALONG))
+    side = max(1, round(min(height, width) / SHARE))
     for top in _starts(height, side):
-        row = []
-        for left in _starts(width, side):
-            one = images.clone()
-            one[..., top : top + side, left : left + side] = COLOURS[colour]
-            row.append(one)
-        yield torch.stack(row)
+        starts = _starts(width, side)
+        row = images.repeat(len(starts), 1, 1, 1, 1)
+        for place, left in zip(row, starts, strict=True):
+            place[..., top : top + side, left : left + side] = COLOURS[colour]
+        yield row
 
 
 def _starts(length: int, side: int) -> list[int]:

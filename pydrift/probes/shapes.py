@@ -7,7 +7,7 @@ models would call something else, they do not. Simple shapes ask for that withou
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ Drawing = NDArray[np.float32]
 """[COUNT, H, W] in [0, 1]: how much of the shape's colour a pixel has."""
 
 
+@cache
 def drawn(kind: str, shape: tuple[int, int, int]) -> Tensor:
     """Images of one kind of SHAPES, float32 [COUNT, C, H, W] in [0, 1]: white on black where C is 1, else a random
     colour on another."""
@@ -36,7 +37,7 @@ def drawn(kind: str, shape: tuple[int, int, int]) -> Tensor:
 def _curves(rng: Generator, height: int, width: int, count: int, pen: float) -> Drawing:
     """Quadratic Bezier curves, drawn with a round soft pen whose deviation is that share of the shorter side."""
     corners = rng.uniform(0.1, 0.9, (3, COUNT * count, 2)) * [height, width]
-    steps = 3 * max(height, width)
+    steps = min(3 * max(height, width), 200)
     ink = np.zeros((COUNT * count, height, width), np.float32)
     for t in np.linspace(0, 1, steps):
         y, x = ((1 - t) ** 2 * corners[0] + 2 * t * (1 - t) * corners[1] + t**2 * corners[2]).T

@@ -162,11 +162,12 @@ def place_map(rows: Sequence[Sequence[float | None]]) -> Markup:
     strength = size / max(float(size.max()), PLAIN_RESIDUAL)
     cells = "".join(
         f'<rect class="bar" x="{CELL * x}" y="{CELL * y}" width="{CELL}" height="{CELL}" '
-        f'style="opacity:{strength[y, x]:.2f}"/>'
+        f'fill-opacity="{strength[y, x]:.2f}"/>'
         for y, x in np.ndindex(values.shape)
     )
     frame = f'<path class="axis" d="M0 0h{CELL * values.shape[1]}v{CELL * values.shape[0]}H0Z"/>'
-    frame += f'<path class="observed" d="M{CELL * left} {CELL * top}h{CELL}v{CELL}h-{CELL}Z"/>'
+    if size.any():
+        frame += f'<path class="observed" d="M{CELL * left} {CELL * top}h{CELL}v{CELL}h-{CELL}Z"/>'
     body = f'<g transform="translate(2 2)">{cells}{frame}</g>'
     said = f"strongest in row {top + 1} of {values.shape[0]}, column {left + 1} of {values.shape[1]}"
     return _svg(CELL * values.shape[1] + 4, CELL * values.shape[0] + 4, body, said)

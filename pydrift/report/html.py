@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What keeps any report under 2 MB, whatever the number of classes, shadows and restarts and the length of names.
 TABLE_ROWS = 250
 NULL_FIGURES = 6
+MAP_PLACES = 400
 IMAGE_ROWS = 40
 IMAGES_PER_MODEL = 4
 IMAGE_BYTES = 1_000_000  # of data URIs; at least one row is shown
@@ -72,7 +73,7 @@ def render_html(report: DriftReport, images: bool = True) -> str:
         table_rows=classes[:TABLE_ROWS],
         bars=[figures.effect_bar(c, shown, smallest) for c in classes[:TABLE_ROWS]],
         axis=figures.effect_axis(shown),
-        strips=[_against_null(c) for c in classes if c.null and c.effect is not None][:NULL_FIGURES],
+        strips=[_against_null(c) for c in drifted_first(classes) if c.null and c.effect is not None][:NULL_FIGURES],
         power=figures.power_curve(report.null.power) if report.null.power else None,
         images=images,
         gray=_gray_rows(report, classes) if images and has_images else [],
@@ -82,9 +83,14 @@ def render_html(report: DriftReport, images: bool = True) -> str:
     )
 
 
+def drifted_first(classes: list[ClassVerdict]) -> list[ClassVerdict]:
+    return sorted(classes, key=lambda c: c.verdict != "drift")
+
+
 def _against_null(c: ClassVerdict) -> tuple[ClassVerdict, Markup, list[tuple[str, str, Markup]]]:
     """A class, its null, and of each view with places its name, words and map."""
-    maps = [(name, wording.strongest_place(rows), figures.place_map(rows)) for name, rows in c.places.items() if rows]
+    small = {name: rows for name, rows in c.places.items() if 0 < sum(map(len, rows)) <= MAP_PLACES}
+    maps = [(name, wording.strongest_place(rows), figures.place_map(rows)) for name, rows in small.items()]
     return c, figures.null_strip(c), maps
 
 
@@ -92,7 +98,7 @@ def _gray_rows(report: DriftReport, classes: list[ClassVerdict]) -> list[GrayRow
     """The drifted classes first, then by adjusted p, until the rows or the bytes are used up."""
     rows: list[GrayRow] = []
     room = IMAGE_BYTES
-    for c in sorted(classes, key=lambda c: c.verdict != "drift")[:IMAGE_ROWS]:
+    for c in drifted_first(classes)[:IMAGE_ROWS]:
         row = GrayRow(c, base=_gray_side(report.gray_base, c.index), new=_gray_side(report.gray_production, c.index))
         room -= sum(len(p.uri) for p in (*row.base.pictures, *row.new.pictures))
         if rows and room < 0:

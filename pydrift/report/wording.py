@@ -168,6 +168,6 @@ def strongest_place(rows: Sequence[Sequence[float | None]]) -> str:
 
 
 def strongest_views(c: ClassVerdict) -> list[tuple[str, float]]:
-    """The views of the gray data that speak most against the new model, with the effect in each alone."""
+    """The views (marks, shapes) that speak most against the new model, with the effect in each alone."""
     views = sorted(c.signals.items(), key=lambda item: (item[1], item[0]))[:SHOWN_VIEWS]
     return [(printable(name, NAME_LIMIT), effect) for name, effect in views]
