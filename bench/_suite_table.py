@@ -68,15 +68,14 @@ def print_tables(cell: dict[str, Any]) -> None:
         print("where accuracy on current data moves by less than 1 %:")
         for method in methods:
             _print_line(method, summary(rows, method, accuracy_blind))
-    ours = OURS
-    print(f"{ours}, AUROC and found at 5 %, by kind and strength:")
+    print(f"{OURS}, AUROC and found at 5 %, by kind and strength:")
     for kind in dict.fromkeys(row["update"]["kind"] for row in rows if row["update"]["drift"] is not None):
         parts = []
         for strength, word in enumerate(STRENGTHS):
-            line = summary(rows, ours, partial(_is, kind=kind, strength=strength))
+            line = summary(rows, OURS, partial(_is, kind=kind, strength=strength))
             parts.append(f"{word} {line['auroc']:.2f} {line['found_at_5']:4.0%}")
         print(f"  {kind:10}", "   ".join(parts))
-    p_values = np.concatenate([r["methods"][ours]["p_values"] for r in rows if r["update"]["drift"] is None])
+    p_values = np.concatenate([r["methods"][OURS]["p_values"] for r in rows if r["update"]["drift"] is None])
     test = stats.kstest(p_values, "uniform")
     shares = ", ".join(f"{(p_values <= p).mean():.1%} <= {p:g}" for p in (0.01, 0.05, 0.5))
     print(
@@ -85,7 +84,7 @@ def print_tables(cell: dict[str, Any]) -> None:
     kinds: dict[str, list[bool]] = {}
     for row in rows:
         if row["update"]["drift"] is None:
-            kinds.setdefault(row["update"]["kind"], []).append(row["methods"][ours]["alarm"])
+            kinds.setdefault(row["update"]["kind"], []).append(row["methods"][OURS]["alarm"])
     print("false alarms by change:", ", ".join(f"{kind} {sum(a)}/{len(a)}" for kind, a in kinds.items()), flush=True)
 
 

@@ -33,7 +33,7 @@ from pydrift.store import (
 )
 from pydrift.subject import Subject
 
-FORMAT = 3
+FORMAT = 3  # also raised when other probes are shown: answers to other questions cannot be compared
 _STATE, _DESCRIPTION = "state.safetensors", "calibration.json"
 _CONVERTED = ("class_names", "input_shape", "shadow_accuracy")  # tuples that JSON makes lists of
 _PLAIN = (
