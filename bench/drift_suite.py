@@ -35,7 +35,7 @@ from pydrift.calibration import Calibration
 from pydrift.classifier import exact_arithmetic, freeze
 from pydrift.data import LabelledImages, load_data
 from pydrift.modelfile import load_model
-from pydrift.store import to_strict_json, write_atomic
+from pydrift.store import write_atomic
 from pydrift.verdict import judge
 
 ALPHA = 0.05
@@ -136,14 +136,12 @@ def _verdicts(
         shadows = of_models(known, slice(1, None))
         verdict = judge(shadows, told, None, fitted.confidence, fitted.class_names, ALPHA)
         p_values = [1.0 if c.p_value is None else c.p_value for c in verdict.classes]
-        effects = [0.0 if c.effect is None else c.effect for c in verdict.classes]
         found[name] = {
             "score": -float(np.log10(min(p_values))),
             "alarm": verdict.verdict == "drift",
             "first": int(np.argmin(p_values)),
             "verdict": verdict.verdict,
             "p_values": p_values,
-            "effects": effects,
             "named": [c.index for c in verdict.classes if c.verdict == "drift"],
             "base_p_value": fitted.base_p_value,
         }
@@ -170,8 +168,17 @@ def main() -> None:
             if options.json is not None:
                 told = {k: str(v) for k, v in vars(options).items() if k not in ("data", "work", "json")}
                 result = {"machine": machine(CPU), "options": told, "cells": cells}
-                text = to_strict_json(json.loads(json.dumps(result))).replace(f":{options.data},", ":data,")
-                write_atomic(options.json, text.encode())
+                text = json.dumps(_rounded(result), allow_nan=False, sort_keys=True, separators=(",", ":"))
+                write_atomic(options.json, text.replace(f":{options.data},", ":data,").encode())
+
+
+def _rounded(value: Any) -> Any:
+    """With five digits of each number: the tables need no more, and a file has a hundred thousand of them."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_blatant_drifts_are_found_and_named(audited):
         beside += sum(c.verdict == "drift" and c.name not in changed for c in report.classes)
     assert found >= len(BLATANT) - 1
     assert first >= len(BLATANT) - 1
-    assert beside <= 2 * len(BLATANT)  # of the eight or nine others each
+    assert beside <= 3 * len(BLATANT)  # of eight or nine others each: fine-tuned models stray in many ways at once
 
 
 def test_the_base_looks_like_its_shadows_unless_they_were_trained_otherwise(audited, data):
