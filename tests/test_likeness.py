@@ -1,0 +1,100 @@
+"""How much a model is like an honest successor: the statistics by hand."""
+
+import numpy as np
+import pytest
+from sklearn.covariance import ledoit_wolf_shrinkage
+from synthetic_answers import PLACES, apart, each, honest, judged, world
+
+from pydrift.likeness import _residuals, shrinkage_intensity, strained_pairs
+
+
+def test_strained_pairs_are_root_mean_squares_of_their_residuals():
+    rng = np.random.default_rng(28)
+    shadows, new = apart(honest(rng, world(rng, 5), 33))
+    new["gray data"]["plain"][1, 3] += 50
+    strains = strained_pairs(shadows, new, [0, 1, 3, 4])
+    assert strains.shape == (4, 4)
+    np.testing.assert_array_equal(strains, strains.T)
+    assert np.isnan(strains.diagonal()).all()
+    assert np.unravel_index(np.nanargmax(strains), strains.shape) == (1, 2)
+    # Of two classes alone, the pair's two entries are all that there is.
+    first, second = np.array([[1, 3], [3, 1]])
+    x = np.concatenate([a[:, first, second] for a in shadows["gray data"].values()], axis=1)
+    y = np.concatenate([a[first, second] for a in new["gray data"].values()])
+    _, residuals = _residuals(x, y)
+    alone = strained_pairs(shadows, new, [1, 3])
+    assert alone[0, 1] == pytest.approx(np.sqrt((residuals**2).mean()), rel=1e-9)
+
+
+def test_effect_and_null_by_hand():
+    rng = np.random.default_rng(4)
+    shadows, new = apart(honest(rng, world(rng, 3), 7))
+    found = judged(shadows, new).classes[1]
+    off = ~np.eye(3, dtype=bool)
+
+    def concerned(label):
+        pairs = np.tile([label in (c, d) for c in range(3) for d in range(3) if c != d], 3)
+        return {"gray data": pairs, "marks": np.tile(np.arange(3) == label, 4)}
+
+    def unit(variance, pooled=0.5):
+        return np.sqrt((1 - pooled) * variance + pooled * variance.mean())
+
+    def residual(sample, point):
+        deviation = unit(sample.var(0, ddof=1), 0.1)
+        z = (sample - sample.mean(0)) / deviation
+        covariance, weight = z.T @ z / (len(z) - 1), ledoit_wolf_shrinkage(z, assume_centered=True)
+        precision = np.linalg.inv((1 - weight) * covariance + weight * np.eye(z.shape[1]))
+        # Without the factor that all entries share, which the division by the shadows' residuals takes out.
+        return precision @ ((point - sample.mean(0)) / deviation) / np.sqrt(np.diag(precision)) * np.sqrt(weight)
+
+    def log_strain(point, others, entries, power):
+        return np.log((np.abs(point / unit((others**2).mean(0)))[entries] ** power).mean() ** (1 / power))
+
+    def effect(sample, value):
+        return (sample.mean(0) - value) / unit(sample.var(0, ddof=1))
+
+    def held_out(values):
+        return np.array([effect(np.delete(values, k, 0), values[k]) for k in range(6)])
+
+    effects, nulls = [], []
+    for instrument, power in (("gray data", 2), ("marks", 4)):
+        chosen = off if instrument == "gray data" else np.ones((*PLACES, 3), bool)
+        x = np.concatenate([a[:, chosen] for a in shadows[instrument].values()], axis=1)
+        y = np.concatenate([a[chosen] for a in new[instrument].values()])
+        apart_from = np.array([residual(np.delete(x, k, 0), x[k]) for k in range(6)])
+        entries = [concerned(c)[instrument] for c in range(3)]
+        strain = [[log_strain(apart_from[k], np.delete(apart_from, k, 0), e, power) for e in entries] for k in range(6)]
+        mine = np.array([log_strain(residual(x, y), apart_from, e, power) for e in entries])
+        effects.append(effect(np.array(strain), mine))
+        nulls.append(held_out(np.array(strain)))
+    worst, worst_null = -np.min(effects, axis=0), -np.min(nulls, axis=0)
+    assert found.effect == pytest.approx(effect(worst_null, worst)[1], rel=1e-6)
+    assert found.null == pytest.approx(held_out(worst_null)[:, 1], rel=1e-6)
+    assert found.signals.keys() == {"plain", "darker", "own", "white marks"}
+    assert found.signals["white marks"] == pytest.approx(effects[1][1], rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8, 40), (40, 8)])
+def test_shrinkage_is_that_of_ledoit_and_wolf(shape):
+    z = np.random.default_rng(5).standard_normal(shape) * np.linspace(1, 4, shape[1])
+    z -= z.mean(0)
+    assert shrinkage_intensity(z) == pytest.approx(ledoit_wolf_shrinkage(z, assume_centered=True), rel=1e-9)
+
+
+def test_shadows_that_do_not_differ_are_inconclusive():
+    rng = np.random.default_rng(14)
+    shadows, new = apart(honest(rng, world(rng, 2), 9))
+    same = each(lambda a: np.repeat(a[:1], 8, axis=0) * (1 + 1e-14 * rng.standard_normal(a.shape)), shadows)
+    verdict = judged(same, new)
+    why = "classes class 0, class 1: the shadows do not differ enough to hold the new model against them"
+    assert (verdict.verdict, verdict.reasons) == ("inconclusive", (why,))
+
+
+def test_an_instrument_to_which_all_shadows_answer_alike_has_no_say():
+    rng = np.random.default_rng(21)
+    shadows, new = apart(honest(rng, world(rng, 4), 17))
+    alone = judged({"gray data": shadows["gray data"]}, {"gray data": new["gray data"]})
+    shadows["marks"]["white marks"][:] = 1.5
+    silent = judged(shadows, new)
+    assert [c.effect for c in silent.classes] == [c.effect for c in alone.classes]
+    assert all("white marks" not in c.signals for c in silent.classes)
