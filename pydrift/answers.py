@@ -103,7 +103,7 @@ def _answers(
     shapes; and confidence in the plain consensus of every group [models, groups, classes]."""
     images = torch.from_numpy(consensus)
     seen = {view: recognise(models, shown(view, images), advance) for view in VIEWS}
-    # One image of a class and group: more of them change no answer by as much as two honest models differ.
+    # One image of a class and group: four of them found no more drifts.
     moved = changed_by_marks(models, images[:, :, 0], advance)
     shapes = torch.stack([drawn(kind, (images.shape[3], images.shape[4], images.shape[5])) for kind in SHAPES])
     leaning = leanings(models, shapes, advance)

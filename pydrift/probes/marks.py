@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 COLOURS = {"white marks": 1.0, "black marks": 0.0}
-SHARE = 9  # of these a mark's side is one part of the shorter side of the image: 3 pixels of 28
+PARTS = 9  # of the shorter side of the image, one of which is a mark's side: 3 pixels of 28
 
 
 def marked(images: Tensor, colour: str) -> Iterator[Tensor]:
@@ -22,7 +22,7 @@ def marked(images: Tensor, colour: str) -> Iterator[Tensor]:
     to edge, evenly and without gaps, and overlap where the side is not a multiple of a mark's.
     """
     height, width = images.shape[2:]
-    side = max(1, round(min(height, width) / SHARE))
+    side = max(1, round(min(height, width) / PARTS))
     for top in _starts(height, side):
         starts = _starts(width, side)
         row = images.repeat(len(starts), 1, 1, 1, 1)
