@@ -63,6 +63,7 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
         if task.lowered is not None:
             add("native 3xtf32", native(task, "3xtf32"))
             add("native tf32", native(task, "tf32"), "tf32")
+            add("native bfloat16", native(task, "bfloat16"), "bfloat16")
         add("graph of eager", graphed(run_of(step_of(autograd(network)))))
         add(f"graph of compile{suffix}", graphed(run_of(compiled(whole_step(best)))))
         small = in_bfloat16(network)

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from pydrift.arch.fused import FusedModel
 from pydrift.classifier import freeze
 from pydrift.inversion import GradientAscent
 from pydrift.noise import Phase, integers, uniform, words
-from pydrift.ops import invert
+from pydrift.ops import Precision, invert
 
 SEED = 0
 LEARNING_RATE, BETA1, BETA2, EPSILON, TV_WEIGHT, L2_WEIGHT = 0.05, 0.9, 0.999, 1e-8, 1e-3, 1e-3
@@ -119,7 +119,7 @@ class Task:
                 yield model, slice(start, min(start + self.block, last))
 
 
-def native(task: Task, precision: Literal["float32", "3xtf32", "tf32"] = "float32") -> Run:
+def native(task: Task, precision: Precision = "float32") -> Run:
     models = task.lowered
     assert models is not None
     parameters, program = torch.stack([m.parameters() for m in models]), models[0].program()

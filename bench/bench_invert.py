@@ -37,7 +37,7 @@ from pydrift.ops import native_status, reference
 # many restarts do so in torch's own float32, each time others.
 TOLERANCES = {1: (1e-5, 0.95), 10: (1e-4, 0.66)}
 GENERIC = "pydrift's generic path"
-OURS = (GENERIC, "native 3xtf32", "native tf32")  # beside the op as it is by default
+OURS = (GENERIC, "native 3xtf32", "native tf32", "native bfloat16")  # beside the op as it is by default
 FIRST_STEP = "its start"  # what a call of the generic path costs beside its steps, which is not compared
 
 

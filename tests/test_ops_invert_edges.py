@@ -202,7 +202,7 @@ BAD_SETTINGS = [
     ({"jitter": -1}, "jitter must be in [0, 2^24), got -1"),
     ({"jitter": 2**24}, "jitter must be in [0, 2^24), got 16777216"),
     ({"max_steps": -1}, "max_steps must be in [0, 2^31), got -1"),
-    ({"precision": "half"}, "precision must be 'float32', '3xtf32' or 'tf32', got 'half'"),
+    ({"precision": "half"}, "precision must be 'float32', '3xtf32', 'tf32' or 'bfloat16', got 'half'"),
     ({"precision": "tf32"}, "precision 'tf32' needs a GPU; on the CPU there is 'float32'"),
     ({"max_steps": 2**31}, "max_steps must be in [0, 2^31), got 2147483648"),
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from rounded_products import ROUNDED, round_products
 from test_invert_kernel import ARITHMETIC, FLATTEN, NETWORKS, Shape, linear, parameters_of
 from test_native_build import COMPILER, FLAGS, NATIVE_TESTS
 from test_ops_shadow_statistics import (
@@ -108,21 +109,19 @@ def arguments_of(name: str, count: int, num_models: int = 2, seed: int = 0) -> t
     return with_members(tensors), program
 
 
-TOLERANCES = {"fma": 1e-5, "tf32 split": 1e-5, "tf32": 5e-3}  # TF32 has 11 significant bits
-
-
 @pytest.mark.parametrize("arithmetic", ARITHMETIC)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_against_float64(library: ctypes.CDLL, name: str, arithmetic: str) -> None:
+def test_against_float64(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, name: str, arithmetic: str) -> None:
     arguments, program = arguments_of(name, 7)
     result, moments = run_kernel(library, arguments, program, arithmetic=arithmetic)
+    if arithmetic in ROUNDED:
+        round_products(monkeypatch, ROUNDED[arithmetic])
     if name != "one class":
         expected = statistics(exact(arguments), program, reference.shadow_statistics)
         for key in FLOATS:
             difference = getattr(result, key).double() - getattr(expected, key)
-            assert difference.norm() <= TOLERANCES[arithmetic] * getattr(expected, key).norm(), key
-        if arithmetic != "tf32":
-            assert torch.equal(result.prediction, expected.prediction)
+            assert difference.norm() <= 1e-5 * getattr(expected, key).norm(), key
+        assert torch.equal(result.prediction, expected.prediction)
     assert_same_bits(moments, welford(result.margin, arguments["member"]))
 
 

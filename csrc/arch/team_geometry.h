@@ -13,6 +13,20 @@ namespace pydrift {
 
 inline int32_t rounded_up(int32_t size, int32_t unit) { return (size + unit - 1) / unit * unit; }
 
+// What is read most gets shared memory, as long as there is some.
+inline void give_memory(TeamPlan& plan, std::vector<TeamRequest> requests, int64_t shared_limit) {
+  std::stable_sort(requests.begin(), requests.end(),
+                   [](const TeamRequest& a, const TeamRequest& b) { return a.reads > b.reads; });
+  for (const TeamRequest& request : requests) {
+    const int64_t size = (request.size + 3) / 4 * 4;  // 16 bytes
+    const bool shared = plan.shared_size + size <= shared_limit;
+    if (request.only_shared && !shared) continue;
+    int64_t& used = shared ? plan.shared_size : plan.workspace_size;
+    *request.place = {used, shared};
+    used += size;
+  }
+}
+
 // How far beyond an image is read, on either side.
 struct Border {
   int32_t rows = 0, columns = 0;

@@ -33,8 +33,19 @@ struct Plane {
 
 enum class PassKind : int32_t { kProduct, kScale, kMaxPool, kAvgPool, kMaxPoolBack, kAvgPoolBack };
 
-// The tiles of a tensor core: 16 outputs by 8 columns, 8 products deep.
-inline constexpr int32_t kFragmentRows = 16, kFragmentColumns = 8, kFragmentDepth = 8;
+// The tiles of a tensor core: 16 outputs by 8 columns, 8 words of products deep. A word of bfloat16 is two numbers.
+inline constexpr int32_t kFragmentRows = 16, kFragmentColumns = 8, kFragmentWords = 8, kMaxFragmentDepth = 16;
+
+// Outputs of a piece of a linear layer.
+inline constexpr int32_t kFlatRows = 32;
+
+PYDRIFT_HD constexpr int32_t numbers_per_word(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::kBfloat16 ? 2 : 1;
+}
+
+PYDRIFT_HD constexpr int32_t fragment_depth(Arithmetic arithmetic) {
+  return kFragmentWords * numbers_per_word(arithmetic);
+}
 
 // What becomes of a result.
 enum class SinkKind : int32_t {
@@ -79,20 +90,27 @@ struct Pass {
   Place in;
   Place mask;     // bytes, laid out as `in`
   Place partial;  // [splits, padded_outputs, slots]
+  Place resident;  // if flat and shared: the weights of this team's pieces, see team_flat.h
   Sink sink;
   Plane from, to;
   Place winners;  // bytes [C, H', W', slots]: position of the maximum within its window, if the way back wants it
   bool has_winners = false;
   int32_t kernel_h = 0, kernel_w = 0, stride_h = 0, stride_w = 0, padding_h = 0, padding_w = 0;
 
-  PYDRIFT_HD int32_t num_steps() const { return (depth + kFragmentDepth - 1) / kFragmentDepth; }
+  PYDRIFT_HD int32_t num_steps() const { return (depth - 1) / fragment_depth(arithmetic) + 1; }
 
-  // Weights, with the zeros that pad them: [depth, padded_outputs], or fragments [tiles, steps, 32 lanes, 4].
-  PYDRIFT_HD int64_t num_weights() const {
-    return (arithmetic == Arithmetic::kFma ? depth : int64_t{num_steps()} * kFragmentDepth) * padded_outputs;
+  PYDRIFT_HD int32_t num_splits() const { return (depth - 1) / split_depth + 1; }
+  PYDRIFT_HD int32_t num_output_tiles() const { return (num_outputs - 1) / kFlatRows + 1; }  // of a linear layer
+
+  // Words of the weights of a linear layer's piece: [split_depth, kFlatRows], or fragments [2 tiles, steps, 32 lanes, 4].
+  PYDRIFT_HD int64_t words_per_piece() const { return int64_t{split_depth} / numbers_per_word(arithmetic) * kFlatRows; }
+
+  // Words of weights, with the zeros that pad them. Of a linear layer: [splits, output tiles, words_per_piece]; else
+  // [depth, padded_outputs], or fragments [tiles, steps, 32 lanes, 4].
+  PYDRIFT_HD int64_t num_words() const {
+    if (is_flat) return num_splits() * num_output_tiles() * words_per_piece();
+    return (arithmetic == Arithmetic::kFma ? depth : int64_t{num_steps()} * kFragmentWords) * padded_outputs;
   }
-
-  PYDRIFT_HD int32_t num_splits() const { return (depth + split_depth - 1) / split_depth; }
 };
 
 // Memory that a kernel wants beside the planes of the network.
@@ -100,6 +118,7 @@ struct TeamRequest {
   Place* place;
   int64_t size;  // floats
   double reads;  // of each float in a step, roughly: what is read most goes to shared memory
+  bool only_shared = false;  // not wanted elsewhere: then the place stays as it is
 };
 
 // What the planner makes. The last four are there if there is a way back.

@@ -7,21 +7,24 @@
 #include <vector>
 
 #include "arch/program.h"
+#include "arch/team_flat.h"
 #include "arch/team_geometry.h"
+#include "arch/team_launch.h"
 #include "common/refuse.h"
 
 namespace pydrift {
 
 class TeamPlanner {
  public:
-  // back: whether the gradient of the pixels is wanted. shared_limit: floats of shared memory that a team may use.
-  TeamPlanner(const Program& program, bool back, Arithmetic arithmetic, int32_t num_slots, int64_t shared_limit,
+  // back: whether the gradient of the pixels is wanted. one_model: a team never asks another model, so that the weights
+  // of its linear layers can stay in shared memory.
+  TeamPlanner(const Program& program, bool back, bool one_model, Arithmetic arithmetic, const TeamShape& shape,
               std::vector<TeamRequest> requests)
       : program_(program), back_(back), arithmetic_(arithmetic) {
-    plan_.num_slots = num_slots;
+    plan_.num_slots = shape.num_slots;
     plan_.num_classes = program.num_classes();
     make_stages();
-    make_memory(shared_limit, std::move(requests));
+    make_memory(shape, one_model, std::move(requests));
     for (const Stage& stage : stages_) add_forward(stage);
     plan_.num_forward = plan_.num_passes();
     const Value& last = values_.back();
@@ -52,6 +55,7 @@ class TeamPlanner {
     const Layer* layer;  // a ReLU that could not be fused into the layer before it is a stage that scales by 1
     Value *in, *out;
     Place winners;
+    Place weights, weights_back;  // if linear, and they stay in shared memory
   };
 
   // ---- Stages
@@ -75,7 +79,7 @@ class TeamPlanner {
           ++i;
         }
       }
-      stages_.push_back({&layer, in, &out, {}});
+      stages_.push_back({&layer, in, &out, {}, {}, {}});
     }
   }
 
@@ -87,7 +91,17 @@ class TeamPlanner {
 
   // ---- Memory
 
-  void make_memory(int64_t shared_limit, std::vector<TeamRequest> requests) {
+  // For the weights and the partial sums of a linear layer, or of its gradient.
+  void request_linear(const TeamShape& shape, bool one_model, int32_t depth, int32_t outputs, Place& weights,
+                      std::vector<TeamRequest>& requests) {
+    Pass pass;
+    cut_linear(pass, depth, outputs);
+    partial_size_ = std::max(partial_size_, int64_t{pass.num_splits()} * pass.padded_outputs * shape.num_slots);
+    const int64_t num_words = most_words_of_a_team(pass, shape.cluster_size, shape.num_slots);
+    if (one_model) requests.push_back({&weights, num_words, 0.5, true});  // after all else: L2 caches weights, too
+  }
+
+  void make_memory(const TeamShape& shape, bool one_model, std::vector<TeamRequest> requests) {
     const int64_t slots = plan_.num_slots;
     std::vector<double> reads(values_.size(), 1.0), reads_back(values_.size(), 1.0);
     std::vector<Border> borders(values_.size()), borders_back(values_.size());
@@ -101,9 +115,10 @@ class TeamPlanner {
         reads[i] += taps * num_tiles(layer.out.channels) / (layer.window.stride_h * layer.window.stride_w);
         reads_back[i + 1] += taps * num_tiles(layer.in.channels);
       } else if (layer.kind == LayerKind::kLinear) {
-        reads[i] += num_tiles(layer.out.channels), reads_back[i + 1] += num_tiles(layer.in.channels);
-        partial_size_ = std::max(partial_size_, partial_size(layer.in.channels, layer.out.channels));
-        if (back_) partial_size_ = std::max(partial_size_, partial_size(layer.out.channels, layer.in.channels));
+        const int32_t in = layer.in.channels, out = layer.out.channels;
+        reads[i] += num_tiles(out), reads_back[i + 1] += num_tiles(in);
+        request_linear(shape, one_model, in, out, stage.weights, requests);
+        if (back_) request_linear(shape, one_model, out, in, stage.weights_back, requests);
       } else if (layer.kind == LayerKind::kMaxPool2d && back_) {
         requests.push_back({&stage.winners, (layer.out.size() * slots + 3) / 4, 4.0});
       }
@@ -125,15 +140,7 @@ class TeamPlanner {
       }
     }
     requests.push_back({&partial_, partial_size_, 2.0});
-    std::stable_sort(requests.begin(), requests.end(),
-                     [](const TeamRequest& a, const TeamRequest& b) { return a.reads > b.reads; });
-    for (const TeamRequest& request : requests) {
-      const int64_t size = (request.size + 3) / 4 * 4;  // 16 bytes
-      const bool shared = plan_.shared_size + size <= shared_limit;
-      int64_t& used = shared ? plan_.shared_size : plan_.workspace_size;
-      *request.place = {used, shared};
-      used += size;
-    }
+    give_memory(plan_, std::move(requests), shape.shared_limit);
     for (Value& v : values_) {
       if (v.pooled) v.gradient = v.activation;
     }
@@ -151,16 +158,10 @@ class TeamPlanner {
     return rounded_up(outputs, arithmetic_of(outputs) == Arithmetic::kFma ? kOutputsPerTile : kFragmentRows);
   }
 
-  // How a long sum is cut: by the layer alone, so that a result depends on nothing else; enough pieces for many warps.
-  static int32_t split_depth(int32_t depth, int32_t outputs) {
-    constexpr int32_t kMaxSplits = 16, kMinSplitDepth = 32, kWantedSums = 4096;
-    const int32_t num_splits = std::clamp(kWantedSums / outputs, 1, kMaxSplits);
-    return std::max(rounded_up((depth + num_splits - 1) / num_splits, kFragmentDepth), kMinSplitDepth);
-  }
-
-  int64_t partial_size(int32_t depth, int32_t outputs) const {
-    const int32_t length = split_depth(depth, outputs);
-    return int64_t{(depth + length - 1) / length} * padded(outputs) * plan_.num_slots;
+  void cut_linear(Pass& pass, int32_t depth, int32_t outputs) const {
+    pass.num_outputs = outputs, pass.num_positions = 1, pass.depth = depth;
+    pass.is_flat = true, pass.split_depth = flat_split_depth(depth, outputs);
+    pass.arithmetic = arithmetic_of(outputs), pass.padded_outputs = padded(outputs);
   }
 
   // ---- Tables
@@ -175,7 +176,7 @@ class TeamPlanner {
   // One entry per product of a sum, and for those that pad it to whole fragments: their weights are 0.
   template <class Offset>
   int32_t depth_table(int32_t depth, Offset offset) {
-    return table(rounded_up(depth, kFragmentDepth), [&](int32_t k) { return offset(std::min(k, depth - 1)); });
+    return table(rounded_up(depth, kMaxFragmentDepth), [&](int32_t k) { return offset(std::min(k, depth - 1)); });
   }
 
   // The elements of `value` in `plane`: per channel, or flat per element.
@@ -222,10 +223,9 @@ class TeamPlanner {
     pass.sink = sink(out, flat && layer.kind != LayerKind::kLinear);
     switch (layer.kind) {
       case LayerKind::kLinear:
-        pass.in = in.activation.place, pass.partial = partial_;
+        cut_linear(pass, layer.in.channels, layer.out.channels);
+        pass.in = in.activation.place, pass.partial = partial_, pass.resident = stage.weights;
         pass.in_rows = rows(in.activation, in, true), pass.in_columns = columns(in.activation, in, true);
-        pass.num_outputs = layer.out.channels, pass.num_positions = 1, pass.depth = layer.in.channels;
-        pass.is_flat = true, pass.split_depth = split_depth(pass.depth, pass.num_outputs);
         pass.source_rows = table(pass.depth, [](int32_t k) { return k; });
         pass.source_stride = pass.depth;
         set_parameters(pass, layer.weight, layer.bias);
@@ -254,10 +254,9 @@ class TeamPlanner {
     pass.sink = back_sink(in, flat);
     switch (layer.kind) {
       case LayerKind::kLinear:
-        pass.in = out.gradient.place, pass.partial = partial_;
+        cut_linear(pass, layer.out.channels, layer.in.channels);
+        pass.in = out.gradient.place, pass.partial = partial_, pass.resident = stage.weights_back;
         pass.in_rows = rows(out.gradient, out, true), pass.in_columns = columns(out.gradient, out, true);
-        pass.num_outputs = layer.in.channels, pass.num_positions = 1, pass.depth = layer.out.channels;
-        pass.is_flat = true, pass.split_depth = split_depth(pass.depth, pass.num_outputs);
         pass.source_rows = table(pass.depth, [&](int32_t k) { return k * layer.in.channels; });
         pass.source_stride = 1;
         set_parameters(pass, layer.weight, -1);
@@ -374,7 +373,7 @@ class TeamPlanner {
     pass.padded_outputs = is_product ? padded(pass.num_outputs) : rounded_up(pass.num_outputs, kOutputsPerTile);
     pass.weight_source = weight_source, pass.bias_source = bias_source;
     pass.weights = plan_.packed_size;
-    plan_.packed_size += pass.num_weights();
+    plan_.packed_size += pass.num_words();
     if (bias_source < 0) return;
     pass.bias = plan_.packed_size;
     plan_.packed_size += pass.padded_outputs;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arch/team.cuh"
+#include "arch/team_flat.h"
 
 namespace pydrift {
 
@@ -100,17 +101,17 @@ __device__ __forceinline__ void load_weights(const float* __restrict__ weights, 
   }
 }
 
-// Adds products [begin, end) of the outputs from `first_output` on.
+// Adds products [begin, end). weights: of product `begin` and the outputs of the tile; `pitch` further on those of the
+// next.
 template <class Tile, class Columns>
 __device__ __forceinline__ void add_products(const Pass& pass, const int32_t* __restrict__ tables,
-                                             const float* __restrict__ packed, int32_t first_output, int32_t begin,
+                                             const float* __restrict__ weights, int32_t pitch, int32_t begin,
                                              int32_t end, const Columns& columns, typename Tile::Sums& sum) {
-  const float* weights = packed + pass.weights + int64_t{begin} * pass.padded_outputs + first_output;
   const int32_t *in_rows = tables + pass.in_rows, *in_parts = tables + pass.in_parts;
   const int32_t step_right = Tile::kWindow == 4 ? pass.step_right : 0;
   const int32_t step_down = Tile::kWindow == 4 ? pass.step_down : 0;
   PYDRIFT_UNROLL_BY(Tile::kOutputs * Tile::kColumns * Tile::kWindow >= 64 ? 2 : 4)
-  for (int32_t k = begin; k < end; ++k, weights += pass.padded_outputs) {
+  for (int32_t k = begin; k < end; ++k, weights += pitch) {
     float weight[Tile::kOutputs];
     load_weights(weights, weight);
     const int32_t row = in_rows[k], part = Tile::kMasked ? in_parts[k] : 0;
@@ -148,7 +149,8 @@ __device__ PYDRIFT_NOINLINE int32_t multiply(const Team& team, const Pass& pass,
       columns.set(c, team, pass, tables, min(column_of(c), num_columns - 1), num_slots);
     }
     typename Tile::Sums sum = {};
-    add_products<Tile>(pass, tables, packed, first_output, 0, pass.depth, columns, sum);
+    const float* weights = packed + pass.weights + first_output;
+    add_products<Tile>(pass, tables, weights, pass.padded_outputs, 0, pass.depth, columns, sum);
 
     PYDRIFT_UNROLL
     for (int c = 0; c < Tile::kColumns; ++c) {
@@ -172,22 +174,22 @@ __device__ PYDRIFT_NOINLINE int32_t multiply(const Team& team, const Pass& pass,
   return (first_warp + num_tasks) % team.num_warps();
 }
 
-// The tasks of a flat product, in one range for each team of the cluster: neighbours share weights.
-struct FlatTasks {
-  int32_t num_column_tiles, num_output_tiles, begin, end;
+// ---- Linear layers
 
-  __device__ FlatTasks(const Team& team, const Pass& pass, int32_t num_slots, int32_t tile_outputs,
-                       int32_t tile_columns)
-      : num_column_tiles((team.num_ranks * num_slots - 1) / tile_columns + 1),
-        num_output_tiles((pass.num_outputs - 1) / tile_outputs + 1) {
-    const int32_t num_tasks = num_column_tiles * num_output_tiles * pass.num_splits();
-    begin = num_tasks * team.rank / team.num_ranks, end = num_tasks * (team.rank + 1) / team.num_ranks;
-  }
+__device__ inline const float* weights_of_piece(const Team& team, const Pass& pass, const FlatTasks& tasks,
+                                                const float* packed, int32_t piece) {
+  if (!pass.resident.shared) return packed + pass.weights + piece * pass.words_per_piece();
+  return team.at(pass.resident) + (piece - tasks.first_piece()) * pass.words_per_piece();
+}
 
-  __device__ int32_t column_tile(int32_t task) const { return task % num_column_tiles; }
-  __device__ int32_t output_tile(int32_t task) const { return task / num_column_tiles % num_output_tiles; }
-  __device__ int32_t split(int32_t task) const { return task / num_column_tiles / num_output_tiles; }
-};
+// Copies the weights that this team reads at each step to where they stay.
+__device__ inline void keep_weights(const Team& team, const Pass& pass, const float* packed, int32_t num_slots) {
+  if (!pass.resident.shared) return;
+  const FlatTasks tasks(pass, team.rank, team.num_ranks, num_slots);
+  const int64_t size = tasks.num_pieces() * pass.words_per_piece();
+  const float* from = packed + pass.weights + tasks.first_piece() * pass.words_per_piece();
+  for (int64_t i = team.thread; i < size; i += team.num_threads) team.at(pass.resident)[i] = from[i];
+}
 
 // Where the pieces of a column's sums go: to the team whose slot it is.
 __device__ inline float* partial_sums(const Team& team, const Pass& pass, int32_t split, int32_t column,
@@ -204,24 +206,26 @@ __device__ PYDRIFT_NOINLINE void multiply_flat(const Team& team, const Pass& pas
   constexpr int kColumnLanes = 8, kOutputLanes = kWarpSize / kColumnLanes;
   const int32_t num_columns = team.num_ranks * num_slots;
   const int32_t column_lane = team.lane() % kColumnLanes, output_lane = team.lane() / kColumnLanes;
-  const FlatTasks tasks(team, pass, num_slots, kOutputLanes * Tile::kOutputs, kColumnLanes * Tile::kColumns);
+  static_assert(kOutputLanes * Tile::kOutputs == kFlatRows);
+  const FlatTasks tasks(pass, team.rank, team.num_ranks, num_slots);
   for (int32_t task = tasks.begin + team.warp(); task < tasks.end; task += team.num_warps()) {
-    const int32_t split = tasks.split(task), column_tile = tasks.column_tile(task);
-    const int32_t first_output = (tasks.output_tile(task) * kOutputLanes + output_lane) * Tile::kOutputs;
+    const int32_t piece = tasks.piece(task), split = tasks.split(piece), column_tile = tasks.column_tile(task);
+    const int32_t output_of_piece = output_lane * Tile::kOutputs;
+    const int32_t first_output = tasks.output_tile(piece) * kFlatRows + output_of_piece;
     const auto column_of = [&](int c) { return (column_tile * Tile::kColumns + c) * kColumnLanes + column_lane; };
     SlotColumns<Tile::kColumns> columns(team, pass);
     PYDRIFT_UNROLL
     for (int c = 0; c < Tile::kColumns; ++c) {
       columns.set(c, team, pass, tables, min(column_of(c), num_columns - 1), num_slots);
     }
-    const bool has_outputs = first_output < pass.num_outputs;
+    const float* weights = weights_of_piece(team, pass, tasks, packed, piece) + output_of_piece;
     const int32_t begin = split * pass.split_depth, end = min(begin + pass.split_depth, pass.depth);
     typename Tile::Sums sum = {};
-    add_products<Tile>(pass, tables, packed, has_outputs ? first_output : 0, begin, end, columns, sum);
+    add_products<Tile>(pass, tables, weights, kFlatRows, begin, end, columns, sum);
 
     PYDRIFT_UNROLL
     for (int c = 0; c < Tile::kColumns; ++c) {
-      if (column_of(c) >= num_columns || !has_outputs) continue;
+      if (column_of(c) >= num_columns || first_output >= pass.num_outputs) continue;
       float* partial = partial_sums(team, pass, split, column_of(c), num_slots) + first_output * num_slots;
       PYDRIFT_UNROLL
       for (int o = 0; o < Tile::kOutputs; ++o) partial[o * num_slots] = sum[o][c][0];

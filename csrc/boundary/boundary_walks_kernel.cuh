@@ -257,6 +257,7 @@ __global__ void __launch_bounds__(kMaxTeamThreads) walk_kernel(const WalkArgumen
   const auto for_my_slots = [&](auto work) {
     for (int32_t s = team.warp(); s < network.num_slots; s += team.num_warps()) work(s);
   };
+  keep_weights(team, network, packed);
   for_my_slots([&](int32_t s) { begin(team, arguments, model, s); });
   team.sync_cluster();
   for (int32_t step = 0;; ++step) {

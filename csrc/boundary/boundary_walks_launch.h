@@ -21,9 +21,8 @@ inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const T
     requests.push_back({&plan.gradient, slots * task.values_per_image(), 16.0});
   }
   try {
-    static_cast<TeamPlan&>(plan) = TeamPlanner(*task.program, !task.is_blind(), Arithmetic::kFma, shape.num_slots,
-                                               shape.shared_limit, requests)
-                                       .take();
+    static_cast<TeamPlan&>(plan) =
+        TeamPlanner(*task.program, !task.is_blind(), true, Arithmetic::kFma, shape, requests).take();
   } catch (const std::invalid_argument& error) {
     refuse(op, ": ", error.what());
   }

@@ -219,6 +219,7 @@ __global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArg
   const int32_t model = arguments.queues.cluster_model[blockIdx.x / team.num_ranks];
   const TeamNetwork& network = arguments.network;
   const float* packed = network.packed + model * network.packed_size;
+  keep_weights(team, network, packed);
   Slot* slots = slots_of(team, arguments);
   for (int32_t s = team.thread; s < arguments.network.num_slots; s += team.num_threads) {
     slots[s].retired = -1;

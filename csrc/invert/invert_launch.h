@@ -22,7 +22,7 @@ inline InvertPlan make_invert_plan(const InvertTask& task, const TeamShape& shap
   };
   try {
     static_cast<TeamPlan&>(plan) =
-        TeamPlanner(*task.program, true, task.arithmetic, shape.num_slots, shape.shared_limit, requests).take();
+        TeamPlanner(*task.program, true, true, task.arithmetic, shape, requests).take();
   } catch (const std::invalid_argument& error) {
     refuse("invert: ", error.what());
   }

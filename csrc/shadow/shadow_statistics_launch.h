@@ -14,9 +14,9 @@ namespace pydrift {
 inline ShadowPlan make_shadow_plan(const char* op, const ShadowTask& task, const TeamShape& shape) {
   ShadowPlan plan;
   try {
-    static_cast<TeamPlan&>(plan) = TeamPlanner(*task.program, false, task.arithmetic, shape.num_slots,
-                                               shape.shared_limit, {{&plan.margins, shape.num_slots, 1000.0}})
-                                       .take();
+    static_cast<TeamPlan&>(plan) =
+        TeamPlanner(*task.program, false, false, task.arithmetic, shape, {{&plan.margins, shape.num_slots, 1000.0}})
+            .take();
   } catch (const std::invalid_argument& error) {
     refuse(op, ": ", error.what());
   }

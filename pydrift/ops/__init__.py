@@ -5,6 +5,7 @@ from pydrift.ops.ascent_update import ascent_update
 from pydrift.ops.boundary_walks import L1, L2, LINF, BoundaryWalks, blind_walk, min_gd
 from pydrift.ops.invert import Inverted, invert, refuses
 from pydrift.ops.native import NativeStatus, native_status
+from pydrift.ops.reference import Precision
 from pydrift.ops.shadow_statistics import (
     ShadowMoments,
     ShadowStatistics,
@@ -22,6 +23,7 @@ __all__ = [
     "BoundaryWalks",
     "Inverted",
     "NativeStatus",
+    "Precision",
     "ShadowMoments",
     "ShadowStatistics",
     "ascent_update",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pydrift.ops import reference
 from pydrift.ops.native import native_op, native_status, register_fake
+from pydrift.ops.reference import Precision
 
 
 class Inverted(NamedTuple):
@@ -34,7 +35,7 @@ def invert(
     seed: int,
     jitter: int,
     max_steps: int,
-    precision: Literal["float32", "3xtf32", "tf32"] = "float32",
+    precision: Precision = "float32",
     optimizer: Literal["adam", "momentum"],
     learning_rate: float,
     beta1: float,
@@ -78,8 +79,9 @@ def invert(
         5 avg_pool2d   kernel h, w, stride h, w
         6 flatten
 
-    precision: of the products. "float32" everywhere; on a GPU also "3xtf32" (tensor cores at the accuracy of float32
-    but for the last bits) and "tf32" (tensor cores, factors rounded to 11 bits, gradients good to about 1e-3).
+    precision: of the products. "float32" everywhere; on a GPU also, on tensor cores with sums in float32, "3xtf32" (as
+    exact as float32 but for the last bits), "tf32" (factors rounded to 11 bits, gradients good to about 1e-3) and
+    "bfloat16" (8 bits, about 1e-2).
 
     Ranges: N >= 0; C, H, W >= 1; at most 2^24 values at any layer and 2^28 parameters; seed any 64-bit integer; jitter
     and max_steps >= 0; the others as for `ascent_update`. Tensors are contiguous, on one device, and share no memory.

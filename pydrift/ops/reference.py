@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pydrift.noise import MAX_RESTARTS, Phase, integers, words
+
+Precision = Literal["float32", "3xtf32", "tf32", "bfloat16"]
 
 _BLOCK = 256  # restarts ascended together: bounds the memory, and the work does not depend on the number of restarts
 
@@ -293,8 +295,8 @@ def shadow_moments(
 
 
 def _check_precision(op: str, precision: str, x: Tensor) -> None:
-    if precision not in ("float32", "3xtf32", "tf32"):
-        raise ValueError(f"{op}: precision must be 'float32', '3xtf32' or 'tf32', got '{precision}'")
+    if precision not in get_args(Precision):
+        raise ValueError(f"{op}: precision must be 'float32', '3xtf32', 'tf32' or 'bfloat16', got '{precision}'")
     if precision != "float32" and x.device.type == "cpu":
         raise ValueError(f"{op}: precision '{precision}' needs a GPU; on the CPU there is 'float32'")
 

@@ -1,13 +1,14 @@
 """Many models on many samples at once: their logits, membership statistics, or the moments of these over the models."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pydrift.ops import reference
 from pydrift.ops.native import native_op, register_fake
+from pydrift.ops.reference import Precision
 
 
 class ShadowStatistics(NamedTuple):
@@ -38,9 +39,6 @@ class ShadowMoments(NamedTuple):
     m2: Tensor
 
 
-Precision = Literal["float32", "3xtf32", "tf32"]
-
-
 def shadow_statistics(
     x: Tensor, parameters: Tensor, label: Tensor, *, program: Sequence[int], precision: Precision = "float32"
 ) -> ShadowStatistics:
@@ -67,8 +65,9 @@ def shadow_statistics(
 
     program: the layers as integers, as `pydrift.ops.invert` documents them; `FusedModel.program()` writes it.
 
-    precision: of the products. "float32" everywhere; on a GPU also "3xtf32" (tensor cores at the accuracy of float32
-    but for the last bits) and "tf32" (tensor cores, factors rounded to 11 bits, margins good to about 1e-3).
+    precision: of the products. "float32" everywhere; on a GPU also, on tensor cores with sums in float32, "3xtf32" (as
+    exact as float32 but for the last bits), "tf32" (factors rounded to 11 bits, margins good to about 1e-3) and
+    "bfloat16" (8 bits, about 1e-2).
 
     Ranges: N, K >= 0; C, H, W >= 1; at most 2^24 values at any layer and 2^28 parameters. Tensors are contiguous and on
     one device. With one class only, margin is +inf, loss 0 and confidence 1.

@@ -48,7 +48,7 @@ struct Fiber {
   HostIndex thread, block;
   Waits waits = Waits::kNot;
   double offered = 0;  // to the other lanes of the warp
-  float fragments[2][6] = {};  // a and b of a matrix product of the warp, of this and the last in turn
+  uint32_t fragments[2][6] = {};  // words of a and b of a matrix product of the warp, of this and the last in turn
   int num_products = 0;
   bool done = false;
 };
@@ -210,22 +210,66 @@ inline float to_tf32(float value) {
   return value;
 }
 
-// mma.m16n8k8 with TF32 factors, as the PTX manual lays the fragments out among the lanes.
-inline void multiply_fragments(float (&sum)[4], const float (&a)[4], const float (&b)[2]) {
+inline uint32_t __float_as_uint(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// bfloat16 is the upper half of a float32; ties are rounded to even.
+inline uint32_t to_bfloat16_pair(float first, float second) {
+  const auto rounded = [](float value) {
+    const uint32_t bits = __float_as_uint(value);
+    return std::isnan(value) ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  };
+  return rounded(first) | rounded(second) << 16;
+}
+
+namespace host_cuda {
+
+// Of a word, product by product.
+template <class Word>
+float product(Word left, Word right);
+
+template <>
+inline float product(float left, float right) {
+  return to_tf32(left) * to_tf32(right);
+}
+
+template <>
+inline float product(uint32_t left, uint32_t right) {
+  const auto low = [](uint32_t pair) { return __uint_as_float(pair << 16); };
+  const auto high = [](uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); };
+  return low(left) * low(right) + high(left) * high(right);
+}
+
+}  // namespace host_cuda
+
+// mma.m16n8k8 with TF32 factors, or mma.m16n8k16 with pairs of bfloat16, as the PTX manual lays the fragments out among
+// the lanes: the words of both lie alike.
+template <class Word>
+void multiply_fragments(float (&sum)[4], const Word (&a)[4], const Word (&b)[2]) {
   host_cuda::Cluster& cluster = *host_cuda::current;
   const size_t self = cluster.fiber(), lane = self % cluster.num_threads() % host_cuda::kLanes;
   const host_cuda::Fiber* warp = &cluster.fibers[self - lane];
   host_cuda::Fiber& own = cluster.fibers[self];
   const int turn = own.num_products++ % 2;
-  std::copy_n(a, 4, own.fragments[turn]);
-  std::copy_n(b, 2, own.fragments[turn] + 4);
+  std::memcpy(own.fragments[turn], a, sizeof(a));
+  std::memcpy(own.fragments[turn] + 4, b, sizeof(b));
   __syncwarp();  // one is enough: no lane gets two products ahead of another
   for (int i = 0; i < 4; ++i) {
     const size_t row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     for (size_t k = 0; k < 8; ++k) {
-      const float left = warp[row % 8 * 4 + k % 4].fragments[turn][k / 4 * 2 + row / 8];
-      const float right = warp[column * 4 + k % 4].fragments[turn][4 + k / 4];
-      sum[i] += to_tf32(left) * to_tf32(right);
+      Word left, right;
+      std::memcpy(&left, &warp[row % 8 * 4 + k % 4].fragments[turn][k / 4 * 2 + row / 8], sizeof(Word));
+      std::memcpy(&right, &warp[column * 4 + k % 4].fragments[turn][4 + k / 4], sizeof(Word));
+      sum[i] += host_cuda::product(left, right);
     }
   }
 }

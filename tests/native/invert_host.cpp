@@ -32,6 +32,17 @@ void run(const InvertTask& task, const TeamShape& shape, bool reversed) {
 
 }  // namespace
 
+// Of a network's passes, how many keep their weights in shared memory.
+extern "C" int32_t count_resident_passes(const int64_t* codes, int64_t num_codes, int32_t channels, int32_t height,
+                                         int32_t width, int32_t arithmetic, const TeamShape* shape) {
+  const Program program = parse_program(codes, num_codes, {channels, height, width});
+  InvertTask task{};
+  task.program = &program, task.arithmetic = static_cast<Arithmetic>(arithmetic);
+  int32_t count = 0;
+  for (const Pass& pass : make_invert_plan(task, *shape).passes) count += pass.resident.shared;
+  return count;
+}
+
 // `task` without its program. Returns null, or what went wrong.
 extern "C" const char* run_invert_kernel(const InvertTask* task, const int64_t* codes, int64_t num_codes,
                                          int32_t channels, int32_t height, int32_t width,
