@@ -31,7 +31,7 @@ from _suite_table import print_tables
 
 from pydrift import DriftAuditor
 from pydrift.answers import Answers, new_answers, of_models, reference_answers
-from pydrift.calibration import Calibration
+from pydrift.calibration import FORMAT, Calibration
 from pydrift.classifier import exact_arithmetic, freeze
 from pydrift.data import LabelledImages, load_data
 from pydrift.modelfile import load_model
@@ -70,11 +70,18 @@ def chosen_updates(data: DataSet, quick: bool) -> list[Update]:
 def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int, folder: Path) -> Calibration:
     """The calibration of a base on the whole pool of training data, kept in a folder named after what it depends on."""
     job = base_job(data, base)
-    told = [job.file(folder).name, mode, options.shadows, options.restarts, options.recipes]
+    told = [job.file(folder).name, mode, options.shadows, options.restarts, options.recipes, FORMAT]
     where = folder / f"calibration-{sha256(repr(told).encode()).hexdigest()[:16]}"
     if not (where / "MANIFEST.json").exists():
         auditor = DriftAuditor(
-            job.file(folder), options.shadows, mode, options.restarts, seed=base, recipes=options.recipes, device="cpu"
+            job.file(folder),
+            options.shadows,
+            mode,
+            options.restarts,
+            seed=base,
+            recipes=options.recipes,
+            size=data.size,  # updates are drawn from the same images
+            device="cpu",
         )
         auditor.fit(load_data(data.source)).save(where)
     return Calibration.load(where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from pydrift.answers import GRAY, OWN_GRAY, QUESTIONS, benign_answers, groups, new_answers, of_models, reference_answers
 from pydrift.baselines import measure_baselines, with_gray_known
-from pydrift.calibration import Calibration, describe_attack
+from pydrift.calibration import GUESSED, Calibration, describe_attack
 from pydrift.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.data import as_images, load_data
 from pydrift.errors import InputRefused, UsageError
@@ -27,26 +27,16 @@ from pydrift.parallel import with_one_blas_thread
 from pydrift.progress import Clock, Progress, Silent
 from pydrift.result import DriftReport, NullSummary, Provenance
 from pydrift.shadows import NULLS, RECIPES, described, state_shapes, successor_draw, train_shadows
+from pydrift.significance import alpha_of_release
 from pydrift.store import RunFolder, refuse_manifest_folder
 from pydrift.subject import Subject, as_subject
 from pydrift.training import Train, TrainingRecipe
-from pydrift.verdict import judge
+from pydrift.verdict import STRANGE_BASE, judge
 from pydrift.version import __version__
 
 _judge = with_one_blas_thread(judge)
 _VERSIONS = {"pydrift": __version__, "torch": str(torch.__version__)}
 Model = nn.Module | LoadedModel | Subject | str | Path
-
-GUESSED = {
-    "recipe": "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where "
-    "that differs much, benign updates can read as drift (pass recipe= or train=)",
-    "size": "nothing says how many images the base was trained on, so each shadow saw a bootstrap of all reference "
-    "data; where that differs much, benign updates can read as drift (pass size=, --size)",
-}
-"""What is added to the reasons of a report whose null rests on a guess."""
-
-STRANGE_BASE = 0.01
-"""A base whose own p among its shadows is this low is not what they were trained to be like, and their null not its."""
 
 
 class DriftAuditor:
@@ -61,7 +51,8 @@ class DriftAuditor:
     recipes   "varied": each shadow departs from that as an honest successor may (see TrainingRecipe.varied), so that a
               changed recipe is no drift; "same": all are trained by it. With train= there is nothing to vary
     train     or the user's own training, (x, y, seed) -> nn.Module of the base's architecture
-    size      images a shadow sees; default: as many as the base's file says that it saw, else all of the reference data
+    size      images a shadow sees; default: as many as the base's file says that it saw, but no more than a third of
+              the reference data (see pydrift.shadows.successor_draw)
     attack    the inversion
     device    default: a CUDA device if torch sees one
     work_dir  folder for finished pieces, so that a killed run goes on where it was; None: nothing is kept
@@ -112,7 +103,7 @@ class DriftAuditor:
         known = {"recipe": recipe or self._base.recipe or train, "size": size or self._base.train_size}
         self._guessed = [name for name, value in known.items() if not value]
         self._recipes = "same" if train else recipes
-        self._train, self._size = train, size or self._base.train_size
+        self._train, self._size = train, size
         self._attack: InversionAttack = attack or GradientAscent()
         self._device = choose_device(device)
         self._work_dir = work_dir
@@ -138,7 +129,7 @@ class DriftAuditor:
             raise InputRefused(
                 f"the base tells {base.num_classes} classes apart, but {images.source} names {images.num_classes}"
             )
-        draw = successor_draw(len(images), self._size)
+        draw = successor_draw(len(images), self._base.train_size, self._size)
         plan = {
             "base": self._base.sha256,
             "data": images.sha256,
@@ -222,6 +213,7 @@ class DriftAuditor:
         alpha: float = 0.05,
         *,
         use_data: bool = False,
+        release: int | None = None,
         fingerprint: Fingerprint | str | Path | None = None,
         arch: str | None = None,
     ) -> DriftReport:
@@ -229,10 +221,15 @@ class DriftAuditor:
 
         `data` is optional. It adds the accuracy baselines, and with `use_data` what all models say of its images, at
         most 400 of each class, is one more instrument of the verdict: images that none of the models was trained on.
-        A `fingerprint` of the base (or its file) adds, without a say in the verdict, how much gray data it knows.
+        With `release` N this is the N-th audit of a series, and alpha the level of all together (alpha_of_release of
+        pydrift.significance). A `fingerprint` of the base (or its file) adds, without a say in the verdict, how much
+        gray data it knows.
         """
         if not 0 < alpha < 1:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
+        if release is not None and release < 1:
+            raise UsageError(f"release must be >= 1, got {release}")
+        level = alpha if release is None else alpha_of_release(alpha, release)
         fitted, clock = self.calibration, Clock(self.calibration.seconds)
         calibration_sha256 = fitted.digest()
         images = None if data is None else load_data(data) if isinstance(data, str) else as_images(data)
@@ -246,6 +243,8 @@ class DriftAuditor:
             raise InputRefused(f"{images.source}: images of shape {images.input_shape}, expected {fitted.input_shape}")
         if use_data and images is None:
             raise UsageError("there is nothing to look at: use_data (--use-data) needs data (--data)")
+        if use_data and images is not None and images.sha256 == fitted.data_sha256:
+            raise UsageError(f"{images.source}: the shadows were trained on these images, use_data needs others")
         known = Fingerprint.load(fingerprint) if isinstance(fingerprint, str | Path) else fingerprint
         scorer = None if known is None else known.scorer(fitted.base, device=str(self._device))
         models = [
@@ -277,13 +276,8 @@ class DriftAuditor:
                     answers, seen = answers | of_models(asked, slice(-1)), seen | of_models(asked, -1)
         of_shadows, of_base = of_models(answers, slice(1, None)), of_models(answers, 0)
         del of_base[GRAY][OWN_GRAY]  # about the new model's the base is asked too, about the base's own it was not
-        verdict = _judge(of_shadows, seen, of_base, fitted.confidence, fitted.class_names, alpha)
-        if fitted.base_p_value is not None and fitted.base_p_value <= STRANGE_BASE:
-            why = (
-                f"the base itself does not look like one of its shadows (p = {fitted.base_p_value:.2g}): it was "
-                "trained otherwise, or on other data, than they were, and nothing can be concluded from them"
-            )
-            verdict = replace(verdict, verdict="inconclusive", reasons=(why, *verdict.reasons))
+        null = (fitted.confidence, fitted.class_names)
+        verdict = _judge(of_shadows, seen, of_base, *null, level, fitted.base_p_value)
         with clock("measure baselines"):
             baselines = measure_baselines(models[0], new, fitted.base.module, subject.module, images)
             if scorer is not None:
@@ -291,7 +285,8 @@ class DriftAuditor:
         return DriftReport(
             verdict=verdict.verdict,
             p_value=verdict.p_value,
-            alpha=alpha,
+            alpha=level,
+            release=release,
             reasons=verdict.reasons + tuple(GUESSED[name] for name in fitted.settings["guessed"]),
             classes=verdict.classes,
             gray_base=fitted.gray,

@@ -34,6 +34,15 @@ from pydrift.store import (
 from pydrift.subject import Subject
 
 FORMAT = 3  # also raised when other probes are shown: answers to other questions cannot be compared
+
+GUESSED = {
+    "recipe": "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where "
+    "that differs much, benign updates can read as drift (pass recipe= or train=)",
+    "size": "nothing says how many images the base was trained on, so it is taken for all of the reference data, and "
+    "each shadow saw a third; where that is far off, benign updates can read as drift (pass size=, --size)",
+}
+"""What is added to the reasons of a report whose null rests on a guess."""
+
 _STATE, _DESCRIPTION = "state.safetensors", "calibration.json"
 _CONVERTED = ("class_names", "input_shape", "shadow_accuracy")  # tuples that JSON makes lists of
 _PLAIN = (

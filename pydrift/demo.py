@@ -38,7 +38,8 @@ def run_demo(out: Path, progress: Progress) -> list[Outcome]:
         for (name, _, _), model in zip(plans, trained, strict=True):
             model.save(out / f"{name}.safetensors")
             progress.advance(note=name)
-    auditor = DriftAuditor(out / "base.safetensors", progress=progress).fit(data)
+    # The updates are drawn from the same images as the shadows.
+    auditor = DriftAuditor(out / "base.safetensors", size=SIZE, progress=progress).fit(data)
     auditor.save(out / "calibration")
     outcomes = []
     for name, seed, drift in plans[1:]:

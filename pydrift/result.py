@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pydrift.errors import InputRefused
 from pydrift.gray import GrayData
+from pydrift.significance import alpha_of_release
 from pydrift.store import check_writable, parse_strict_json, refuse_manifest_folder, to_strict_json, write_atomic
 from pydrift.verdict import ClassVerdict
 
@@ -93,12 +94,21 @@ class DriftReport:
     null: NullSummary
     baselines: Baselines
     provenance: Provenance
+    release: int | None = None  # the number of this audit in a series, whose level is more than its own alpha
+
+    @property
+    def series_alpha(self) -> float:
+        """The level of all audits of the series together, or of this one alone."""
+        return self.alpha if self.release is None else self.alpha / alpha_of_release(1.0, self.release)
 
     def to_dict(self) -> dict[str, Any]:
         """The report without the gray images, as plain JSON values."""
         parts = {
             name: getattr(self, name)
-            for name in ("verdict", "p_value", "alpha", "reasons", "classes", "null", "baselines", "provenance")
+            for name in (
+                *("verdict", "p_value", "alpha", "release", "reasons"),
+                *("classes", "null", "baselines", "provenance"),
+            )
         }
         plain = {k: _plain(v) for k, v in parts.items()}
         gray = {
@@ -186,6 +196,7 @@ class DriftReport:
             ),
             baselines=Baselines(**baselines),
             provenance=Provenance(**raw["provenance"]),
+            release=raw.get("release"),
         )
 
 

@@ -34,9 +34,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
 
 from pydrift.likeness import ALL, INSTRUMENTS, Answers, Score, Unmeasurable, measure_effects, strained_pairs
+from pydrift.significance import Tail, effect_interval, fit_tail, holm
 
 STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence says nothing
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
@@ -45,6 +45,7 @@ PARTNER = 2.5  # times as much strain in a pair as in the median pair of a class
 STEP_DOWN_CLASSES = 3  # that are left at least: of two, each is only told from the other
 NAMED_CLASSES = 4  # a reason names so many classes and counts the rest
 POWER_POINTS = 41  # of the power curve, up to twice the smallest effect
+STRANGE_BASE = 0.01  # a base whose p among its shadows is this low is not what they were trained to be like
 SAME_ANSWERS = 1e-4  # models whose answers all agree to this (relative) are one function, rounding aside
 
 
@@ -54,7 +55,9 @@ class ClassVerdict:
 
     effect     how much the new model is like an honest successor in what concerns this class, in null standard
                deviations; 0 is the shadows' mean, negative is less alike
-    interval   95 % confidence interval of the effect
+    interval   95 % confidence interval of the effect, for the null's mean and deviation as K shadows give them. What
+               their covariance adds is not in it: over fresh sets of shadows the intervals of drifts cover about as
+               often as they say, those of effects near 0 in half to two thirds of cases
     null       each shadow's own effect against the other shadows, the distribution that `effect` is held against
     signals    of each view, minus the log strain in it alone in the shadows' deviations
     places     of each view of several places, the rows of the new model's residuals there, in null deviations (None
@@ -97,29 +100,6 @@ class Verdict:
     power: tuple[tuple[float, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class Tail:
-    """How far benign successors stray: a Student t of prediction residuals."""
-
-    degrees: float
-    scale: float
-
-    def p_value(self, effect: float, shadows: int) -> float:
-        """P(a benign successor's effect is this low or lower). Never 0."""
-        residual = effect / np.sqrt(1 + 1 / shadows)
-        return max(float(stats.t.cdf(residual / self.scale, self.degrees)), float(np.finfo(float).tiny))
-
-    def smallest_effect(self, level: float, shadows: int) -> float:
-        """The size of the effect whose p is `level`."""
-        return float(stats.t.isf(level, self.degrees) * self.scale * np.sqrt(1 + 1 / shadows))
-
-    def power(self, size: float, level: float, shadows: int) -> float:
-        """P(a drift has a p of `level` or less) if it takes `size` off the effect that an honest successor would have
-        had."""
-        beyond = size - self.smallest_effect(level, shadows)
-        return float(stats.t.cdf(beyond / self.scale / np.sqrt(1 + 1 / shadows), self.degrees))
-
-
 def judge(
     shadows: Answers,
     new: Answers,
@@ -127,6 +107,7 @@ def judge(
     confidence: NDArray[np.float64],
     class_names: Sequence[str],
     alpha: float,
+    base_p_value: float | None = None,
 ) -> Verdict:
     """Judges a new model against the shadows.
 
@@ -137,6 +118,8 @@ def judge(
     confidence  float64 [classes]: the shadows' mean confidence in the gray data that they made of a class; below 0.5
                 the class is inconclusive
     alpha       family-wise error level over the classes, in (0, 1)
+    base_p_value  of the base as if it were a successor; where it is STRANGE_BASE or less nothing can be concluded,
+                except that a model is the base itself
 
     Deterministic. A permutation of the classes permutes the result.
     """
@@ -151,95 +134,70 @@ def judge(
         c: ClassVerdict(c, class_names[c], "inconclusive", None, None, None, None, why, (), {})
         for c, why in problems.items()
     }
-    smallest: float | None = None
-    power: tuple[tuple[float, float], ...] = ()
-    if measured:
-        tail = fit_tail([scores[ALL].null for scores in measured.values()])
-        count = len(measured[classes[0]][ALL].null)
-        level = alpha / len(measured)
-        smallest = tail.smallest_effect(level, count)
-        sizes = np.linspace(0, 2 * smallest, POWER_POINTS)
-        power = tuple((float(size), tail.power(size, level, count)) for size in sizes)
-        if base is not None and _same_function(base, new, classes):
-            reason = "the new model answers as the base does, up to rounding: taken for the same function"
-            findings |= {c: _unchanged(c, class_names[c], scores) for c, scores in measured.items()}
-            return Verdict("stable", 1.0, smallest, (reason,), tuple(findings[c] for c in sorted(findings)), power)
-        tested = {c: _tested(c, class_names[c], scores, tail) for c, scores in measured.items()}
-        adjusted = dict(zip(tested, holm([_p(finding) for finding in tested.values()]), strict=True))
-        differ = [c for c in tested if adjusted[c] <= alpha]
-        named = _named(shadows, new, measured, differ, alpha) if differ else []
-        apart = (
-            f"not seen to differ but in how it is told from what drifted ({_listed([class_names[c] for c in named])})"
+    null = _Null.of(measured, alpha) if measured else None
+    smallest, power = (None, ()) if null is None else (null.smallest, null.power())
+    if base is not None and _same_function(base, new):
+        reason = "the new model answers as the base does, up to rounding: taken for the same function"
+        unchanged = tuple(_unchanged(c, name, measured.get(c)) for c, name in names)
+        return Verdict("stable", 1.0, smallest, (reason,), unchanged, power)
+    if null is not None:
+        findings |= _tested_classes(shadows, new, measured, null, class_names, alpha)
+    reasons: tuple[str, ...] = ()
+    if base_p_value is not None and base_p_value <= STRANGE_BASE:
+        findings = {c: replace(finding, verdict="inconclusive") for c, finding in findings.items()}
+        reasons = (
+            f"the base itself does not look like one of its shadows (p = {base_p_value:.2g}): it was trained "
+            "otherwise, or on other data, than they were, and nothing can be concluded from them",
         )
-        for c, finding in tested.items():
-            if c in differ and c not in named:
-                findings[c] = replace(finding, p_adjusted=adjusted[c], reason=apart)
-            else:
-                findings[c] = _decided(finding, adjusted[c], alpha, smallest, measured[c])
     found = tuple(findings[c] for c in sorted(findings))
     p_value = min((c.p_adjusted for c in found if c.p_adjusted is not None), default=None)
     verdicts = {c.verdict for c in found}
     verdict = next(v for v in ("drift", "inconclusive", "stable") if v in verdicts)
-    return Verdict(verdict, p_value, smallest, _reasons(found), found, power)
+    return Verdict(verdict, p_value, smallest, reasons + _reasons(found), found, power)
 
 
-def alpha_of_release(alpha: float, release: int) -> float:
-    """The level of the n-th audit of a series that is to stay below `alpha` as a whole, however long it gets.
+@dataclass(frozen=True)
+class _Null:
+    """What the shadows' own effects say of one class's effect at a share of alpha."""
 
-    alpha * 6 / (pi^2 n^2), which sums to alpha over all n: Bonferroni, so valid for any dependence between the
-    audits. `release` counts from 1.
-    """
-    return alpha * 6 / (np.pi * release) ** 2
+    tail: Tail
+    level: float
+    shadows: int
 
+    @classmethod
+    def of(cls, measured: dict[int, dict[str, Score]], alpha: float) -> _Null:
+        nulls = [scores[ALL].null for scores in measured.values()]
+        return cls(fit_tail(nulls), alpha / len(nulls), len(nulls[0]))
 
-def fit_tail(null: Sequence[NDArray[np.float64]]) -> Tail:
-    """Maximum-likelihood Student t of the shadows' own effects, pooled over classes.
+    @property
+    def smallest(self) -> float:
+        return self.tail.smallest_effect(self.level, self.shadows)
 
-    null  one array per class with the effects of its K shadows, each measured against the K - 1 others. Degrees of
-          freedom are kept in [1, K - 1], the scale in [1, 10]: pooling may only make the test more careful than normal
-          theory, never less. The order of classes and shadows does not matter.
-    """
-    # An effect is measured in deviations of single scores; as a prediction from K - 1 of them it has a larger error.
-    residuals = np.sort(np.concatenate([effects / np.sqrt(1 + 1 / (len(effects) - 1)) for effects in null]))
-    most = max(len(effects) for effects in null) - 1
-
-    def cost(parameters: NDArray[np.float64]) -> tuple[float, list[float]]:
-        """Minus the log-likelihood of log degrees and log scale, and its gradient: by differences it would be too
-        coarse, and the order of the classes be seen in p."""
-        degrees, scale = np.exp(parameters)
-        square = (residuals / scale) ** 2
-        pull = (degrees + 1) * square / (degrees + square)
-        of_degrees = special.digamma((degrees + 1) / 2) - special.digamma(degrees / 2) - 1 / degrees
-        slope = (np.log1p(square / degrees) - pull / degrees - of_degrees).sum() * degrees / 2
-        likelihood = stats.t.logpdf(residuals / scale, degrees).sum() - len(residuals) * np.log(scale)
-        return -float(likelihood), [float(slope), float((1 - pull).sum())]
-
-    bounds = [(0.0, np.log(most)), (0.0, np.log(10.0))]
-    tight = {"ftol": 1e-15, "gtol": 1e-9}
-    # Not Nelder-Mead: its simplex collapses on the bounds, where the best parameters often lie.
-    fitted = optimize.minimize(cost, [np.log(most) / 2, 0.1], method="L-BFGS-B", jac=True, bounds=bounds, options=tight)
-    degrees, scale = np.exp(fitted.x)
-    return Tail(float(degrees), float(scale))
+    def power(self) -> tuple[tuple[float, float], ...]:
+        sizes = np.linspace(0, 2 * self.smallest, POWER_POINTS)
+        return tuple((float(size), self.tail.power(size, self.level, self.shadows)) for size in sizes)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values (Holm, Scandinavian Journal of Statistics 6, 1979)."""
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = running
-    return adjusted
-
-
-def effect_interval(effect: float, shadows: int, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of an effect measured in the standard deviations of `shadows` null values.
-
-    The large-sample variance of a standardised difference, 1/K + d^2 / (2 (K - 1)) (Hedges and Olkin 1985), with the
-    quantile of a Student t, since K is small.
-    """
-    half = stats.t.isf((1 - level) / 2, shadows - 1) * np.sqrt(1 / shadows + effect**2 / (2 * (shadows - 1)))
-    return float(effect - half), float(effect + half)
+def _tested_classes(
+    shadows: Answers,
+    new: Answers,
+    measured: dict[int, dict[str, Score]],
+    null: _Null,
+    class_names: Sequence[str],
+    alpha: float,
+) -> dict[int, ClassVerdict]:
+    """Steps 4 to 6, for the classes that were measured."""
+    tested = {c: _tested(c, class_names[c], scores, null.tail) for c, scores in measured.items()}
+    adjusted = dict(zip(tested, holm([_p(finding) for finding in tested.values()]), strict=True))
+    differ = [c for c in tested if adjusted[c] <= alpha]
+    named = _named(shadows, new, measured, differ, alpha) if differ else []
+    apart = f"not seen to differ but in how it is told from what drifted ({_listed([class_names[c] for c in named])})"
+    return {
+        c: replace(finding, p_adjusted=adjusted[c], reason=apart)
+        if c in differ and c not in named
+        else _decided(finding, adjusted[c], alpha, null.smallest, measured[c])
+        for c, finding in tested.items()
+    }
 
 
 def _problem(shadows: Answers, new: Answers, confidence: NDArray[np.float64], c: int) -> str | None:
@@ -350,16 +308,16 @@ def _reasons(classes: Sequence[ClassVerdict]) -> tuple[str, ...]:
     )
 
 
-def _same_function(base: Answers, new: Answers, classes: list[int]) -> bool:
+def _same_function(base: Answers, new: Answers) -> bool:
     """Whether the new model answers as the base does."""
-    for name, views in base.items():
-        for view, table in views.items():
-            some = np.ix_(classes, classes) if INSTRUMENTS[name].made_of else np.s_[..., classes]
-            if not np.allclose(table[some], new[name][view][some], rtol=SAME_ANSWERS, atol=SAME_ANSWERS):
-                return False
-    return True
+    return all(
+        np.allclose(table, new[name][view], rtol=SAME_ANSWERS, atol=SAME_ANSWERS)
+        for name, views in base.items()
+        for view, table in views.items()
+    )
 
 
-def _unchanged(index: int, name: str, scores: dict[str, Score]) -> ClassVerdict:
-    null, signals = tuple(scores[ALL].null.tolist()), {view: 0.0 for view in scores if view != ALL}
+def _unchanged(index: int, name: str, scores: dict[str, Score] | None) -> ClassVerdict:
+    null = () if scores is None else tuple(scores[ALL].null.tolist())
+    signals = {view: 0.0 for view in scores or {} if view != ALL}
     return ClassVerdict(index, name, "stable", 0.0, (0.0, 0.0), 1.0, 1.0, None, null, signals)

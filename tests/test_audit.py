@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 import pydrift
 from pydrift import DriftAuditor, InputRefused, TrainingRecipe, UsageError
 from pydrift.answers import FORMS, GRAY, MARKS, OWN_GRAY, REFERENCE
-from pydrift.auditor import GUESSED
+from pydrift.calibration import GUESSED
 from pydrift.data import LabelledImages
 from pydrift.modelfile import load_model, save_model
 from pydrift.probes import COLOURS, SHAPES, VIEWS
@@ -170,7 +171,7 @@ def test_the_null_can_be_finetuned(digits):
 
 
 def test_earlier_versions_join_the_shadows(digits, tmp_path):
-    options = {"shadows": 16, "restarts": 4, "recipes": "same"}
+    options = {"shadows": 16, "restarts": 4, "recipes": "same", "size": 1000}
     alone, joined = (
         make_auditor(digits, earlier=earlier, **options).fit(digits.data) for earlier in ([], [digits.path("swapped")])
     )
@@ -247,7 +248,7 @@ def live(digits):
 
 def test_own_modules_take_the_generic_path(live, digits):
     module, own_training, _ = live
-    report = pydrift.audit(module, module, data=digits.data, shadows=4, restarts=2, train=own_training)
+    report = pydrift.audit(module, module, data=digits.data, shadows=4, restarts=2, train=own_training, size=721)
     assert report.provenance.path_base.startswith("generic: ")
     assert report.verdict == "stable"
 
@@ -354,11 +355,26 @@ def test_a_class_that_the_reference_data_do_not_show_is_inconclusive(digits):
 
 def test_a_base_unlike_its_shadows_makes_the_verdict_inconclusive(auditor, digits):
     assert auditor.calibration.base_p_value > 0.05
-    strange = DriftAuditor(digits.path("swapped"), shadows=12, restarts=2, recipes="same").fit(digits.data)
+    strange = DriftAuditor(digits.path("swapped"), shadows=12, restarts=2, recipes="same", size=1000).fit(digits.data)
     assert strange.calibration.base_p_value < 0.01
     report = strange.compare(digits.path("benign"))
-    assert report.verdict == "inconclusive"
+    assert {report.verdict, *(c.verdict for c in report.classes)} == {"inconclusive"}
     assert report.reasons[0].startswith("the base itself does not look like one of its shadows (p = ")
+    assert strange.compare(digits.path("swapped")).verdict == "stable"  # the base itself
+
+
+def test_images_of_the_shadows_are_no_reference_data_for_the_verdict(auditor, digits):
+    with pytest.raises(UsageError, match=r"^digits \(train\): the shadows were trained on these images"):
+        auditor.compare(digits.path("benign"), digits.data, use_data=True)
+
+
+def test_an_audit_of_a_series_has_a_share_of_alpha(auditor, digits):
+    report = auditor.compare(digits.path("benign"), alpha=0.1, release=3)
+    assert (report.release, report.alpha) == (3, pytest.approx(0.1 * 6 / (3 * math.pi) ** 2))
+    assert report.series_alpha == pytest.approx(0.1)
+    assert auditor.compare(digits.path("benign"), alpha=0.1).series_alpha == 0.1
+    with pytest.raises(UsageError, match="release must be >= 1, got 0"):
+        auditor.compare(digits.path("benign"), release=0)
 
 
 def test_too_few_shadows_are_inconclusive(digits):

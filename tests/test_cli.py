@@ -255,7 +255,13 @@ def test_a_crash_is_never_drift(digits, tmp_path, failure):
 
 def test_help_names_the_defaults():
     done = run("calibrate", "--help", COLUMNS="200")
-    for default in ("16", "32", "retrain", "varied", "as many as the base's file says it saw"):
+    for default in (
+        "16",
+        "32",
+        "retrain",
+        "varied",
+        "as many as the base's file says it saw, a third of --data at most",
+    ):
         assert f"(default: {default})" in done.stdout
 
 

@@ -32,7 +32,7 @@ ALLOWED = {
         "ops",
         "parallel",
     }
-    | {"progress", "result", "shadows", "subject", "training", "verdict"},
+    | {"progress", "result", "shadows", "significance", "subject", "training", "verdict"},
     "baselines": VALUES | {"classifier", "data", "fingerprint", "result", "training"},
     "calibration": VALUES | {"arch", "inversion", "likeness", "subject"},
     "classifier": VALUES | {"arch", "ops"},
@@ -67,7 +67,7 @@ ALLOWED = {
     "probes": {"rotation"},
     "progress": set(),
     "report": VALUES | {"fingerprint", "membership", "ownership", "privacy_result", "result", "verdict"},
-    "result": VALUES | {"report", "verdict"},  # report only inside save_html
+    "result": VALUES | {"report", "significance", "verdict"},  # report only inside save_html
     "rotation": set(),
     "shadows": VALUES
     | {"arch", "classifier", "data", "membership", "modelfile", "noise", "ops", "parallel", "progress", "subject"}
@@ -76,7 +76,8 @@ ALLOWED = {
     "subject": VALUES | {"arch", "modelfile", "training"},
     "trainer": VALUES | {"arch", "data", "modelfile", "noise", "parallel", "subject", "training"},
     "training": VALUES | {"arch", "ops", "parallel"},
-    "verdict": {"likeness"},
+    "significance": set(),
+    "verdict": {"likeness", "significance"},
     "version": set(),
 }
 

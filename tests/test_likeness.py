@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf_shrinkage
-from synthetic_answers import PLACES, apart, each, honest, judged, world
+from synthetic_answers import PLACES, apart, drifted, each, honest, judged, world
 
 from pydrift.likeness import _residuals, shrinkage_intensity, strained_pairs
 
@@ -78,7 +78,8 @@ def test_effect_and_null_by_hand():
 def test_shrinkage_is_that_of_ledoit_and_wolf(shape):
     z = np.random.default_rng(5).standard_normal(shape) * np.linspace(1, 4, shape[1])
     z -= z.mean(0)
-    assert shrinkage_intensity(z) == pytest.approx(ledoit_wolf_shrinkage(z, assume_centered=True), rel=1e-9)
+    expected = ledoit_wolf_shrinkage(z, assume_centered=True)
+    assert shrinkage_intensity(z @ z.T, z.shape[1]) == pytest.approx(expected, rel=1e-9)
 
 
 def test_shadows_that_do_not_differ_are_inconclusive():
@@ -98,3 +99,15 @@ def test_an_instrument_to_which_all_shadows_answer_alike_has_no_say():
     silent = judged(shadows, new)
     assert [c.effect for c in silent.classes] == [c.effect for c in alone.classes]
     assert all("white marks" not in c.signals for c in silent.classes)
+
+
+def test_a_class_on_which_all_shadows_agree_is_judged_by_the_other_instruments():
+    rng = np.random.default_rng(22)
+    shadows, new = apart(honest(rng, world(rng, 4), 25))
+    shadows["marks"]["white marks"][..., 2] = new["marks"]["white marks"][..., 2] = 0.0
+    effects = {size: [c.effect for c in judged(shadows, drifted(new, 0, size)).classes] for size in (0, 9)}
+    assert judged(shadows, drifted(new, 0, 9)).classes[0].verdict == "drift"
+    marks_alone = each(np.copy, new)
+    marks_alone["marks"]["white marks"][..., 0] += 30
+    assert judged(shadows, marks_alone).classes[0].effect < effects[0][0] - 3  # marks have a say about the others
+    assert all(np.isfinite(effects[0]))

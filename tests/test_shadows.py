@@ -108,17 +108,32 @@ def test_subsets_repeat_nothing_and_bootstraps_do():
 
 
 @pytest.mark.parametrize(
-    ("images", "base_size", "expected", "words"),
+    ("base_size", "size", "expected", "words"),
     [
-        (100, 40, Draw("subset", 40), "40 of 100 images without replacement"),
-        (100, 100, Draw("bootstrap", 100), "100 of 100 images with replacement (bootstrap)"),
-        (100, 250, Draw("bootstrap", 250), "250 of 100 images with replacement (bootstrap)"),
-        (100, None, Draw("bootstrap", 100), "100 of 100 images with replacement (bootstrap)"),
+        (30, None, Draw("subset", 30), "30 of 100 images without replacement"),
+        (40, None, Draw("subset", 33), "33 of 100 images without replacement"),
+        (250, None, Draw("subset", 33), "33 of 100 images without replacement"),
+        (None, None, Draw("subset", 33), "33 of 100 images without replacement"),
+        (30, 99, Draw("subset", 99), "99 of 100 images without replacement"),
+        (30, 100, Draw("bootstrap", 100), "100 of 100 images with replacement (bootstrap)"),
+        (30, 250, Draw("bootstrap", 250), "250 of 100 images with replacement (bootstrap)"),
     ],
 )
-def test_a_successor_sees_as_many_images_as_the_base(images, base_size, expected, words):
-    assert successor_draw(images, base_size) == expected
-    assert expected.describe(images) == words
+def test_a_shadow_sees_as_many_images_as_the_base_and_a_third_at_most(base_size, size, expected, words):
+    assert successor_draw(100, base_size, size) == expected
+    assert expected.describe(100) == words
+
+
+def test_shadows_of_a_third_stray_as_fresh_successors_do():
+    """For a model that learns the mean of its images: shadows from the mean of all, successors from their base."""
+    rng = np.random.default_rng(3)
+    strayed, fresh = [], []
+    for _ in range(200):
+        data, others = rng.standard_normal((2, 300))
+        draw = successor_draw(len(data), len(data))
+        strayed += [data[draw.indices(0, len(data), k)].mean() - data.mean() for k in range(8)]
+        fresh.append(others.mean() - data.mean())
+    assert np.std(strayed) == pytest.approx(np.std(fresh), rel=0.15)
 
 
 def test_halves_in_words():

@@ -58,7 +58,11 @@ RestartsOption = Annotated[
 ]
 SizeOption = Annotated[
     int | None,
-    typer.Option("--size", min=2, help="images a shadow sees (default: as many as the base's file says it saw)"),
+    typer.Option(
+        "--size",
+        min=2,
+        help="images a shadow sees (default: as many as the base's file says it saw, a third of --data at most)",
+    ),
 ]
 
 

@@ -197,7 +197,6 @@ def audit(
     from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data
     from pydrift.result import DriftReport
-    from pydrift.verdict import alpha_of_release
 
     options = given(
         shadows=shadows, null=null, recipes=recipes, earlier=earlier, restarts=restarts, size=size, seed=seed
@@ -220,8 +219,9 @@ def audit(
         auditor = DriftAuditor(first, **options, **common).fit(load_data(data))
     # The baselines want images that neither model was trained on; the reference data itself where there are no others.
     holdout = None if data is None else test_split(data) or load_data(data)
-    level = alpha if release is None else alpha_of_release(alpha, release)
-    report = auditor.compare(new, holdout, level, use_data=use_data, fingerprint=fingerprint, arch=arch)
+    report = auditor.compare(
+        new, holdout, alpha, use_data=use_data, release=release, fingerprint=fingerprint, arch=arch
+    )
     command = shlex.join(["pydrift", *sys.argv[1:]])
     report = replace(report, provenance=replace(report.provenance, command=command))
     if json:

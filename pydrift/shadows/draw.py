@@ -63,11 +63,15 @@ class Draw:
         return f"{self.size} of {images} images {how}"
 
 
-def successor_draw(images: int, base_size: int | None) -> Draw:
-    """The draw that makes a shadow look like an honest successor of a base that saw `base_size` images.
+def successor_draw(images: int, base_size: int | None, size: int | None = None) -> Draw:
+    """The draw that makes shadows stray as an honest successor of a base does that saw `base_size` images.
 
-    As many images as the base saw: a model that saw fewer is less sure of itself than an honest successor, which would
-    read as a lenient null. Where the reference data holds no more than that, a bootstrap of it.
+    `size` images if that is given: without replacement where the reference data holds more, else a bootstrap. Otherwise
+    as many as the base saw, or took for all, but no more than a third of the data, since shadows that share images are
+    more alike than models of fresh ones. Around what all N images teach, a shadow of s of them strays with a variance
+    of 1/s - 1/N, in units of one image; a successor of N fresh ones around a base of these N with 2/N. The two are
+    equal at s = N/3; a bootstrap of N strays with 1/N only.
     """
-    size = base_size or images
+    if size is None:
+        return Draw("subset", max(1, min(base_size or images, images // 3)))
     return Draw("subset", size) if size < images else Draw("bootstrap", size)
