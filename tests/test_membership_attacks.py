@@ -5,13 +5,10 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import norm
 from sklearn.neural_network import MLPClassifier
-from torch import nn
 
 from pydrift import UsageError
-from pydrift.classifier import Classifier, freeze
 from pydrift.membership import ATTACKS, Statistics, chosen
 from pydrift.membership.attack_r import LARGEST_LOSS
 from pydrift.membership.boundary import BoundaryDistance
@@ -409,64 +406,6 @@ def test_shokri_stays_finite_where_the_classifier_is_certain():
         of_class = got[y == label]
         assert (of_class[::2] < -700).all()
         assert (of_class[1::2] > 36).all()
-
-
-# --- the boundary
-
-
-def linear(weight, bias):
-    """A two-class model with the decision boundary weight . x + bias = 0."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 2))
-    with torch.no_grad():
-        network[1].weight.copy_(torch.stack([torch.zeros(len(weight)), torch.tensor(weight)]))
-        network[1].bias.copy_(torch.tensor([0.0, bias]))
-    return freeze(network, (1, 4, 4), torch.device("cpu"))
-
-
-def test_the_boundary_distance_is_nearly_that_of_a_known_boundary():
-    rng = np.random.default_rng(0)
-    weight = rng.normal(size=16).astype(np.float32)
-    model = linear(weight, -float(weight.sum()) / 2)
-    x = torch.from_numpy(rng.uniform(0.3, 0.7, size=(300, 1, 4, 4)).astype(np.float32))
-    signed = x.flatten(1).numpy() @ weight - weight.sum() / 2
-    y = torch.from_numpy((signed > 0).astype(np.int64))
-    y[:5] = 1 - y[:5]  # wrong already
-    got = BoundaryDistance(rounds=8).distances(model, x, y)
-    exact = np.abs(signed) / np.linalg.norm(weight)
-    assert got.shape == (1, 300)
-    assert got.dtype == np.float32
-    assert (got[0, :5] == 0).all()
-    assert (got[0, 5:] >= exact[5:] - 1e-5).all()
-    assert np.median(got[0, 5:] / exact[5:]) < 1.25
-    assert np.corrcoef(got[0, 5:], exact[5:])[0, 1] > 0.95
-
-
-def test_the_boundary_distance_sees_labels_only_and_a_bounded_number_of_them():
-    asked = []
-
-    def forward(scale):
-        def logits(x):
-            asked.append(len(x))
-            z = x.flatten(1)[:, :3]
-            return scale * (z - z.max(dim=1, keepdim=True).values * 0.5)
-
-        return Classifier(logits, (1, 3, 3), 3, torch.device("cpu"), "generic: a test")
-
-    x = torch.rand(150, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    y = x.flatten(1)[:, :3].argmax(1)
-    attack = BoundaryDistance()
-    first = attack.distances(forward(1.0), x, y)
-    assert sum(asked) <= attack.queries * 150
-    assert np.array_equal(attack.distances(forward(37.0), x, y), first)
-    assert len(np.unique(first)) > 100
-
-
-def test_without_another_label_the_boundary_is_nowhere():
-    one = Classifier(
-        lambda x: torch.tensor([[1.0, 0.0]]).repeat(len(x), 1), (1, 2, 2), 2, torch.device("cpu"), "a test"
-    )
-    got = BoundaryDistance().distances(one, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0]))
-    assert got.tolist() == [[2, 0, 2]]
 
 
 # --- all of them
