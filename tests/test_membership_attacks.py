@@ -283,15 +283,29 @@ def test_attack_r_interpolates_the_losses_of_out_shadows(kind, models):
         points = np.concatenate([[0], losses, [LARGEST_LOSS]])
         own = -log_p(target)[0, 0, n]
         at_tie = np.flatnonzero(points == own)  # the highest of equal ones
-        expected.append(1 - (levels[at_tie[-1]] if len(at_tie) else np.interp(own, points, levels)))
-    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-12)
+        expected.append(-(levels[at_tie[-1]] if len(at_tie) else np.interp(own, points, levels)))
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=0)
 
 
 def test_attack_r_ends_at_the_largest_loss():
     shadow, member, target, _, y = case("random")
     margin = np.full_like(target.margin, -5000)
     lost = Statistics(margin, -margin, margin * 0, target.prediction)
-    assert (ATTACKS["attack-r"].fit(shadow, member, y).score(lost) == 0).all()
+    assert (ATTACKS["attack-r"].fit(shadow, member, y).score(lost) == -1).all()
+
+
+@pytest.mark.parametrize("name", ["attack-r", "confidence", "entropy", "modified-entropy"])
+def test_images_that_a_model_is_all_but_certain_of_are_told_apart(name):
+    """Margins of 38 and more, of which p_y is 1 in float64: no share or difference may round them together."""
+    images, y = 12, np.zeros(12, np.int64)
+    logits = np.zeros((5, 1, images, 2))
+    logits[:4, 0, :, 0] = np.linspace(-1, 3, images)
+    logits[4, 0, :, 0] = np.linspace(38, 80, images)
+    seen, member = statistics(logits, y), np.arange(4)[:, None] % 2 == np.arange(images) % 2
+    target = seen.models(slice(4, 5))
+    assert (target.confidence == 1).all()
+    got = ATTACKS[name].fit(seen.models(slice(0, 4)), member, y).score(target)
+    assert (np.diff(got) > 0).all()
 
 
 def entropy_reference(logits, y):

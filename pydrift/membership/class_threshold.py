@@ -21,8 +21,8 @@ Signal = Callable[[Statistics, NDArray[np.int64]], NDArray[np.float64]]
 
 
 def confidence(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
-    """p_y."""
-    return expit(seen.margin[:, 0].astype(np.float64))
+    """The logit margin, which orders images as p_y does and tells them apart where p_y rounds to 0 or 1."""
+    return seen.margin[:, 0].astype(np.float64)
 
 
 def negative_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -44,6 +44,21 @@ def negative_modified_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray
         terms[np.arange(len(y)), y] = 0
         values[k] += terms.sum(axis=1)
     return values
+
+
+def low_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
+    """-log of the entropy, whose order is the negative entropy's: next to a threshold, small entropies themselves would
+    round together."""
+    return _negative_log(negative_entropy(seen, y))
+
+
+def low_modified_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
+    """-log of the modified entropy, likewise."""
+    return _negative_log(negative_modified_entropy(seen, y))
+
+
+def _negative_log(negative: NDArray[np.float64]) -> NDArray[np.float64]:
+    return -np.log(np.maximum(-negative, np.finfo(np.float64).tiny))
 
 
 def _logarithms(posterior: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -93,7 +108,7 @@ class _Fitted:
 
 
 CONFIDENCE = ClassThreshold(confidence, "confidence, threshold per class (Song, Mittal)", Needs(1, 1))
-ENTROPY = ClassThreshold(negative_entropy, "entropy, threshold per class (Song, Mittal)", Needs(1, 1, posterior=True))
+ENTROPY = ClassThreshold(low_entropy, "entropy, threshold per class (Song, Mittal)", Needs(1, 1, posterior=True))
 MODIFIED_ENTROPY = ClassThreshold(
-    negative_modified_entropy, "modified entropy, threshold per class (Song, Mittal)", Needs(1, 1, posterior=True)
+    low_modified_entropy, "modified entropy, threshold per class (Song, Mittal)", Needs(1, 1, posterior=True)
 )
