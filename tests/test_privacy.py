@@ -36,6 +36,23 @@ from pydrift.trainer import train_model
 
 ARCH, SHADOWS = "mlp:1x8x8:128:10", 8
 RECIPE = TrainingRecipe(epochs=60, batch_size=16)
+LEAST_AUC = {
+    "lira": 0.69,
+    "lira-fixed": 0.71,
+    "lira-offline": 0.69,
+    "lira-offline-fixed": 0.68,
+    "rmia": 0.75,
+    "rmia-offline": 0.63,
+    "attack-r": 0.7,
+    "attack-p": 0.55,
+    "loss": 0.55,
+    "confidence": 0.57,
+    "entropy": 0.52,
+    "modified-entropy": 0.56,
+    "shokri": 0.57,
+    "gap": 0.51,
+    "boundary": 0.53,
+}  # of the overfit model below; over four seeds none was nearer to it than .01
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +79,14 @@ def report(population, overfit):
 
 
 def test_an_overfit_model_betrays_its_members(report):
-    """Measured over four seeds: LiRA .71 to .77, fixed .73 to .77, RMIA .77 to .80, loss .57 to .64."""
+    """Measured over four seeds: LiRA .71 to .77, fixed .73 to .77, RMIA .77 to .80, loss .57 to .64, and the distance
+    to the boundary .02 to .06 above the gap."""
     area = {attack.name: attack.auc for attack in report.attacks}
     assert list(area) == list(ATTACKS)
-    assert area["lira"] > 0.66
-    assert area["lira-fixed"] > 0.68
-    assert area["rmia"] > 0.7
+    assert list(LEAST_AUC) == list(area)
+    assert {name: value for name, value in area.items() if not LEAST_AUC[name] < value < 0.85} == {}
     assert min(area["lira"], area["rmia"]) > area["loss"] + 0.05
-    assert all(value > 0.45 for value in area.values()), area
+    assert area["boundary"] > area["gap"] + 0.01
     assert report.strongest.name in ("lira", "lira-fixed", "rmia")
     assert report.attacks[0].auc_interval[0] > 0.6
     assert report.population.accuracy_members > report.population.accuracy_non_members + 0.1
