@@ -71,7 +71,7 @@ def bank_of(
 def without(statistics: Statistics, target: int) -> Statistics:
     """All models but the target and the one that saw the other half."""
     first = target - target % 2
-    return Statistics.joined([statistics.models(slice(0, first)), statistics.models(slice(first + 2, None))])
+    return statistics.models(np.delete(np.arange(statistics.num_models), [first, first + 1]))
 
 
 def shadows_of(member: NDArray[np.bool_], target: int) -> NDArray[np.bool_]:

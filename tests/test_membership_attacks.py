@@ -438,16 +438,17 @@ def test_members_score_higher(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["lira", "lira-fixed", "lira-offline", "lira-offline-fixed", "rmia-offline", "attack-r", "confidence", "entropy"]
-    + ["modified-entropy"],
-)  # Shokri's classifiers learn in the order of their rows, and online RMIA does not ask who was a member
-def test_scores_depend_on_the_shadows_membership_but_not_on_their_order(name):
+    ["lira", "lira-fixed", "lira-offline", "lira-offline-fixed", "rmia", "rmia-offline", "attack-r", "confidence"]
+    + ["entropy", "modified-entropy"],
+)  # Shokri's classifiers learn in the order of their rows
+def test_scores_depend_on_the_shadows_but_not_on_their_order(name):
     shadow, member, target, _, y = case("random")
     order = np.random.default_rng(2).permutation(len(member))
     expected = ATTACKS[name].fit(shadow, member, y).score(target)
     got = ATTACKS[name].fit(shadow.models(order), member[order], y).score(target)
     np.testing.assert_allclose(got, expected, rtol=1e-9)
-    assert not np.allclose(ATTACKS[name].fit(shadow, member[order], y).score(target), expected)
+    fewer = ATTACKS[name].fit(shadow.models(slice(0, 4)), member[:4], y).score(target)
+    assert not np.allclose(fewer, expected)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_the_same_audit_gives_the_same_figures(report, population, overfit, tmp_
     calls = []
     resumed = membership_audit(*arguments, **options, progress=Watch(calls))
     assert np.array_equal(resumed.scores, again.scores)
-    assert calls[:2] == ["training shadows", "asking target and shadows"]
+    assert calls[:3] == ["asking the target", "training shadows", "asking the shadows"]
     mask = np.zeros(400, bool)
     mask[overfit.drawn] = True
     quick = membership_audit(overfit.module, population, mask, attacks=("loss",))
@@ -348,16 +348,27 @@ def test_a_target_of_other_images_or_classes_is_refused(population):
         membership_audit(other_classes, population, INDICES)
 
 
-def test_a_target_that_answers_always_the_same_is_refused(population):
+@pytest.mark.parametrize("attacks", [DEFAULT, ("loss", "attack-p"), ("gap", "boundary")])
+@pytest.mark.parametrize("bias", [0.0, 2.0])
+def test_a_target_that_answers_always_the_same_is_refused(population, attacks, bias):
+    """Whether or not the attacks' scores vary, as they do through the shadows; and before any of these is trained."""
     silent = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with torch.no_grad():
         silent[1].weight.zero_()
         silent[1].bias.zero_()
+        silent[1].bias[3] = bias
+    calls = []
     with pytest.raises(InputRefused) as error:
-        membership_audit(silent, population, INDICES, attacks=("loss", "attack-p"))
-    assert str(error.value) == (
-        "target: all images get the same score from every attack (loss, attack-p), so nothing can be told"
-    )
+        membership_audit(silent, population, INDICES, attacks=attacks, progress=Watch(calls))
+    assert str(error.value) == "target: gives every image the same answer, so no attack can tell members from others"
+    assert calls == ["asking the target"]
+
+
+def test_a_target_of_which_no_attack_says_anything_is_refused(digits):
+    perfect = train_model(ARCH, digits.data.subset(range(400)), seed=1, recipe=RECIPE)
+    with pytest.raises(InputRefused) as error:
+        membership_audit(perfect.module, digits.data.subset(range(400)), INDICES, attacks=("gap",))
+    assert str(error.value) == ("target: all images get the same score from every attack (gap), so nothing can be told")
 
 
 def test_one_attack_with_constant_scores_is_named(population, digits):
