@@ -145,6 +145,23 @@ def test_logits_that_are_not_finite_are_named():
         check_finite(got, ["first", "second"])
 
 
+@pytest.mark.parametrize("posterior", [False, True])
+def test_bytes_are_the_same_images_on_every_path(posterior):
+    x, y = (
+        torch.randint(0, 256, (7, *SHAPE), generator=torch.Generator().manual_seed(4), dtype=torch.uint8),
+        images()[1],
+    )
+    generic = [replace(classifier(s), fused=None) for s in range(3)]
+    fused = [replace(model, fused=lower(network(s), SHAPE)) for s, model in enumerate(generic)]
+    how = {"queries": ("plain", "flip", "shift:1,0"), "posterior": posterior}
+    expected = measure(generic, x / 255, y, **how)
+    for models in (generic, fused, [fused[0], generic[1], fused[2]]):
+        got = measure(models, x, y, **how)
+        for name in ("margin", "loss", "confidence") + ("posterior",) * posterior:
+            np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-6, atol=1e-6)
+        assert np.array_equal(got.prediction, expected.prediction)
+
+
 def answers_of(logits, y, posterior):
     told = Classifier(lambda x: logits, SHAPE, logits.shape[1], torch.device("cpu"), "generic: a test")
     return measure([told], torch.zeros(len(logits), *SHAPE), torch.tensor(y), posterior=posterior)

@@ -89,7 +89,7 @@ def measure(
     posterior: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Statistics:
-    """Asks every model about every image. x float32 [N, C, H, W] in [0, 1]; y int64 [N].
+    """Asks every model about every image. x [N, C, H, W], float32 in [0, 1] or uint8 (value / 255); y int64 [N].
 
     queries    how the images are shown: see `view`
     posterior  keep all probabilities of the first query, too
