@@ -101,10 +101,7 @@ def opacus_is_missing() -> str | None:
             warnings.simplefilter("ignore")
             import opacus  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ImportError as error:
-        return (
-            f"no privately trained target: Opacus cannot be imported ({error}); "
-            "pip install --no-deps -r bench/requirements.txt"
-        )
+        return f"no privately trained target: Opacus cannot be imported ({error}); pip install 'pydrift[dp]'"
     return None
 
 
