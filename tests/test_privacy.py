@@ -410,7 +410,7 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
     assert "scores.npz" in written
     with pytest.raises(InputRefused, match=r"scores\.npz: its SHA-256 is not the one in membership\.json"):
         MembershipReport.load(tmp_path)
-    for damage in (b"{}", b"[]", b"not json", b'{"schema_version": 2}'):
+    for damage in (b"{}", b"[]", b"not json", b'{"schema_version": 3}'):
         (tmp_path / "membership.json").write_bytes(damage)
         with pytest.raises(InputRefused, match="not a readable membership report"):
             MembershipReport.load(tmp_path)
@@ -425,7 +425,8 @@ def test_the_page_is_one_well_formed_file_with_every_figure(report):
     assert f"The strongest attack ({best.name}) finds" in text
     for attack in report.attacks:
         assert attack.title in text
-        assert f"{attack.auc:.3f}{attack.auc_interval[0]:.3f} to {attack.auc_interval[1]:.3f}" in text
+        shown = ((attack.auc, attack.auc_interval), (attack.balanced_accuracy, attack.balanced_accuracy_interval))
+        assert "".join(f"{value:.3f}{low:.3f} to {high:.3f}" for value, (low, high) in shown) in text
     assert "<script" not in page
     assert page.count("<svg") == 1
     assert "false positive rate" in text
@@ -468,6 +469,11 @@ def test_the_exposed_members_are_those_with_the_highest_scores(report):
     assert [fpr for _, fpr in exposed] == sorted(fpr for _, fpr in exposed)
     with pytest.raises(KeyError):
         report.scores_of("magic")
+    written = json.loads(report.to_json())["exposed"]
+    assert written["attack"] == report.strongest.name
+    assert [(row["index"], row["fpr"]) for row in written["members"]] == report.exposed(20)
+    for row in written["members"]:
+        assert (row["score"], row["class"]) == (scores[row["index"]], report.y[row["index"]])
 
 
 def test_limits_name_the_attack_that_exceeds_them(report):
