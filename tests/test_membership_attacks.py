@@ -12,7 +12,7 @@ from pydrift import UsageError
 from pydrift.membership import ATTACKS, Statistics, chosen
 from pydrift.membership.attack_r import LARGEST_LOSS
 from pydrift.membership.boundary import BoundaryDistance
-from pydrift.membership.class_threshold import negative_entropy, negative_modified_entropy
+from pydrift.membership.class_threshold import _told_apart, negative_entropy, negative_modified_entropy
 from pydrift.membership.lira import Lira
 from pydrift.membership.metrics import auc
 from pydrift.membership.rmia import Rmia
@@ -308,6 +308,25 @@ def test_images_that_a_model_is_all_but_certain_of_are_told_apart(name):
     assert (np.diff(got) > 0).all()
 
 
+def test_confidence_is_how_far_p_is_above_its_threshold():
+    """Whatever the class: on the scale of margins, thresholds that hardly differ would move whole classes."""
+    shadow, member, target, _, y = case("random")
+    fitted = ATTACKS["confidence"].fit(shadow, member, y)
+    p, threshold = 1 / (1 + np.exp(-target.margin[0, 0].astype(float))), 1 / (1 + np.exp(-fitted.threshold))
+    np.testing.assert_allclose(fitted.score(target), p - threshold, rtol=1e-9, atol=1e-12)
+
+
+def test_only_what_rounding_made_equal_is_told_apart():
+    score, signal = np.array([0.5, -0.5, 0.5, 0.0, 0.5, -0.5]), np.array([3.0, 1, 2, 9, 3, 0])
+    got = _told_apart(score, signal)
+    assert got.tolist() == [np.nextafter(0.5, 1), np.nextafter(-0.5, 1), 0.5, 0, np.nextafter(0.5, 1), -0.5]
+    rng = np.random.default_rng(0)
+    score, signal = np.round(rng.normal(size=500), 1) * 1e-16, rng.permutation(500).astype(float)
+    order = np.lexsort((signal, score))
+    assert (np.diff(_told_apart(score, signal)[order]) > 0).all()
+    np.testing.assert_allclose(_told_apart(score, signal), score, atol=1e-28)
+
+
 def entropy_reference(logits, y):
     """(-H, -Mentr) of logits [N, C]: H = -sum p log p; Mentr = -(1 - p_y) log p_y - sum p_i log(1 - p_i).
 
@@ -353,7 +372,7 @@ def test_class_thresholds_have_the_best_balanced_accuracy_on_the_shadows(name, k
     shadow, member, target, _, y = case(kind)
     attack = ATTACKS[name]
     fitted = attack.fit(shadow, member, y)
-    got, plain = fitted.score(target), attack.signal(target, y)[0]
+    got, plain = fitted.score(target), attack.scale(attack.signal(target, y)[0])
     values = attack.signal(shadow, y)
     for label in range(CLASSES):
         ours = values[:, y == label].ravel()
@@ -363,7 +382,7 @@ def test_class_thresholds_have_the_best_balanced_accuracy_on_the_shadows(name, k
             return ((ours >= threshold)[inside].mean() + (ours < threshold)[~inside].mean()) / 2
 
         used = fitted.threshold[y == label][0]
-        np.testing.assert_allclose(got[y == label], plain[y == label] - used, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(got[y == label], plain[y == label] - attack.scale(used), rtol=1e-12, atol=1e-12)
         assert success(used) == pytest.approx(max(success(t) for t in np.unique(ours)), abs=1e-12)
 
 
