@@ -71,7 +71,7 @@ def bank_of(
 def without(statistics: Statistics, target: int) -> Statistics:
     """All models but the target and the one that saw the other half."""
     first = target - target % 2
-    return Statistics.joined([statistics.models(slice(0, first)), statistics.models(slice(first + 2, None))])
+    return statistics.models(np.delete(np.arange(statistics.num_models), [first, first + 1]))
 
 
 def shadows_of(member: NDArray[np.bool_], target: int) -> NDArray[np.bool_]:
@@ -101,10 +101,7 @@ def opacus_is_missing() -> str | None:
             warnings.simplefilter("ignore")
             import opacus  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ImportError as error:
-        return (
-            f"no privately trained target: Opacus cannot be imported ({error}); "
-            "pip install --no-deps -r bench/requirements.txt"
-        )
+        return f"no privately trained target: Opacus cannot be imported ({error}); pip install 'pydrift[dp]'"
     return None
 
 

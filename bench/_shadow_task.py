@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pydrift.arch import build, lower
 from pydrift.arch.fused import FusedModel
 
-MOMENTUM, BETA1, BETA2, EPSILON, WEIGHT_DECAY = 0.9, 0.9, 0.999, 1e-8, 5e-4
+MOMENTUM, BETA1, BETA2, EPSILON = 0.9, 0.9, 0.999, 1e-8
 SGD, ADAM = "sgd", "adam"  # with Nesterov momentum; AdamW
 
 
@@ -31,6 +31,7 @@ class Task:
     batch_size: int = 0
     steps: int = 0
     optimizer: str = SGD
+    weight_decay: float = 5e-4
     dtype: torch.dtype = torch.float32
 
     def built(self) -> list[nn.Module]:

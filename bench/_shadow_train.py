@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from _compare import Peer
 from _forms import compiled, fresh, graphed, nhwc
-from _shadow_task import ADAM, BETA1, BETA2, EPSILON, MOMENTUM, WEIGHT_DECAY, Task
+from _shadow_task import ADAM, BETA1, BETA2, EPSILON, MOMENTUM, Task
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
@@ -74,8 +74,8 @@ def optimizer_of(task: Task, parameters: list[Tensor], how: dict[str, bool] | No
     if task.optimizer == ADAM:
         kind["capturable"] = task.device.type == "cuda"
         betas = (BETA1, BETA2)
-        return torch.optim.AdamW(parameters, task.learning_rate, betas, EPSILON, WEIGHT_DECAY, **kind)
-    return torch.optim.SGD(parameters, task.learning_rate, MOMENTUM, 0, WEIGHT_DECAY, nesterov=True, **kind)
+        return torch.optim.AdamW(parameters, task.learning_rate, betas, EPSILON, task.weight_decay, **kind)
+    return torch.optim.SGD(parameters, task.learning_rate, MOMENTUM, 0, task.weight_decay, nesterov=True, **kind)
 
 
 def with_autograd(
@@ -127,9 +127,9 @@ def _update(task: Task, weights: Weights, state: dict[str, Any], gradients: Weig
             m.mul_(BETA1).add_(g, alpha=1 - BETA1)
             v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
             rate, scale = task.learning_rate / (1 - BETA1 ** state["t"]), (1 - BETA2 ** state["t"]).rsqrt()
-            w.mul_(1 - task.learning_rate * WEIGHT_DECAY).sub_(rate * m / (v.sqrt() * scale + EPSILON))
+            w.mul_(1 - task.learning_rate * task.weight_decay).sub_(rate * m / (v.sqrt() * scale + EPSILON))
         else:
-            g = g + WEIGHT_DECAY * w
+            g = g + task.weight_decay * w
             m.mul_(MOMENTUM).add_(g)
             w.sub_(task.learning_rate * (g + MOMENTUM * m))
 

@@ -43,7 +43,6 @@ from pydrift.data import LabelledImages, load_data
 from pydrift.membership import ATTACKS, Attack, Statistics
 from pydrift.membership.boundary import BoundaryDistance
 from pydrift.membership.evaluation import evaluate
-from pydrift.membership.metrics import clopper_pearson, roc
 from pydrift.progress import Progress, for_terminal
 from pydrift.shadows import ShadowBank
 from pydrift.store import check_writable, write_json
@@ -87,13 +86,8 @@ def figures(
 ) -> dict[str, Any]:
     """Of one attack on one target, each with its 95 % interval: DeLong's of the AUC, exact ones of the rates."""
     result = evaluate(name, title, scores, member, data.y.numpy(), data.num_classes, seed=seed)
-    curve = roc(scores, member)
-    best = int((curve.tpr - curve.fpr).argmax())
-    tpr = clopper_pearson(int(curve.true_positives[best]), curve.members, 0.025)  # both hold at once with 95 %
-    fpr = clopper_pearson(int(curve.false_positives[best]), curve.non_members, 0.025)
     kept = {k: v for k, v in asdict(result).items() if k not in ("name", "title", "roc", "classes", "constant")}
-    interval = [float(1 + tpr[0] - fpr[1]) / 2, float(1 + tpr[1] - fpr[0]) / 2]
-    return {**kept, "balanced_accuracy_interval": interval, "images": len(scores)}
+    return {**kept, "images": len(scores)}
 
 
 def attacked(

@@ -42,12 +42,12 @@ class Classifier:
         return log_probability.detach(), gradient.contiguous()
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits [N, num_classes] on the model's device, of images on any; without a gradient."""
+        """Logits [N, num_classes] on the model's device, of images on any; without a gradient. uint8 is value / 255."""
         if self.fused is not None and self.device.type == "cpu":
             images = x.detach().to(self.device).contiguous()
             return shadow_logits(images, self.fused.parameters()[None], program=self.fused.program())[0]
         with torch.no_grad():
-            return torch.cat([self.forward(part.to(self.device)) for part in x.split(_BATCH)])
+            return torch.cat([self.forward(_as_float(part.to(self.device))) for part in x.split(_BATCH)])
 
 
 def freeze(
@@ -68,6 +68,10 @@ def freeze(
         forward, path = channels_last(frozen_copy(module, input_shape).to(device)), f"generic: {reason}"
     num_classes = check_logits(forward, input_shape, device, name)
     return Classifier(forward, input_shape, num_classes, device, path, fused)
+
+
+def _as_float(x: Tensor) -> Tensor:
+    return x / 255.0 if x.dtype == torch.uint8 else x
 
 
 def choose_device(name: str | None) -> torch.device:

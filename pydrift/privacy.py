@@ -21,6 +21,7 @@ from pydrift.membership import (
     BoundaryDistance,
     Statistics,
     check_finite,
+    check_varied,
     chosen,
     measure,
     view,
@@ -110,22 +111,25 @@ def membership_audit(
             "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
             "better they resemble the target, the stronger the attacks (pass recipe= or train=)"
         ]
+    asking: dict[str, Any] = {"queries": queries, "posterior": any(a.needs.posterior for a in suite.values())}
     with exact_arithmetic(), progress or Silent() as told:
+        if count == 0:
+            weights, kept = _kept(suite, bank, subject, member)
+        elif work_dir is not None:
+            refuse_manifest_folder(work_dir)
+        with clock("ask target"):
+            answers = _ask_target(target, images, asking, told)
         if count:
-            if work_dir is not None:
-                refuse_manifest_folder(work_dir)
             with clock("train shadows"):
                 bank = train_shadows(
                     subject, images, count, recipe=known or TrainingRecipe(), train=train, seed=seed, block=block,
                     device=device, progress=told, work_dir=None if work_dir is None else Path(work_dir) / "shadows",
                 )  # fmt: skip
-        weights = [] if bank is None else [tensors_digest(bank.state(k)) for k in range(len(bank))]
-        kept = kept_shadows(bank, weights, subject, member)
-        shadow_member = member[None][:0] if bank is None else bank.member[kept]
-        check_enough(suite, bank, kept, shadow_member)
-        with clock("ask target and shadows"):
-            posterior = any(attack.needs.posterior for attack in suite.values())
-            answers, shadow = _asked(target, bank, kept, images, queries, posterior, device, told)
+            weights, kept = _kept(suite, bank, subject, member)
+        shadow, shadow_member = answers.models(slice(0, 0)), member[None][:0]
+        if bank is not None and len(kept):
+            with clock("ask shadows"):
+                shadow, shadow_member = _ask_shadows(bank, kept, images, asking, device, told), bank.member[kept]
         with clock("attack"):
             told.phase("attacking", len(suite))
             scores = np.empty((len(suite), len(images)))
@@ -191,27 +195,38 @@ def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
     return shadows
 
 
-def _asked(
-    target: Classifier,
-    bank: ShadowBank | None,
+def _kept(
+    suite: Mapping[str, Attack], bank: ShadowBank | None, subject: Subject, member: NDArray[np.bool_]
+) -> tuple[list[str], NDArray[np.int64]]:
+    """The SHA-256 of each shadow's weights, and which shadows are compared with. UsageError where these are too few."""
+    weights = [] if bank is None else [tensors_digest(bank.state(k)) for k in range(len(bank))]
+    kept = kept_shadows(bank, weights, subject, member)
+    check_enough(suite, bank, kept, member[None][:0] if bank is None else bank.member[kept])
+    return weights, kept
+
+
+def _ask_target(target: Classifier, images: LabelledImages, asking: dict[str, Any], progress: Progress) -> Statistics:
+    progress.phase("asking the target", len(asking["queries"]))
+    answers = measure([target], images.x, images.y, advance=progress.advance, **asking)
+    check_finite(answers, ["target"])
+    check_varied(answers, images.y.numpy(), "target")
+    return answers
+
+
+def _ask_shadows(
+    bank: ShadowBank,
     kept: NDArray[np.int64],
     images: LabelledImages,
-    queries: Sequence[str],
-    posterior: bool,
+    asking: dict[str, Any],
     device: str | None,
     progress: Progress,
-) -> tuple[Statistics, Statistics]:
-    """The answers of the target, and of those shadows that are kept."""
-    shadows = len(bank) if bank is not None and len(kept) else 0
-    progress.phase("asking target and shadows", len(queries) * (1 + shadows))
-    asking: dict[str, Any] = {"queries": queries, "posterior": posterior, "advance": progress.advance}
-    answers = measure([target], images.x, images.y, **asking)
-    check_finite(answers, ["target"])
-    if bank is None or not shadows:
-        return answers, answers.models(slice(0, 0))
-    shadow = bank.statistics(images.x, images.y, device=device, **asking).models(kept)
+) -> Statistics:
+    progress.phase("asking the shadows", len(asking["queries"]) * len(kept))
+    shadow = bank.statistics(
+        images.x, images.y, chosen=kept.tolist(), device=device, advance=progress.advance, **asking
+    )
     check_finite(shadow, [f"shadow {k}" for k in kept])
-    return answers, shadow
+    return shadow
 
 
 def _scores(

@@ -26,7 +26,8 @@ from pydrift.store import (
     write_atomic,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+EXPOSED = 20  # members that a report lists
 _MAX_BYTES = 1 << 30
 _FILES = ("membership.html", "membership.json", "scores.npz")
 _LIMIT = re.compile(r"(tpr@(?P<fpr>[^=]+)|auc|balanced-accuracy|epsilon)=(?P<value>.+)")
@@ -123,17 +124,28 @@ class MembershipReport:
         return buffer.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values; of the scores only the SHA-256 of scores.npz."""
+        """The report as plain JSON values; of the scores those of the most exposed members, and the SHA-256 of
+        scores.npz.
+
+        exposed  by which attack, and of each member its index in the data, its class, its score, and the share of
+                 non-members that score as high: the FPR at which it is found
+        """
+        scores = self.scores_of(self.strongest.name)
+        exposed = [
+            {"index": n, "class": int(self.y[n]), "score": float(scores[n]), "fpr": fpr}
+            for n, fpr in self.exposed(EXPOSED)
+        ]
         names = ("alpha", "delta", "reasons", "population", "shadows", "provenance")
         return {
             "schema_version": SCHEMA_VERSION,
             "attacks": [_plain(attack) for attack in self.attacks],
+            "exposed": {"attack": self.strongest.name, "members": exposed},
             "scores_sha256": sha256_bytes(self.archive),
             **{name: _plain(getattr(self, name)) for name in names},
         }
 
     def to_json(self) -> str:
-        """One strict JSON document (no NaN), without the scores."""
+        """One strict JSON document (no NaN): `to_dict`."""
         return to_strict_json(self.to_dict())
 
     def save(self, folder: str | Path) -> None:
@@ -237,16 +249,21 @@ class Limit:
 
 
 def _attack(raw: dict[str, Any]) -> AttackResult:
-    low, high = raw["auc_interval"]
+    intervals = {name: _pair(raw[name]) for name in ("auc_interval", "balanced_accuracy_interval")}
     return AttackResult(
         **{
             **raw,
-            "auc_interval": (low, high),
+            **intervals,
             "tpr_at_fpr": tuple(TprAtFpr(**rate) for rate in raw["tpr_at_fpr"]),
             "roc": tuple((x, y) for x, y in raw["roc"]),
             "classes": tuple(ClassResult(**c) for c in raw["classes"]),
         }
     )
+
+
+def _pair(values: list[float]) -> tuple[float, float]:
+    low, high = values
+    return low, high
 
 
 def _plain(value: Any) -> Any:

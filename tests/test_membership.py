@@ -10,7 +10,7 @@ from torch import nn
 from pydrift import InputRefused, UsageError
 from pydrift.arch import lower
 from pydrift.classifier import Classifier, freeze
-from pydrift.membership import SIGNALS, check_finite, confidence, logit_margin, loss, measure, view
+from pydrift.membership import SIGNALS, check_finite, check_varied, confidence, logit_margin, loss, measure, view
 from pydrift.membership import statistics as statistics_module
 
 SHAPE = (1, 3, 3)
@@ -143,6 +143,45 @@ def test_logits_that_are_not_finite_are_named():
     got = measure([classifier(0), broken], x, y)
     with pytest.raises(InputRefused, match=r"^second: gives logits that are not finite for image 5$"):
         check_finite(got, ["first", "second"])
+
+
+@pytest.mark.parametrize("posterior", [False, True])
+def test_bytes_are_the_same_images_on_every_path(posterior):
+    x, y = (
+        torch.randint(0, 256, (7, *SHAPE), generator=torch.Generator().manual_seed(4), dtype=torch.uint8),
+        images()[1],
+    )
+    generic = [replace(classifier(s), fused=None) for s in range(3)]
+    fused = [replace(model, fused=lower(network(s), SHAPE)) for s, model in enumerate(generic)]
+    how = {"queries": ("plain", "flip", "shift:1,0"), "posterior": posterior}
+    expected = measure(generic, x / 255, y, **how)
+    for models in (generic, fused, [fused[0], generic[1], fused[2]]):
+        got = measure(models, x, y, **how)
+        for name in ("margin", "loss", "confidence") + ("posterior",) * posterior:
+            np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-6, atol=1e-6)
+        assert np.array_equal(got.prediction, expected.prediction)
+
+
+def answers_of(logits, y, posterior):
+    told = Classifier(lambda x: logits, SHAPE, logits.shape[1], torch.device("cpu"), "generic: a test")
+    return measure([told], torch.zeros(len(logits), *SHAPE), torch.tensor(y), posterior=posterior)
+
+
+@pytest.mark.parametrize("posterior", [True, False])
+def test_answers_that_are_all_the_same_are_refused(posterior):
+    same, y = torch.tensor([[0.5, 2.0, 1.0]]).repeat(6, 1), [0, 1, 2, 2, 1, 0]
+    with pytest.raises(InputRefused, match=r"^target: gives every image the same answer, so no attack can tell"):
+        check_varied(answers_of(same, y, posterior), np.array(y), "target")
+    for change in (torch.tensor([0, 0, 1e-3]), torch.tensor([9.0, 0, 0])):  # one image is answered otherwise
+        other = same.clone()
+        other[4] += change
+        check_varied(answers_of(other, y, posterior), np.array(y), "target")
+    sure = torch.tensor([[200.0, 0, 0], [210.0, 0, 0]])  # whose posteriors are the same in float32
+    check_varied(answers_of(sure, [0, 0], posterior), np.array([0, 0]), "target")
+
+
+def test_one_image_a_class_is_no_sign_of_sameness():
+    check_varied(answers_of(torch.tensor([[3.0, 1.0], [2.0, 1.0]]), [0, 1], False), np.array([0, 1]), "target")
 
 
 @pytest.mark.parametrize("queries", [("plain",), ("plain", "flip")])

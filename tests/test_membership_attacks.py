@@ -5,17 +5,14 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import norm
 from sklearn.neural_network import MLPClassifier
-from torch import nn
 
 from pydrift import UsageError
-from pydrift.classifier import Classifier, freeze
 from pydrift.membership import ATTACKS, Statistics, chosen
 from pydrift.membership.attack_r import LARGEST_LOSS
 from pydrift.membership.boundary import BoundaryDistance
-from pydrift.membership.class_threshold import negative_entropy, negative_modified_entropy
+from pydrift.membership.class_threshold import _told_apart, negative_entropy, negative_modified_entropy
 from pydrift.membership.lira import Lira
 from pydrift.membership.metrics import auc
 from pydrift.membership.rmia import Rmia
@@ -286,15 +283,48 @@ def test_attack_r_interpolates_the_losses_of_out_shadows(kind, models):
         points = np.concatenate([[0], losses, [LARGEST_LOSS]])
         own = -log_p(target)[0, 0, n]
         at_tie = np.flatnonzero(points == own)  # the highest of equal ones
-        expected.append(1 - (levels[at_tie[-1]] if len(at_tie) else np.interp(own, points, levels)))
-    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-12)
+        expected.append(-(levels[at_tie[-1]] if len(at_tie) else np.interp(own, points, levels)))
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=0)
 
 
 def test_attack_r_ends_at_the_largest_loss():
     shadow, member, target, _, y = case("random")
     margin = np.full_like(target.margin, -5000)
     lost = Statistics(margin, -margin, margin * 0, target.prediction)
-    assert (ATTACKS["attack-r"].fit(shadow, member, y).score(lost) == 0).all()
+    assert (ATTACKS["attack-r"].fit(shadow, member, y).score(lost) == -1).all()
+
+
+@pytest.mark.parametrize("name", ["attack-r", "confidence", "entropy", "modified-entropy"])
+def test_images_that_a_model_is_all_but_certain_of_are_told_apart(name):
+    """Margins of 38 and more, of which p_y is 1 in float64: no share or difference may round them together."""
+    images, y = 12, np.zeros(12, np.int64)
+    logits = np.zeros((5, 1, images, 2))
+    logits[:4, 0, :, 0] = np.linspace(-1, 3, images)
+    logits[4, 0, :, 0] = np.linspace(38, 80, images)
+    seen, member = statistics(logits, y), np.arange(4)[:, None] % 2 == np.arange(images) % 2
+    target = seen.models(slice(4, 5))
+    assert (target.confidence == 1).all()
+    got = ATTACKS[name].fit(seen.models(slice(0, 4)), member, y).score(target)
+    assert (np.diff(got) > 0).all()
+
+
+def test_confidence_is_how_far_p_is_above_its_threshold():
+    """Whatever the class: on the scale of margins, thresholds that hardly differ would move whole classes."""
+    shadow, member, target, _, y = case("random")
+    fitted = ATTACKS["confidence"].fit(shadow, member, y)
+    p, threshold = 1 / (1 + np.exp(-target.margin[0, 0].astype(float))), 1 / (1 + np.exp(-fitted.threshold))
+    np.testing.assert_allclose(fitted.score(target), p - threshold, rtol=1e-9, atol=1e-12)
+
+
+def test_only_what_rounding_made_equal_is_told_apart():
+    score, signal = np.array([0.5, -0.5, 0.5, 0.0, 0.5, -0.5]), np.array([3.0, 1, 2, 9, 3, 0])
+    got = _told_apart(score, signal)
+    assert got.tolist() == [np.nextafter(0.5, 1), np.nextafter(-0.5, 1), 0.5, 0, np.nextafter(0.5, 1), -0.5]
+    rng = np.random.default_rng(0)
+    score, signal = np.round(rng.normal(size=500), 1) * 1e-16, rng.permutation(500).astype(float)
+    order = np.lexsort((signal, score))
+    assert (np.diff(_told_apart(score, signal)[order]) > 0).all()
+    np.testing.assert_allclose(_told_apart(score, signal), score, atol=1e-28)
 
 
 def entropy_reference(logits, y):
@@ -342,7 +372,7 @@ def test_class_thresholds_have_the_best_balanced_accuracy_on_the_shadows(name, k
     shadow, member, target, _, y = case(kind)
     attack = ATTACKS[name]
     fitted = attack.fit(shadow, member, y)
-    got, plain = fitted.score(target), attack.signal(target, y)[0]
+    got, plain = fitted.score(target), attack.scale(attack.signal(target, y)[0])
     values = attack.signal(shadow, y)
     for label in range(CLASSES):
         ours = values[:, y == label].ravel()
@@ -352,7 +382,7 @@ def test_class_thresholds_have_the_best_balanced_accuracy_on_the_shadows(name, k
             return ((ours >= threshold)[inside].mean() + (ours < threshold)[~inside].mean()) / 2
 
         used = fitted.threshold[y == label][0]
-        np.testing.assert_allclose(got[y == label], plain[y == label] - used, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(got[y == label], plain[y == label] - attack.scale(used), rtol=1e-12, atol=1e-12)
         assert success(used) == pytest.approx(max(success(t) for t in np.unique(ours)), abs=1e-12)
 
 
@@ -411,92 +441,33 @@ def test_shokri_stays_finite_where_the_classifier_is_certain():
         assert (of_class[1::2] > 36).all()
 
 
-# --- the boundary
-
-
-def linear(weight, bias):
-    """A two-class model with the decision boundary weight . x + bias = 0."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(len(weight), 2))
-    with torch.no_grad():
-        network[1].weight.copy_(torch.stack([torch.zeros(len(weight)), torch.tensor(weight)]))
-        network[1].bias.copy_(torch.tensor([0.0, bias]))
-    return freeze(network, (1, 4, 4), torch.device("cpu"))
-
-
-def test_the_boundary_distance_is_nearly_that_of_a_known_boundary():
-    rng = np.random.default_rng(0)
-    weight = rng.normal(size=16).astype(np.float32)
-    model = linear(weight, -float(weight.sum()) / 2)
-    x = torch.from_numpy(rng.uniform(0.3, 0.7, size=(300, 1, 4, 4)).astype(np.float32))
-    signed = x.flatten(1).numpy() @ weight - weight.sum() / 2
-    y = torch.from_numpy((signed > 0).astype(np.int64))
-    y[:5] = 1 - y[:5]  # wrong already
-    got = BoundaryDistance(rounds=8).distances(model, x, y)
-    exact = np.abs(signed) / np.linalg.norm(weight)
-    assert got.shape == (1, 300)
-    assert got.dtype == np.float32
-    assert (got[0, :5] == 0).all()
-    assert (got[0, 5:] >= exact[5:] - 1e-5).all()
-    assert np.median(got[0, 5:] / exact[5:]) < 1.25
-    assert np.corrcoef(got[0, 5:], exact[5:])[0, 1] > 0.95
-
-
-def test_the_boundary_distance_sees_labels_only_and_a_bounded_number_of_them():
-    asked = []
-
-    def forward(scale):
-        def logits(x):
-            asked.append(len(x))
-            z = x.flatten(1)[:, :3]
-            return scale * (z - z.max(dim=1, keepdim=True).values * 0.5)
-
-        return Classifier(logits, (1, 3, 3), 3, torch.device("cpu"), "generic: a test")
-
-    x = torch.rand(150, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    y = x.flatten(1)[:, :3].argmax(1)
-    attack = BoundaryDistance()
-    first = attack.distances(forward(1.0), x, y)
-    assert sum(asked) <= attack.queries * 150
-    assert np.array_equal(attack.distances(forward(37.0), x, y), first)
-    assert len(np.unique(first)) > 100
-
-
-def test_without_another_label_the_boundary_is_nowhere():
-    one = Classifier(
-        lambda x: torch.tensor([[1.0, 0.0]]).repeat(len(x), 1), (1, 2, 2), 2, torch.device("cpu"), "a test"
-    )
-    got = BoundaryDistance().distances(one, torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 0]))
-    assert got.tolist() == [[2, 0, 2]]
-
-
 # --- all of them
 
 
-def fitted_scores(name, shadow, member, target, y):
-    if ATTACKS[name].needs.distance:
-        target = Statistics(**{**vars(target), "distance": np.maximum(target.margin[:, 0], 0)})
-    return ATTACKS[name].fit(shadow, member, y).score(target)
-
-
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if not attack.needs.distance])
 def test_members_score_higher(name):
     """The sign. Shadows and target are surer of their members; an attack that is blind or inverted fails."""
     shadow, member, target, inside, y = case("random", models=16, images=300)
-    scores = fitted_scores(name, shadow, member, target, y)
+    scores = ATTACKS[name].fit(shadow, member, y).score(target)
     assert scores.shape == (300,)
     assert scores.dtype == np.float64
     area, low, _ = auc(scores, inside)
     assert low > 0.5, area
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_scores_do_not_depend_on_the_order_of_shadows(name):
+@pytest.mark.parametrize(
+    "name",
+    ["lira", "lira-fixed", "lira-offline", "lira-offline-fixed", "rmia", "rmia-offline", "attack-r", "confidence"]
+    + ["entropy", "modified-entropy"],
+)  # Shokri's classifiers learn in the order of their rows
+def test_scores_depend_on_the_shadows_but_not_on_their_order(name):
     shadow, member, target, _, y = case("random")
     order = np.random.default_rng(2).permutation(len(member))
-    shuffled = Statistics(*(value[order] for value in list(vars(shadow).values())[:5]))
-    expected = fitted_scores(name, shadow, member, target, y)
-    if name != "shokri":  # it learns in the order of its rows
-        np.testing.assert_allclose(fitted_scores(name, shuffled, member[order], target, y), expected, rtol=1e-9)
+    expected = ATTACKS[name].fit(shadow, member, y).score(target)
+    got = ATTACKS[name].fit(shadow.models(order), member[order], y).score(target)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+    fewer = ATTACKS[name].fit(shadow.models(slice(0, 4)), member[:4], y).score(target)
+    assert not np.allclose(fewer, expected)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pydrift.membership.evaluation import FPRS, evaluate, strongest
 from pydrift.membership.metrics import (
     auc,
     balanced_accuracy,
+    balanced_accuracy_interval,
     clopper_pearson,
     epsilon_lower_bound,
     false_positive_rate_of,
@@ -71,7 +72,6 @@ def test_perfect_separation_of_few_images_is_no_certainty():
 def test_clopper_pearson_is_the_exact_interval(k, n):
     """Its ends are the proportions at which k or more (or fewer) successes have probability alpha / 2."""
     low, high = (float(end) for end in clopper_pearson(k, n, alpha=0.1))
-    assert low == (0 if k == 0 else pytest.approx(low))
     if k > 0:
         assert binom.sf(k - 1, n, low) == pytest.approx(0.05, rel=1e-6)
     if k < n:
@@ -106,6 +106,30 @@ def test_balanced_accuracy_is_that_of_the_best_threshold():
     scores, member = scores_with_ties()
     expected = max(((scores >= t)[member].mean() + (scores < t)[~member].mean()) / 2 for t in scores)
     assert balanced_accuracy(roc(scores, member)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_interval_of_the_balanced_accuracy_is_of_two_exact_ones():
+    scores, member = scores_with_ties()
+    curve = roc(scores, member)
+    threshold = max(set(scores), key=lambda t: (scores >= t)[member].mean() - (scores >= t)[~member].mean())
+    found, accused = (scores >= threshold)[member], (scores >= threshold)[~member]
+    low_tpr, high_tpr = clopper_pearson(found.sum(), len(found), 0.05)
+    low_fpr, high_fpr = clopper_pearson(accused.sum(), len(accused), 0.05)
+    low, high = balanced_accuracy_interval(curve, alpha=0.1)
+    assert (low, high) == pytest.approx(((1 + low_tpr - high_fpr) / 2, (1 + high_tpr - low_fpr) / 2))
+    assert low < balanced_accuracy(curve) < high
+    result = evaluate("x", "an attack", scores, member, np.zeros(300, int), 2, alpha=0.1)
+    assert result.balanced_accuracy_interval == (low, high)
+
+
+def test_the_interval_of_the_balanced_accuracy_covers_it_as_often_as_it_says():
+    rng, covered = np.random.default_rng(6), 0
+    for _ in range(200):  # one threshold: answers that are right with probability .7 and .4
+        member = np.arange(200) < 100
+        scores = (rng.random(200) < np.where(member, 0.7, 0.4)).astype(float)
+        low, high = balanced_accuracy_interval(roc(scores, member))
+        covered += low <= 0.65 <= high
+    assert covered >= 190
 
 
 def test_equal_scores_are_never_told_apart():

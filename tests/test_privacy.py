@@ -36,6 +36,23 @@ from pydrift.trainer import train_model
 
 ARCH, SHADOWS = "mlp:1x8x8:128:10", 8
 RECIPE = TrainingRecipe(epochs=60, batch_size=16)
+LEAST_AUC = {
+    "lira": 0.69,
+    "lira-fixed": 0.71,
+    "lira-offline": 0.69,
+    "lira-offline-fixed": 0.68,
+    "rmia": 0.75,
+    "rmia-offline": 0.63,
+    "attack-r": 0.7,
+    "attack-p": 0.55,
+    "loss": 0.55,
+    "confidence": 0.57,
+    "entropy": 0.52,
+    "modified-entropy": 0.56,
+    "shokri": 0.57,
+    "gap": 0.51,
+    "boundary": 0.53,
+}  # of the overfit model below; over four seeds none was nearer to it than .01
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +79,14 @@ def report(population, overfit):
 
 
 def test_an_overfit_model_betrays_its_members(report):
-    """Measured over four seeds: LiRA .71 to .77, fixed .73 to .77, RMIA .77 to .80, loss .57 to .64."""
+    """Measured over four seeds: LiRA .71 to .77, fixed .73 to .77, RMIA .77 to .80, loss .57 to .64, and the distance
+    to the boundary .02 to .06 above the gap."""
     area = {attack.name: attack.auc for attack in report.attacks}
     assert list(area) == list(ATTACKS)
-    assert area["lira"] > 0.66
-    assert area["lira-fixed"] > 0.68
-    assert area["rmia"] > 0.7
+    assert list(LEAST_AUC) == list(area)
+    assert {name: value for name, value in area.items() if not LEAST_AUC[name] < value < 0.85} == {}
     assert min(area["lira"], area["rmia"]) > area["loss"] + 0.05
-    assert all(value > 0.45 for value in area.values()), area
+    assert area["boundary"] > area["gap"] + 0.01
     assert report.strongest.name in ("lira", "lira-fixed", "rmia")
     assert report.attacks[0].auc_interval[0] > 0.6
     assert report.population.accuracy_members > report.population.accuracy_non_members + 0.1
@@ -101,7 +118,7 @@ def test_the_same_audit_gives_the_same_figures(report, population, overfit, tmp_
     calls = []
     resumed = membership_audit(*arguments, **options, progress=Watch(calls))
     assert np.array_equal(resumed.scores, again.scores)
-    assert calls[:2] == ["training shadows", "asking target and shadows"]
+    assert calls[:3] == ["asking the target", "training shadows", "asking the shadows"]
     mask = np.zeros(400, bool)
     mask[overfit.drawn] = True
     quick = membership_audit(overfit.module, population, mask, attacks=("loss",))
@@ -331,16 +348,27 @@ def test_a_target_of_other_images_or_classes_is_refused(population):
         membership_audit(other_classes, population, INDICES)
 
 
-def test_a_target_that_answers_always_the_same_is_refused(population):
+@pytest.mark.parametrize("attacks", [DEFAULT, ("loss", "attack-p"), ("gap", "boundary")])
+@pytest.mark.parametrize("bias", [0.0, 2.0])
+def test_a_target_that_answers_always_the_same_is_refused(population, attacks, bias):
+    """Whether or not the attacks' scores vary, as they do through the shadows; and before any of these is trained."""
     silent = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with torch.no_grad():
         silent[1].weight.zero_()
         silent[1].bias.zero_()
+        silent[1].bias[3] = bias
+    calls = []
     with pytest.raises(InputRefused) as error:
-        membership_audit(silent, population, INDICES, attacks=("loss", "attack-p"))
-    assert str(error.value) == (
-        "target: all images get the same score from every attack (loss, attack-p), so nothing can be told"
-    )
+        membership_audit(silent, population, INDICES, attacks=attacks, progress=Watch(calls))
+    assert str(error.value) == "target: gives every image the same answer, so no attack can tell members from others"
+    assert calls == ["asking the target"]
+
+
+def test_a_target_of_which_no_attack_says_anything_is_refused(digits):
+    perfect = train_model(ARCH, digits.data.subset(range(400)), seed=1, recipe=RECIPE)
+    with pytest.raises(InputRefused) as error:
+        membership_audit(perfect.module, digits.data.subset(range(400)), INDICES, attacks=("gap",))
+    assert str(error.value) == ("target: all images get the same score from every attack (gap), so nothing can be told")
 
 
 def test_one_attack_with_constant_scores_is_named(population, digits):
@@ -382,7 +410,7 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
     assert "scores.npz" in written
     with pytest.raises(InputRefused, match=r"scores\.npz: its SHA-256 is not the one in membership\.json"):
         MembershipReport.load(tmp_path)
-    for damage in (b"{}", b"[]", b"not json", b'{"schema_version": 2}'):
+    for damage in (b"{}", b"[]", b"not json", b'{"schema_version": 3}'):
         (tmp_path / "membership.json").write_bytes(damage)
         with pytest.raises(InputRefused, match="not a readable membership report"):
             MembershipReport.load(tmp_path)
@@ -397,7 +425,8 @@ def test_the_page_is_one_well_formed_file_with_every_figure(report):
     assert f"The strongest attack ({best.name}) finds" in text
     for attack in report.attacks:
         assert attack.title in text
-        assert f"{attack.auc:.3f}{attack.auc_interval[0]:.3f} to {attack.auc_interval[1]:.3f}" in text
+        shown = ((attack.auc, attack.auc_interval), (attack.balanced_accuracy, attack.balanced_accuracy_interval))
+        assert "".join(f"{value:.3f}{low:.3f} to {high:.3f}" for value, (low, high) in shown) in text
     assert "<script" not in page
     assert page.count("<svg") == 1
     assert "false positive rate" in text
@@ -440,6 +469,11 @@ def test_the_exposed_members_are_those_with_the_highest_scores(report):
     assert [fpr for _, fpr in exposed] == sorted(fpr for _, fpr in exposed)
     with pytest.raises(KeyError):
         report.scores_of("magic")
+    written = json.loads(report.to_json())["exposed"]
+    assert written["attack"] == report.strongest.name
+    assert [(row["index"], row["fpr"]) for row in written["members"]] == report.exposed(20)
+    for row in written["members"]:
+        assert (row["score"], row["class"]) == (scores[row["index"]], report.y[row["index"]])
 
 
 def test_limits_name_the_attack_that_exceeds_them(report):

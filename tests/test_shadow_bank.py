@@ -3,6 +3,7 @@
 import copy
 import json
 import multiprocessing
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,32 @@ def test_statistics_do_not_depend_on_which_models_are_asked_together(bank, digit
     monkeypatch.setattr("pydrift.shadows.bank._MODELS_AT_ONCE", 3)
     apart = bank.statistics(x, y, posterior=True)
     assert all(np.array_equal(getattr(together, n), getattr(apart, n)) for n in ("margin", "loss", "posterior"))
+
+
+def test_statistics_of_some_are_those_among_all(bank, digits):
+    x, y = digits.holdout.x[:50], digits.holdout.y[:50]
+    every, told = bank.statistics(x, y, posterior=True), []
+    some = bank.statistics(x, y, chosen=[3, 1], posterior=True, advance=lambda: told.append(1))
+    assert len(told) == 2
+    for name in ("margin", "loss", "confidence", "prediction", "posterior"):
+        assert np.array_equal(getattr(some, name), getattr(every, name)[[3, 1]])
+    refused(lambda: bank.statistics(x, y, chosen=[]), UsageError, "statistics of no shadow: choose at least one")
+
+
+def test_statistics_take_little_more_memory_than_they_are(bank):
+    """Of 64 models 16 are asked at a time; nothing is held twice but what these 16 say."""
+    rows, x = np.arange(64) % 4, torch.rand(20_000, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights = {name: stack[rows] for name, stack in bank.weights.items()}
+    many = ShadowBank(replace(bank.plan, count=64), bank.member[rows], (None,) * 64, weights, bank.template)
+    tracemalloc.start()
+    try:
+        statistics = many.statistics(x, torch.zeros(len(x), dtype=torch.int64))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    whole = sum(values.nbytes for values in vars(statistics).values() if values is not None)
+    assert whole == 64 * 20_000 * 4 * 4
+    assert peak < 1.5 * whole
 
 
 # --- the folder

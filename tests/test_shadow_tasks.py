@@ -13,7 +13,8 @@ import time
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -534,6 +535,20 @@ def test_a_call_with_a_work_folder_and_workers_on_it_make_the_same_bank(tmp_path
         train_shadows(ARCH, "digits", COUNT, recipe=RECIPE, seed=4, work_dir=tasks.path)
 
 
+def test_each_by_a_recipe_of_its_own_can_be_planned(tmp_path):
+    """As an audit's shadows are: the planned ones are those that a call trains."""
+    folder = tmp_path / "tasks"
+    arguments = ("--arch", ARCH, "--data", "digits", "--count", 4, "--seed", 3, "--recipe", "epochs=2")
+    pydrift("plan", folder, *arguments, "--recipes", "varied")
+    plan = TaskFolder.open(folder).plan
+    assert plan == planned(tmp_path / "other", 4, block=None, recipes="varied").plan
+    assert len({plan.recipe_of(k) for k in range(4)}) > 1
+    assert TaskFolder.open(folder).plan != planned(tmp_path / "same", 4).plan
+    pydrift("train", folder)
+    train_shadows(ARCH, "digits", 4, recipe=RECIPE, recipes="varied", seed=3).save(tmp_path / "bank")
+    assert saved(TaskFolder.open(folder), tmp_path / "collected") == files(tmp_path / "bank")
+
+
 def test_finetuned_shadows_continue_from_the_weights_in_the_folder(digits, tmp_path):
     tasks = plan_shadows(
         tmp_path / "tasks", digits.path("base"), "digits", 2, null="finetune", recipe=RECIPE, draw=Draw("subset", 200)
@@ -771,6 +786,7 @@ def test_the_commands_from_plan_to_bank(tmp_path, expected):
         (["--count", "4", "--arch", ARCH, "--draw", "thirds"], "no such draw of reference images: 'thirds'"),
         (["--count", "4", "--arch", ARCH, "--draw", "subset:9999"], "cannot draw 9999 of 1442 images without"),
         (["--count", "4", "--arch", ARCH, "--null", "finetune"], "finetune continues from a trained model, and mlp:"),
+        (["--count", "4", "--arch", ARCH, "--recipes", "mixed"], "recipes must be one of same, varied, got 'mixed'"),
         (["--count", "100002", "--arch", ARCH], r"the number of shadows must be in 1\.\.100000, got 100002"),
     ],
 )
@@ -811,6 +827,97 @@ def test_a_slurm_job_has_a_day_unless_said_otherwise(small, monkeypatch, options
     with pytest.raises(KeyboardInterrupt):
         launch.launch(small, "submitit", 3, Silent(), options=options)
     assert said == {"name": "pydrift-shadows", "slurm_array_parallelism": 3, **stated}
+
+
+def submitit_that_runs_here(said):
+    """As much of submitit as is used; jobs run when they are submitted."""
+
+    class Command:
+        def __init__(self, command, verbose, cwd):
+            self.run = partial(subprocess.run, command, cwd=cwd, capture_output=True, text=True)
+
+    class Executor:
+        def __init__(self, folder, cluster):
+            said.append((folder, cluster))
+
+        def update_parameters(self, **parameters):
+            said.append(parameters)
+
+        def batch(self):
+            return nullcontext()
+
+        def submit(self, command):
+            done = command.run()
+            error = RuntimeError(f"the job failed:\n{done.stderr}") if done.returncode else None
+            return SimpleNamespace(job_id=f"7_{len(said)}", done=lambda: True, exception=lambda: error)
+
+    return {"AutoExecutor": Executor, "helpers": SimpleNamespace(CommandFunction=Command)}
+
+
+def ray_that_runs_here(said, initialised):
+    """As much of Ray as is used; a task runs when it is waited for, one at a time."""
+
+    class Remote:
+        def __init__(self, function):
+            self.function = function
+
+        def options(self, num_cpus=None, **unknown):
+            assert not unknown, f"Ray tasks have no option {min(unknown)}"
+            said.append({"num_cpus": num_cpus})
+            return Remote(self.function)
+
+        def remote(self, *arguments):
+            return partial(self.function, *arguments)
+
+    def wait(running, timeout):
+        said.append(len(running))
+        return running[:1], running[1:]
+
+    return {
+        "is_initialized": lambda: initialised,
+        "init": lambda **options: said.append(options),
+        "remote": Remote,
+        "wait": wait,
+        "get": lambda task: task(),
+    }
+
+
+def install(monkeypatch, name, members):
+    module = ModuleType(name)
+    vars(module).update(members, __file__="of a test")
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_submitit_runs_a_job_for_each_block(tmp_path, monkeypatch):
+    tasks, said = planned(tmp_path / "tasks", 4), []
+    install(monkeypatch, "submitit", submitit_that_runs_here(said))
+    options = {"cluster": "slurm", "slurm_partition": "cpu"}
+    launch.launch(tasks, "submitit", 2, Silent(), options=options)
+    assert len(collect(tasks.path)) == 4
+    parameters = {"slurm_array_parallelism": 2, "slurm_partition": "cpu", "timeout_min": 1440}
+    assert said == [(tasks.path / "logs", "slurm"), {"name": "pydrift-shadows", **parameters}]
+    assert options == {"cluster": "slurm", "slurm_partition": "cpu"}
+
+
+@pytest.mark.parametrize("initialised", [False, True])
+def test_ray_runs_a_task_for_each_block(tmp_path, monkeypatch, initialised):
+    """The address is for ray.init; where Ray is there already it is of no use, and no option of tasks either."""
+    tasks, said = planned(tmp_path / "tasks", 4), []
+    install(monkeypatch, "ray", ray_that_runs_here(said, initialised))
+    launch.launch(tasks, "ray", 1, Silent(), options={"address": "auto", "num_cpus": 1})
+    assert len(collect(tasks.path)) == 4
+    begun = [] if initialised else [{"address": "auto", "log_to_driver": False}]
+    assert said == [*begun, {"num_cpus": 1}, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["submitit", "ray"])
+def test_jobs_that_fail_are_named(tmp_path, monkeypatch, name):
+    tasks = planned(tmp_path / "tasks", 4)
+    (tasks.path / "plan.json").write_text((tasks.path / "plan.json").read_text().replace("AVX", "XVA"))
+    install(monkeypatch, name, submitit_that_runs_here([]) if name == "submitit" else ray_that_runs_here([], False))
+    who = "job 7_2" if name == "submitit" else "a task"
+    with pytest.raises(PydriftError, match=rf"2 of 2 blocks are not trained \({who} failed: .*differ.*; 1 more failed"):
+        launch.launch(tasks, name, 2, Silent())
 
 
 @pytest.mark.parametrize("name", ["submitit", "ray"])

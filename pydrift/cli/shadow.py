@@ -52,6 +52,12 @@ def plan(
     null: NullOption = None,
     draw: Annotated[str, typer.Option("--draw", help="halves, subset:SIZE or bootstrap:SIZE")] = "halves",
     recipe: RecipeOption = None,
+    recipes: Annotated[
+        str | None,
+        typer.Option(
+            "--recipes", help="same: all by the recipe; varied: each by its own, as an audit's are (default: same)"
+        ),
+    ] = None,
     block: Annotated[
         int | None,
         typer.Option("--block", min=1, help="shadows in a block (default: as many as are trained side by side)"),
@@ -78,7 +84,7 @@ def plan(
         start,
         data,
         count,
-        **given(null=null, block=block, device=device, recipe=changed_recipe(recipe or [], recorded)),
+        **given(null=null, block=block, device=device, recipe=changed_recipe(recipe or [], recorded), recipes=recipes),
         draw=Draw.parse(draw),
         seed=seed,
     )

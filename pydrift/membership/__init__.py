@@ -8,7 +8,7 @@ from pydrift.membership.registry import ATTACKS, DEFAULT, chosen
 from pydrift.membership.rmia import Rmia
 from pydrift.membership.shokri import Shokri
 from pydrift.membership.signals import SIGNALS, confidence, logit_margin, loss
-from pydrift.membership.statistics import Statistics, check_finite, measure, view
+from pydrift.membership.statistics import Statistics, check_finite, check_varied, measure, view
 
 __all__ = [
     "ATTACKS",
@@ -26,6 +26,7 @@ __all__ = [
     "changed_by_marks",
     "check_counts",
     "check_finite",
+    "check_varied",
     "chosen",
     "confidence",
     "leanings",

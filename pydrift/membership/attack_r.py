@@ -20,7 +20,8 @@ LARGEST_LOSS = 1000.0
 
 @dataclass(frozen=True)
 class AttackR:
-    """score = 1 - F(loss), F being the distribution function of the OUT shadows' losses on the image.
+    """score = -F(loss), F being the distribution function of the OUT shadows' losses on the image: in [-1, 0], since
+    1 - F would round small losses together.
 
     F is piecewise linear through the sorted losses l_1..l_n at i / (n + 1), from 0 at a loss of 0 to 1 at
     LARGEST_LOSS; where losses are equal it takes the highest of their values. Larger losses count as LARGEST_LOSS.
@@ -48,4 +49,4 @@ class _Fitted:
         padded = np.vstack([self.losses, np.full(len(loss), np.inf)])
         ceiling = np.where(below == self.outside, LARGEST_LOSS, padded[below, images])
         part = np.divide(loss - floor, ceiling - floor, out=np.zeros_like(loss), where=ceiling > floor)
-        return 1 - (below + part) / (self.outside + 1)
+        return -(below + part) / (self.outside + 1)

@@ -20,23 +20,29 @@ from pydrift.errors import UsageError
 from pydrift.membership.attack import Needs, Scores
 from pydrift.membership.statistics import Statistics
 
-_STEPS = 5  # tries of a step along the normal, each half the one before
-_BLOCK = 128  # images walked together: bounds the memory
+_DRAWN = 64  # images of other classes, of which the nearest are tried as starts
+_COARSE = 8  # bisections of a start that is only tried
+_STEPS = 10  # tries of a step along the normal, each half the one before
+_BLOCK = 128  # images walked together
+_PIXELS = 1 << 23  # of probes asked together: with _BLOCK, bounds the memory
 
 
 @dataclass(frozen=True)
 class BoundaryDistance:
-    """score = L2 distance to the nearest image found that has another label; 0 where the label is wrong already.
+    """score = L2 distance to the nearest image found that has another label; 0 where the label is wrong already, and
+    more than that wherever it is right, so that no image is found that the correctness gap would miss.
 
-    The walk: from the nearest of `starts` images that the target takes for another class, bisect towards the image
-    until the boundary; there estimate its normal from the labels of `probes` random neighbours, step along the normal,
-    and bisect again; `rounds` times, keeping the nearest point. `queries` is all it asks per image.
+    The walk: of the `starts` nearest of some images that the target takes for another class, the one whose line to the
+    image crosses the boundary nearest to it. From there `rounds` times: estimate the boundary's normal from the labels
+    of random neighbours, `probes` in the first round and sqrt(t) times as many in round t; step along it by distance /
+    sqrt(t), halved until the label stays another; bisect back towards the image until the boundary. The nearest point
+    counts. `queries` is all it asks per image.
     """
 
-    rounds: int = 4
+    rounds: int = 30
     probes: int = 24
-    bisections: int = 8
-    starts: int = 16
+    bisections: int = 16
+    starts: int = 8
     seed: int = 0
     title: ClassVar[str] = "boundary distance (label only)"
     needs: ClassVar[Needs] = Needs(distance=True)
@@ -48,7 +54,12 @@ class BoundaryDistance:
     @property
     def queries(self) -> int:
         """Labels asked per image at most, the first one of the image itself included."""
-        return 1 + self.bisections + self.rounds * (self.probes + _STEPS + self.bisections)
+        crossings = self.starts * _COARSE + (1 + self.rounds) * self.bisections
+        return 1 + crossings + sum(self._probes(t) + _STEPS for t in range(1, self.rounds + 1))
+
+    def _probes(self, t: int) -> int:
+        """Neighbours asked about in round t = 1, 2, ...: the nearer the boundary's nearest point, the more it takes."""
+        return int(self.probes * t**0.5)
 
     def distances(self, target: Classifier, x: Tensor, y: Tensor) -> NDArray[np.float32]:
         """float32 [1, N]: what `Statistics.distance` holds. x float32 [N, C, H, W] in [0, 1], y int64 [N].
@@ -68,8 +79,8 @@ class BoundaryDistance:
             distance = torch.full((len(images),), far)
             starts, reachable = self._starts(images, labels, x, predicted, generator)
             if reachable.any():
-                walked = self._walk(target, images[reachable], labels[reachable], starts[reachable], generator)
-                distance[reachable] = walked
+                walked = self._walk(target, images[reachable], labels[reachable], starts[:, reachable], generator)
+                distance[reachable] = walked.clamp_min(torch.finfo(torch.float32).tiny)
             found[block][right] = distance
         return found.numpy()[None]
 
@@ -84,52 +95,87 @@ class BoundaryDistance:
     def _starts(
         self, images: Tensor, labels: Tensor, x: Tensor, predicted: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """For each image the nearest of some images taken for another class, and whether there is one."""
-        starts, reachable = torch.zeros_like(images), torch.zeros(len(images), dtype=torch.bool)
+        """For each image the `starts` nearest of some images taken for another class, [starts, N, C, H, W], and whether
+        there are any."""
+        starts, reachable = images.new_zeros((self.starts, *images.shape)), torch.zeros(len(images), dtype=torch.bool)
         for label in labels.unique():
             others = (predicted != label).nonzero()[:, 0]
             if len(others) == 0:
                 continue
             of_class = labels == label
-            drawn = x[others[torch.randint(len(others), (self.starts,), generator=generator)]]
-            nearest = torch.cdist(images[of_class].flatten(1), drawn.flatten(1)).argmin(dim=1)
-            starts[of_class], reachable[of_class] = drawn[nearest], True
+            drawn = x[others[torch.randint(len(others), (max(_DRAWN, self.starts),), generator=generator)]]
+            nearest = torch.cdist(images[of_class].flatten(1), drawn.flatten(1)).argsort(dim=1, stable=True)
+            starts[:, of_class], reachable[of_class] = drawn[nearest[:, : self.starts].T], True
         return starts, reachable
 
     def _walk(
         self, target: Classifier, x: Tensor, labels: Tensor, starts: Tensor, generator: torch.Generator
     ) -> Tensor:
         """Distances [N] from x to the nearest point found that `target` does not take for `labels`."""
-        point = self._bisect(target, x, labels, starts)
+        point = self._crossing(target, x, labels, starts)
         best = _norm(point - x)
-        for round_ in range(self.rounds):
+        for t in range(1, self.rounds + 1):
             distance = _norm(point - x)
-            radius = (distance / len(x[0].flatten()) ** 0.5).clamp_min(1e-4)  # of a neighbour, per pixel
-            noise = torch.randn((self.probes, *x.shape), generator=generator)
-            near = (point + _shaped(radius, x) * noise).clamp(0, 1)
-            across = (_labels(target, near.flatten(0, 1)).view(self.probes, -1) != labels).float()
-            weight = across - across.mean(dim=0)  # as HopSkipJump centres its answers: less variance
-            normal = (weight[:, :, None, None, None] * (near - point)).sum(dim=0)
-            normal = normal / _shaped(_norm(normal).clamp_min(1e-12), x)
-            step = distance / (round_ + 1) ** 0.5
+            normal = self._normal(target, point, labels, distance, self._probes(t), generator)
+            step = distance / t**0.5
             ahead, landed = point, torch.zeros(len(x), dtype=torch.bool)
-            for _ in range(_STEPS):  # halve the step until it stays on the other side
+            for _ in range(_STEPS):
                 tried = (point + _shaped(step, x) * normal).clamp(0, 1)
                 lands = (_labels(target, tried) != labels) & ~landed
                 ahead, landed = torch.where(_shaped(lands, x), tried, ahead), landed | lands
                 step = step / 2
-            point = self._bisect(target, x, labels, ahead)
+            point = _bisected(target, x, labels, ahead, self.bisections)
             best = torch.minimum(best, _norm(point - x))
         return best
 
-    def _bisect(self, target: Classifier, x: Tensor, labels: Tensor, beyond: Tensor) -> Tensor:
-        """The point nearest to x on the line to `beyond` that still has another label, to 2^-bisections of it."""
-        low, high = torch.zeros(len(x)), torch.ones(len(x))
-        for _ in range(self.bisections):
-            middle = (low + high) / 2
-            across = _labels(target, x + _shaped(middle, x) * (beyond - x)) != labels
-            low, high = torch.where(across, low, middle), torch.where(across, middle, high)
-        return x + _shaped(high, x) * (beyond - x)
+    def _crossing(self, target: Classifier, x: Tensor, labels: Tensor, starts: Tensor) -> Tensor:
+        """Of the lines from x to its starts, the boundary point nearest to x."""
+        nearest, best = starts[0], torch.full((len(x),), torch.inf)
+        for start in starts:
+            point = _bisected(target, x, labels, start, _COARSE)
+            distance = _norm(point - x)
+            nearest = torch.where(_shaped(distance < best, x), point, nearest)
+            best = torch.minimum(best, distance)
+        return _bisected(target, x, labels, nearest, self.bisections)
+
+    def _normal(
+        self,
+        target: Classifier,
+        point: Tensor,
+        labels: Tensor,
+        distance: Tensor,
+        probes: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Unit vectors [N, C, H, W] from the boundary at `point` away from the images of `labels`.
+
+        Neighbours lie about distance / sqrt(C H W) away, which is distance / (C H W) across the boundary: near enough
+        to find it flat, and far more than the bisection's error.
+        """
+        pixels = point[0].numel()
+        radius = _shaped((distance / pixels).clamp_min(1e-7), point)  # per pixel
+        across, moved, moved_across = torch.zeros(len(point)), torch.zeros_like(point), torch.zeros_like(point)
+        left = probes
+        while left > 0:
+            some = min(left, max(1, _PIXELS // point.numel()))
+            near = (point + radius * torch.randn((some, *point.shape), generator=generator)).clamp(0, 1)
+            crossed = (_labels(target, near.flatten(0, 1)).view(some, -1) != labels).float()
+            near -= point
+            across, moved = across + crossed.sum(dim=0), moved + near.sum(dim=0)
+            moved_across += torch.einsum("pn,pn...->n...", crossed, near)
+            left -= some
+        normal = moved_across - _shaped(across / probes, point) * moved  # answers centred, as HopSkipJump does
+        return normal / _shaped(_norm(normal).clamp_min(1e-30), point)
+
+
+def _bisected(target: Classifier, x: Tensor, labels: Tensor, beyond: Tensor, times: int) -> Tensor:
+    """The point nearest to x on the line to `beyond` that still has another label, to 2^-times of the line."""
+    low, high = torch.zeros(len(x)), torch.ones(len(x))
+    for _ in range(times):
+        middle = (low + high) / 2
+        across = _labels(target, x + _shaped(middle, x) * (beyond - x)) != labels
+        low, high = torch.where(across, low, middle), torch.where(across, middle, high)
+    return torch.where(_shaped(high < 1, x), x + _shaped(high, x) * (beyond - x), beyond)
 
 
 def _labels(target: Classifier, x: Tensor) -> Tensor:

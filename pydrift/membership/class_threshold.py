@@ -21,8 +21,13 @@ Signal = Callable[[Statistics, NDArray[np.int64]], NDArray[np.float64]]
 
 
 def confidence(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
-    """p_y."""
-    return expit(seen.margin[:, 0].astype(np.float64))
+    """The logit margin, which orders images as p_y does and tells them apart where p_y rounds to 0 or 1."""
+    return seen.margin[:, 0].astype(np.float64)
+
+
+def less_than_certain(margin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p_y - 1."""
+    return -expit(-margin)
 
 
 def negative_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -63,14 +68,17 @@ def _logarithms(posterior: NDArray[np.float32]) -> tuple[NDArray[np.float64], ND
 
 @dataclass(frozen=True)
 class ClassThreshold:
-    """score = signal - threshold of the image's class; above 0 the paper says "member".
+    """score = signal - threshold of the image's class, both on `scale`; above 0 the paper says "member".
 
-    The threshold of a class is the one with the best balanced accuracy on that class's images over all shadows.
+    The threshold of a class is the one with the best balanced accuracy on that class's images over all shadows. Signals
+    that are small next to their threshold would round together: of equal scores, the one of the higher signal is the
+    next float64.
     """
 
     signal: Signal
     title: str
     needs: Needs
+    scale: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.asarray  # rising; how scores of classes compare
 
     def fit(self, shadow: Statistics, member: NDArray[np.bool_], y: NDArray[np.int64]) -> _Fitted:
         check_shadows(self, shadow, member)
@@ -79,20 +87,39 @@ class ClassThreshold:
             of_class = y == label
             curve = roc(values[:, of_class].ravel(), member[:, of_class].ravel())
             threshold[label] = curve.threshold[1 + np.argmax((curve.tpr - curve.fpr)[1:])]
-        return _Fitted(self.signal, y, threshold[y])
+        return _Fitted(self, y, threshold[y])
 
 
 @dataclass(frozen=True)
 class _Fitted:
-    signal: Signal
+    attack: ClassThreshold
     y: NDArray[np.int64]
     threshold: NDArray[np.float64]  # [N]
 
     def score(self, target: Statistics) -> Scores:
-        return self.signal(target, self.y)[0] - self.threshold
+        signal, scale = self.attack.signal(target, self.y)[0], self.attack.scale
+        return _told_apart(scale(signal) - scale(self.threshold), signal)
 
 
-CONFIDENCE = ClassThreshold(confidence, "confidence, threshold per class (Song, Mittal)", Needs(1, 1))
+def _told_apart(score: NDArray[np.float64], signal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`score` [N], rising by a float64's last bit from one signal [N] to the next higher where it is the same."""
+    order = np.lexsort((signal, score))
+    score, signal = score[order], signal[order]
+    steps = np.append(0, np.cumsum((score[1:] != score[:-1]) | (signal[1:] != signal[:-1])))
+    place = np.maximum.accumulate(_place(score.view(np.int64)) - steps) + steps
+    result = np.empty_like(score)
+    result[order] = _place(place).view(np.float64)
+    return result
+
+
+def _place(bits: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of a float64 of these bits among all, 0 being that of 0.0; and from a place its float64's bits."""
+    return np.where(bits < 0, np.iinfo(np.int64).min - bits, bits)
+
+
+CONFIDENCE = ClassThreshold(
+    confidence, "confidence, threshold per class (Song, Mittal)", Needs(1, 1), less_than_certain
+)
 ENTROPY = ClassThreshold(negative_entropy, "entropy, threshold per class (Song, Mittal)", Needs(1, 1, posterior=True))
 MODIFIED_ENTROPY = ClassThreshold(
     negative_modified_entropy, "modified entropy, threshold per class (Song, Mittal)", Needs(1, 1, posterior=True)

@@ -13,6 +13,7 @@ from pydrift.membership.metrics import (
     TprAtFpr,
     auc,
     balanced_accuracy,
+    balanced_accuracy_interval,
     epsilon_lower_bound,
     roc,
     tpr_at_fpr,
@@ -43,6 +44,7 @@ class AttackResult:
     auc: float
     auc_interval: tuple[float, float]
     balanced_accuracy: float
+    balanced_accuracy_interval: tuple[float, float]
     tpr_at_fpr: tuple[TprAtFpr, ...]  # at FPRS
     epsilon: float  # lower bound
     epsilon_alpha: float  # at confidence 1 - epsilon_alpha: this attack's part of the audit's alpha
@@ -73,6 +75,7 @@ def evaluate(
         auc=area,
         auc_interval=(low, high),
         balanced_accuracy=balanced_accuracy(curve),
+        balanced_accuracy_interval=balanced_accuracy_interval(curve, alpha),
         tpr_at_fpr=tuple(tpr_at_fpr(curve, fpr, alpha) for fpr in FPRS),
         epsilon=epsilon_lower_bound(scores, member, epsilon_alpha, delta, seed),
         epsilon_alpha=epsilon_alpha,

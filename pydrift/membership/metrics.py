@@ -91,6 +91,17 @@ def balanced_accuracy(curve: Roc) -> float:
     return float((1 + (curve.tpr - curve.fpr).max()) / 2)
 
 
+def balanced_accuracy_interval(curve: Roc, alpha: float = 0.05) -> tuple[float, float]:
+    """The ends of its 1 - alpha interval at that threshold, which is taken as given.
+
+    From the exact (Clopper-Pearson) intervals of TPR and FPR, each at alpha / 2, so that both hold at once.
+    """
+    best = int((curve.tpr - curve.fpr).argmax())
+    tpr = clopper_pearson(int(curve.true_positives[best]), curve.members, alpha / 2)
+    fpr = clopper_pearson(int(curve.false_positives[best]), curve.non_members, alpha / 2)
+    return float(1 + tpr[0] - fpr[1]) / 2, float(1 + tpr[1] - fpr[0]) / 2
+
+
 @dataclass(frozen=True)
 class TprAtFpr:
     """The share of members found while at most `fpr` of the non-members are falsely accused.

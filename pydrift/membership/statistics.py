@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -56,10 +56,23 @@ class Statistics:
         return Statistics(**parts)
 
     @classmethod
-    def joined(cls, parts: Sequence[Statistics]) -> Statistics:
-        """The statistics of several groups of models as those of one, in that order."""
-        columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-        whole: dict[str, Any] = {n: None if v[0] is None else np.concatenate(v) for n, v in columns.items()}
+    def joined(cls, parts: Iterable[Statistics], count: int) -> Statistics:
+        """The statistics of several groups of models, `count` >= 1 in all, as those of one, in that order.
+
+        Each group is copied as it comes: beside the result there is never more than one of them.
+        """
+        whole: dict[str, Any] = {}
+        first = 0
+        for part in parts:
+            for name, values in vars(part).items():
+                if values is None:
+                    whole[name] = None
+                    continue
+                if first == 0:
+                    whole[name] = np.empty((count, *values.shape[1:]), values.dtype)
+                whole[name][first : first + part.num_models] = values
+            first += part.num_models
+            del part, values  # before the next is made
         return cls(**whole)
 
     def log_p(self) -> NDArray[np.float64]:
@@ -76,7 +89,7 @@ def measure(
     posterior: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Statistics:
-    """Asks every model about every image. x float32 [N, C, H, W] in [0, 1]; y int64 [N].
+    """Asks every model about every image. x [N, C, H, W], float32 in [0, 1] or uint8 (value / 255); y int64 [N].
 
     queries    how the images are shown: see `view`
     posterior  keep all probabilities of the first query, too
@@ -158,3 +171,18 @@ def check_finite(statistics: Statistics, names: Sequence[str]) -> None:
     if len(wrong):
         k, _, n = wrong[0]
         raise InputRefused(f"{names[k]}: gives logits that are not finite for image {n}")
+
+
+def check_varied(statistics: Statistics, y: NDArray[np.int64], name: str) -> None:
+    """InputRefused where a model (K = 1, called `name`) gives all images, of labels y [N], one and the same answer.
+
+    Answers that are the same give all images of a class the same margin; where no class has two images, and no
+    posterior is there, that cannot be told.
+    """
+    margin, posterior = statistics.margin, statistics.posterior
+    same = bool((statistics.prediction == statistics.prediction[0, 0, 0]).all())
+    same &= all(np.ptp(margin[:, :, y == label]) == 0 for label in np.unique(y))
+    if posterior is not None:
+        same &= bool((posterior == posterior[:, :1]).all())
+    if same and (posterior is not None or np.bincount(y).max() > 1):
+        raise InputRefused(f"{name}: gives every image the same answer, so no attack can tell members from others")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,20 +79,28 @@ class ShadowBank:
         module.load_state_dict(own, assign=True)
         return module.eval().requires_grad_(False)
 
-    def statistics(self, x: Tensor, y: Tensor, *, device: str | None = None, **options: Any) -> Statistics:
-        """What every model says about images x [N, C, H, W] of labels y [N]: all of `pydrift.membership.measure`.
+    def statistics(
+        self, x: Tensor, y: Tensor, *, chosen: Sequence[int] | None = None, device: str | None = None, **options: Any
+    ) -> Statistics:
+        """What every model, or those `chosen`, says about images x [N, C, H, W] of labels y [N]: all of
+        `pydrift.membership.measure`, of which `options` are those (queries, posterior, ...).
 
-        `options` are measure's (queries, posterior, ...). Weights are made ready for 16 models at a time.
+        Models are made ready and asked 16 at a time, so that beside the result only as many answers are held.
         """
         from pydrift.membership import Statistics, measure
 
-        where, parts = choose_device(device), []
-        with exact_arithmetic():
-            for first in range(0, len(self), _MODELS_AT_ONCE):
-                some = range(first, min(first + _MODELS_AT_ONCE, len(self)))
+        where, numbers = choose_device(device), list(range(len(self)) if chosen is None else chosen)
+
+        def parts() -> Iterator[Statistics]:
+            for first in range(0, len(numbers), _MODELS_AT_ONCE):
+                some = numbers[first : first + _MODELS_AT_ONCE]
                 models = [freeze(self._model(k), self.plan.input_shape, where, f"shadow {k}") for k in some]
-                parts.append(measure(models, x, y, **options))
-        return Statistics.joined(parts)
+                yield measure(models, x, y, **options)
+
+        if not numbers:
+            raise UsageError("statistics of no shadow: choose at least one")
+        with exact_arithmetic():
+            return Statistics.joined(parts(), len(numbers))
 
     def save(self, folder: str | Path) -> None:
         """Writes bank.json, member.safetensors, a model file per shadow in models/ and, last, MANIFEST.json.

@@ -181,8 +181,9 @@ def _ray(
     watch: Callable[[], None],
 ) -> list[str]:
     ray = _extra("ray")
+    address = options.pop("address", None)  # of ray.init, not of the tasks
     if not ray.is_initialized():
-        ray.init(address=options.pop("address", None), log_to_driver=False)
+        ray.init(address=address, log_to_driver=False)
     work = ray.remote(_run).options(**options)
     waiting, failures = jobs, []
     running: list[Any] = []

@@ -108,6 +108,7 @@ def plan_shadows(
     null: str = "retrain",
     draw: Draw | None = None,
     recipe: TrainingRecipe | None = None,
+    recipes: str = "same",
     seed: int = 0,
     arch: str | None = None,
     block: int | None = None,
@@ -118,7 +119,7 @@ def plan_shadows(
     start, images, where = _start(model, null, arch), load_data(data), choose_device(device)
     if start.architecture is None:
         raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
-    plan = _plan(start, images, count, null, draw, recipe, "same", seed, None, where)
+    plan = _plan(start, images, count, null, draw, recipe, recipes, seed, None, where)
     return _adopt(folder, plan, start, _block(start, plan, images.x, block), data, block)
 
 
