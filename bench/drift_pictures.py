@@ -1,0 +1,70 @@
+"""A picture of drifts that the drift suite did not find: what the models take the drifted class to look like.
+
+For each kind of drift that gray data alone did not find after a retrain, the most blatant one: a row of gray images of
+the base, one of an honest update and one of the drifted update, all from the same starts.
+
+    python bench/drift_pictures.py --data DIR --work DIR --set fashion-mnist --png FILE
+
+Which ones were missed is read from the results under bench/results; the models from --work of drift_suite.py, or they
+are trained.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from _suite_cells import Update, datasets, updates
+from _suite_models import base_job, train_all, update_job
+from _suite_table import OURS
+
+from pydrift.classifier import exact_arithmetic, freeze
+from pydrift.data import load_data
+from pydrift.gray import GrayData
+from pydrift.inversion import GradientAscent
+from pydrift.modelfile import load_model
+from pydrift.store import check_writable, write_atomic
+
+RESULTS = Path(__file__).parent / "results"
+IMAGES, MODE, CPU = 8, "retrain", torch.device("cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="data", help="folder of the standard data files")
+    parser.add_argument("--set", default="fashion-mnist", choices=list(datasets("")))
+    parser.add_argument("--work", type=Path, default=Path("suite"), help="as drift_suite.py's")
+    parser.add_argument("--png", type=Path, required=True)
+    options = parser.parse_args()
+    check_writable(options.png)
+    data, folder = datasets(options.data)[options.set], options.work / options.set
+    every = updates(data)
+    input_shape = load_data(data.source, "test").input_shape
+    rows = []
+    for missed in missed_drifts(options.set, every):
+        honest = next(u for u in every if u.drift is None and u.base == missed.base)
+        jobs = [base_job(data, missed.base), *(update_job(data, MODE, u, folder) for u in (honest, missed))]
+        print(f"rows {3 * len(rows) + 1} to {3 * len(rows) + 3}: {missed.drift}, class {missed.classes[0]}")
+        with exact_arithmetic():
+            for file in train_all(jobs, folder, 1):
+                classifier = freeze(load_model(file).module, input_shape, CPU, file.name)
+                gray = GradientAscent().invert(classifier, IMAGES, missed.base)
+                rows.append([part[missed.classes[0]] for part in (gray.images, gray.confidence, gray.steps)])
+    images, confidence, steps = (np.stack(part) for part in zip(*rows, strict=True))
+    write_atomic(options.png, GrayData(images, confidence, steps).to_png())
+
+
+def missed_drifts(of_set: str, every: list[Update]) -> list[Update]:
+    """Of each kind with a class of its own the most blatant that gray data alone did not find at 5 % false alarms."""
+    cells = json.loads((RESULTS / f"drift_suite_{of_set.replace('-', '_')}.json").read_text())["cells"]
+    (found,) = (cell["rows"] for cell in cells if cell["mode"] == MODE)
+    score = {row["update"]["seed"]: row["methods"][OURS]["score"] for row in found}
+    threshold = np.quantile([score[u.seed] for u in every if u.drift is None], 0.95)
+    missed = [u for u in every if u.drift is not None and u.classes and score[u.seed] <= threshold]
+    worst = {u.kind: u for u in sorted(missed, key=lambda u: u.strength or 0)}
+    return list(worst.values())
+
+
+if __name__ == "__main__":
+    main()
