@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def fit_fingerprint(
         data_sha256=images.sha256,
         fitted_on=len(fitted_on),
         held_out=len(held_out),
-        reasons=() if members is not None else (_UNKNOWN,),
+        reasons=tuple(_reasons(members is not None, probe.skipped)),
         seed=seed,
         pydrift=__version__,
         torch=torch.__version__,
@@ -105,6 +106,13 @@ _UNKNOWN = (
     "nobody said which images the model was trained on, so those that calibrate may be among them; if so, images that "
     "it has not seen are flagged somewhat more often than alpha (name the training images to avoid it)"
 )
+
+
+def _reasons(named: bool, skipped: tuple[str, ...]) -> Iterator[str]:
+    if not named:
+        yield _UNKNOWN
+    if skipped:
+        yield f"not looked at, since they read neither a map nor a vector of each image: {', '.join(skipped)}"
 
 
 def _split(images: LabelledImages, members: ArrayLike | None, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
