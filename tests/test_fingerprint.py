@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -152,6 +153,37 @@ def test_a_file_and_the_module_in_it_are_one_model_and_any_other_is_refused(digi
         fingerprint.scorer(smooth)
 
 
+class Scaled(nn.Sequential):
+    """A network with a number that is neither printed nor a weight."""
+
+    def __init__(self, g, **parts):
+        super().__init__(OrderedDict(parts))
+        self.g = g
+
+    def forward(self, x):
+        return self.g * super().forward(x)
+
+
+def test_a_model_of_the_same_weights_that_answers_otherwise_is_refused(digits, members, base, tmp_path):
+    parts = dict(base.module.named_children())
+    made = pydrift.fit_fingerprint(Scaled(1, **parts), digits.data, members)
+    assert made.logits.shape == (16, 10)
+    assert made.logits.dtype == torch.float32
+    made.save(tmp_path / "fp")
+    for each in (made, Fingerprint.load(tmp_path / "fp")):
+        each.scorer(Scaled(1, **parts))
+        each.scorer(Scaled(1 + 1e-5, **parts))  # as far as machines differ
+        with pytest.raises(
+            InputRefused, match=r"^Scaled: the fingerprint is of another model \(Scaled\): structure and"
+        ):
+            each.scorer(Scaled(50, **parts))
+
+
+def test_the_path_of_a_model_file_is_recorded(digits, members, fingerprint, base):
+    assert fingerprint.origin.model_path == str(digits.path("base").absolute())
+    assert pydrift.fit_fingerprint(base.module, digits.data, members).origin.model_path is None
+
+
 def test_members_are_fitted_on_and_the_others_calibrate(digits, fingerprint, members):
     origin = fingerprint.origin
     assert (origin.fitted_on, origin.held_out) == (1000, len(digits.data) - 1000)
@@ -237,7 +269,10 @@ def test_files_that_are_no_fingerprints_are_refused(digits, fingerprint, tmp_pat
     refused("not a readable fingerprint: its content is not what was written", held_out=7, sha256=written)
     moved = {**tensors, "detector.centre": tensors["detector.centre"] + 1e-6}
     refused("not a readable fingerprint: its content is not what was written", moved, sha256=written)
-    refused("schema version 2, expected 1", schema_version=2)
+    refused(r"schema version 1, expected 2: make it again with pydrift fingerprint fit$", schema_version=1)
+    refused("not a readable fingerprint: the model's answers", {**tensors, "logits": tensors["logits"][:3]})
+    refused("not a readable fingerprint: 'logits'", {k: v for k, v in tensors.items() if k != "logits"})
+    refused("another model .*: structure and weights are the same, but", {**tensors, "logits": tensors["logits"] + 1})
     refused("not a readable fingerprint: 'numbers'", numbers=None)
     refused("no such detector: 'magic'", detector="magic")
     refused("not a readable fingerprint: .*unexpected keyword", more=1)

@@ -18,7 +18,7 @@ from pydrift.errors import InputRefused, UsageError
 from pydrift.fingerprint.conformal import Conformal
 from pydrift.fingerprint.detector import moved
 from pydrift.fingerprint.features import Features, Needs, joined
-from pydrift.fingerprint.fingerprint import Fingerprint, FingerprintOrigin, identity
+from pydrift.fingerprint.fingerprint import Fingerprint, FingerprintOrigin, identity, probe_logits
 from pydrift.fingerprint.probe import BLOCK, Probe
 from pydrift.fingerprint.registry import detector_named
 from pydrift.modelfile import LoadedModel
@@ -82,10 +82,12 @@ def fit_fingerprint(
         fitted = chosen.fit(features, images.y[torch.from_numpy(fitted_on)].to(probe.device))
         conformal = Conformal.of(fitted.score(calibration).double().cpu().numpy())
         told.advance()
+        answers = probe_logits(probe)
     origin = FingerprintOrigin(
         detector=detector,
         settings=asdict(chosen),  # type: ignore[call-overload]
         model=subject.name,
+        model_path=subject.path,
         model_sha256=identity(subject.module),
         layers=probe.layers,
         input_shape=images.input_shape,
@@ -99,7 +101,7 @@ def fit_fingerprint(
         pydrift=__version__,
         torch=torch.__version__,
     )
-    return Fingerprint(moved(fitted, torch.device("cpu")), conformal, origin)
+    return Fingerprint(moved(fitted, torch.device("cpu")), conformal, origin, answers)
 
 
 _UNKNOWN = (
