@@ -321,6 +321,7 @@ def _result(
         accuracy_private=float(right[:private].mean()),
         accuracy_public=float(right[private:].mean()),
         reasons=judged.reasons,
+        needed=judged.needed,
     )
 
 
