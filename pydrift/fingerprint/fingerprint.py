@@ -185,7 +185,7 @@ class Fingerprint:
 
 
 class Scorer:
-    """A fingerprint and its model: scores inputs in memory that does not grow with their number."""
+    """A fingerprint and its model: `stream` scores inputs in memory that does not grow with their number."""
 
     def __init__(self, fingerprint: Fingerprint, probe: Probe) -> None:
         self.fingerprint = fingerprint
