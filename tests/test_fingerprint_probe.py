@@ -183,6 +183,29 @@ def test_only_flattened_maps_have_their_channels_back(kind, channels, places):
     assert [layer.shape[1] > 0 for layer in got.spread] == [count > 1 for count in places.values()]
 
 
+class Adapted(nn.Linear):
+    """A layer with a layer in it, as low-rank adapters are."""
+
+    def __init__(self):
+        super().__init__(64, 64)
+        self.inside = nn.Linear(64, 64)
+
+    def forward(self, x):
+        return super().forward(x) + self.inside(x)
+
+
+def test_a_layer_may_have_another_in_it():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), Adapted()).eval()
+    probe = Probe(network, (1, 8, 8), CPU)
+    got = probe.features(images(3), Needs(pooled=True, penultimate=True))
+    with torch.no_grad():
+        read = network[:3](images(3))
+    assert [tap.channels for tap in probe.taps] == [64]
+    torch.testing.assert_close(got.pooled[0], read)
+    torch.testing.assert_close(got.penultimate, read)
+
+
 class Tokens(nn.Module):
     """Patches of an image, each by itself through a block, then their mean: a Vision Transformer's shapes."""
 

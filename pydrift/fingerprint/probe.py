@@ -137,12 +137,16 @@ class Probe:
         """The taps, the names of skipped modules, the module that runs last, and the head, by a pass of two images."""
         calls: list[_Call] = []
         maps = _Maps()
+        before: list[int] = []  # how many maps there were when a layer began; one may run within another
+
+        def note(path: str, part: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: Tensor) -> None:
+            calls.append(_Call(path, part, _input(args, kwargs), out, before.pop()))
+
         handles = []
         for path, part in self._module.named_modules():
             if isinstance(part, nn.Linear | nn.Conv2d):
-                note = partial(_noted, calls, maps, path)
-                handles.append(part.register_forward_pre_hook(note, with_kwargs=True))
-                handles.append(part.register_forward_hook(lambda part, args, output: calls[-1].output.append(output)))
+                handles.append(part.register_forward_pre_hook(lambda *_: before.append(len(maps.seen))))
+                handles.append(part.register_forward_hook(partial(note, path), with_kwargs=True))
         generator = torch.Generator().manual_seed(0)
         x = torch.rand((2, *self.input_shape), generator=generator).to(self.device)
         try:
@@ -161,7 +165,7 @@ class Probe:
                 "so there is nothing to take a fingerprint of"
             )
         last, head = calls[-1], None
-        part, (output,) = last.part, last.output
+        part, output = last.part, last.output
         alone = sum(call.name == last.name for call in calls) == 1
         if alone and isinstance(part, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits):
             bias = torch.zeros(self.num_classes, device=self.device) if part.bias is None else part.bias
@@ -171,13 +175,13 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """A weighted layer that ran: what it read, how many maps there were before, and, once it has run, what it gave."""
+    """A weighted layer as it ran: what it read, what it gave, and how many maps there were before."""
 
     name: str
     part: nn.Module
     value: Tensor
+    output: Tensor
     maps: int
-    output: list[Tensor]
 
 
 class _Maps(TorchDispatchMode):
@@ -211,12 +215,6 @@ def blocks(batches: Iterable[Tensor]) -> Iterator[Tensor]:
             count += len(rest)
     if count:
         yield torch.cat(kept)
-
-
-def _noted(
-    calls: list[_Call], maps: _Maps, name: str, part: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
-) -> None:
-    calls.append(_Call(name, part, _input(args, kwargs), len(maps.seen), []))
 
 
 def _taps(calls: list[_Call], maps: list[Tensor]) -> tuple[tuple[Tap, ...], tuple[str, ...]]:
