@@ -1,6 +1,7 @@
 """Images that a model was not trained on, brought to the shape that it takes: what detectors are asked to reject."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +50,32 @@ def outlier_sets(
     yield "Gaussian noise", (0.5 + 0.25 * torch.randn((most, *shape), generator=generator)).clamp(0, 1)
 
 
-def adversarial_sets(logits: Logits, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+@dataclass(frozen=True)
+class Attacked:
+    """Adversarial images float32 [N, C, H, W] of images that the model got right.
+
+    success  share of them that it no longer gets right
+    """
+
+    name: str
+    x: Tensor
+    success: float
+
+
+def adversarial_sets(logits: Logits, x: Tensor, y: Tensor) -> Iterator[Attacked]:
     """Of the model's own test images, those that it gets right: two sizes of FGSM, and DeepFool."""
+
+    def attacked(name: str, images: Tensor) -> Attacked:
+        with torch.no_grad():
+            wrong = logits(images).argmax(dim=1) != y[: len(images)]
+        return Attacked(name, images, float(wrong.double().mean()))
+
     with torch.no_grad():
         right = logits(x).argmax(dim=1) == y
     x, y = x[right], y[right]
     for epsilon in (0.03, 0.1):
-        yield f"FGSM {epsilon:g}", fgsm(logits, x, y, epsilon)
-    yield "DeepFool", deepfool(logits, x[:500])
+        yield attacked(f"FGSM {epsilon:g}", fgsm(logits, x, y, epsilon))
+    yield attacked("DeepFool", deepfool(logits, x[:500]))
 
 
 def fgsm(logits: Logits, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
@@ -69,11 +88,11 @@ def fgsm(logits: Logits, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
     return torch.cat(found)
 
 
-def deepfool(logits: Logits, x: Tensor, steps: int = 20, overshoot: float = 0.02) -> Tensor:
+def deepfool(logits: Logits, x: Tensor, steps: int = 50, overshoot: float = 0.02) -> Tensor:
     """The nearest images of another predicted class, by linearising the logits, in l2 (Moosavi-Dezfooli et al., 2016).
 
-    All images at once; one that has crossed stays where it is. The step's overshoot is the paper's; not clipped within
-    the loop, but at its end.
+    All images at once; one that has crossed stays where it is. The step's overshoot is the paper's. Every step is
+    clipped to [0, 1]: clipping at the end alone would lead most images back over the boundary.
     """
     with torch.no_grad():
         first = logits(x).argmax(dim=1)
@@ -99,8 +118,9 @@ def deepfool(logits: Logits, x: Tensor, steps: int = 20, overshoot: float = 0.02
         distance = (gap.abs() / length).index_put((own, each), torch.tensor(torch.inf))
         nearest = distance.argmin(dim=0)
         scale = (gap[nearest, each].abs() + 1e-4) / length[nearest, each].square()
-        moved[inside] += (1 + overshoot) * scale[:, None, None, None] * directions[nearest, each]
-    return moved.clamp(0, 1)
+        step = (1 + overshoot) * scale[:, None, None, None] * directions[nearest, each]
+        moved[inside] = (moved[inside] + step).clamp(0, 1)
+    return moved
 
 
 def in_blocks(module: nn.Module) -> Logits:

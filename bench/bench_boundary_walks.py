@@ -3,12 +3,13 @@
     python bench/bench_boundary_walks.py --data cifar10:DIR [--arch SPEC] [--images N] [--rounds R] [--json FILE]
 
 A network is trained for a few epochs, and N of its training images are walked: MinGD to ten classes in three norms,
-Blind Walk in nine directions, with the settings of pydrift.ownership. Variants, on one thread, timed by CPU time:
+Blind Walk in six directions, with the settings of pydrift.ownership. Variants, on one thread, timed by CPU time:
 
 native     pydrift.ops.min_gd and blind_walk
 torch      all walks at once in blocks of 256, those that have arrived leave the block; channels last
-published  as in the paper's code: one class and norm after the other, a batch of images each, and two forward passes in
-           each step (of which one is not needed); those that have arrived leave the batch, too
+published  as in the paper's code, with our steps: one class and norm (or direction) after the other, a batch of images
+           each, and two forward passes in each step (of which one is not needed); those that have arrived leave the
+           batch, too
 """
 
 import argparse

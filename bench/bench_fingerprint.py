@@ -87,22 +87,25 @@ def of_kind(name: str, options: argparse.Namespace, split: str) -> LabelledImage
 
 def sets(
     name: str, probe: Probe, module: torch.nn.Module, test: LabelledImages, options: argparse.Namespace
-) -> Iterator[tuple[str, torch.Tensor]]:
+) -> Iterator[tuple[str, torch.Tensor, float | None]]:
+    """Name and images of each set, and how often an attack succeeded; None where the set is no attack."""
     own = name.removesuffix("-mlp")
     if options.data is not None:
-        yield from outlier_sets(own, probe.input_shape, options.data, options.most, seed=0)
+        for outliers, x in outlier_sets(own, probe.input_shape, options.data, options.most, seed=0):
+            yield outliers, x, None
     else:
         generator = torch.Generator().manual_seed(0)
-        yield "uniform noise", torch.rand((options.most, *probe.input_shape), generator=generator)
+        yield "uniform noise", torch.rand((options.most, *probe.input_shape), generator=generator), None
     some = test.subset(range(min(options.most, len(test))))
-    yield from adversarial_sets(in_blocks(module), some.x, some.y)
+    for attacked in adversarial_sets(in_blocks(module), some.x, some.y):
+        yield attacked.name, attacked.x, attacked.success
     if options.gan_steps:
         images = of_kind(name, options, "train").x
-        yield "DCGAN", dcgan_images(images, options.gan_steps, options.most, seed=0)
+        yield "DCGAN", dcgan_images(images, options.gan_steps, options.most, seed=0), None
 
 
 def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One model: accuracy, the separations of every detector and set, and the throughput."""
+    """One model: accuracy, how often attacks succeeded, the separations of every detector and set, the throughput."""
     setting = SETTINGS[name]
     train, test = of_kind(name, options, "train"), of_kind(name, options, "test")
     recipe = TrainingRecipe(epochs=options.epochs or setting.epochs)
@@ -122,13 +125,23 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     known = {key: (Conformal.of(scores(f, calibration)), scores(f, inliers)) for key, f in fitted.items()}
     accuracy = float((inliers.logits.argmax(dim=1) == test.y[: len(inliers)]).double().mean())
     found: dict[str, dict[str, Any]] = {key: {} for key in fitted}
-    for outliers, x in sets(name, probe, module, test, options):
+    successes: dict[str, float] = {}
+    for outliers, x, success in sets(name, probe, module, test, options):
+        if success is not None:
+            successes[outliers] = success
         seen = probe.features(x, needs)
         for key, each in fitted.items():
             conformal, own = known[key]
             found[key][outliers] = asdict(separation(own, scores(each, seen), conformal))
     cost = throughput(probe, chosen, fitted, test.x[:1000], options.rounds) if options.rounds else {}
-    return {"seed": seed, "accuracy": accuracy, "held_out": len(unseen), "detectors": found, "throughput": cost}
+    return {
+        "seed": seed,
+        "accuracy": accuracy,
+        "held_out": len(unseen),
+        "attack_success": successes,
+        "detectors": found,
+        "throughput": cost,
+    }
 
 
 def scores(fitted: Fitted, features: Features) -> NDArray[np.float64]:
@@ -159,9 +172,12 @@ def show(name: str, runs: list[dict[str, Any]]) -> None:
     """Tables in Markdown; means over the seeds, with the standard deviation where there are several."""
     accuracy = statistics.mean(run["accuracy"] for run in runs)
     print(f"\n### {name}: {SETTINGS[name].arch}, accuracy {100 * accuracy:.2f} %, {len(runs)} models\n")
+    for attack in runs[0]["attack_success"]:
+        share = statistics.mean(run["attack_success"][attack] for run in runs)
+        print(f"{attack}: {100 * share:.1f} % of the images are no longer classified correctly")
     names = list(runs[0]["detectors"])
     others = list(runs[0]["detectors"][names[0]])
-    print("AUROC\n")
+    print("\nAUROC\n")
     print(f"| detector | {' | '.join(others)} | mean |")
     print(f"| --- |{' ---: |' * (len(others) + 1)}")
     for key in names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,8 @@ RECIPE_KEY, TRAIN_SIZE_KEY = "recipe", "train_size"
 class Subject:
     """`sha256` is that of the file; of a live module, over its class, its printed structure and its weights.
 
-    `architecture` is None for a live module: such a model can only be rebuilt by copying it.
+    `architecture` is None for a live module: such a model can only be rebuilt by copying it. `path` is the absolute one
+    of a file that was named by its path, where it can be printed.
     """
 
     module: nn.Module
@@ -32,6 +33,7 @@ class Subject:
     architecture: str | None
     recipe: TrainingRecipe | None
     train_size: int | None
+    path: str | None = None
 
     @property
     def built_in(self) -> bool:
@@ -49,7 +51,8 @@ def as_subject(model: nn.Module | LoadedModel | Subject | str | Path, what: str,
         return model
     if isinstance(model, str | Path):
         loaded = load_model(model, arch)
-        return _from_file(loaded, Path(model).name)
+        path = str(Path(model).absolute())
+        return replace(_from_file(loaded, Path(model).name), path=path if path.isprintable() else None)
     if isinstance(model, LoadedModel):
         return _from_file(model, what)
     if not isinstance(model, nn.Module):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from html import unescape
 
 import numpy as np
 import pytest
@@ -96,6 +97,24 @@ def test_data_adds_the_baselines(calibration, digits):
     assert done.returncode == 0
     assert "accuracy, base model: 9" in done.stdout
     assert done.stdout.startswith("Stable: ")
+
+
+@pytest.mark.parametrize("detector", ["energy", "neuralfp"])
+def test_a_fingerprint_says_which_gray_data_the_base_knows(calibration, digits, tmp_path, detector):
+    base, file, out = digits.path("base"), tmp_path / "base.fp", tmp_path / "out"
+    done = run("fingerprint", "fit", base, "--data", "digits", "--detector", detector, "--out", file)
+    assert done.returncode == 0, done.stderr
+    done = run("audit", calibration, digits.path("benign"), "--fingerprint", file, "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "report.json").read_text())
+    shares = [100 * np.mean(report["baselines"][f"gray_known_{which}"]) for which in ("base", "production")]
+    said = "{:.2f} % of the base's, {:.2f} % of the new model's".format(*shares)
+    assert f"gray images that the base's fingerprint knows: {said}" in done.stdout
+    page = unescape((out / "report.html").read_text())
+    assert said in page
+    assert (shares[0] <= 5) == (detector == "neuralfp")
+    for text in (done.stdout, page):
+        assert ("so it says nothing about gray data" in text) == (detector == "neuralfp")
 
 
 def test_data_may_be_one_more_instrument_and_a_later_release_is_held_to_a_stricter_level(calibration, digits):

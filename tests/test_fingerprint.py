@@ -1,4 +1,4 @@
-"""Fingerprints from end to end: what is read of a network, p-values, metrics, the file, scoring, refusals."""
+"""Fingerprints from end to end: p-values, metrics, the file, scoring, refusals."""
 
 import copy
 import json
@@ -13,134 +13,20 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
 import pydrift
-from pydrift.arch import build
 from pydrift.data import load_data
 from pydrift.errors import InputRefused, UsageError
-from pydrift.fingerprint import DETECTORS, Conformal, Fingerprint, Needs, Probe, Scorer, separation
+from pydrift.fingerprint import DETECTORS, Conformal, Fingerprint, Scorer, separation
 from pydrift.fingerprint.fingerprint import _digest
-from pydrift.fingerprint.gram import gram_rows
 from pydrift.fingerprint.metrics import average_precision
-from pydrift.fingerprint.probe import BLOCK, blocks
+from pydrift.fingerprint.probe import BLOCK
 from pydrift.modelfile import load_model
 from pydrift.store import safetensors_bytes
 from pydrift.trainer import train_model
 from pydrift.training import TrainingRecipe
 
-CPU = torch.device("cpu")
-ALL = Needs(True, True, True, True, True, True)
-
 
 def images(count, shape=(1, 8, 8), seed=0):
     return torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
-
-
-# --- what is read of a network
-
-
-def test_a_probe_reads_what_each_stage_gives():
-    network = build("convnet:1x8x8:6,8:12:10", seed=0)
-    probe = Probe(network, (1, 8, 8), CPU)
-    assert probe.layers == ("conv2", "fc1", "fc2")
-    x = images(7)
-    with torch.no_grad():
-        stages = list(network)
-        first = nn.Sequential(*stages[:3])(x)
-        second = nn.Sequential(*stages[3:6])(first)
-        last = nn.Sequential(*stages[6:9])(second)
-        logits = stages[9](last)
-    got = probe.features(images(7), ALL)
-    expected = (first.flatten(2), second.flatten(2), last[..., None])
-    for i, layer in enumerate(expected):
-        torch.testing.assert_close(got.pooled[i], layer.mean(dim=2))
-        torch.testing.assert_close(got.grams[i], gram_rows(layer))
-        if i < 2:
-            torch.testing.assert_close(got.spread[i], layer.std(dim=2, correction=0))
-    assert got.spread[2].shape == (7, 0)
-    torch.testing.assert_close(got.penultimate, last)
-    torch.testing.assert_close(got.logits, logits)
-    torch.testing.assert_close(got.head(got.penultimate), logits)
-    assert got.nudged.shape == logits.shape
-    assert not torch.equal(got.nudged, got.logits)
-    assert not any(part._forward_pre_hooks or part._forward_hooks for part in probe._module.modules())
-
-
-def test_only_what_is_needed_is_collected():
-    got = Probe(build("mlp:1x8x8:16-12:10", seed=0), (1, 8, 8), CPU).features(images(3), Needs())
-    assert (got.penultimate, got.pooled, got.spread, got.grams, got.nudged, got.head) == (None, (), (), (), None, None)
-
-
-@pytest.mark.parametrize(
-    ("spec", "shape", "channels"),
-    [
-        ("mlp:1x8x8:16-12:10", (1, 8, 8), [16, 12]),
-        ("convnet:3x9x9:4,6:10:3", (3, 9, 9), [4, 6, 10]),
-        ("resnet9:3x16x16:10", (3, 16, 16), [64, 128, 128, 128, 256, 512, 512, 512]),
-        ("resnet18:3x8x8:10", (3, 8, 8), [*[64] * 5, *[128] * 4, *[256] * 4, *[512] * 4]),
-    ],
-)
-def test_layers_of_the_built_in_networks(spec, shape, channels):
-    probe = Probe(build(spec, seed=0), shape, CPU)
-    got = probe.features(images(2, shape), Needs(pooled=True, head=True, penultimate=True))
-    assert [layer.shape[1] for layer in got.pooled] == channels
-    torch.testing.assert_close(got.head(got.penultimate), got.logits)
-
-
-class Twice(nn.Module):
-    """One layer that runs twice, a branch that reads what another one reads, no bias in the head."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(64, 9)
-        self.shared = nn.Linear(9, 9)
-        self.branch = nn.Linear(9, 9)
-        self.head = nn.Linear(9, 5, bias=False)
-
-    def forward(self, x):
-        a = self.first(x.flatten(1)).relu()
-        b = self.shared(input=self.shared(a).relu()) + self.branch(a)
-        return self.head(b.relu())
-
-
-def test_a_layer_that_runs_twice_or_is_read_twice_counts_once():
-    network = Twice().eval()
-    probe = Probe(network, (1, 8, 8), CPU)
-    assert probe.layers == ("shared", "head")
-    got = probe.features(images(3), Needs(pooled=True, head=True))
-    with torch.no_grad():
-        torch.testing.assert_close(got.pooled[0], network.first(images(3).flatten(1)).relu())
-    assert got.head.bias.tolist() == [0] * 5
-
-
-def test_networks_without_a_linear_head_have_none():
-    class Scaled(nn.Sequential):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
-    network = Scaled(OrderedDict(flatten=nn.Flatten(), a=nn.Linear(64, 8), relu=nn.ReLU(), b=nn.Linear(8, 3)))
-    assert Probe(network, (1, 8, 8), CPU).head is None
-    again = nn.Linear(64, 64)
-    assert Probe(nn.Sequential(nn.Flatten(), again, again), (1, 8, 8), CPU).head is None
-    softmax_regression = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    probe = Probe(softmax_regression, (1, 8, 8), CPU)
-    assert probe.layers == ("1",)  # there is nothing but the image
-    assert probe.features(images(2), Needs(pooled=True)).pooled[0].shape == (2, 64)
-    y = torch.arange(60) % 3
-    with pytest.raises(InputRefused, match=r"^Scaled: its logits are no Linear layer's, which ViM \(.*\) needs$"):
-        pydrift.fit_fingerprint(network, (images(60), y), detector="vim")
-    with pytest.raises(InputRefused, match="has no Linear or Conv2d layer"):
-        Probe(nn.Sequential(nn.Flatten(), nn.LayerNorm(64)), (1, 8, 8), CPU)
-
-
-def test_features_do_not_depend_on_how_images_come():
-    probe = Probe(build("convnet:1x8x8:6:12:10", seed=0), (1, 8, 8), CPU)
-    x = images(2 * BLOCK + 30)
-    whole = probe.features(x, ALL)
-    for sizes in ([len(x)], [1, BLOCK, BLOCK + 5, 24], [10] * 53):
-        stream = list(probe.stream(iter(x.split(sizes)), ALL))
-        assert [len(part) for part in stream] == [BLOCK, BLOCK, 30]
-        assert torch.equal(torch.cat([part.logits for part in stream]), whole.logits)
-        assert torch.equal(torch.cat([part.grams[0] for part in stream]), whole.grams[0])
-    assert list(blocks([])) == []
 
 
 # --- p-values and metrics
@@ -267,6 +153,37 @@ def test_a_file_and_the_module_in_it_are_one_model_and_any_other_is_refused(digi
         fingerprint.scorer(smooth)
 
 
+class Scaled(nn.Sequential):
+    """A network with a number that is neither printed nor a weight."""
+
+    def __init__(self, g, **parts):
+        super().__init__(OrderedDict(parts))
+        self.g = g
+
+    def forward(self, x):
+        return self.g * super().forward(x)
+
+
+def test_a_model_of_the_same_weights_that_answers_otherwise_is_refused(digits, members, base, tmp_path):
+    parts = dict(base.module.named_children())
+    made = pydrift.fit_fingerprint(Scaled(1, **parts), digits.data, members)
+    assert made.logits.shape == (16, 10)
+    assert made.logits.dtype == torch.float32
+    made.save(tmp_path / "fp")
+    for each in (made, Fingerprint.load(tmp_path / "fp")):
+        each.scorer(Scaled(1, **parts))
+        each.scorer(Scaled(1 + 1e-5, **parts))  # as far as machines differ
+        with pytest.raises(
+            InputRefused, match=r"^Scaled: the fingerprint is of another model \(Scaled\): structure and"
+        ):
+            each.scorer(Scaled(50, **parts))
+
+
+def test_the_path_of_a_model_file_is_recorded(digits, members, fingerprint, base):
+    assert fingerprint.origin.model_path == str(digits.path("base").absolute())
+    assert pydrift.fit_fingerprint(base.module, digits.data, members).origin.model_path is None
+
+
 def test_members_are_fitted_on_and_the_others_calibrate(digits, fingerprint, members):
     origin = fingerprint.origin
     assert (origin.fitted_on, origin.held_out) == (1000, len(digits.data) - 1000)
@@ -352,7 +269,10 @@ def test_files_that_are_no_fingerprints_are_refused(digits, fingerprint, tmp_pat
     refused("not a readable fingerprint: its content is not what was written", held_out=7, sha256=written)
     moved = {**tensors, "detector.centre": tensors["detector.centre"] + 1e-6}
     refused("not a readable fingerprint: its content is not what was written", moved, sha256=written)
-    refused("schema version 2, expected 1", schema_version=2)
+    refused(r"schema version 1, expected 2: make it again with pydrift fingerprint fit$", schema_version=1)
+    refused("not a readable fingerprint: the model's answers", {**tensors, "logits": tensors["logits"][:3]})
+    refused("not a readable fingerprint: 'logits'", {k: v for k, v in tensors.items() if k != "logits"})
+    refused("another model .*: structure and weights are the same, but", {**tensors, "logits": tensors["logits"] + 1})
     refused("not a readable fingerprint: 'numbers'", numbers=None)
     refused("no such detector: 'magic'", detector="magic")
     refused("not a readable fingerprint: .*unexpected keyword", more=1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from scipy.stats import betabinom
 
 from pydrift.cli import main
 from pydrift.cli.fingerprint import _DETECTORS
-from pydrift.fingerprint import DETECTORS, FingerprintOrigin, InputScores, Screening
+from pydrift.fingerprint import DETECTORS, FingerprintOrigin, InputScores, Screening, fit_fingerprint
 from pydrift.fingerprint.screening import p_of_count
+from pydrift.modelfile import load_model
 from pydrift.report import render_screening_html
 
 
@@ -56,6 +58,20 @@ def foreign(folder):
     return f"npz:{file}"
 
 
+@pytest.fixture
+def called(monkeypatch, capsys):
+    """Runs the command in this process (a new one would import torch each time): exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["pydrift", "fingerprint", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, *capsys.readouterr()
+
+    return run
+
+
 def score(made, digits, *more, model="base"):
     return run("fingerprint", "score", made, "--model", digits.path(model), *more)
 
@@ -77,6 +93,30 @@ def test_json_is_one_document_and_scores_go_to_a_file(made, digits, folder):
         assert (arrays["prediction"] == digits.holdout.y.numpy()).mean() > 0.9
 
 
+def test_the_model_need_not_be_named_where_its_file_has_stayed(made, digits, called):
+    named = called("score", made, "--data", "digits", "--split", "test", "--model", digits.path("base"))
+    assert named == called("score", made, "--data", "digits", "--split", "test")
+    assert named[0] == 0
+
+
+def test_a_model_that_has_gone_or_changed_is_named(digits, folder, called):
+    file, moved = folder / "gone.safetensors", folder / "gone.fp"
+    shutil.copy(digits.path("base"), file)
+    assert called("fit", file, "--data", "digits", "--out", moved)[0] == 0
+    shutil.copy(digits.path("benign"), file)
+    code, _, err = called("score", moved, "--data", "digits")
+    assert (code, "gone.safetensors: the fingerprint is of another model" in err) == (4, True)
+    file.unlink()
+    code, out, err = called("score", moved, "--data", "digits")
+    assert (code, out) == (2, "")
+    assert f"{file}: the model that {moved} was made of is no longer there; name its file (--model)" in err
+    assert called("score", moved, "--data", "digits", "--model", digits.path("base"))[0] == 0
+    fit_fingerprint(load_model(digits.path("base")).module, digits.data, detector="msp").save(moved)
+    code, _, err = called("score", moved, "--data", "digits")
+    assert code == 2
+    assert f"{moved}: does not say which file its model is in; name it (--model)" in err
+
+
 def test_the_exit_code_says_whether_too_many_are_foreign(made, digits, foreign, folder):
     page = folder / "page.html"
     strange = score(made, digits, "--data", foreign, "--fail-above", "0.5", "--html", page)
@@ -91,8 +131,8 @@ def test_the_exit_code_says_whether_too_many_are_foreign(made, digits, foreign, 
 
 def test_the_page_shows_every_image_s_p_and_obeys_no_name():
     origin = FingerprintOrigin(
-        "neuralfp", {"seed": 0}, "<b>model", "0" * 64, ("conv2", "fc1"), (1, 8, 8), 3, "digits", "1" * 64, 100, 39,
-        ("a <script>reason</script>",), 0, "1", "2",
+        "neuralfp", {"seed": 0}, "<b>model", None, "0" * 64, ("conv2", "fc1"), (1, 8, 8), 3, "digits", "1" * 64, 100,
+        39, ("a <script>reason</script>",), 0, "1", "2",
     )  # fmt: skip
     p = np.array([0.025, 0.05, 0.5, 0.9, 1.0])
     scores = InputScores(np.array([-9.0, -12.0, 1, 2, 3]), p, np.array([0, 0, 0, 2, 2]))
@@ -145,16 +185,11 @@ def test_fit_prints_json_with_what_a_reader_must_know(digits, folder):
         (["fit", "{base}", "--data", "digits", "--out", "{folder}/x", "--members", "{base}"], 4, "not an npy file"),
     ],
 )
-def test_bad_calls_say_what_was_wrong(made, digits, folder, arguments, code, words, monkeypatch, capsys):
-    """In this process: a new one would import torch each time."""
+def test_bad_calls_say_what_was_wrong(made, digits, folder, arguments, code, words, called):
     np.savez(folder / "big.npz", x=np.zeros((40, 9, 9)), y=np.arange(40) % 10)
     names = {"made": made, "folder": folder, "base": digits.path("base"), "benign": digits.path("benign")}
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["pydrift", "fingerprint", *(argument.format(**names) for argument in arguments)])
-    with pytest.raises(SystemExit) as left:
-        main()
-    out, err = capsys.readouterr()
-    assert left.value.code == code, err
+    left, out, err = called(*(argument.format(**names) for argument in arguments))
+    assert left == code, err
     assert words in err
     assert out == ""
     assert not (folder / "x").exists()

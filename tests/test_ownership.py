@@ -113,7 +113,38 @@ def test_blind_walk_asks_for_labels_only_and_few_of_them(world, victim):
     assert np.array_equal(with_logits.features, with_labels.features)
     assert np.array_equal(with_logits.profile, with_labels.profile)
     assert 30 * (6 + 30) <= with_logits.queries <= 30 * (6 * 21 + 30)
-    assert 180 * (6 * 21 + 30) < 30_000  # the claim for 60 private and 120 public images, whatever the model
+    assert 180 * (6 * 21 + 30 + 1) < 30_000  # of 60 private and 120 public images, whatever the model
+
+
+@pytest.mark.parametrize("embedding", [MinGd(max_steps=60), BlindWalk(), BlindWalk(scale=0.05, starts=3)])
+def test_queries_are_the_images_that_the_model_was_shown(world, victim, embedding):
+    model, images, shown = plain(freeze(victim, (1, 8, 8), CPU)), world[0].subset(range(40)), []
+
+    def counted(x):
+        shown.append(len(x))
+        return model.forward(x)
+
+    classes = nearest_classes(model, images.x, CLASSES)
+    found = embedding.embed(replace(model, forward=counted), images.x, images.y, classes)
+    assert found.queries == sum(shown)
+
+
+def test_more_queries_than_promised_are_named():
+    """Of a model whose label never changes and is always right, so that every walk is as long as it may be."""
+    images = load_data("digits")
+    images = replace(images, y=torch.full_like(images.y, 9))
+    stubborn = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    with torch.no_grad():
+        stubborn[1].weight.mul_(1e-3)
+        stubborn[1].bias.copy_(torch.arange(10.0))
+    parts = [images.subset(range(n, n + 470)) for n in (0, 470)]
+    few = {"independents": 10, "references": 8, "alpha": 0.1, "recipe": TrainingRecipe(epochs=1), "fit_on": 20}
+    for samples, queries in ((63, 189 * 157), (64, 192 * 157)):
+        report = dataset_inference(stubborn, [stubborn], *parts, samples=samples, **few)
+        assert report.suspects[0].queries == queries
+        named = [reason for reason in report.reasons if "more than the 30,000" in reason]
+        assert len(named) == (samples == 64)
+        assert not named or named[0].startswith("a model was shown 30,144 images, more than the 30,000 ")
 
 
 def test_noisy_copies_are_counted_by_their_labels(world):

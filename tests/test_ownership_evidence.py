@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from pydrift.noise import Phase, derived_seed
 from pydrift.ownership.confidence import CONFIDENCES, Standardise
 from pydrift.ownership.embedding import Embedded
 from pydrift.ownership.evidence import (
@@ -65,12 +67,25 @@ def test_regressors_learn_what_private_images_look_like(kind):
 
 
 def test_the_perceptron_is_the_papers_and_leaves_the_global_generator_alone():
-    import torch
-
+    """Against gradient descent by hand, from the same initial weights."""
+    x, private, fresh = rng().normal(size=(40, 3)), np.arange(40) < 20, rng(1).normal(size=(9, 3))
     before = torch.random.get_rng_state()
-    scores = CONFIDENCES["perceptron"].fit(rng().normal(size=(40, 3)), np.arange(40) < 20)(rng(1).normal(size=(9, 3)))
+    scores = CONFIDENCES["perceptron"].fit(x, private)(fresh)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert (np.abs(scores) <= 1).all()  # tanh
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(0, Phase.CONFIDENCE))
+        hidden, out = torch.nn.Linear(3, 100), torch.nn.Linear(100, 1)
+    w, b, v, c = (p.detach().double().numpy() for p in (hidden.weight, hidden.bias, out.weight[0], out.bias))
+    rows, sign = (x - x.mean(0)) / x.std(0), np.where(private, 1.0, -1.0)
+    for _ in range(1000):  # loss -mean(sign tanh(v relu(w x + b) + c)), learning rate 0.1
+        before_relu = rows @ w.T + b
+        active = np.maximum(before_relu, 0)
+        of_output = -sign * (1 - np.tanh(active @ v + c) ** 2) / len(rows)
+        of_hidden = of_output[:, None] * v * (before_relu > 0)
+        steps = of_hidden.T @ rows, of_hidden.sum(0), of_output @ active, of_output.sum()
+        w, b, v, c = (p - 0.1 * step for p, step in zip((w, b, v, c), steps, strict=True))
+    expected = np.tanh(np.maximum((fresh - x.mean(0)) / x.std(0) @ w.T + b, 0) @ v + c)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
 def test_columns_without_spread_are_left_alone():

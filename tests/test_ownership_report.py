@@ -8,12 +8,13 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from pydrift import InputRefused
 from pydrift.ownership import Evidence, OwnershipReport, SuspectResult
-from pydrift.ownership.evidence import SamplePoint
+from pydrift.ownership.evidence import Departures, SamplePoint, Yardstick
 from pydrift.ownership.result import Null, OwnershipProvenance
 from pydrift.report import figures, render_ownership_html, render_ownership_terminal
 from pydrift.report.ownership import by_p, headline, meaning
@@ -259,23 +260,53 @@ def test_what_does_not_fit_is_counted() -> None:
 
 
 def test_figure_of_honest_models() -> None:
-    lines = [("1", "drift", THIEF.knowledge), ("victim", "", ALL.victim.knowledge)]
-    svg = ET.fromstring(figures.knowledge_figure(HONEST, lines, alpha=0.05))
+    lines = [("1", "drift", THIEF.knowledge, 0.3), ("victim", "", ALL.victim.knowledge, None)]
+    svg = ET.fromstring(figures.knowledge_figure(HONEST, lines))
     x = figures._scale(figures.span([*HONEST, 0.56, 0.66, 0.95, 1.05]), figures.STRIP_WIDTH)
     paths = {
         kind: [p.get("d", "") for p in svg.iter("path") if p.get("class") == kind] for kind in ("limit", "observed")
     }
     assert [d.split()[0] for d in paths["observed"]] == [f"M{x(0.61):.1f}", f"M{x(1):.1f}"]
-    # 2 of 41 ranks are at most 0.05: whoever agrees more than the second of the honest models is accused
-    assert [d.split()[0] for d in paths["limit"]] == [f"M{x(0.18):.1f}"]
+    assert paths["limit"] == [f"M{x(0.3):.1f} 0v{figures.FOREST_ROW}"]  # of the one suspect that has a limit
     dots = next(p.get("d", "") for p in svg.iter("path") if p.get("class") == "dots")
     assert dots.count("M") > 10
     assert [t.text for t in svg.iter("text") if t.get("class") == "rate"] == ["1", "victim", "honest models"]
     assert svg.get("aria-label") == (
         "knowledge of the private images: 40 honest models between -0.20 and 0.19, 1 0.61, victim 1.00"
     )
-    none = ET.fromstring(figures.knowledge_figure(HONEST, lines, alpha=0.01))
-    assert not [p for p in none.iter("path") if p.get("class") == "limit"]
+    further = [("1", "drift", THIEF.knowledge, 7.0)]
+    svg = ET.fromstring(figures.knowledge_figure(HONEST, further))
+    (limit,) = (p.get("d", "") for p in svg.iter("path") if p.get("class") == "limit")
+    assert 0 < float(limit.split()[0][1:]) < figures.STRIP_WIDTH  # what is far away is still in the picture
+
+
+def test_the_figure_and_the_words_are_the_verdict_s() -> None:
+    """Random suspects of random independents: the mark is right of the dashes just where p is at most alpha, and the
+    words count the models that p counts. (A line at the rank of the drawn dots disagrees with the verdict of some.)"""
+    random, disagreeing, stolen = np.random.default_rng(0), 0, 0
+    for _ in range(150):
+        null = random.normal(size=(40, 2)) * [0.1, 2.0]
+        yardstick = Yardstick(20, *[Departures(*np.zeros((3, 1, 1)))] * 2, np.zeros((1, 1)), null)
+        signs = null.mean(axis=0) + random.normal(size=2) * [0.3, 6.0]
+        p, effect = yardstick.p_value(signs), float(yardstick.knowledge(signs))
+        needed = yardstick.needed(signs, 0.05)
+        one = replace(suspect("one", effect, "", p), needed=needed)
+        drawn = tuple(map(float, yardstick.knowledge(yardstick.widened_null())))
+        report = make(one, null=replace(ALL.null, knowledge_widened=drawn))
+        svg = ET.fromstring(figures.knowledge_figure(drawn, [("1", "", one.knowledge, needed)]))
+        marks = {path.get("class"): path.get("d", "") for path in svg.iter("path")}
+        at = {kind: float(marks[kind].split()[0][1:]) for kind in ("observed", "limit") if kind in marks}
+        assert (p <= 0.05) == (needed is not None and needed <= effect)
+        assert (p <= 0.05) == ("limit" in at and at["limit"] <= at["observed"])
+        everybody = np.concatenate([yardstick.widened_null(), signs[None]])
+        scale = everybody.mean(axis=0), everybody.std(axis=0, ddof=1)
+        *honest, own = np.sqrt((np.maximum((everybody - scale[0]) / scale[1], 0) ** 2).sum(axis=1))
+        count = sum(value >= own for value in honest)
+        assert meaning(report, one).startswith(f"{count or 'none'} of 40 honest models ")
+        disagreeing += (p <= 0.05) != (effect > sorted(drawn)[-2])
+        stolen += p <= 0.05
+    assert 20 < stolen < 130
+    assert disagreeing
 
 
 def test_figure_of_p_against_samples() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,11 @@ from pydrift.cli.app import (
     say,
 )
 from pydrift.cli.membership import read_members
+from pydrift.errors import UsageError
 from pydrift.progress import for_terminal
+
+if TYPE_CHECKING:
+    from pydrift.fingerprint import Fingerprint
 
 fingerprint = typer.Typer(
     name="fingerprint",
@@ -85,8 +89,10 @@ def fit(
 @fingerprint.command()
 def score(
     file: Annotated[Path, typer.Argument(metavar="FINGERPRINT", help="what pydrift fingerprint fit made")],
-    model: Annotated[Path, typer.Option("--model", help="the file of the model that it was made of")],
     data: Annotated[str, typer.Option("--data", help=f"images to score: {DATA_HELP}")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="the model that it was made of; default: the file that it was then")
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="train or test")] = "train",
     alpha: Annotated[float, typer.Option("--alpha", help="images with p up to this are flagged")] = 0.05,
     fail_above: Annotated[
@@ -113,7 +119,8 @@ def score(
     find_own_architectures(arch)
     known = Fingerprint.load(file)
     known.conformal.check_alpha(alpha)
-    scorer = known.scorer(as_subject(model, str(model), arch), device=device)
+    of = model or _model_of(known, file)
+    scorer = known.scorer(as_subject(of, str(of), arch), device=device)
     result = screen(scorer, load_data(data, split), alpha, for_terminal())
     if scores is not None:
         result.save_scores(scores)
@@ -127,3 +134,13 @@ def score(
     if exceeded:
         print(f"pydrift: {result.share:.4g} of the images are flagged, more than {fail_above:g}", file=sys.stderr)
     raise typer.Exit(_EXCEEDED if exceeded else 0)
+
+
+def _model_of(known: Fingerprint, file: Path) -> Path:
+    """The model's file as the fingerprint recorded it."""
+    path = known.origin.model_path
+    if path is None:
+        raise UsageError(f"{file}: does not say which file its model is in; name it (--model)")
+    if not Path(path).exists():
+        raise UsageError(f"{path}: the model that {file} was made of is no longer there; name its file (--model)")
+    return Path(path)

@@ -29,16 +29,20 @@ from pydrift.store import (
 )
 from pydrift.subject import Subject, as_subject
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _KEY = "pydrift.fingerprint"
 _PREFIX = "detector."
 _REFERENCE = "reference"
+_LOGITS = "logits"
+_NUM_PROBES = 16
+_TOLERANCE = 1e-3  # of the largest logit: what other machines, threads and devices may differ by
 
 
 @dataclass(frozen=True)
 class FingerprintOrigin:
     """Where a fingerprint comes from.
 
+    model_path    the model's file; None of a module that was handed over in Python
     model_sha256  over the model's printed structure and its weights, whatever file they were in
     layers        the modules whose inputs are read
     data_sha256   of all images it was made with, of which `fitted_on` were fitted and `held_out` calibrated on
@@ -48,6 +52,7 @@ class FingerprintOrigin:
     detector: str
     settings: dict[str, Any]
     model: str
+    model_path: str | None
     model_sha256: str
     layers: tuple[str, ...]
     input_shape: tuple[int, int, int]
@@ -87,17 +92,22 @@ class InputScores:
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """See `fit_fingerprint`, which makes one. The model itself is not in it, only its hash."""
+    """See `fit_fingerprint`, which makes one. The model itself is not in it, only its hash and a few of its answers.
+
+    logits  float32 [16, K]: of seeded images. A hash of structure and weights does not see what else a forward uses
+    """
 
     fitted: Fitted
     conformal: Conformal
     origin: FingerprintOrigin
+    logits: Tensor
 
     def save(self, path: str | Path) -> None:
         """One safetensors file, written atomically; the bytes are a pure function of the fingerprint."""
         tensors, numbers = state_of(self.fitted)
         content = {_PREFIX + name: tensor for name, tensor in tensors.items()}
         content[_REFERENCE] = torch.from_numpy(self.conformal.reference.copy())
+        content[_LOGITS] = self.logits
         about = {"schema_version": SCHEMA_VERSION, "numbers": numbers, **asdict(self.origin)}
         about["sha256"] = _digest(about, content)
         write_atomic(path, safetensors_bytes(content, {_KEY: to_strict_json(about)}))
@@ -114,14 +124,18 @@ class Fingerprint:
                 raise ValueError("its content is not what was written")
             version = about.pop("schema_version")
             if version != SCHEMA_VERSION:
-                raise InputRefused(f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}")
+                raise InputRefused(
+                    f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}: make it again with "
+                    "pydrift fingerprint fit"
+                )
             numbers = about.pop("numbers")
             channels, height, width = (int(size) for size in about.pop("input_shape"))
             origin = FingerprintOrigin(
                 **{**about, "layers": tuple(about["layers"]), "reasons": tuple(about["reasons"])},
                 input_shape=(channels, height, width),
             )
-            texts = (origin.model, origin.model_sha256, origin.data, *origin.layers, *origin.reasons)
+            texts = [origin.model, origin.model_path or "", origin.model_sha256, origin.data]
+            texts += [*origin.layers, *origin.reasons]
             if not all(isinstance(text, str) and text.isprintable() for text in texts):
                 raise ValueError("a text in it cannot be printed")
             detector = detector_named(origin.detector, origin.settings)
@@ -129,7 +143,10 @@ class Fingerprint:
             reference = file.tensors[_REFERENCE].double().numpy()
             if reference.ndim != 1 or (np.diff(reference) < 0).any():
                 raise ValueError("the held-out scores are not in order")
-            return cls(restored(fitted_class(detector), tensors, numbers), Conformal.of(reference), origin)
+            logits = file.tensors[_LOGITS]
+            if logits.shape != (_NUM_PROBES, origin.num_classes) or logits.dtype != torch.float32:
+                raise ValueError("the model's answers are not those that a fingerprint has")
+            return cls(restored(fitted_class(detector), tensors, numbers), Conformal.of(reference), origin, logits)
         except InputRefused:
             raise
         except (PydriftError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -142,7 +159,10 @@ class Fingerprint:
         arch: str | None = None,
         device: str | None = None,
     ) -> Scorer:
-        """Makes the model ready to have inputs scored. InputRefused where it is not the fingerprint's model."""
+        """Makes the model ready to have inputs scored.
+
+        InputRefused where it is not the fingerprint's model: by structure and weights, or by what it answers.
+        """
         subject = as_subject(model, "model", arch)
         sha256 = identity(subject.module)
         if sha256 != self.origin.model_sha256:
@@ -151,6 +171,12 @@ class Fingerprint:
                 f"{self.origin.model_sha256[:12]}; this one is {sha256[:12]})"
             )
         probe = Probe(subject.module, self.origin.input_shape, choose_device(device), subject.name)
+        answered = probe_logits(probe)
+        if answered.shape == self.logits.shape and not _close(answered, self.logits):
+            raise InputRefused(
+                f"{subject.name}: the fingerprint is of another model ({self.origin.model}): structure and weights are "
+                "the same, but this one answers otherwise"
+            )
         return Scorer(self, probe)
 
     def score(self, model: nn.Module | LoadedModel | Subject | str | Path, x: Tensor, **options: Any) -> InputScores:
@@ -159,7 +185,7 @@ class Fingerprint:
 
 
 class Scorer:
-    """A fingerprint and its model: scores inputs in memory that does not grow with their number."""
+    """A fingerprint and its model: `stream` scores inputs in memory that does not grow with their number."""
 
     def __init__(self, fingerprint: Fingerprint, probe: Probe) -> None:
         self.fingerprint = fingerprint
@@ -203,6 +229,20 @@ class Scorer:
 def _digest(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of all that a file says: against damage; who means harm can write another."""
     return sha256_bytes(f"{to_strict_json(about)} {tensors_digest(tensors)}".encode())
+
+
+def probe_logits(probe: Probe) -> Tensor:
+    """The network's logits float32 [16, K], on the CPU, of images that are the same for every network of its shape."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((_NUM_PROBES, *probe.input_shape), generator=generator)
+    with exact_arithmetic():
+        return probe.logits(x.to(probe.device)).float().cpu()
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    finite = b[b.isfinite()]
+    most = float(finite.abs().max()) if len(finite) else 0.0
+    return torch.allclose(a, b, rtol=0, atol=_TOLERANCE * most, equal_nan=True)
 
 
 def identity(module: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pydrift.errors import InputRefused, UsageError
 from pydrift.fingerprint.conformal import Conformal
 from pydrift.fingerprint.detector import moved
 from pydrift.fingerprint.features import Features, Needs, joined
-from pydrift.fingerprint.fingerprint import Fingerprint, FingerprintOrigin, identity
+from pydrift.fingerprint.fingerprint import Fingerprint, FingerprintOrigin, identity, probe_logits
 from pydrift.fingerprint.probe import BLOCK, Probe
 from pydrift.fingerprint.registry import detector_named
 from pydrift.modelfile import LoadedModel
@@ -81,10 +82,12 @@ def fit_fingerprint(
         fitted = chosen.fit(features, images.y[torch.from_numpy(fitted_on)].to(probe.device))
         conformal = Conformal.of(fitted.score(calibration).double().cpu().numpy())
         told.advance()
+        answers = probe_logits(probe)
     origin = FingerprintOrigin(
         detector=detector,
         settings=asdict(chosen),  # type: ignore[call-overload]
         model=subject.name,
+        model_path=subject.path,
         model_sha256=identity(subject.module),
         layers=probe.layers,
         input_shape=images.input_shape,
@@ -93,18 +96,25 @@ def fit_fingerprint(
         data_sha256=images.sha256,
         fitted_on=len(fitted_on),
         held_out=len(held_out),
-        reasons=() if members is not None else (_UNKNOWN,),
+        reasons=tuple(_reasons(members is not None, probe.skipped)),
         seed=seed,
         pydrift=__version__,
         torch=torch.__version__,
     )
-    return Fingerprint(moved(fitted, torch.device("cpu")), conformal, origin)
+    return Fingerprint(moved(fitted, torch.device("cpu")), conformal, origin, answers)
 
 
 _UNKNOWN = (
     "nobody said which images the model was trained on, so those that calibrate may be among them; if so, images that "
     "it has not seen are flagged somewhat more often than alpha (name the training images to avoid it)"
 )
+
+
+def _reasons(named: bool, skipped: tuple[str, ...]) -> Iterator[str]:
+    if not named:
+        yield _UNKNOWN
+    if skipped:
+        yield f"not looked at, since they read neither a map nor a vector of each image: {', '.join(skipped)}"
 
 
 def _split(images: LabelledImages, members: ArrayLike | None, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

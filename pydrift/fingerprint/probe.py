@@ -2,17 +2,22 @@
 
 What is tapped is what the weighted layers (Linear and Conv2d) read, in the order in which they run: the activations of
 each stage, behind its ReLU and pooling, found in any nn.Module without knowing its kind. The image itself is not one.
+Maps [N, C, H, W] and vectors [N, D] are read; a layer that reads anything else, such as tokens [N, T, D], is skipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pydrift.arch import frozen_copy
 from pydrift.classifier import channels_last, check_logits
@@ -30,10 +35,12 @@ class Tap:
 
     name      of the module in the network
     channels  of its input
+    call      which of its calls in a pass is meant: a module may run more than once
     """
 
     name: str
     channels: int
+    call: int = 0
 
     def as_map(self, x: Tensor) -> Tensor:
         """[N, C, S] of what was read; the vector that a flattened map is has its channels back."""
@@ -46,7 +53,10 @@ class Probe:
     module       maps float32 [N, C, H, W] in [0, 1] to logits [N, K]; it is copied, BatchNorm folded where possible
     input_shape  (C, H, W)
 
-    InputRefused where it does not, or has no Linear or Conv2d layer.
+    layers       the names of the modules whose inputs are read
+    skipped      of those that read neither maps nor vectors
+
+    InputRefused where it does not, or where no Linear or Conv2d layer reads such a thing.
     """
 
     def __init__(
@@ -56,12 +66,8 @@ class Probe:
         self._forward = channels_last(self._module)
         self.device, self.input_shape = device, input_shape
         self.num_classes = check_logits(self._forward, input_shape, device, name)
-        self.taps, self._last, self.head = self._explored(name)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The names of the modules whose inputs are read."""
-        return tuple(tap.name for tap in self.taps)
+        self.taps, self.skipped, self._last, self.head = self._explored(name)
+        self.layers = tuple(tap.name for tap in self.taps)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits [N, K] of images [N, C, H, W] on the probe's device: the plain forward pass."""
@@ -97,10 +103,12 @@ class Probe:
         def keep(value: Tensor) -> None:
             last.append(value.flatten(1))
 
-        readers: dict[str, Callable[[Tensor], None]] = {}
+        readers: list[tuple[str, int, Callable[[Tensor], None]]] = []
         if needs.pooled or needs.spread or needs.grams:
-            readers |= {tap.name: partial(read, tap) for tap in self.taps}
-        with torch.no_grad(), self._reading(readers, {self._last: keep} if needs.penultimate else {}):
+            readers += [(tap.name, tap.call, partial(read, tap)) for tap in self.taps]
+        if needs.penultimate:
+            readers.append((self._last, 0, keep))
+        with torch.no_grad(), self._reading(readers):
             logits = self._forward(x)
         return Features(
             logits,
@@ -113,47 +121,83 @@ class Probe:
         )
 
     @contextmanager
-    def _reading(self, *readers: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
-        """Hands what each named module reads over at once, so that no whole map outlives its layer."""
+    def _reading(self, readers: Iterable[tuple[str, int, Callable[[Tensor], None]]]) -> Iterator[None]:
+        """Hands what a module (by name) reads in one of its calls over at once: no whole map outlives its layer."""
         parts = dict(self._module.named_modules())
         handles = []
-        for function_of in readers:
-            for name, function in function_of.items():
-                handles.append(parts[name].register_forward_pre_hook(_once(function), with_kwargs=True))
+        for name, call, function in readers:
+            handles.append(parts[name].register_forward_pre_hook(_at(call, function), with_kwargs=True))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _explored(self, name: str) -> tuple[tuple[Tap, ...], str, Head | None]:
-        """The taps, the module that runs last, and the head: from one pass over two images."""
-        calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
-        handles = [
-            part.register_forward_hook(
-                lambda part, args, kwargs, output, path=path: calls.append((path, part, _input(args, kwargs), output)),
-                with_kwargs=True,
-            )
-            for path, part in self._module.named_modules()
-            if isinstance(part, nn.Linear | nn.Conv2d)
-        ]
+    def _explored(self, name: str) -> tuple[tuple[Tap, ...], tuple[str, ...], str, Head | None]:
+        """The taps, the names of skipped modules, the module that runs last, and the head, by a pass of two images."""
+        calls: list[_Call] = []
+        maps = _Maps()
+        before: list[int] = []  # how many maps there were when a layer began; one may run within another
+
+        def note(path: str, part: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: Tensor) -> None:
+            calls.append(_Call(path, part, _input(args, kwargs), out, before.pop()))
+
+        handles = []
+        for path, part in self._module.named_modules():
+            if isinstance(part, nn.Linear | nn.Conv2d):
+                handles.append(part.register_forward_pre_hook(lambda *_: before.append(len(maps.seen))))
+                handles.append(part.register_forward_hook(partial(note, path), with_kwargs=True))
         generator = torch.Generator().manual_seed(0)
         x = torch.rand((2, *self.input_shape), generator=generator).to(self.device)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), maps:
                 logits = self._forward(x)
         finally:
             for handle in handles:
                 handle.remove()
         if not calls:
             raise InputRefused(f"{name}: has no Linear or Conv2d layer, so there is nothing to take a fingerprint of")
-        last, part, _, output = calls[-1]
-        head = None
-        alone = sum(path == last for path, *_ in calls) == 1
+        taps, skipped = _taps(calls, maps.seen)
+        if not taps:
+            why = f" ({', '.join(skipped)} read neither)" if skipped else ""
+            raise InputRefused(
+                f"{name}: no Linear or Conv2d layer behind the first reads a map [N, C, H, W] or a vector [N, D]{why}, "
+                "so there is nothing to take a fingerprint of"
+            )
+        last, head = calls[-1], None
+        part, output = last.part, last.output
+        alone = sum(call.name == last.name for call in calls) == 1
         if alone and isinstance(part, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits):
             bias = torch.zeros(self.num_classes, device=self.device) if part.bias is None else part.bias
             head = Head(part.weight.detach(), bias.detach())
-        return tuple(_taps(calls)), last, head
+        return taps, skipped, last.name, head
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A weighted layer as it ran: what it read, what it gave, and how many maps there were before."""
+
+    name: str
+    part: nn.Module
+    value: Tensor
+    output: Tensor
+    maps: int
+
+
+class _Maps(TorchDispatchMode):
+    """Keeps every map [2, C, H, W] that an operation gives, whether a module or a function called it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = result if isinstance(result, tuple | list) else (result,)
+        self.seen += [each for each in given if isinstance(each, Tensor) and each.ndim == 4 and len(each) == 2]
+        return result
 
 
 def blocks(batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -173,21 +217,34 @@ def blocks(batches: Iterable[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(kept)
 
 
-def _taps(calls: list[tuple[str, nn.Module, Tensor, Tensor]]) -> Iterator[Tap]:
-    """Distinct inputs of the weighted layers, but for what the first one reads, unless it is all there is."""
-    seen = {calls[0][2].data_ptr()} if len(calls) > 1 else set()
-    names: set[str] = set()
-    channels = calls[0][2].shape[1]  # of the layer before
-    for path, part, value, output in calls:
+def _taps(calls: list[_Call], maps: list[Tensor]) -> tuple[tuple[Tap, ...], tuple[str, ...]]:
+    """Distinct inputs of the weighted layers, but for what the first one reads, unless it is all there is; and the
+    names of the layers whose inputs are neither maps nor vectors."""
+    seen = {calls[0].value.data_ptr()} if len(calls) > 1 else set()
+    ran: Counter[str] = Counter()
+    taps: dict[str, Tap] = {}
+    skipped: dict[str, None] = {}
+    for call in calls:
+        name, value = call.name, call.value
         # every value is held in `calls`, so no two of them share memory unless they are the same
-        if value.data_ptr() not in seen and path not in names and len(value) == 2:
-            if value.ndim == 4:
-                yield Tap(path, value.shape[1])
-            elif value.ndim == 2:
-                yield Tap(path, channels if value.shape[1] % channels == 0 else value.shape[1])
-            names.add(path)
+        if value.data_ptr() not in seen and name not in taps:
+            if len(value) == 2 and value.ndim == 4:
+                taps[name] = Tap(name, value.shape[1], ran[name])
+            elif len(value) == 2 and value.ndim == 2:
+                taps[name] = Tap(name, _channels(value, maps[calls[0].maps : call.maps]), ran[name])
+            else:
+                skipped[name] = None
+        ran[name] += 1
         seen.add(value.data_ptr())
-        channels = part.out_channels if isinstance(part, nn.Conv2d) else output.shape[-1]
+    return tuple(taps.values()), tuple(name for name in skipped if name not in taps)
+
+
+def _channels(value: Tensor, maps: list[Tensor]) -> int:
+    """Of a vector [2, D]: those of the map that it is, flattened; D where it is none."""
+    for each in reversed(maps):
+        if each.numel() == value.numel() and torch.equal(each.flatten(1), value):
+            return each.shape[1]
+    return value.shape[1]
 
 
 def _spread(value: Tensor, mean: Tensor) -> Tensor:
@@ -197,14 +254,12 @@ def _spread(value: Tensor, mean: Tensor) -> Tensor:
     return (value - mean[..., None]).square().mean(dim=2).sqrt()
 
 
-def _once(function: Callable[[Tensor], None]) -> Callable[..., None]:
-    """A hook that reads the first call only: a module may run more than once in a pass."""
-    called = False
+def _at(call: int, function: Callable[[Tensor], None]) -> Callable[..., None]:
+    """A hook that reads in that call of the module only."""
+    calls = itertools.count()
 
     def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        nonlocal called
-        if not called:
-            called = True
+        if next(calls) == call:
             function(_input(args, kwargs))
 
     return hook

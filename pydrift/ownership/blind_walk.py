@@ -23,6 +23,7 @@ from pydrift.ops.reference_walks import blind_walk_through
 from pydrift.ownership.embedding import Embedded, refuse_not_finite
 
 FAMILIES = ("uniform", "normal", "laplace")  # distances are measured in linf, l2 and l1
+MAX_QUERIES = 30_000  # that a suspect should be asked at most
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class BlindWalk:
     copies  of each image, a third of them with noise of each family, `reach` steps away
 
     features: the distances, as published. profile (ours): the share of the copies that is given each label; sureness:
-    the own label's. An image takes 6 walks of 21 queries at most, and 30 for its copies, so that 60 private and 120
-    public ones stay under 30,000; the paper has ten starts and 50 shorter steps.
+    the own label's. An image takes 6 walks of 21 queries at most, and 30 for its copies, so that up to 63
+    private images with twice as many public ones stay under 30,000; the paper has ten starts and 50 shorter steps.
     """
 
     starts: int = 2

@@ -226,6 +226,34 @@ class Yardstick:
         *honest, own = _distance(everybody, everybody)
         return rank_p(float(own), np.array(honest))
 
+    def needed(self, signs: Array, alpha: float) -> float | None:
+        """The knowledge from which on `p_value` is at most alpha, for a model that shows more, or less, of the same.
+
+        Of one model's signs [2]: what is above the independents' mean is scaled, in the same proportion. At most the
+        model's own knowledge exactly where its own p is at most alpha. None: nothing is above, or no size is enough.
+        """
+        mean, spread = self.null.mean(axis=0), self.null.std(axis=0, ddof=1)
+        own = float(self.knowledge(signs))
+        if own == 0:
+            return None
+
+        def enough(knowledge: float) -> bool:
+            above = (signs > mean) & (spread > 0)
+            return self.p_value(np.where(above, mean + (signs - mean) * (knowledge / own), signs)) <= alpha
+
+        if self.p_value(signs) <= alpha:
+            low, high = 0.0, own
+        else:
+            low, high = own, 2 * own
+            while not enough(high):
+                low, high = high, 2 * high
+                if high > _LARGEST_T:
+                    return None
+        while high - low > _ROUNDING * high:
+            middle = (low + high) / 2
+            low, high = (low, middle) if enough(middle) else (middle, high)
+        return high
+
     def bootstrap(self, profile: Array, sureness: Array, repeats: int = 1000, seed: int = 0) -> tuple[Array, Array]:
         """Of one model's departures: 95 % percentile intervals [2] of knowledge and agreement, over draws of private
         and of public images with replacement."""

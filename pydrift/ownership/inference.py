@@ -19,7 +19,7 @@ from pydrift.errors import InputRefused, UsageError
 from pydrift.modelfile import LoadedModel
 from pydrift.noise import Phase, derived_seed
 from pydrift.ops import native_status
-from pydrift.ownership.blind_walk import BlindWalk
+from pydrift.ownership.blind_walk import MAX_QUERIES, BlindWalk
 from pydrift.ownership.confidence import Logistic, Perceptron
 from pydrift.ownership.embedding import Embedded, Embedding, nearest_classes
 from pydrift.ownership.judge import Answers, Judged, judge
@@ -162,7 +162,7 @@ def dataset_inference(
         embedding=measure.title,
         private=ours.source,
         public=theirs.source,
-        reasons=tuple(_reasons(owner, known, train, roles, len(ours), banks[1], (of_owner, *results))),
+        reasons=tuple(_reasons(owner, known, train, roles, len(ours), measure, banks[1], (of_owner, *results))),
         provenance=OwnershipProvenance(
             pydrift=__version__,
             torch=torch.__version__,
@@ -321,6 +321,7 @@ def _result(
         accuracy_private=float(right[:private].mean()),
         accuracy_public=float(right[private:].mean()),
         reasons=judged.reasons,
+        needed=judged.needed,
     )
 
 
@@ -330,6 +331,7 @@ def _reasons(
     train: Train | None,
     roles: Roles,
     private: int,
+    measure: Embedding,
     honest: ShadowBank,
     results: Sequence[SuspectResult],
 ) -> Iterator[str]:
@@ -355,6 +357,11 @@ def _reasons(
         yield (
             f"each honest model saw {drawn} images and the victim {private}: with more public images they would "
             "resemble it more"
+        )
+    if isinstance(measure, BlindWalk) and (most := max(result.queries for result in results)) > MAX_QUERIES:
+        yield (
+            f"a model was shown {most:,} images, more than the {MAX_QUERIES:,} that Blind Walk is meant to stay below: "
+            "reveal fewer samples where queries are counted"
         )
     accuracy = [value for value in honest.accuracy if value is not None]
     usual = float(np.quantile(accuracy, 0.9)) if accuracy else 1.0

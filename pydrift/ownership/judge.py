@@ -50,13 +50,15 @@ class Judged:
     evidence: tuple[Evidence, ...]
     by_samples: tuple[SamplePoint, ...]
     reasons: tuple[str, ...]
+    needed: float | None
 
 
 @dataclass(frozen=True)
 class Judgement:
     """
     null_knowledge          of every independent model, as it was found
-    null_knowledge_widened  and as suspects are ranked among it (see pydrift.ownership.evidence.widened)
+    null_knowledge_widened  and as far from their mean as honest models of other people may be (see
+                            pydrift.ownership.evidence.widened)
     """
 
     suspects: dict[str, Judged]
@@ -109,7 +111,7 @@ def judge(
         )
         blind = bool(judged) and judged[0].verdict != STOLEN  # the victim itself would not be found
         verdict, reasons = _verdict(evidence[0].p_calibrated, alpha, blind)
-        judged.append(Judged(verdict, evidence, curve, reasons))
+        judged.append(Judged(verdict, evidence, curve, reasons, yardstick.needed(signs, alpha)))
     return Judgement(
         suspects=dict(zip(answers.suspects, judged[1:], strict=True)),
         victim=judged[0],

@@ -17,7 +17,7 @@ from pydrift.store import (
     write_atomic,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STOLEN, INDEPENDENT, INCONCLUSIVE = "stolen", "independent", "inconclusive"
 _FILES = ("ownership.html", "ownership.json")
 _MAX_BYTES = 1 << 30
@@ -61,6 +61,8 @@ class SuspectResult:
     by_samples p of the knowledge had fewer private images been revealed
     queries    images it was shown
     accuracy_private, accuracy_public  on the images that were asked about
+    needed     knowledge from which on p would be at most alpha, with agreement and membership in the same proportion;
+               None where none is enough, or the suspect shows none
     """
 
     name: str
@@ -73,6 +75,7 @@ class SuspectResult:
     accuracy_private: float
     accuracy_public: float
     reasons: tuple[str, ...] = ()
+    needed: float | None = None
 
     @property
     def knowledge(self) -> Evidence:
@@ -97,8 +100,9 @@ class Null:
     draw                      which images each was trained on
     accuracy                  of the independents, on images that they were not trained on
     knowledge                 of each independent model, as it was found
-    knowledge_widened         and as suspects are ranked among it: honest models of other people have other images, and
-                              so spread further (see pydrift.ownership.evidence.widened)
+    knowledge_widened         and as far from their mean as honest models of other people may be, who have other
+                              images (see pydrift.ownership.evidence.widened). p ranks these and the suspect by the
+                              mean and the spread of all of them, and so may count a few more or fewer than stand above
     """
 
     references: int

@@ -93,21 +93,21 @@ def null_strip(c: ClassVerdict) -> Markup:
     return _svg(STRIP_WIDTH, base + 20, "".join(parts), f"{shadows}, new model at {c.effect:.2f}")
 
 
-def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evidence]], alpha: float) -> Markup:
+def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evidence, float | None]]) -> Markup:
     """Each honest model's knowledge of the private images as a dot; above, on the same axis, the rows of the others.
 
-    A row is a label, a style of the style sheet and the evidence: a mark at its effect with the interval as a whisker.
-    Dashed: right of it p is at most alpha.
+    A row is a label, a style of the style sheet, the evidence (a mark at its effect with the interval as a whisker),
+    and from where on its p would be at most alpha: dashed. No line is for all, since p has a scale for each suspect.
     """
-    shown = span([*null, *(value for _, _, e in rows for value in (e.effect, e.low, e.high))])
+    values = [[e.effect, e.low, e.high] + ([] if needed is None else [needed]) for _, _, e, needed in rows]
+    shown = span([*null, *(value for row in values for value in row)])
     x = _scale(shown, STRIP_WIDTH)
     base = FOREST_ROW * len(rows) + 8 + DOTS_HEIGHT
     parts = [_strip(null, shown, base)]
-    accused = sum((rank + 1) / (len(null) + 1) <= alpha for rank in range(len(null)))
-    if accused:
-        parts.append(f'<path class="limit" d="M{x(sorted(null)[-accused]):.1f} 0V{base}"/>')
-    for n, (label, style, evidence) in enumerate(rows):
+    for n, (label, style, evidence, needed) in enumerate(rows):
         middle = FOREST_ROW * n + FOREST_ROW // 2
+        if needed is not None:
+            parts.append(f'<path class="limit" d="M{x(needed):.1f} {FOREST_ROW * n}v{FOREST_ROW}"/>')
         parts.append(
             f'<g class="{style}"><path class="whisker" d="M{x(evidence.low):.1f} {middle}H{x(evidence.high):.1f}"/>'
             f'<path class="observed" d="M{x(evidence.effect):.1f} {middle - 6}v12"/></g>'
@@ -116,7 +116,7 @@ def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evide
     parts.append(f'<text class="rate" x="-10" y="{base - 2}">honest models</text>')
     body = f'<g transform="translate({FOREST_LEFT} 0)">{"".join(parts)}</g>'
     said = f"knowledge of the private images: {len(null)} honest models between {min(null):.2f} and {max(null):.2f}"
-    said += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence in rows)
+    said += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence, _ in rows)
     return _svg(FOREST_LEFT + STRIP_WIDTH + 8, base + 20, body, said)
 
 

@@ -26,7 +26,7 @@ TONE = {"stolen": "drift", "independent": "stable", "inconclusive": "inconclusiv
 def render_ownership_html(report: OwnershipReport) -> str:
     """The report as one well-formed HTML document (it also parses as XML), the same text for the same report."""
     suspects = by_p(report)
-    drawn = [(str(n), TONE[s.verdict], s.knowledge) for n, s in enumerate(suspects[:DRAWN], start=1)]
+    drawn = [(str(n), TONE[s.verdict], s.knowledge, s.needed) for n, s in enumerate(suspects[:DRAWN], start=1)]
     least = 1 / (report.null.independents + 1)
     return ENVIRONMENT.get_template("ownership.html.j2").render(
         report=report,
@@ -39,7 +39,8 @@ def render_ownership_html(report: OwnershipReport) -> str:
         suspects=suspects,
         table_rows=suspects[:TABLE_ROWS],
         honest=figures.knowledge_figure(
-            report.null.knowledge_widened, [*drawn, ("victim", "", report.victim.knowledge)], report.alpha
+            report.null.knowledge_widened,
+            [*drawn, ("victim", "", report.victim.knowledge, report.victim.needed)],
         ),
         drawn=len(drawn),
         spread=spread(report),
@@ -98,7 +99,7 @@ def headline(report: OwnershipReport) -> str:
 
 
 def meaning(report: OwnershipReport, suspect: SuspectResult) -> str:
-    """What the suspect's p is, in words. Honest models are counted where they stand once spread (see Null)."""
+    """What the suspect's p is, in words. Honest models are counted as p counts them (see Null)."""
     honest = report.null.knowledge_widened
     as_much = round(suspect.p * (len(honest) + 1)) - 1
     count = "none" if as_much == 0 else str(as_much)

@@ -16,6 +16,7 @@ BENIGN = {"retrain": "benign retraining", "finetune": "benign fine-tuning"}
 SHOWN_VIEWS = 3
 NAMED_CLASSES = 4  # a headline names so many classes and counts the rest
 NO_DATA = "not measured: no data given"
+_HARDLY_KNOWN = 0.05  # of the base's own gray images: a fingerprint that knows no more of them takes none for its own
 
 
 def printable(text: str, limit: int) -> str:
@@ -112,10 +113,11 @@ def baseline_rows(b: Baselines) -> list[tuple[str, str]]:
         ),
     ]
     if b.gray_known_base and b.gray_known_production:
-        base, new = (_percent(sum(shares) / len(shares)) for shares in (b.gray_known_base, b.gray_known_production))
-        rows.append(
-            ("gray images that the base's fingerprint knows", f"{base} of the base's, {new} of the new model's")
-        )
+        base, new = (sum(shares) / len(shares) for shares in (b.gray_known_base, b.gray_known_production))
+        said = f"{_percent(base)} of the base's, {_percent(new)} of the new model's"
+        if base <= _HARDLY_KNOWN:
+            said += ": it hardly knows the base's own, so it says nothing about gray data"
+        rows.append(("gray images that the base's fingerprint knows", said))
     return rows
 
 
