@@ -42,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="victims")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--embedding", action="append", choices=list(SAMPLES), help="may be repeated; default: all")
+    parser.add_argument("--samples", type=int, help=f"private images that are asked about; default: {SAMPLES}")
     parser.add_argument("--honest", type=int, default=100, help="independent models that p is calibrated on")
     parser.add_argument("--workers", type=int, default=2, help="processes that train suspects")
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -67,7 +68,7 @@ def main() -> int:
             write_json(options.json, {"machine": machine(torch.device("cpu")), "rows": rows})
     for embedding in options.embedding:
         of_embedding = [row for row in rows if row["embedding"] == embedding]
-        print(f"\n{embedding}, {SAMPLES[embedding]} private samples, {options.seeds} victims")
+        print(f"\n{embedding}, {options.samples or SAMPLES[embedding]} private samples, {options.seeds} victims")
         print_table(of_embedding)
     return 0
 
@@ -80,7 +81,7 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
     accused |= {f"independent-{k}": model for k, model in enumerate(independents(world, work, INDEPENDENT))}
     found = {name: accuracy(world, owner, model) for name, model in accused.items()}
     for embedding in options.embedding:
-        samples = SAMPLES[embedding]
+        samples = options.samples or SAMPLES[embedding]
         report = dataset_inference(
             subject(world, owner),
             {name: subject(world, model) for name, model in accused.items()},

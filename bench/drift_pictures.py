@@ -1,7 +1,7 @@
 """A picture of drifts that the drift suite did not find: what the models take the drifted class to look like.
 
-For each kind of drift that gray data alone did not find after a retrain, the most blatant one: a row of gray images of
-the base, one of an honest update and one of the drifted update, all from the same starts.
+For each kind of drift that gray data alone did not find after a retrain, the most blatant one: a row with four gray
+images of the base, of an honest update and of the drifted update, all from the same starts.
 
     python bench/drift_pictures.py --data DIR --work DIR --set fashion-mnist --png FILE
 
@@ -27,7 +27,7 @@ from pydrift.modelfile import load_model
 from pydrift.store import check_writable, write_atomic
 
 RESULTS = Path(__file__).parent / "results"
-IMAGES, MODE, CPU = 8, "retrain", torch.device("cpu")
+IMAGES, MODE, CPU = 4, "retrain", torch.device("cpu")
 
 
 def main() -> None:
@@ -41,16 +41,18 @@ def main() -> None:
     data, folder = datasets(options.data)[options.set], options.work / options.set
     every = updates(data)
     input_shape = load_data(data.source, "test").input_shape
-    rows = []
+    rows: list[list[np.ndarray]] = []
     for missed in missed_drifts(options.set, every):
         honest = next(u for u in every if u.drift is None and u.base == missed.base)
         jobs = [base_job(data, missed.base), *(update_job(data, MODE, u, folder) for u in (honest, missed))]
-        print(f"rows {3 * len(rows) + 1} to {3 * len(rows) + 3}: {missed.drift}, class {missed.classes[0]}")
+        print(f"row {len(rows) + 1}: {missed.drift}, class {missed.classes[0]}")
+        row = []
         with exact_arithmetic():
             for file in train_all(jobs, folder, 1):
                 classifier = freeze(load_model(file).module, input_shape, CPU, file.name)
                 gray = GradientAscent().invert(classifier, IMAGES, missed.base)
-                rows.append([part[missed.classes[0]] for part in (gray.images, gray.confidence, gray.steps)])
+                row.append([part[missed.classes[0]] for part in (gray.images, gray.confidence, gray.steps)])
+        rows.append([np.concatenate(part) for part in zip(*row, strict=True)])
     images, confidence, steps = (np.stack(part) for part in zip(*rows, strict=True))
     write_atomic(options.png, GrayData(images, confidence, steps).to_png())
 
