@@ -60,7 +60,7 @@ def datasets(folder: str) -> dict[str, DataSet]:
     """The data sets of the suite, of which `folder` holds the standard files."""
     fashion, mnist, cifar = (f"{name}:{folder}" for name in ("fashion-mnist", "mnist", "cifar10"))
     sets = (
-        DataSet("digits", "digits", "mlp:1x8x8:48:10", 1000, None, (1, 4, 6), ((3, 8), (1, 7), (0, 6)), 2, 12, 1),
+        DataSet("digits", "digits", "mlp:1x8x8:48:10", 1000, None, (1, 4, 6), ((3, 8), (1, 7), (0, 6)), 2, 12, 2),
         DataSet(
             "fashion-mnist", fashion, "convnet:1x28x28:16,32:64:10", 20000, mnist, (7, 2, 5, 9),
             ((0, 6), (5, 7), (3, 8), (2, 4)), 4, 21, 4,

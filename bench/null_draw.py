@@ -2,7 +2,7 @@
 
 The base has seen 720 of scikit-learn's digits, which are also the reference data; updates are trained on the same
 images, on half of them and as many others, or on others only. Two draws of what a shadow sees are compared: a third of
-the images (the default), and a bootstrap of all of them.
+the images (the default for retrained ones), and a bootstrap of all of them (for fine-tuned ones).
 
     python bench/null_draw.py [--mode retrain|finetune] [--json FILE]
 """
@@ -26,7 +26,7 @@ from pydrift.store import check_writable, write_json
 from pydrift.trainer import train_model
 
 ARCH, SIZE, BASES, UPDATES, RESTARTS = "mlp:1x8x8:48:10", 720, 6, 5, 8
-DRAWS = {"a third": None, "bootstrap": SIZE}  # size=
+DRAWS = {"a third": SIZE // 3, "bootstrap": SIZE}  # size=
 HONEST = ("the same images", "half of them others", "all others")
 DRIFTED = {  # of classes a and b, on other images
     "a quarter of two classes exchanged": "swap:{a},{b},.25",

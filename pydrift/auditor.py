@@ -51,8 +51,8 @@ class DriftAuditor:
     recipes   "varied": each shadow departs from that as an honest successor may (see TrainingRecipe.varied), so that a
               changed recipe is no drift; "same": all are trained by it. With train= there is nothing to vary
     train     or the user's own training, (x, y, seed) -> nn.Module of the base's architecture
-    size      images a shadow sees; default: as many as the base's file says that it saw, but no more than a third of
-              the reference data (see pydrift.shadows.successor_draw)
+    size      images a shadow sees; default: as many as the base's file says that it saw, but of a retrained one no more
+              than a third of the reference data (see pydrift.shadows.successor_draw)
     attack    the inversion
     device    default: a CUDA device if torch sees one
     work_dir  folder for finished pieces, so that a killed run goes on where it was; None: nothing is kept
@@ -129,7 +129,7 @@ class DriftAuditor:
             raise InputRefused(
                 f"the base tells {base.num_classes} classes apart, but {images.source} names {images.num_classes}"
             )
-        draw = successor_draw(len(images), self._base.train_size, self._size)
+        draw = successor_draw(len(images), self._base.train_size, self._size, self._null)
         plan = {
             "base": self._base.sha256,
             "data": images.sha256,

@@ -38,8 +38,8 @@ FORMAT = 3  # also raised when other probes are shown: answers to other question
 GUESSED = {
     "recipe": "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where "
     "that differs much, benign updates can read as drift (pass recipe= or train=)",
-    "size": "nothing says how many images the base was trained on, so it is taken for all of the reference data, and "
-    "each shadow saw a third; where that is far off, benign updates can read as drift (pass size=, --size)",
+    "size": "nothing says how many images the base was trained on, so it is taken for all of the reference data; where "
+    "that is far off, benign updates can read as drift (pass size=, --size)",
 }
 """What is added to the reasons of a report whose null rests on a guess."""
 

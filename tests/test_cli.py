@@ -279,7 +279,7 @@ def test_help_names_the_defaults():
         "32",
         "retrain",
         "varied",
-        "as many as the base's file says it saw, a third of --data at most",
+        "as many as the base's file says it saw; retrained ones at most a third of --data",
     ):
         assert f"(default: {default})" in done.stdout
 

@@ -124,6 +124,13 @@ def test_a_shadow_sees_as_many_images_as_the_base_and_a_third_at_most(base_size,
     assert expected.describe(100) == words
 
 
+def test_a_finetuned_shadow_sees_as_many_images_as_the_base():
+    assert successor_draw(100, 40, null="finetune") == Draw("subset", 40)
+    assert successor_draw(100, 100, null="finetune") == successor_draw(100, None, null="finetune")
+    assert successor_draw(100, None, null="finetune") == Draw("bootstrap", 100)
+    assert successor_draw(100, 40, 60, null="finetune") == Draw("subset", 60)
+
+
 def test_shadows_of_a_third_stray_as_fresh_successors_do():
     """For a model that learns the mean of its images: shadows from the mean of all, successors from their base."""
     rng = np.random.default_rng(3)

@@ -61,7 +61,8 @@ SizeOption = Annotated[
     typer.Option(
         "--size",
         min=2,
-        help="images a shadow sees (default: as many as the base's file says it saw, a third of --data at most)",
+        help="images a shadow sees (default: as many as the base's file says it saw; retrained ones at most a third of "
+        "--data)",
     ),
 ]
 

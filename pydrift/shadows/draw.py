@@ -63,15 +63,16 @@ class Draw:
         return f"{self.size} of {images} images {how}"
 
 
-def successor_draw(images: int, base_size: int | None, size: int | None = None) -> Draw:
-    """The draw that makes shadows stray as an honest successor of a base does that saw `base_size` images.
+def successor_draw(images: int, base_size: int | None, size: int | None = None, null: str = "retrain") -> Draw:
+    """The draw that makes shadows stray as honest successors do of a base that saw `base_size` images, None: all.
 
-    `size` images if that is given: without replacement where the reference data holds more, else a bootstrap. Otherwise
-    as many as the base saw, or took for all, but no more than a third of the data, since shadows that share images are
-    more alike than models of fresh ones. Around what all N images teach, a shadow of s of them strays with a variance
-    of 1/s - 1/N, in units of one image; a successor of N fresh ones around a base of these N with 2/N. The two are
-    equal at s = N/3; a bootstrap of N strays with 1/N only.
+    `size` images if that is given, else as many as the base saw: without replacement where the reference data holds
+    more, else a bootstrap. But of a retrained shadow a third of the data at most, unless `size` says otherwise: around
+    what all N images teach, one of s of them strays with a variance of 1/s - 1/N, in units of one image's, a successor
+    of N fresh ones around a base of these N with 2/N. The two are equal at s = N/3; a bootstrap of N strays with 1/N.
+    (A fine-tuned successor has the base's share in common with its shadows.)
     """
-    if size is None:
+    if size is None and null == "retrain":
         return Draw("subset", max(1, min(base_size or images, images // 3)))
+    size = size or base_size or images
     return Draw("subset", size) if size < images else Draw("bootstrap", size)
