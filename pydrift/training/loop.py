@@ -20,8 +20,9 @@ Train = Callable[[Tensor, Tensor, int], nn.Module]
 def train(
     module: nn.Module, x: Tensor, y: Tensor, recipe: TrainingRecipe, seed: int, *, channels_last: bool = False
 ) -> nn.Module:
-    """Trains `module` in place, on its device, on x float32 [N, C, H, W], y int64 [N]; returns it in eval mode.
+    """Trains `module` in place, on x float32 [N, C, H, W], y int64 [N]; returns it in eval mode.
 
+    The images are copied to the module's device as a whole, and drawn and moved there.
     channels_last  the memory layout in which convolutions are faster; a forward that uses `view` may not take it
 
     What each step takes is a pure function of (seed, epoch), so the result is the same bits for the same machine, torch
@@ -30,19 +31,20 @@ def train(
     """
     batch_size = recipe.batch_size_for(len(x))
     device = next(module.parameters()).device
+    x, y = x.to(device), y.to(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     module.to(memory_format=memory_format)  # type: ignore[call-overload]
     module.train()
     optimizer = _optimizer(module, recipe)
     rates = iter(recipe.rates(len(x)).tolist())
     for epoch in range(recipe.epochs_for(len(x))):
-        order, look = (torch.from_numpy(part) for part in recipe.epoch(seed, epoch, len(x)))
+        order, look = (torch.from_numpy(part).to(device) for part in recipe.epoch(seed, epoch, len(x)))
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
             images = looked_at(x[batch], look[first : first + batch_size]) if len(look) else x[batch]
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                logits = module(images.to(device).contiguous(memory_format=memory_format)).float()
-            loss = F.cross_entropy(logits, y[batch].to(device), label_smoothing=recipe.label_smoothing)
+                logits = module(images.contiguous(memory_format=memory_format)).float()
+            loss = F.cross_entropy(logits, y[batch], label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.param_groups[0]["lr"] = next(rates)
