@@ -341,6 +341,14 @@ def test_page_of_a_stable_and_of_an_inconclusive_audit() -> None:
     assert "smallest detectable effect not determined" in text
 
 
+def test_page_tells_what_alpha_is_of() -> None:
+    share = 0.05 * 6 / (2 * np.pi) ** 2
+    assert "expect a false alarm in about 5 of 100 harmless releases" in Page(render_html(stable())).text
+    text = Page(render_html(stable(release=2, alpha=share))).text
+    assert "This one is number 2 of a series, and alpha 0.0076 is its share" in text
+    assert "over all releases, however many, a false alarm has a chance of at most 0.05." in text
+
+
 def test_page_without_data_images_or_command() -> None:
     report = make(baselines=Baselines(relative_weight_change=0.5))
     assert Page(render_html(report)).text.count("not measured: no data given") == 4
