@@ -1,7 +1,7 @@
 """A picture of drifts that the drift suite did not find: what the models take the drifted class to look like.
 
-For each kind of drift that gray data alone did not find after a retrain, the most blatant one: a row with four gray
-images of the base, of an honest update and of the drifted update, all from the same starts.
+For each kind of drift of single classes that gray data alone did not find after a retrain, the most blatant: a row with
+four gray images of the base, of an honest update and of the drifted update, all from the same starts.
 
     python bench/drift_pictures.py --data DIR --work DIR --set fashion-mnist --png FILE
 

@@ -39,7 +39,7 @@ GUESSED = {
     "recipe": "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where "
     "that differs much, benign updates can read as drift (pass recipe= or train=)",
     "size": "nothing says how many images the base was trained on, so it is taken for all of the reference data; where "
-    "that is far off, benign updates can read as drift (pass size=, --size)",
+    "it saw far fewer, benign updates can read as drift (pass size=, --size)",
 }
 """What is added to the reasons of a report whose null rests on a guess."""
 

@@ -131,6 +131,8 @@ def strained_pairs(shadows: Answers, new: Answers, classes: list[int]) -> NDArra
     for instrument, views in shadows.items():
         if INSTRUMENTS[instrument].made_of:
             entries = _entries(instrument, views, new[instrument], classes)
+            if not entries.concerned.any():
+                continue
             _, residuals = _residuals(entries.shadows, entries.new)
             first, second = np.nonzero(entries.concerned.T)[1].reshape(-1, 2).T
             for side in ((first, second), (second, first)):

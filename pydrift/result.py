@@ -196,8 +196,14 @@ class DriftReport:
             ),
             baselines=Baselines(**baselines),
             provenance=Provenance(**raw["provenance"]),
-            release=raw.get("release"),
+            release=_release(raw.get("release")),
         )
+
+
+def _release(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"release must be null or a number from 1 on, got {value!r}")
+    return value
 
 
 def _plain(value: Any) -> Any:

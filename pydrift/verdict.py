@@ -118,8 +118,8 @@ def judge(
     confidence  float64 [classes]: the shadows' mean confidence in the gray data that they made of a class; below 0.5
                 the class is inconclusive
     alpha       family-wise error level over the classes, in (0, 1)
-    base_p_value  of the base as if it were a successor; where it is STRANGE_BASE or less nothing can be concluded,
-                except that a model is the base itself
+    base_p_value  of the base as if it were a successor; where it is STRANGE_BASE or less nothing can be concluded of
+                any class, as the verdict's first reason says, except that a model is the base itself
 
     Deterministic. A permutation of the classes permutes the result.
     """
@@ -144,7 +144,7 @@ def judge(
         findings |= _tested_classes(shadows, new, measured, null, class_names, alpha)
     reasons: tuple[str, ...] = ()
     if base_p_value is not None and base_p_value <= STRANGE_BASE:
-        findings = {c: replace(finding, verdict="inconclusive") for c, finding in findings.items()}
+        findings = {c: replace(finding, verdict="inconclusive", places={}) for c, finding in findings.items()}
         reasons = (
             f"the base itself does not look like one of its shadows (p = {base_p_value:.2g}): it was trained "
             "otherwise, or on other data, than they were, and nothing can be concluded from them",
@@ -311,7 +311,7 @@ def _reasons(classes: Sequence[ClassVerdict]) -> tuple[str, ...]:
 def _same_function(base: Answers, new: Answers) -> bool:
     """Whether the new model answers as the base does."""
     return all(
-        np.allclose(table, new[name][view], rtol=SAME_ANSWERS, atol=SAME_ANSWERS)
+        np.allclose(table, new[name][view], rtol=SAME_ANSWERS, atol=SAME_ANSWERS, equal_nan=True)
         for name, views in base.items()
         for view, table in views.items()
     )

@@ -107,6 +107,8 @@ def test_networks_without_a_linear_head_have_none():
     assert probe.head is None
     with torch.no_grad():  # what its second call reads: the first one reads the image
         torch.testing.assert_close(probe.features(images(3), Needs(pooled=True)).pooled[0], again(images(3).flatten(1)))
+        last = probe.features(images(3), Needs(penultimate=True)).penultimate
+        torch.testing.assert_close(last, again(images(3).flatten(1)))
     softmax_regression = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     probe = Probe(softmax_regression, (1, 8, 8), CPU)
     assert probe.layers == ("1",)  # there is nothing but the image
@@ -245,3 +247,17 @@ def test_features_do_not_depend_on_how_images_come():
         assert torch.equal(torch.cat([part.logits for part in stream]), whole.logits)
         assert torch.equal(torch.cat([part.grams[0] for part in stream]), whole.grams[0])
     assert list(blocks([])) == []
+
+
+def test_a_map_that_was_permuted_has_no_channels_to_give_back():
+    class ChannelsLast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+            self.head = nn.Linear(144, 5)
+
+        def forward(self, x):
+            return self.head(self.conv(x).permute(0, 2, 3, 1).flatten(1))
+
+    probe = Probe(ChannelsLast().eval(), (1, 8, 8), CPU)
+    assert [layer.shape[1] for layer in probe.features(images(2), Needs(pooled=True)).pooled] == [144]

@@ -1,5 +1,7 @@
 """How much a model is like an honest successor: the statistics by hand."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf_shrinkage
@@ -111,3 +113,15 @@ def test_a_class_on_which_all_shadows_agree_is_judged_by_the_other_instruments()
     marks_alone["marks"]["white marks"][..., 0] += 30
     assert judged(shadows, marks_alone).classes[0].effect < effects[0][0] - 3  # marks have a say about the others
     assert all(np.isfinite(effects[0]))
+
+
+def test_gray_data_on_which_all_shadows_agree_name_no_partner():
+    rng = np.random.default_rng(23)
+    shadows, new = apart(honest(rng, world(rng, 4), 25))
+    shadows["gray data"] = {view: np.repeat(table[:1], 24, axis=0) for view, table in shadows["gray data"].items()}
+    new["marks"]["white marks"][..., 0] += 30
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        verdict = judged(shadows, new)
+    assert verdict.classes[0].verdict == "drift"
+    assert np.isnan(strained_pairs(shadows, new, [0, 1, 2, 3])).all()

@@ -158,6 +158,8 @@ def test_what_is_no_report_is_refused(tmp_path, content, message):
     [
         ("report.json", lambda text: text.replace('"alpha"', '"alpah"')),
         ("report.json", lambda text: text.replace('"seed"', '"sead"')),
+        ("report.json", lambda text: text.replace('"release": null', '"release": 0')),
+        ("report.json", lambda text: text.replace('"release": null', '"release": true')),
         ("report.json", lambda text: text.replace('"interval": [', '"interval": 5, "x": [')),
         ("gray.npz", lambda data: data[:200]),
         ("gray.npz", lambda data: b"PK" + data[:2]),

@@ -162,6 +162,7 @@ def test_nothing_is_concluded_from_shadows_that_the_base_is_not_like():
         assert judge(shadows, moved, None, *classes, base_p_value=0.02).verdict == otherwise
         verdict = judge(shadows, moved, None, *classes, base_p_value=0.004)
         assert {verdict.verdict, *(c.verdict for c in verdict.classes)} == {"inconclusive"}
+        assert all(c.places == {} for c in verdict.classes)
         assert verdict.reasons[0].startswith("the base itself does not look like one of its shadows (p = 0.004)")
 
 

@@ -107,12 +107,12 @@ class Probe:
         if needs.pooled or needs.spread or needs.grams:
             readers += [(tap.name, tap.call, partial(read, tap)) for tap in self.taps]
         if needs.penultimate:
-            readers.append((self._last, 0, keep))
+            readers.append((*self._last, keep))
         with torch.no_grad(), self._reading(readers):
             logits = self._forward(x)
         return Features(
             logits,
-            last[-1] if needs.penultimate else None,
+            last[0] if needs.penultimate else None,
             tuple(pooled),
             tuple(spread),
             tuple(grams),
@@ -133,8 +133,9 @@ class Probe:
             for handle in handles:
                 handle.remove()
 
-    def _explored(self, name: str) -> tuple[tuple[Tap, ...], tuple[str, ...], str, Head | None]:
-        """The taps, the names of skipped modules, the module that runs last, and the head, by a pass of two images."""
+    def _explored(self, name: str) -> tuple[tuple[Tap, ...], tuple[str, ...], tuple[str, int], Head | None]:
+        """The taps, the names of skipped modules, the module that runs last with the number of that call, and the head,
+        by a pass of two images."""
         calls: list[_Call] = []
         maps = _Maps()
         before: list[int] = []  # how many maps there were when a layer began; one may run within another
@@ -166,11 +167,11 @@ class Probe:
             )
         last, head = calls[-1], None
         part, output = last.part, last.output
-        alone = sum(call.name == last.name for call in calls) == 1
-        if alone and isinstance(part, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits):
+        times = sum(call.name == last.name for call in calls)
+        if times == 1 and isinstance(part, nn.Linear) and output.shape == logits.shape and torch.equal(output, logits):
             bias = torch.zeros(self.num_classes, device=self.device) if part.bias is None else part.bias
             head = Head(part.weight.detach(), bias.detach())
-        return taps, skipped, last.name, head
+        return taps, skipped, (last.name, times - 1), head
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +185,9 @@ class _Call:
     maps: int
 
 
+_REORDERS = {torch.ops.aten.permute.default, torch.ops.aten.transpose.int}  # what comes out may have C anywhere
+
+
 class _Maps(TorchDispatchMode):
     """Keeps every map [2, C, H, W] that an operation gives, whether a module or a function called it."""
 
@@ -195,7 +199,7 @@ class _Maps(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = result if isinstance(result, tuple | list) else (result,)
+        given = () if func in _REORDERS else result if isinstance(result, tuple | list) else (result,)
         self.seen += [each for each in given if isinstance(each, Tensor) and each.ndim == 4 and len(each) == 2]
         return result
 

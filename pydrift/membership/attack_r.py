@@ -49,4 +49,5 @@ class _Fitted:
         padded = np.vstack([self.losses, np.full(len(loss), np.inf)])
         ceiling = np.where(below == self.outside, LARGEST_LOSS, padded[below, images])
         part = np.divide(loss - floor, ceiling - floor, out=np.zeros_like(loss), where=ceiling > floor)
+        part[(loss >= LARGEST_LOSS) & (below == self.outside)] = 1.0
         return -(below + part) / (self.outside + 1)

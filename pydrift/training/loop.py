@@ -22,7 +22,7 @@ def train(
 ) -> nn.Module:
     """Trains `module` in place, on x float32 [N, C, H, W], y int64 [N]; returns it in eval mode.
 
-    The images are copied to the module's device as a whole, and drawn and moved there.
+    The images are copied to the module's device, which must have room for all, and drawn, shifted and mirrored there.
     channels_last  the memory layout in which convolutions are faster; a forward that uses `view` may not take it
 
     What each step takes is a pure function of (seed, epoch), so the result is the same bits for the same machine, torch
