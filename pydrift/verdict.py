@@ -57,7 +57,7 @@ class ClassVerdict:
                deviations; 0 is the shadows' mean, negative is less alike
     interval   95 % confidence interval of the effect, for the null's mean and deviation as K shadows give them. What
                their covariance adds is not in it: over fresh sets of shadows the intervals of drifts cover about as
-               often as they say, those of effects near 0 in half to two thirds of cases
+               often as they say, those of effects near 0 in half of the cases
     null       each shadow's own effect against the other shadows, the distribution that `effect` is held against
     signals    of each view, minus the log strain in it alone in the shadows' deviations
     places     of each view of several places, the rows of the new model's residuals there, in null deviations (None

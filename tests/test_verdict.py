@@ -81,9 +81,9 @@ def test_a_drift_that_shows_at_one_place_is_seen_there():
     assert places[1, 0] > 2 * np.delete(np.abs(places), 2).max()
 
 
-@pytest.mark.parametrize("size", [6.0, 20.0])
-def test_the_interval_of_a_drift_covers_what_other_shadows_show(size):
-    """Effects near 0 are covered less often, see ClassVerdict."""
+@pytest.mark.parametrize(("size", "least", "most"), [(0.0, 0.4, 0.8), (6.0, 0.85, 1.0), (20.0, 0.85, 1.0)])
+def test_how_often_intervals_cover_what_other_shadows_show(size, least, most):
+    """Those of drifts as they should; near 0 too seldom, see ClassVerdict."""
     rng, covered = np.random.default_rng(6), []
     for _ in range(5):
         about = world(rng, 4)
@@ -91,7 +91,7 @@ def test_the_interval_of_a_drift_covers_what_other_shadows_show(size):
         found = [judged(honest(rng, about, 24), new).classes[1] for _ in range(20)]
         centre = np.mean([c.effect for c in found])
         covered += [c.interval[0] <= centre <= c.interval[1] for c in found]
-    assert np.mean(covered) >= 0.85
+    assert least <= np.mean(covered) <= most
 
 
 def test_permuting_the_classes_permutes_the_result():

@@ -172,7 +172,7 @@ class Fingerprint:
             )
         probe = Probe(subject.module, self.origin.input_shape, choose_device(device), subject.name)
         answered = probe_logits(probe)
-        if answered.shape == self.logits.shape and not _close(answered, self.logits):
+        if answered.shape != self.logits.shape or not _close(answered, self.logits):
             raise InputRefused(
                 f"{subject.name}: the fingerprint is of another model ({self.origin.model}): structure and weights are "
                 "the same, but this one answers otherwise"
