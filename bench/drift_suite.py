@@ -35,10 +35,11 @@ from pydrift.calibration import FORMAT, Calibration
 from pydrift.classifier import exact_arithmetic, freeze
 from pydrift.data import LabelledImages, load_data
 from pydrift.modelfile import load_model
+from pydrift.shadows import successor_draw, train_shadows
 from pydrift.store import write_atomic
 from pydrift.verdict import judge
 
-ALPHA = 0.05
+ALPHA, SHADOWS = 0.05, 32
 CPU = torch.device("cpu")
 
 
@@ -47,7 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="data", help="folder of the standard data files")
     parser.add_argument("--set", action="append", choices=list(datasets("")), help="default: all that are there")
     parser.add_argument("--mode", action="append", choices=MODES)
-    parser.add_argument("--shadows", type=int, default=32)
+    parser.add_argument("--shadows", type=int, default=SHADOWS)
     parser.add_argument("--restarts", type=int, default=16)
     parser.add_argument("--recipes", default="varied", choices=("varied", "same"))
     parser.add_argument("--instruments", help="judge by these only, comma-separated (an ablation)")
@@ -68,32 +69,50 @@ def chosen_updates(data: DataSet, quick: bool) -> list[Update]:
 
 
 def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int, folder: Path) -> Calibration:
-    """The calibration of a base on the whole pool of training data, kept in a folder named after what it depends on."""
-    job = base_job(data, base)
-    told = [job.file(folder).name, mode, options.shadows, options.restarts, options.recipes, FORMAT]
-    where = folder / f"calibration-{sha256(repr(told).encode()).hexdigest()[:16]}"
+    """The calibration of a base on the whole pool of training data, kept in a folder named after what it depends on.
+
+    Shadows do not depend on how many others there are, nor on what is done with them: they are trained once.
+    """
+    file = base_job(data, base).file(folder)
+    told = [file.name, mode, options.shadows, options.restarts, options.recipes, FORMAT]
+    where = folder / f"calibration-{_hash(told)}"
     if not (where / "MANIFEST.json").exists():
+        images = load_data(data.source)
+        bank = train_shadows(
+            file,
+            images,
+            max(options.shadows, SHADOWS),
+            null=mode,
+            draw=successor_draw(len(images), None, data.size),  # updates are drawn from the same images
+            recipes=options.recipes,
+            seed=base,
+            work_dir=folder / f"shadows-{_hash([file.name, mode, max(options.shadows, SHADOWS), options.recipes])}",
+            device="cpu",
+        )
+        trained = iter(bank.models())
         auditor = DriftAuditor(
-            job.file(folder),
+            file,
             options.shadows,
             mode,
             options.restarts,
-            seed=base,
-            recipes=options.recipes,
-            size=data.size,  # updates are drawn from the same images
+            base,
+            train=lambda *_: next(trained),
+            size=data.size,
             device="cpu",
         )
-        auditor.fit(load_data(data.source)).save(where)
+        auditor.fit(images).save(where)
     return Calibration.load(where)
+
+
+def _hash(told: list[Any]) -> str:
+    return sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int) -> list[dict[str, Any]]:
     """What every method says of every update of one base."""
     torch.set_num_threads(1)
     folder = options.work / data.name
-    began = time.process_time()
     fitted = calibrated(options, data, mode, base, folder)
-    calibration_s = time.process_time() - began
     test = load_data(data.source, "test")
     models = [freeze(m, fitted.input_shape, CPU) for m in (fitted.base.module, *fitted.shadows)]
     of_known = reference_answers(models, test, lambda: None)
@@ -108,7 +127,7 @@ def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int
             verdicts = _verdicts(options, fitted, models, of_known, module, test)
         row: dict[str, Any] = {
             "update": asdict(update),
-            "calibration_s": calibration_s,
+            "calibration_s": {phase: s for phase, s in fitted.seconds.items() if phase != "train shadows"},
             "judging_s": time.process_time() - began,
         }
         row["methods"] = verdicts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,16 +55,24 @@ ALL = ""  # the name of the score of all instruments together
 class Score:
     """How much the new model is like an honest successor, and how much each shadow is like the others.
 
+    error   standard error of the effect, as far as it comes from what the shadows say of how answers vary together
+            (jackknife: what the effect is with one of them left out of that)
     places  of a view that has places, the new model's residual in each, in null deviations; NaN where shadows agree
     """
 
     effect: float
     null: NDArray[np.float64]  # [K]
+    error: float
     places: NDArray[np.float64] | None = None
 
 
-_Effects = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Of the new model [classes], and of each shadow against the others [K, classes]."""
+class _Of(NamedTuple):
+    """What is measured, per answer or class, of the new model [n], of each shadow against the others [K, n], and of the
+    new model again, without one shadow after the other [K, n]."""
+
+    new: NDArray[np.float64]
+    shadows: NDArray[np.float64]
+    without: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -92,33 +101,37 @@ def measure_effects(
     count = len(next(iter(next(iter(shadows.values())).values())))
     if count < MIN_SHADOWS:
         raise Unmeasurable(f"{count} shadows are too few, a null needs {MIN_SHADOWS}")
-    found: dict[str, _Effects] = {}
+    found: dict[str, _Of] = {}
     places: dict[str, NDArray[np.float64]] = {}
-    of_instruments: list[_Effects] = []
+    of_instruments: list[_Of] = []
     for instrument, views in shadows.items():
         entries = _entries(instrument, views, new[instrument], classes)
         if not entries.concerned.any():
             continue
-        of_shadows, of_new = _residuals(entries.shadows, entries.new)
+        residuals = _residuals(entries.shadows, entries.new)
         power = INSTRUMENTS[instrument].power
-        of_instruments.append(_strained(of_shadows, of_new, entries.concerned, power))
+        of_instruments.append(_strained(residuals, entries.concerned, power))
         for view, table in views.items() if each_view else ():
             some = entries.concerned & (entries.view == view)
             if not INSTRUMENTS[instrument].made_of and table.ndim > 2:
                 places[view] = np.full(table.shape[1:], np.nan)
-                places[view].flat[entries.at[entries.view == view]] = of_new[entries.view == view]
+                places[view].flat[entries.at[entries.view == view]] = residuals.new[entries.view == view]
             if some.any(axis=1).all():
-                found[view] = _strained(of_shadows, of_new, some, power)
+                found[view] = _strained(residuals, some, power)
     # A class about which the shadows agree under one instrument has an effect by the others.
     least = [np.fmin.reduce(side) for side in zip(*of_instruments, strict=True)]
     if not least or np.isnan(least[0]).any():
         raise Unmeasurable("the shadows do not differ enough to hold the new model against them")
-    of_new, of_shadows = least
-    found[ALL] = _standardised(-of_shadows, -of_new)
+    found[ALL] = _standardised(_Of(*(-side for side in least)))
     return {
         c: {
-            name: Score(float(effects[i]), null[:, i], places[name][..., c] if name in places else None)
-            for name, (effects, null) in found.items()
+            name: Score(
+                float(effects.new[i]),
+                effects.shadows[:, i],
+                float(effects.without[:, i].std() * np.sqrt(count - 1)),
+                places[name][..., c] if name in places else None,
+            )
+            for name, effects in found.items()
         }
         for i, c in enumerate(classes)
     }
@@ -133,7 +146,7 @@ def strained_pairs(shadows: Answers, new: Answers, classes: list[int]) -> NDArra
             entries = _entries(instrument, views, new[instrument], classes)
             if not entries.concerned.any():
                 continue
-            _, residuals = _residuals(entries.shadows, entries.new)
+            residuals = _residuals(entries.shadows, entries.new).new
             first, second = np.nonzero(entries.concerned.T)[1].reshape(-1, 2).T
             for side in ((first, second), (second, first)):
                 np.add.at(square, side, residuals**2)
@@ -173,27 +186,25 @@ def _mean_of_place(entries: NDArray[np.float64], classes: int) -> NDArray[np.flo
     return entries.reshape(len(entries), -1, classes).mean(axis=-1).repeat(classes, axis=-1)
 
 
-def _strained(
-    shadows: NDArray[np.float64], new: NDArray[np.float64], concerned: NDArray[np.bool_], power: int
-) -> _Effects:
-    """From residuals [K, E] and [E], and which concern each class [classes, E]; NaN where none does."""
-
+def _strained(residuals: _Of, concerned: NDArray[np.bool_], power: int) -> _Of:
+    """Effects from residuals, of which `concerned` [classes, E] says which concern each class; NaN where none does."""
     told = concerned.any(axis=1)
 
     def log_strain(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
         mean = np.abs(residuals) ** power @ concerned[told].T / concerned[told].sum(axis=1)
         return np.log(np.maximum(mean ** (1 / power), ROUNDING))
 
-    effects = _standardised(log_strain(shadows), log_strain(new))
-    of_new, of_shadows = (np.full((*side.shape[:-1], len(concerned)), np.nan) for side in effects)
-    of_new[told], of_shadows[:, told] = effects
-    return of_new, of_shadows
+    effects = _standardised(_Of(*map(log_strain, residuals)))
+    filled = _Of(*(np.full((*side.shape[:-1], len(concerned)), np.nan) for side in effects))
+    for side, of_told in zip(filled, effects, strict=True):
+        side[..., told] = of_told
+    return filled
 
 
-def _standardised(shadows: NDArray[np.float64], new: NDArray[np.float64]) -> _Effects:
-    """From log strains [K, classes] and [classes]; each shadow's effect is against the others."""
-    held_out = [_effect(np.delete(shadows, k, axis=0), own) for k, own in enumerate(shadows)]
-    return _effect(shadows, new), np.stack(held_out)
+def _standardised(strains: _Of) -> _Of:
+    """Effects from log strains; each shadow's is against the others."""
+    held_out = [_effect(np.delete(strains.shadows, k, axis=0), own) for k, own in enumerate(strains.shadows)]
+    return _Of(_effect(strains.shadows, strains.new), np.stack(held_out), _effect(strains.shadows, strains.without))
 
 
 def _effect(sample: NDArray[np.float64], strain: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,16 +212,18 @@ def _effect(sample: NDArray[np.float64], strain: NDArray[np.float64]) -> NDArray
     return (sample.mean(axis=0) - strain) / np.maximum(_unit(variance), ROUNDING)
 
 
-def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Conditional residuals of each shadow given the others [K, E], and of the new model given all of them [E].
+def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> _Of:
+    """Conditional residuals of each shadow given the others, and of the new model given all of them, or all but one.
 
     In units of the others' leave-one-out residuals of the same answer.
     """
-    held_out = np.stack([_residual(np.delete(null, k, axis=0), null[k]) for k in range(len(null))])
+    pairs = (_residual(np.delete(null, k, axis=0), np.stack([null[k], new])) for k in range(len(null)))
+    held_out, without = np.stack(list(pairs), axis=1)
     total = (held_out**2).sum(axis=0)
+    unit = _unit(total / len(held_out))
     # Without a shadow's own: a deviation that counts in its own unit looks smaller than it is.
     scaled = [row / _unit((total - row**2) / (len(held_out) - 1)) for row in held_out]
-    return np.stack(scaled), _residual(null, new) / _unit(total / len(held_out))
+    return _Of(_residual(null, new) / unit, np.stack(scaled), without / unit)
 
 
 def _unit(variance: NDArray[np.float64], pooled: float = 0.5) -> NDArray[np.float64]:
@@ -219,7 +232,7 @@ def _unit(variance: NDArray[np.float64], pooled: float = 0.5) -> NDArray[np.floa
 
 
 def _residual(sample: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each entry of x [E] lies from what its other entries predict, up to a factor common to all of them.
+    """How far each entry of x [..., E] lies from what its other entries predict, up to a factor common to all of them.
 
     With P the inverse of the sample's [K, E] covariance, shrunk towards the identity by the intensity of Ledoit and
     Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis 88,
@@ -235,7 +248,7 @@ def _residual(sample: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np
     axes = rows[:, kept].T @ z / np.sqrt(square[kept])[:, None]
     variance = (1 - shrinkage) * square[kept] / (len(z) - 1)
     gain = variance / (variance + shrinkage)  # how much of an axis the other entries explain
-    return (y - (gain * (axes @ y)) @ axes) / np.sqrt(1 - gain @ axes**2)
+    return (y - (gain * (y @ axes.T)) @ axes) / np.sqrt(1 - gain @ axes**2)
 
 
 def shrinkage_intensity(gram: NDArray[np.float64], entries: int) -> float:

@@ -55,9 +55,9 @@ class ClassVerdict:
 
     effect     how much the new model is like an honest successor in what concerns this class, in null standard
                deviations; 0 is the shadows' mean, negative is less alike
-    interval   95 % confidence interval of the effect, for the null's mean and deviation as K shadows give them. What
-               their covariance adds is not in it: over fresh sets of shadows the intervals of drifts cover about as
-               often as they say, those of effects near 0 in half of the cases
+    interval   95 % confidence interval of the effect: how it would vary over other sets of K shadows, through the
+               null's mean and deviation and through what they say of how answers vary together (a jackknife, which is
+               too wide rather than too narrow)
     null       each shadow's own effect against the other shadows, the distribution that `effect` is held against
     signals    of each view, minus the log strain in it alone in the shadows' deviations
     places     of each view of several places, the rows of the new model's residuals there, in null deviations (None
@@ -223,7 +223,7 @@ def _tested(index: int, name: str, scores: dict[str, Score], tail: Tail) -> Clas
         name=name,
         verdict="inconclusive",
         effect=score.effect,
-        interval=effect_interval(score.effect, len(score.null)),
+        interval=effect_interval(score.effect, len(score.null), score.error),
         p_value=tail.p_value(score.effect, len(score.null)),
         p_adjusted=None,
         reason=None,

@@ -8,6 +8,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from synthetic_answers import PLACES, apart, drifted, each, honest, judged, world
 
 from pydrift.likeness import _residuals, shrinkage_intensity, strained_pairs
+from pydrift.significance import effect_interval
 
 
 def test_strained_pairs_are_root_mean_squares_of_their_residuals():
@@ -23,7 +24,7 @@ def test_strained_pairs_are_root_mean_squares_of_their_residuals():
     first, second = np.array([[1, 3], [3, 1]])
     x = np.concatenate([a[:, first, second] for a in shadows["gray data"].values()], axis=1)
     y = np.concatenate([a[first, second] for a in new["gray data"].values()])
-    _, residuals = _residuals(x, y)
+    residuals = _residuals(x, y).new
     alone = strained_pairs(shadows, new, [1, 3])
     assert alone[0, 1] == pytest.approx(np.sqrt((residuals**2).mean()), rel=1e-9)
 
@@ -58,7 +59,7 @@ def test_effect_and_null_by_hand():
     def held_out(values):
         return np.array([effect(np.delete(values, k, 0), values[k]) for k in range(6)])
 
-    effects, nulls = [], []
+    effects, nulls, without = [], [], []
     for instrument, power in (("gray data", 2), ("marks", 4)):
         chosen = off if instrument == "gray data" else np.ones((*PLACES, 3), bool)
         x = np.concatenate([a[:, chosen] for a in shadows[instrument].values()], axis=1)
@@ -69,9 +70,15 @@ def test_effect_and_null_by_hand():
         mine = np.array([log_strain(residual(x, y), apart_from, e, power) for e in entries])
         effects.append(effect(np.array(strain), mine))
         nulls.append(held_out(np.array(strain)))
+        fewer = [residual(np.delete(x, k, 0), y) for k in range(6)]  # all else is as with all shadows
+        mine = np.array([[log_strain(part, apart_from, e, power) for e in entries] for part in fewer])
+        without.append(effect(np.array(strain), mine))
     worst, worst_null = -np.min(effects, axis=0), -np.min(nulls, axis=0)
     assert found.effect == pytest.approx(effect(worst_null, worst)[1], rel=1e-6)
     assert found.null == pytest.approx(held_out(worst_null)[:, 1], rel=1e-6)
+    jackknife = effect(worst_null, -np.min(without, axis=0))[:, 1]
+    error = np.sqrt(5 / 6 * ((jackknife - jackknife.mean()) ** 2).sum())
+    assert found.interval == pytest.approx(effect_interval(found.effect, 6, error), rel=1e-6)
     assert found.signals.keys() == {"plain", "darker", "own", "white marks"}
     assert found.signals["white marks"] == pytest.approx(effects[1][1], rel=1e-6)
 

@@ -64,5 +64,7 @@ def test_effect_interval_by_hand():
     low, high = effect_interval(-4.0, 9)
     half = 2.306004 * np.sqrt(1 / 9 + 16 / 16)
     assert (low, high) == (pytest.approx(-4 - half, rel=1e-6), pytest.approx(-4 + half, rel=1e-6))
+    low_too = effect_interval(-4.0, 9, error=0.5)[0]
+    assert low_too == pytest.approx(-4 - 2.306004 * np.sqrt(1 / 9 + 16 / 16 + 0.25), rel=1e-6)
     narrow = effect_interval(-4.0, 9, level=0.5)
     assert low < narrow[0] < narrow[1] < high
