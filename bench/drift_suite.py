@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", choices=list(datasets("")), help="default: all that are there")
     parser.add_argument("--mode", action="append", choices=MODES)
     parser.add_argument("--shadows", type=int, default=SHADOWS)
-    parser.add_argument("--restarts", type=int, default=16)
+    parser.add_argument("--restarts", type=int, default=4)
     parser.add_argument("--recipes", default="varied", choices=("varied", "same"))
     parser.add_argument("--instruments", help="judge by these only, comma-separated (an ablation)")
     parser.add_argument("--no-alternatives", action="store_true")

@@ -25,7 +25,7 @@ from pydrift.modelfile import load_model
 from pydrift.store import check_writable, write_json
 from pydrift.trainer import train_model
 
-ARCH, SIZE, BASES, UPDATES, RESTARTS = "mlp:1x8x8:48:10", 720, 6, 5, 8
+ARCH, SIZE, BASES, UPDATES = "mlp:1x8x8:48:10", 720, 6, 5
 DRAWS = {"a third": SIZE // 3, "bootstrap": SIZE}  # size=
 HONEST = ("the same images", "half of them others", "all others")
 DRIFTED = {  # of classes a and b, on other images
@@ -73,7 +73,7 @@ def of_base(mode: str, base: int) -> list[dict[str, Any]]:
         train_model(ARCH, data.subset(torch.from_numpy(own)), seed=base).save(file)
         init = load_model(file) if mode == "finetune" else None
         auditors = {
-            draw: DriftAuditor(file, null=mode, restarts=RESTARTS, seed=base, size=size, device="cpu").fit(
+            draw: DriftAuditor(file, null=mode, seed=base, size=size, device="cpu").fit(
                 data.subset(torch.from_numpy(own))
             )
             for draw, size in DRAWS.items()

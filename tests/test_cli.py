@@ -275,7 +275,7 @@ def test_a_crash_is_never_drift(digits, tmp_path, failure):
 def test_help_names_the_defaults():
     done = run("calibrate", "--help", COLUMNS="200")
     for default in (
-        "16",
+        "4",
         "32",
         "retrain",
         "varied",

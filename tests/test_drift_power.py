@@ -24,7 +24,7 @@ def audited(request, data, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param) / "base.safetensors"
     train_model(ARCH, data, size=SIZE, seed=1).save(path)
     base = load_model(path)
-    auditor = DriftAuditor(path, null=request.param, shadows=32, restarts=8, size=SIZE, device="cpu").fit(data)
+    auditor = DriftAuditor(path, null=request.param, size=SIZE, device="cpu").fit(data)
 
     def successor(seed, recipe=None, drift=None):
         start = base if request.param == "finetune" else None

@@ -54,7 +54,7 @@ RecipeOption = Annotated[
     typer.Option("--recipe", metavar="KEY=VALUE", help="of the training, for example epochs=10; may be repeated"),
 ]
 RestartsOption = Annotated[
-    int | None, typer.Option("--restarts", min=1, help="gray images per class and model (default: 16)")
+    int | None, typer.Option("--restarts", min=1, help="gray images per class and model (default: 4)")
 ]
 SizeOption = Annotated[
     int | None,
