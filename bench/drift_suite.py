@@ -39,7 +39,7 @@ from pydrift.shadows import successor_draw, train_shadows
 from pydrift.store import write_atomic
 from pydrift.verdict import judge
 
-ALPHA, SHADOWS = 0.05, 32
+ALPHA, SHADOWS, RESTARTS = 0.05, 32, 4
 CPU = torch.device("cpu")
 
 
@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", choices=list(datasets("")), help="default: all that are there")
     parser.add_argument("--mode", action="append", choices=MODES)
     parser.add_argument("--shadows", type=int, default=SHADOWS)
-    parser.add_argument("--restarts", type=int, default=4)
+    parser.add_argument("--restarts", type=int, default=RESTARTS)
     parser.add_argument("--recipes", default="varied", choices=("varied", "same"))
     parser.add_argument("--instruments", help="judge by these only, comma-separated (an ablation)")
     parser.add_argument("--no-alternatives", action="store_true")

@@ -1,8 +1,9 @@
-"""How many shadows and gray images a class a verdict needs: the drift suite, judged with fewer of them.
+"""How many shadows and gray images a class a verdict needs: the drift suite, judged with fewer and more of each.
 
-Takes the models and shadows that drift_suite.py keeps under --work, or trains them. Fewer shadows are the first of 32.
+One is varied while the other is the default. Takes the models and shadows that drift_suite.py keeps under --work, or
+trains them; fewer shadows than the default are the first of these.
 
-    python bench/drift_sweep.py --data data --set digits --shadows 16 24 32 --restarts 2 4 8 16 --json FILE
+    python bench/drift_sweep.py --data data --set digits --json FILE
 """
 
 import os
@@ -22,7 +23,7 @@ from _harness import machine
 from _suite_cells import MODES, datasets, updates
 from _suite_models import base_job, train_all, update_job
 from _suite_table import OURS, WITH_DATA, summary
-from drift_suite import SHADOWS, judged_base
+from drift_suite import RESTARTS, SHADOWS, judged_base
 
 from pydrift.store import check_writable, write_json
 
@@ -32,8 +33,8 @@ def main() -> None:
     parser.add_argument("--data", default="data", help="folder of the standard data files")
     parser.add_argument("--set", action="append", choices=list(datasets("")), help="default: all that are there")
     parser.add_argument("--mode", action="append", choices=MODES, help="default: both")
-    parser.add_argument("--shadows", type=int, nargs="+", default=[SHADOWS])
-    parser.add_argument("--restarts", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--shadows", type=int, nargs="*", default=[8, 16, 24, 32, 48])
+    parser.add_argument("--restarts", type=int, nargs="*", default=[1, 2, 8, 16])
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--work", type=Path, default=Path("suite"), help="as drift_suite.py's")
     parser.add_argument("--json", type=Path)
@@ -47,7 +48,7 @@ def main() -> None:
         list(train_all([base_job(data, base) for base in range(data.bases)], folder, options.workers))
         list(train_all([update_job(data, mode, update, folder) for update in every], folder, options.workers))
         print(f"{name}, {mode}: AUROC, found at 5 %, right class first, found by the own rule, false alarms; seconds")
-        for shadows, restarts in product(options.shadows, options.restarts):
+        for shadows, restarts in (*product(options.shadows, [RESTARTS]), *product([SHADOWS], options.restarts)):
             how = argparse.Namespace(
                 shadows=shadows,
                 restarts=restarts,
