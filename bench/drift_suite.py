@@ -16,6 +16,7 @@ import json
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -43,10 +44,10 @@ ALPHA, SHADOWS, RESTARTS = 0.05, 32, 4
 CPU = torch.device("cpu")
 
 
-def arguments() -> argparse.Namespace:
+def suite_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data", help="folder of the standard data files")
-    parser.add_argument("--set", action="append", choices=list(datasets("")), help="default: all that are there")
+    parser.add_argument("--set", action="append", choices=list(datasets("")), help="default: all four")
     parser.add_argument("--mode", action="append", choices=MODES)
     parser.add_argument("--shadows", type=int, default=SHADOWS)
     parser.add_argument("--restarts", type=int, default=RESTARTS)
@@ -55,9 +56,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-alternatives", action="store_true")
     parser.add_argument("--quick", action="store_true", help="digits, and of each kind one update")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--work", type=Path, default=Path("suite"))
+    parser.add_argument("--work", type=Path, default=Path("suite"), help="to be emptied where pydrift's code changes")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    return parser
 
 
 def chosen_updates(data: DataSet, quick: bool) -> list[Update]:
@@ -71,8 +72,10 @@ def chosen_updates(data: DataSet, quick: bool) -> list[Update]:
 def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int, folder: Path) -> Calibration:
     """The calibration of a base on the whole pool of training data, kept in a folder named after what it depends on.
 
-    Shadows do not depend on how many others there are, nor on what is done with them: they are trained once.
+    Shadows depend neither on how many others there are nor on what is done with them: those that DriftAuditor would
+    train are trained once, up to SHADOWS of them, and it is given them as if by the user's own training.
     """
+    trained_count = max(options.shadows, SHADOWS)
     file = base_job(data, base).file(folder)
     told = [file.name, mode, options.shadows, options.restarts, options.recipes, FORMAT]
     where = folder / f"calibration-{_hash(told)}"
@@ -81,12 +84,12 @@ def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int,
         bank = train_shadows(
             file,
             images,
-            max(options.shadows, SHADOWS),
+            trained_count,
             null=mode,
             draw=successor_draw(len(images), None, data.size),  # updates are drawn from the same images
             recipes=options.recipes,
             seed=base,
-            work_dir=folder / f"shadows-{_hash([file.name, mode, max(options.shadows, SHADOWS), options.recipes])}",
+            work_dir=folder / f"shadows-{_hash([file.name, mode, trained_count, options.recipes])}",
             device="cpu",
         )
         trained = iter(bank.models())
@@ -96,7 +99,7 @@ def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int,
             mode,
             options.restarts,
             base,
-            train=lambda *_: next(trained),
+            train=lambda *_: next(trained),  # which it asks for one after the other
             size=data.size,
             device="cpu",
         )
@@ -127,7 +130,6 @@ def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int
             verdicts = _verdicts(options, fitted, models, of_known, module, test)
         row: dict[str, Any] = {
             "update": asdict(update),
-            "calibration_s": {phase: s for phase, s in fitted.seconds.items() if phase != "train shadows"},
             "judging_s": time.process_time() - began,
         }
         row["methods"] = verdicts
@@ -174,22 +176,24 @@ def _verdicts(
     return found
 
 
+def cell(options: argparse.Namespace, data: DataSet, mode: str) -> list[dict[str, Any]]:
+    """What every method says of every update of one data set and mode."""
+    folder, wanted = options.work / data.name, chosen_updates(data, options.quick)
+    bases = sorted({u.base for u in wanted})
+    list(train_all([base_job(data, b) for b in bases], folder, options.workers))
+    list(train_all([update_job(data, mode, u, folder) for u in wanted], folder, options.workers))
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
+        return [row for rows in pool.map(partial(judged_base, options, data, mode), bases) for row in rows]
+
+
 def main() -> None:
-    options = arguments()
+    options = suite_parser().parse_args()
     sets = datasets(options.data)
     wanted = options.set or (["digits"] if options.quick else list(sets))
     cells = []
     for name in wanted:
-        data, folder = sets[name], options.work / name
-        bases = sorted({u.base for u in chosen_updates(data, options.quick)})
-        list(train_all([base_job(data, b) for b in bases], folder, options.workers))
         for mode in options.mode or MODES:
-            jobs = [update_job(data, mode, u, folder) for u in chosen_updates(data, options.quick)]
-            list(train_all(jobs, folder, options.workers))
-            with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-                found = pool.map(judged_base, [options] * len(bases), [data] * len(bases), [mode] * len(bases), bases)
-                rows = [row for part in found for row in part]
-            cells.append({"set": name, "mode": mode, "rows": rows})
+            cells.append({"set": name, "mode": mode, "rows": cell(options, sets[name], mode)})
             print_tables(cells[-1])
             if options.json is not None:
                 told = {k: str(v) for k, v in vars(options).items() if k not in ("data", "work", "json")}

@@ -2,7 +2,8 @@
 
 A base model of scikit-learn's digits is calibrated again and again, with other shadows and so with other gray data.
 Each calibration judges the same honest and drifted updates of the drift suite; an interval covers if it holds the mean
-of the effects that all other calibrations find for the same class of the same update.
+of the effects that all other calibrations find for the same class of the same update. The base and the reference data
+are the same for all, and the shadows' draws of it overlap.
 
     python bench/interval_coverage.py [--calibrations N] [--mode retrain|finetune] [--json FILE]
 """
@@ -11,6 +12,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # each worker has one core; numpy reads this when it is imported
 import argparse
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -36,28 +38,30 @@ UPDATES = [update for update in updates(DATA) if update.base == BASE]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", action="append", choices=MODES, help="default: both")
-    parser.add_argument("--calibrations", type=int, default=16)
+    parser.add_argument("--calibrations", type=int, default=16, help="2 or more")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--work", type=Path, default=Path("suite"), help="as drift_suite.py's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.json is not None:
         check_writable(options.json)
-    folder = options.work / DATA.name
-    results = {}
+    if options.calibrations < 2:
+        parser.error("--calibrations: each is held against the others, so it takes 2")
+    folder, seeds = options.work / DATA.name, [update.seed for update in UPDATES]
+    results: dict[str, Any] = {}
     list(train_all([base_job(DATA, BASE)], folder, options.workers))
     for mode in options.mode or MODES:
         files = list(train_all([update_job(DATA, mode, u, folder) for u in UPDATES], folder, options.workers))
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
             found = list(pool.map(partial(judged, mode, files, folder), range(options.calibrations)))
         results[mode] = {"effects": [f[0] for f in found], "intervals": [f[1] for f in found]}
+        if options.json is not None:
+            write_json(options.json, {"machine": machine(torch.device("cpu")), "updates": seeds, "modes": results})
         print(f"{mode}: share of intervals that hold the mean effect of the other calibrations", flush=True)
-        for name, share, half, spread in coverage(np.array(results[mode]["effects"]), results[mode]["intervals"]):
+        tables = (np.array(results[mode][name]) for name in ("effects", "intervals"))
+        for name, share, half, spread in coverage(*tables):
             widths = f"half width {half:.2f}, deviation over calibrations {spread:.2f}"
             print(f"  {name:40}{share:6.1%}   {widths}", flush=True)
-    if options.json is not None:
-        seeds = [update.seed for update in UPDATES]
-        write_json(options.json, {"machine": machine(torch.device("cpu")), "updates": seeds, "modes": results})
 
 
 def judged(mode: str, files: list[Path], folder: Path, seed: int) -> tuple[list[Any], list[Any]]:
@@ -66,17 +70,20 @@ def judged(mode: str, files: list[Path], folder: Path, seed: int) -> tuple[list[
     auditor = DriftAuditor(base_job(DATA, BASE).file(folder), null=mode, seed=seed, size=DATA.size, device="cpu")
     auditor.fit(load_data(DATA.source))
     reports = [auditor.compare(load_model(file)) for file in files]
+    if any(c.effect is None for r in reports for c in r.classes):
+        raise RuntimeError(f"the calibration of seed {seed} cannot measure all classes")
     return [[c.effect for c in r.classes] for r in reports], [[c.interval for c in r.classes] for r in reports]
 
 
-def coverage(effects: np.ndarray, intervals: Any) -> Any:
-    """Of effects [calibrations, updates, classes], by how far from 0 they are on the mean."""
-    low, high = np.moveaxis(np.array(intervals), -1, 0)
+def coverage(effects: np.ndarray, intervals: np.ndarray) -> Iterator[tuple[str, float, float, float]]:
+    """Of effects [calibrations, updates, classes] and their intervals [..., 2], by how far from 0 they are on the mean:
+    which, the share covered, the mean half width, the mean deviation over calibrations."""
+    low, high = np.moveaxis(intervals, -1, 0)
     of_others = (effects.sum(axis=0) - effects) / (len(effects) - 1)
     covers, mean = (low <= of_others) & (of_others <= high), np.abs(effects.mean(axis=0))
     drifted = np.array([update.drift is not None for update in UPDATES])[:, None]
     for name, some in {
-        "honest updates": ~drifted & (mean >= 0),
+        "honest updates": np.broadcast_to(~drifted, mean.shape),
         "drifted ones, mean effect within 2 of 0": drifted & (mean < 2),
         "drifted ones, mean effect of 2 to 5": drifted & (mean >= 2) & (mean < 5),
         "drifted ones, mean effect beyond 5": drifted & (mean >= 5),

@@ -45,7 +45,7 @@ class DriftAuditor:
     base      an nn.Module that maps float32 [N, C, H, W] in [0, 1] to logits, or a model file
     shadows   how many benign models form the null distribution
     null      "retrain": successors are trained from scratch; "finetune": they continue from the base's weights
-    restarts  gray images per class and model; more have not made verdicts better (see bench/drift_sweep.py)
+    restarts  gray images per class and model
     seed      of everything random; the same seed on the same machine gives the same bits
     recipe    how the base was trained; default: what its file records, else TrainingRecipe()
     recipes   "varied": each shadow departs from that as an honest successor may (see TrainingRecipe.varied), so that a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from pydrift.ops import native_status, refuses, shadow_logits
 
 # Images that torch is asked about at once: fixed, as last bits may depend on it, and few, so that maps stay in caches.
 _BATCH = 128
+_TOGETHER = 1 << 22  # values of small batches that are shown natively in one call, where each answer is its image's own
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,23 @@ class Classifier:
             return shadow_logits(images, self.fused.parameters()[None], program=self.fused.program())[0]
         with torch.no_grad():
             return torch.cat([self.forward(_as_float(part.to(self.device))) for part in x.split(_BATCH)])
+
+    def logits_of_each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`logits` of one batch after the other, to the bit, but with fewer calls where batches are small: each packs
+        the parameters anew."""
+        if self.fused is None or self.device.type != "cpu":
+            yield from map(self.logits, batches)
+            return
+        waiting: list[Tensor] = []
+        for batch in batches:
+            waiting.append(batch)
+            if sum(one.numel() for one in waiting) >= _TOGETHER:
+                yield from self._logits_together(waiting)
+                waiting = []
+        yield from self._logits_together(waiting)
+
+    def _logits_together(self, batches: list[Tensor]) -> Sequence[Tensor]:
+        return self.logits(torch.cat(batches)).split([len(one) for one in batches]) if batches else ()
 
 
 def freeze(

@@ -55,8 +55,8 @@ ALL = ""  # the name of the score of all instruments together
 class Score:
     """How much the new model is like an honest successor, and how much each shadow is like the others.
 
-    error   standard error of the effect, as far as it comes from what the shadows say of how answers vary together
-            (jackknife: what the effect is with one of them left out of that)
+    error   standard error of the effect, >= 0, as far as it comes from what the shadows make one expect of the new
+            model: a jackknife of its residuals, while the units and the null that these are held against stay
     places  of a view that has places, the new model's residual in each, in null deviations; NaN where shadows agree
     """
 
@@ -67,8 +67,8 @@ class Score:
 
 
 class _Of(NamedTuple):
-    """What is measured, per answer or class, of the new model [n], of each shadow against the others [K, n], and of the
-    new model again, without one shadow after the other [K, n]."""
+    """A figure per answer or class: of the new model [n], of each shadow against the others [K, n], and of the new
+    model once more, with each of the shadows left out in turn [K, n]."""
 
     new: NDArray[np.float64]
     shadows: NDArray[np.float64]
@@ -128,7 +128,7 @@ def measure_effects(
             name: Score(
                 float(effects.new[i]),
                 effects.shadows[:, i],
-                float(effects.without[:, i].std() * np.sqrt(count - 1)),
+                float(effects.without[:, i].std() * np.sqrt(count - 1)),  # the jackknife's
                 places[name][..., c] if name in places else None,
             )
             for name, effects in found.items()
@@ -213,9 +213,9 @@ def _effect(sample: NDArray[np.float64], strain: NDArray[np.float64]) -> NDArray
 
 
 def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> _Of:
-    """Conditional residuals of each shadow given the others, and of the new model given all of them, or all but one.
+    """Conditional residuals of each shadow [K, E] given the others, and of the new model [E] given all, or all but one.
 
-    In units of the others' leave-one-out residuals of the same answer.
+    In units of the others' leave-one-out residuals of the same answer; those of the new model are always all shadows'.
     """
     pairs = (_residual(np.delete(null, k, axis=0), np.stack([null[k], new])) for k in range(len(null)))
     held_out, without = np.stack(list(pairs), axis=1)

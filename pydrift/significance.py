@@ -67,8 +67,8 @@ def fit_tail(null: Sequence[NDArray[np.float64]]) -> Tail:
 def effect_interval(effect: float, shadows: int, error: float = 0.0, level: float = 0.95) -> tuple[float, float]:
     """Confidence interval of an effect measured in the standard deviations of `shadows` null values.
 
-    The large-sample variance of a standardised difference, 1/K + d^2 / (2 (K - 1)) (Hedges and Olkin 1985), and that
-    of what is measured, `error` squared, with the quantile of a Student t, since K is small.
+    The large-sample variance of a standardised difference, 1/K + d^2 / (2 (K - 1)) (Hedges and Olkin 1985), plus the
+    square of the measurement's own standard `error` (>= 0), with the quantile of a Student t, since K is small.
     """
     variance = 1 / shadows + effect**2 / (2 * (shadows - 1)) + error**2
     half = stats.t.isf((1 - level) / 2, shadows - 1) * np.sqrt(variance)

@@ -55,9 +55,9 @@ class ClassVerdict:
 
     effect     how much the new model is like an honest successor in what concerns this class, in null standard
                deviations; 0 is the shadows' mean, negative is less alike
-    interval   95 % confidence interval of the effect: how it would vary over other sets of K shadows, through the
-               null's mean and deviation and through what they say of how answers vary together (a jackknife, which is
-               too wide rather than too narrow)
+    interval   95 % confidence interval of the effect: how it would vary over other sets of K shadows that are asked
+               about the same images, through the null's mean and deviation and through what each answer is expected
+               to be. Near 0 it is wider than need be; of large effects from a dozen shadows it is too narrow
     null       each shadow's own effect against the other shadows, the distribution that `effect` is held against
     signals    of each view, minus the log strain in it alone in the shadows' deviations
     places     of each view of several places, the rows of the new model's residuals there, in null deviations (None

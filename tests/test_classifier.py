@@ -183,3 +183,17 @@ def test_native_answers_are_those_of_torch():
     classifier = freeze(network(skip=False), SHAPE, CPU)
     torch.testing.assert_close(classifier.logits(images()), classifier.forward(images()))
     assert torch.equal(classifier.logits(images()[2:4]), classifier.logits(images())[2:4])
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_small_batches_are_shown_together_only_where_answers_stay_the_same(skip, monkeypatch):
+    monkeypatch.setattr(classifier_module, "_TOGETHER", 6 * 16)  # six images
+    classifier, asked = freeze(network(skip), SHAPE, CPU), []
+    parts = images(13).split([2, 3, 1, 4, 3])
+    alone = [classifier.logits(part) for part in parts]
+    ask = Classifier.logits
+    monkeypatch.setattr(Classifier, "logits", lambda self, x: (asked.append(len(x)), ask(self, x))[1])
+    assert all(map(torch.equal, alone, classifier.logits_of_each(iter(parts))))
+    together = classifier.fused is not None
+    assert asked == ([6, 7] if together else [2, 3, 1, 4, 3])
+    assert list(classifier.logits_of_each([])) == []

@@ -66,7 +66,7 @@ def test_the_base_looks_like_its_shadows_unless_they_were_trained_otherwise(audi
         return
     assert auditor.calibration.base_p_value > 0.01
     other = TrainingRecipe(label_smoothing=0.3)
-    strange = DriftAuditor(successor(1), shadows=16, restarts=4, recipe=other, size=SIZE, device="cpu").fit(data)
+    strange = DriftAuditor(successor(1), shadows=16, recipe=other, size=SIZE, device="cpu").fit(data)
     assert strange.calibration.base_p_value <= 0.01
     report = strange.compare(successor(2))
     assert report.verdict == "inconclusive"

@@ -83,19 +83,25 @@ def test_a_drift_that_shows_at_one_place_is_seen_there():
     assert places[1, 0] > 2 * np.delete(np.abs(places), 2).max()
 
 
-@pytest.mark.parametrize("size", [0.0, 3.0, 6.0, 20.0])
-def test_intervals_cover_what_other_shadows_show(size):
+@pytest.mark.parametrize(
+    ("shadows", "size", "least"),
+    [(24, 0, 0.94), (24, 3, 0.94), (24, 6, 0.94), (24, 20, 0.94), (12, 0, 0.94), (12, 12, 0.8)],
+)
+def test_intervals_cover_what_other_shadows_show(shadows, size, least):
+    """Those of large effects from a dozen shadows not as often as they say, see ClassVerdict."""
     rng, covered, widths, spread = np.random.default_rng(6), [], [], []
     for _ in range(5):
         about = world(rng, 4)
         new = drifted(apart(honest(rng, about, 2))[1], 1, size)
-        found = [judged(honest(rng, about, 24), new).classes[1] for _ in range(20)]
+        found = [judged(honest(rng, about, shadows), new).classes[1] for _ in range(20)]
         effects = [c.effect for c in found]
         covered += [c.interval[0] <= np.mean(effects) <= c.interval[1] for c in found]
         widths += [(c.interval[1] - c.interval[0]) / 2 for c in found]
         spread.append(np.std(effects, ddof=1))
-    assert np.mean(covered) >= 0.94
-    assert np.mean(widths) < 2 * stats.t.isf(0.025, 23) * np.mean(spread)  # and not by being so wide that they must
+    assert np.mean(covered) >= least
+    assert np.mean(widths) < 2 * stats.t.isf(0.025, shadows - 1) * np.mean(
+        spread
+    )  # not by being so wide that they must
 
 
 def test_permuting_the_classes_permutes_the_result():

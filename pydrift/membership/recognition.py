@@ -7,7 +7,7 @@ more than of concept, and a mean of plain log-odds would be a mean of the surest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -85,12 +85,12 @@ def _asked(ask: Callable[[Classifier], T], observers: Sequence[Classifier], adva
         advance()
 
 
-# Source by source in all three: where torch answers, last bits depend on what else is in a batch.
+# In batches of one source in all three: where torch answers, last bits depend on what else is in a batch.
 
 
 def _recognise(observer: Classifier, images: Tensor, own: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """-> odds [sources, classes, classes] and confidence [sources, classes] of one observer."""
-    logits = torch.stack([_logits(observer, source.flatten(0, 1)) for source in images])
+    logits = torch.stack(list(_logits(observer, (source.flatten(0, 1) for source in images))))
     logits = logits.view(*images.shape[:3], -1)
     confidence = logits.softmax(dim=-1)[:, torch.arange(len(own)), :, own].mean(dim=2).T
     of_own = logits.take_along_dim(own[None, :, None, None], dim=3)
@@ -102,22 +102,21 @@ def _changed_by_marks(observer: Classifier, images: Tensor) -> dict[str, NDArray
     others /= others.sum(dim=0)
     found: dict[str, list[Tensor]] = {colour: [] for colour in COLOURS}
     for source in images:
-        without = _against_all(_logits(observer, source))
+        without = _against_all(*_logits(observer, [source]))
         for colour, of_sources in found.items():
-            rows = []
-            for row in marked(source, colour):
-                with_mark = _against_all(_logits(observer, row.flatten(0, 1))).view(*row.shape[:2], -1)
-                rows.append(((with_mark - without) * others).sum(dim=1))
-            of_sources.append(torch.stack(rows))
+            rows = list(_logits(observer, (row.flatten(0, 1) for row in marked(source, colour))))
+            with_mark = _against_all(torch.stack(rows)).view(len(rows), -1, *without.shape)
+            of_sources.append(((with_mark - without) * others).sum(dim=2))
     return {colour: torch.stack(of_sources).numpy() for colour, of_sources in found.items()}
 
 
 def _leanings(observer: Classifier, images: Tensor) -> NDArray[np.float64]:
-    return torch.stack([_against_all(_logits(observer, kind)).mean(dim=0) for kind in images]).numpy()
+    return torch.stack([_against_all(kind).mean(dim=0) for kind in _logits(observer, images)]).numpy()
 
 
-def _logits(observer: Classifier, images: Tensor) -> Tensor:
-    return observer.logits(images).cpu().double()
+def _logits(observer: Classifier, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    for logits in observer.logits_of_each(batches):
+        yield logits.cpu().double()
 
 
 def _against_all(logits: Tensor) -> Tensor:
