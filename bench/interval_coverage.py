@@ -47,21 +47,20 @@ def main() -> None:
         check_writable(options.json)
     if options.calibrations < 2:
         parser.error("--calibrations: each is held against the others, so it takes 2")
-    folder, seeds = options.work / DATA.name, [update.seed for update in UPDATES]
-    results: dict[str, Any] = {}
+    folder, results = options.work / DATA.name, {}
     list(train_all([base_job(DATA, BASE)], folder, options.workers))
     for mode in options.mode or MODES:
         files = list(train_all([update_job(DATA, mode, u, folder) for u in UPDATES], folder, options.workers))
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
             found = list(pool.map(partial(judged, mode, files, folder), range(options.calibrations)))
-        results[mode] = {"effects": [f[0] for f in found], "intervals": [f[1] for f in found]}
+        results[mode] = list(coverage(*map(np.array, zip(*found, strict=True))))
         if options.json is not None:
-            write_json(options.json, {"machine": machine(torch.device("cpu")), "updates": seeds, "modes": results})
+            how = {"calibrations": options.calibrations, "updates": len(UPDATES)}
+            write_json(options.json, {"machine": machine(torch.device("cpu")), **how, "modes": results})
         print(f"{mode}: share of intervals that hold the mean effect of the other calibrations", flush=True)
-        tables = (np.array(results[mode][name]) for name in ("effects", "intervals"))
-        for name, share, half, spread in coverage(*tables):
-            widths = f"half width {half:.2f}, deviation over calibrations {spread:.2f}"
-            print(f"  {name:40}{share:6.1%}   {widths}", flush=True)
+        for line in results[mode]:
+            widths = f"half width {line['half width']:.2f}, deviation over calibrations {line['deviation']:.2f}"
+            print(f"  {line['of']:40}{line['covered']:6.1%}   {widths}", flush=True)
 
 
 def judged(mode: str, files: list[Path], folder: Path, seed: int) -> tuple[list[Any], list[Any]]:
@@ -75,9 +74,9 @@ def judged(mode: str, files: list[Path], folder: Path, seed: int) -> tuple[list[
     return [[c.effect for c in r.classes] for r in reports], [[c.interval for c in r.classes] for r in reports]
 
 
-def coverage(effects: np.ndarray, intervals: np.ndarray) -> Iterator[tuple[str, float, float, float]]:
+def coverage(effects: np.ndarray, intervals: np.ndarray) -> Iterator[dict[str, Any]]:
     """Of effects [calibrations, updates, classes] and their intervals [..., 2], by how far from 0 they are on the mean:
-    which, the share covered, the mean half width, the mean deviation over calibrations."""
+    the share covered, the mean half width, the mean deviation over calibrations."""
     low, high = np.moveaxis(intervals, -1, 0)
     of_others = (effects.sum(axis=0) - effects) / (len(effects) - 1)
     covers, mean = (low <= of_others) & (of_others <= high), np.abs(effects.mean(axis=0))
@@ -88,8 +87,12 @@ def coverage(effects: np.ndarray, intervals: np.ndarray) -> Iterator[tuple[str, 
         "drifted ones, mean effect of 2 to 5": drifted & (mean >= 2) & (mean < 5),
         "drifted ones, mean effect beyond 5": drifted & (mean >= 5),
     }.items():
-        half = (high - low)[:, some] / 2
-        yield name, covers[:, some].mean(), half.mean(), effects.std(axis=0, ddof=1)[some].mean()
+        yield {
+            "of": name,
+            "covered": float(covers[:, some].mean()),
+            "half width": float((high - low)[:, some].mean() / 2),
+            "deviation": float(effects.std(axis=0, ddof=1)[some].mean()),
+        }
 
 
 if __name__ == "__main__":
