@@ -38,7 +38,7 @@ KINDS = {
     "patch": "a mark on 25, 50, 100 % of a class",
     "noise": "noise of .1, .2, .3 on all images",
     "remove": "75, 90, 100 % of a class missing",
-    "expand": "a class with 10, 25, 50 % of foreign images",
+    "expand": "foreign images added to a class, 10, 25, 50 % of its number",
     "flip": "25, 50, 100 % of a class mirrored",
     "backdoor": "a mark that makes a class, on 2, 5, 10 % of all images",
     "merge": "two classes made one: alike, between, unlike",
