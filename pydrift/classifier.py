@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -64,8 +64,10 @@ class Classifier:
                 waiting = []
         yield from self._logits_together(waiting)
 
-    def _logits_together(self, batches: list[Tensor]) -> Sequence[Tensor]:
-        return self.logits(torch.cat(batches)).split([len(one) for one in batches]) if batches else ()
+    def _logits_together(self, batches: list[Tensor]) -> Iterable[Tensor]:
+        if len(batches) < 2:  # one that is large is not to be copied
+            return map(self.logits, batches)
+        return self.logits(torch.cat(batches)).split([len(one) for one in batches])
 
 
 def freeze(

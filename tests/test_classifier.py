@@ -189,11 +189,11 @@ def test_native_answers_are_those_of_torch():
 def test_small_batches_are_shown_together_only_where_answers_stay_the_same(skip, monkeypatch):
     monkeypatch.setattr(classifier_module, "_TOGETHER", 6 * 16)  # six images
     classifier, asked = freeze(network(skip), SHAPE, CPU), []
-    parts = images(13).split([2, 3, 1, 4, 3])
+    parts = images(18).split([2, 3, 1, 7, 3, 2])
     alone = [classifier.logits(part) for part in parts]
     ask = Classifier.logits
     monkeypatch.setattr(Classifier, "logits", lambda self, x: (asked.append(len(x)), ask(self, x))[1])
     assert all(map(torch.equal, alone, classifier.logits_of_each(iter(parts))))
     together = classifier.fused is not None
-    assert asked == ([6, 7] if together else [2, 3, 1, 4, 3])
+    assert asked == ([6, 7, 5] if together else [2, 3, 1, 7, 3, 2])
     assert list(classifier.logits_of_each([])) == []
