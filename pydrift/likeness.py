@@ -66,7 +66,7 @@ class Score:
     places: NDArray[np.float64] | None = None
 
 
-class _Of(NamedTuple):
+class _Figures(NamedTuple):
     """A figure per answer or class: of the new model [n], of each shadow against the others [K, n], and of the new
     model once more, with each of the shadows left out in turn [K, n]."""
 
@@ -101,9 +101,9 @@ def measure_effects(
     count = len(next(iter(next(iter(shadows.values())).values())))
     if count < MIN_SHADOWS:
         raise Unmeasurable(f"{count} shadows are too few, a null needs {MIN_SHADOWS}")
-    found: dict[str, _Of] = {}
+    found: dict[str, _Figures] = {}
     places: dict[str, NDArray[np.float64]] = {}
-    of_instruments: list[_Of] = []
+    of_instruments: list[_Figures] = []
     for instrument, views in shadows.items():
         entries = _entries(instrument, views, new[instrument], classes)
         if not entries.concerned.any():
@@ -122,7 +122,7 @@ def measure_effects(
     least = [np.fmin.reduce(side) for side in zip(*of_instruments, strict=True)]
     if not least or np.isnan(least[0]).any():
         raise Unmeasurable("the shadows do not differ enough to hold the new model against them")
-    found[ALL] = _standardised(_Of(*(-side for side in least)))
+    found[ALL] = _standardised(_Figures(*(-side for side in least)))
     return {
         c: {
             name: Score(
@@ -186,7 +186,7 @@ def _mean_of_place(entries: NDArray[np.float64], classes: int) -> NDArray[np.flo
     return entries.reshape(len(entries), -1, classes).mean(axis=-1).repeat(classes, axis=-1)
 
 
-def _strained(residuals: _Of, concerned: NDArray[np.bool_], power: int) -> _Of:
+def _strained(residuals: _Figures, concerned: NDArray[np.bool_], power: int) -> _Figures:
     """Effects from residuals, of which `concerned` [classes, E] says which concern each class; NaN where none does."""
     told = concerned.any(axis=1)
 
@@ -194,17 +194,19 @@ def _strained(residuals: _Of, concerned: NDArray[np.bool_], power: int) -> _Of:
         mean = np.abs(residuals) ** power @ concerned[told].T / concerned[told].sum(axis=1)
         return np.log(np.maximum(mean ** (1 / power), ROUNDING))
 
-    effects = _standardised(_Of(*map(log_strain, residuals)))
-    filled = _Of(*(np.full((*side.shape[:-1], len(concerned)), np.nan) for side in effects))
+    effects = _standardised(_Figures(*map(log_strain, residuals)))
+    filled = _Figures(*(np.full((*side.shape[:-1], len(concerned)), np.nan) for side in effects))
     for side, of_told in zip(filled, effects, strict=True):
         side[..., told] = of_told
     return filled
 
 
-def _standardised(strains: _Of) -> _Of:
+def _standardised(strains: _Figures) -> _Figures:
     """Effects from log strains; each shadow's is against the others."""
     held_out = [_effect(np.delete(strains.shadows, k, axis=0), own) for k, own in enumerate(strains.shadows)]
-    return _Of(_effect(strains.shadows, strains.new), np.stack(held_out), _effect(strains.shadows, strains.without))
+    return _Figures(
+        _effect(strains.shadows, strains.new), np.stack(held_out), _effect(strains.shadows, strains.without)
+    )
 
 
 def _effect(sample: NDArray[np.float64], strain: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -212,7 +214,7 @@ def _effect(sample: NDArray[np.float64], strain: NDArray[np.float64]) -> NDArray
     return (sample.mean(axis=0) - strain) / np.maximum(_unit(variance), ROUNDING)
 
 
-def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> _Of:
+def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> _Figures:
     """Conditional residuals of each shadow [K, E] given the others, and of the new model [E] given all, or all but one.
 
     In units of the others' leave-one-out residuals of the same answer; those of the new model are always all shadows'.
@@ -223,7 +225,7 @@ def _residuals(null: NDArray[np.float64], new: NDArray[np.float64]) -> _Of:
     unit = _unit(total / len(held_out))
     # Without a shadow's own: a deviation that counts in its own unit looks smaller than it is.
     scaled = [row / _unit((total - row**2) / (len(held_out) - 1)) for row in held_out]
-    return _Of(_residual(null, new) / unit, np.stack(scaled), without / unit)
+    return _Figures(_residual(null, new) / unit, np.stack(scaled), without / unit)
 
 
 def _unit(variance: NDArray[np.float64], pooled: float = 0.5) -> NDArray[np.float64]:

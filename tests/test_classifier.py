@@ -193,7 +193,7 @@ def test_small_batches_are_shown_together_only_where_answers_stay_the_same(skip,
     alone = [classifier.logits(part) for part in parts]
     ask = Classifier.logits
     monkeypatch.setattr(Classifier, "logits", lambda self, x: (asked.append(len(x)), ask(self, x))[1])
-    assert all(map(torch.equal, alone, classifier.logits_of_each(iter(parts))))
+    assert all(torch.equal(*pair) for pair in zip(alone, classifier.logits_of_each(iter(parts)), strict=True))
     together = classifier.fused is not None
     assert asked == ([6, 7, 5] if together else [2, 3, 1, 7, 3, 2])
     assert list(classifier.logits_of_each([])) == []
