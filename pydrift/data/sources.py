@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.store import read_file
 from pydrift.data.cifar import load_cifar10
 from pydrift.data.images import LabelledImages, checked_images, checked_labels
-from pydrift.errors import InputRefused, UsageError
-from pydrift.store import read_file
 
 _MAX_BYTES = 4 << 30  # of a data file, and of what is unpacked from it
 _MAX_IMAGE_FILE = 64 << 20

@@ -12,19 +12,19 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from pydrift.classifier import choose_device, exact_arithmetic
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.noise import Phase, derived_seed
+from pydrift.core.progress import Progress, Silent
 from pydrift.data import LabelledImages, as_images, checked_members, load_data
-from pydrift.errors import InputRefused, UsageError
 from pydrift.fingerprint.conformal import Conformal
 from pydrift.fingerprint.detector import moved
 from pydrift.fingerprint.features import Features, Needs, joined
 from pydrift.fingerprint.fingerprint import Fingerprint, FingerprintOrigin, identity, probe_logits
 from pydrift.fingerprint.probe import BLOCK, Probe
 from pydrift.fingerprint.registry import detector_named
-from pydrift.modelfile import LoadedModel
-from pydrift.noise import Phase, derived_seed
-from pydrift.progress import Progress, Silent
-from pydrift.subject import Subject, as_subject
+from pydrift.models.classifier import choose_device, exact_arithmetic
+from pydrift.models.file import LoadedModel
+from pydrift.models.intake import AuditedModel, as_audited_model
 from pydrift.version import __version__
 
 MAX_FITTED = 20_000  # images; of more, as many are drawn
@@ -34,7 +34,7 @@ _SHARE_HELD_OUT = 0.2  # where nobody says what the model was trained on
 
 
 def fit_fingerprint(
-    model: nn.Module | LoadedModel | Subject | str | Path,
+    model: nn.Module | LoadedModel | AuditedModel | str | Path,
     data: Any,
     members: ArrayLike | None = None,
     *,
@@ -64,7 +64,7 @@ def fit_fingerprint(
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
     images = load_data(data) if isinstance(data, str) else as_images(data)
-    subject = as_subject(model, "model", arch)
+    subject = as_audited_model(model, "model", arch)
     with exact_arithmetic(), progress or Silent() as told:
         probe = Probe(subject.module, images.input_shape, choose_device(device), subject.name)
         if probe.num_classes != images.num_classes:
