@@ -83,7 +83,7 @@ class Calibration(SealedFolder):
 
     gray          of the base
     consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
-    answers       of each probe, of each view float64 [K + 1, ..., classes], the base first (see
+    responses     of each probe, of each view float64 [K + 1, ..., classes], the base first (see
                   pydrift.drift.responses)
     confidence    float64 [classes]: the shadows' mean confidence in the consensus images that they made
     base_p_value  p of the base as if it were an update; None where it is not one (shadows that continue from it)
@@ -93,7 +93,7 @@ class Calibration(SealedFolder):
     shadows: tuple[nn.Module, ...]
     gray: GrayData
     consensus: NDArray[np.float32]
-    answers: dict[str, dict[str, NDArray[np.float64]]]
+    responses: dict[str, dict[str, NDArray[np.float64]]]
     confidence: NDArray[np.float64]
     base_p_value: float | None
     class_names: tuple[str, ...]
@@ -109,7 +109,7 @@ class Calibration(SealedFolder):
     settings: dict[str, Any]  # recipe and draw as used, for the report
     seconds: dict[str, float]
 
-    # The version is also raised when other probes are shown: answers to other questions cannot be compared.
+    # The version is also raised when other probes are shown: responses to other questions cannot be compared.
     format = Format("calibration", 4, "Calibrate again to get one.")
     names = (_STATE, _DESCRIPTION)
 
@@ -138,9 +138,9 @@ class Calibration(SealedFolder):
     ) -> Calibration:
         architecture = arch or said.base.architecture
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
-        tables = {name: tensor.numpy() for name, tensor in _below("answers.", state).items()}
-        answers = _answers(said.asked, tables)
-        _check_shapes(said, state, answers)
+        tables = {name: tensor.numpy() for name, tensor in _below("responses.", state).items()}
+        responses = _responses(said.asked, tables)
+        _check_shapes(said, state, responses)
         models = range(said.shadows + 1)
         modules = [_rebuilt(template, _below(f"model.{m}.", state), folder) for m in models]
         return cls(
@@ -148,7 +148,7 @@ class Calibration(SealedFolder):
             shadows=tuple(modules[1:]),
             gray=GrayData(**{name: tensor.numpy() for name, tensor in _below("gray.", state).items()}),
             consensus=state["consensus"].numpy(),
-            answers=answers,
+            responses=responses,
             confidence=state["confidence"].numpy(),
             attack=_attack(said.attack, folder),
             **{name: getattr(said, name) for name in _PLAIN},
@@ -165,7 +165,9 @@ class Calibration(SealedFolder):
 
     def _tensors(self) -> dict[str, Tensor]:
         arrays = {"consensus": self.consensus, "confidence": self.confidence}
-        arrays |= {f"answers.{name}.{v}": table for name, views in self.answers.items() for v, table in views.items()}
+        arrays |= {
+            f"responses.{name}.{v}": table for name, views in self.responses.items() for v, table in views.items()
+        }
         arrays |= {f"gray.{name}": values for name, values in vars(self.gray).items()}
         tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
         for m, module in enumerate((self.base.module, *self.shadows)):
@@ -177,38 +179,38 @@ class Calibration(SealedFolder):
             _Description(
                 base=_Base(self.base.name, self.base.sha256, self.base.architecture),
                 shadows=len(self.shadows),
-                asked={name: list(views) for name, views in self.answers.items()},
+                asked={name: list(views) for name, views in self.responses.items()},
                 attack=describe_attack(self.attack),
                 **{name: getattr(self, name) for name in _PLAIN},
             )
         )
 
 
-def _answers(
+def _responses(
     asked: Mapping[str, Sequence[str]], tables: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, dict[str, NDArray[np.float64]]]:
     """The tables by probe and view, in the order of PROBES and of `asked`. ValueError unless they are just those."""
     for probe, views in asked.items():
         for view in views:
             if probe in PROBES and f"{probe}.{view}" not in tables:
-                raise ValueError(f"the answers to {probe}.{view} are missing")
-    answers = {i: {view: tables[f"{i}.{view}"] for view in asked[i]} for i in PROBES if i in asked}
-    if not 0 < sum(map(len, asked.values())) == sum(map(len, answers.values())) == len(tables):
+                raise ValueError(f"the responses to {probe}.{view} are missing")
+    responses = {i: {view: tables[f"{i}.{view}"] for view in asked[i]} for i in PROBES if i in asked}
+    if not 0 < sum(map(len, asked.values())) == sum(map(len, responses.values())) == len(tables):
         raise ValueError("its parts do not fit together")
-    return answers
+    return responses
 
 
 def _check_shapes(
-    said: _Description, state: Mapping[str, Tensor], answers: Mapping[str, Mapping[str, NDArray[np.float64]]]
+    said: _Description, state: Mapping[str, Tensor], responses: Mapping[str, Mapping[str, NDArray[np.float64]]]
 ) -> None:
     """ValueError unless the tensors have the shapes that the description gives them."""
     classes, shape = len(said.class_names), (said.restarts, *said.input_shape)
     fits = state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
     fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
-    for probe, views in answers.items():
+    for probe, views in responses.items():
         for table in views.values():
             fits &= table.ndim >= 2 and (table.shape[0], table.shape[-1]) == (said.shadows + 1, classes)
-            fits &= not PROBES[probe].made_of or table.shape[1:] == (classes, classes)
+            fits &= not PROBES[probe].per_class or table.shape[1:] == (classes, classes)
     guessed = said.settings.get("guessed")
     if not (fits and isinstance(guessed, list) and all(name in GUESSED for name in guessed)):
         raise ValueError("its parts do not fit together")
