@@ -60,11 +60,9 @@ def render_drift_html(report: DriftReport, images: bool = True) -> str:
     table_rows = classes[:TABLE_ROWS]
     smallest = report.null.smallest_score
     shown = figures.span(
-        value
-        for c in table_rows
-        for value in (c.drift_score, *(c.interval or ()), smallest)
-        if value is not None
+        value for c in table_rows for value in (c.drift_score, *(c.interval or ()), smallest) if value is not None
     )
+    in_strips = [c for c in _drifted_first(classes) if c.null and c.drift_score is not None][:NULL_FIGURES]
     has_images = report.gray_base.images.size > 0 and report.gray_candidate.images.size > 0
     return render_page(
         "drift.html.j2",
@@ -74,7 +72,7 @@ def render_drift_html(report: DriftReport, images: bool = True) -> str:
         table_rows=table_rows,
         bars=[figures.score_bar(c, shown, smallest) for c in table_rows],
         axis=figures.score_axis(shown),
-        strips=[_against_null(c) for c in _drifted_first(classes) if c.null and c.drift_score is not None][:NULL_FIGURES],
+        strips=[_against_null(c) for c in in_strips],
         power=figures.power_curve(report.null.power) if report.null.power else None,
         images=images,
         gray=_gray_rows(report, classes) if images and has_images else [],

@@ -90,7 +90,7 @@ def accuracy_remark(report: DriftReport) -> str | None:
 
 
 def baseline_rows(b: Baselines) -> list[tuple[str, str]]:
-    """Name and value of each figure that a team would look at without pydrift, and of a fingerprint's if there is one."""
+    """Name and value of each figure that a team would look at without pydrift, and of a fingerprint if there is one."""
     weights = b.relative_weight_change
     rows = [
         ("accuracy, base model", _percent(b.accuracy_base)),

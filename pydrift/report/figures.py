@@ -95,9 +95,9 @@ def null_strip(c: ClassVerdict) -> Markup:
 def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evidence, float | None]]) -> Markup:
     """Each benign model's knowledge of the private images as a dot; above, on the same axis, the rows of the others.
 
-    A row is a label, a style of the style sheet, the evidence (a mark at its effect, with the interval as a whisker) and
-    the value from which on its p would be at most alpha (dashed). Each suspect has its own line, because the scale of p
-    depends on the suspect.
+    A row is a label, a style of the style sheet, the evidence (a mark at its effect, with the interval as a whisker)
+    and the value from which on its p would be at most alpha (dashed). Each suspect has its own line, because the scale
+    of p depends on the suspect.
     """
     values = [[e.effect, e.low, e.high] + ([] if needed is None else [needed]) for _, _, e, needed in rows]
     shown = span([*null, *(value for row in values for value in row)])
@@ -115,9 +115,9 @@ def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evide
         )
     parts.append(f'<text class="rate" x="-10" y="{base - 2}">benign models</text>')
     body = f'<g transform="translate({FOREST_LEFT} 0)">{"".join(parts)}</g>'
-    label_of_all = f"knowledge of the private images: {len(null)} benign models between {min(null):.2f} and {max(null):.2f}"
-    label_of_all += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence, _ in rows)
-    return _svg(FOREST_LEFT + STRIP_WIDTH + 8, base + 20, body, label_of_all)
+    summary = f"knowledge of the private images: {len(null)} benign models between {min(null):.2f} and {max(null):.2f}"
+    summary += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence, _ in rows)
+    return _svg(FOREST_LEFT + STRIP_WIDTH + 8, base + 20, body, summary)
 
 
 def p_curve(points: Sequence[SamplePoint], least: float, alpha: float) -> Markup:

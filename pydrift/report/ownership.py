@@ -96,10 +96,10 @@ def headline(report: OwnershipReport) -> str:
         who = _listed(report, "independent") if len(report.suspects) == 1 else "any suspect"
         return f"Independent: this audit found no sign that {who} comes from the private images."
     who = _listed(report, report.verdict)
-    many = sum(s.verdict == report.verdict for s in report.suspects) > 1
+    come = "come" if sum(s.verdict == report.verdict for s in report.suspects) > 1 else "comes"
     if report.verdict == "stolen":
-        return f"Stolen: {who} {'come' if many else 'comes'} from the private images, or from the victim."
-    return f"Inconclusive: this audit cannot decide whether {who} {'come' if many else 'comes'} from the private images."
+        return f"Stolen: {who} {come} from the private images, or from the victim."
+    return f"Inconclusive: this audit cannot decide whether {who} {come} from the private images."
 
 
 def meaning(report: OwnershipReport, suspect: SuspectResult) -> str:
