@@ -209,7 +209,7 @@ def test_a_plan_changed_meanwhile_is_refused_and_nothing_published(small):
     refused(
         lambda: small.work(change),
         UsageError,
-        f"{small.path / 'plan.json'}: was changed while its shadows were trained; nothing was published",
+        f"{small.path / 'plan.json'}: was changed during the work; nothing was published",
     )
     assert os.listdir(small.path / "blocks") == []
     small.path.joinpath("plan.json").unlink()
@@ -231,10 +231,33 @@ def test_blocks_of_another_plan_are_refused(small):
     )
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"kind": "pydrift shadow plan", "format": 1, "plan": {}}'])
-def test_what_is_no_plan_is_refused(small, text):
+PLAN = '"kind": "pydrift shadow plan", "schema_version": 2'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[]", "not a shadow plan"),
+        ("{}", "not a shadow plan"),
+        ("{", "not a readable shadow plan: Expecting"),
+        (f"{{{PLAN}}}", "not a readable shadow plan: 'block' is missing"),
+        (f'{{{PLAN}, "plan": {{}}, "block": 2, "data": null}}', "not a readable shadow plan: plan: Object missing"),
+        (
+            f'{{{PLAN}, "plan": {{}}, "block": 0, "data": null}}',
+            "not a readable shadow plan: block: Expected `int` >= 1",
+        ),
+        (f'{{{PLAN}, "plan": {{}}, "block": true, "data": null}}', "not a readable shadow plan: block: Expected `int`"),
+        (f'{{{PLAN}, "plan": {{}}, "block": 2, "data": 3}}', "not a readable shadow plan: data: Expected"),
+        (
+            '{"kind": "pydrift shadow plan", "format": 1}',
+            "a shadow plan of schema version 1; this pydrift reads version 2. "
+            "Plan the shadows again in another folder.",
+        ),
+    ],
+)
+def test_what_is_no_plan_is_refused(small, text, reason):
     (small.path / "plan.json").write_text(text)
-    with pytest.raises(InputRefused, match=r"plan\.json: not a readable plan: "):
+    with pytest.raises(InputRefused, match=rf"plan\.json: {reason}"):
         TaskFolder.open(small.path)
 
 
