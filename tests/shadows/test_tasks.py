@@ -337,10 +337,11 @@ def test_a_block_that_says_no_time_is_refused(small, seconds):
     raw = json.loads(manifest.read_text())
     text = json.dumps({**raw, "seconds": "?"}).replace('"?"', seconds)
     manifest.write_text(text)
-    with pytest.raises(InputRefused, match=rf"^{manifest}: seconds must be a number in \[0, 1e\+09\), got "):
+    reason = "not valid JSON: a number is too large" if seconds == "1e999" else "not a readable shadow block: seconds: "
+    with pytest.raises(InputRefused, match=rf"^{manifest}: {reason}"):
         small.status()
     manifest.write_text("[]")
-    with pytest.raises(InputRefused, match=rf"^{manifest}: seconds must be a number in \[0, 1e\+09\), got None$"):
+    with pytest.raises(InputRefused, match=rf"^{manifest}: not a manifest$"):
         small.status()
 
 
