@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pydrift import InputRefused, UsageError
-from pydrift.membership import SIGNALS, confidence, logit_margin, loss
+from pydrift.membership.signals import SIGNALS, confidence, logit_margin, loss
 from pydrift.models.arch import lower
 from pydrift.models.classifier import Classifier, freeze
 from pydrift.shadows import statistics as statistics_module
