@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 
 from pydrift.core.errors import InputRefused
 from pydrift.core.progress import Clock, Progress, Silent
 from pydrift.core.store import refuse_manifest_folder, tensors_digest
-from pydrift.data import as_images, load_data
+from pydrift.data import take_images
 from pydrift.membership.attack import Attack
 from pydrift.membership.evaluation import AttackResult, evaluate
 from pydrift.membership.reasons import DEFAULT_RECIPE_USED, bank_mismatches, figure_caveats
@@ -34,8 +33,7 @@ from pydrift.membership.scoring import (
 )
 from pydrift.membership.shadow_selection import SelectedShadows, select_shadows
 from pydrift.models.classifier import exact_arithmetic
-from pydrift.models.file import LoadedModel
-from pydrift.models.intake import AuditedModel, as_audited_model
+from pydrift.models.intake import Model, as_audited_model
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import native_status
 from pydrift.shadows import ShadowBank
@@ -44,7 +42,7 @@ from pydrift.version import __version__
 
 
 def membership_audit(
-    model: nn.Module | LoadedModel | AuditedModel | str | Path,
+    model: Model,
     data: Any,
     members: ArrayLike,
     *,
@@ -96,7 +94,7 @@ def membership_audit(
     """
     settings = AuditSettings.make(attacks, queries, alpha, delta, seed)
     count = settings.num_shadows(shadows) if bank is None else 0
-    images = load_data(data) if isinstance(data, str) else as_images(data)
+    images = take_images(data)
     scored = ScoredImages.make(images, members, settings.queries)
     if bank is not None and bank.plan.data_sha256 != images.sha256:
         raise InputRefused(f"bank: its shadows were trained on other data than {images.source}")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.checks import check_seed
+from pydrift.core.errors import UsageError
 from pydrift.core.progress import Progress
 from pydrift.data import LabelledImages, checked_members
 from pydrift.membership.attack import Attack
@@ -17,7 +18,7 @@ from pydrift.membership.attacks.boundary import BoundaryDistance
 from pydrift.membership.registry import select_attacks
 from pydrift.membership.shadow_selection import SelectedShadows
 from pydrift.models.classifier import Classifier, choose_device, freeze
-from pydrift.models.intake import AuditedModel
+from pydrift.models.intake import AuditedModel, check_num_classes
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows import ShadowBank, train_shadows
 from pydrift.shadows.statistics import Statistics, check_finite, check_varied, measure, view
@@ -47,8 +48,7 @@ class AuditSettings:
         selected = select_attacks(attacks, seed)
         if not 0 < alpha < 1 or not 0 <= delta < 1:
             raise UsageError(f"alpha must lie between 0 and 1 and delta in [0, 1), got {alpha:g} and {delta:g}")
-        if not 0 <= seed < 2**63:
-            raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
+        check_seed(seed)
         if not queries:
             raise UsageError("queries must name at least one way to show the images")
         return cls(selected, tuple(queries), alpha, delta, seed)
@@ -109,11 +109,7 @@ class Target:
     def make(cls, audited: AuditedModel, images: LabelledImages, device: str | None) -> Target:
         """InputRefused where the model does not classify these images into as many classes."""
         classifier = freeze(audited.module, images.input_shape, choose_device(device), "target")
-        if classifier.num_classes != images.num_classes:
-            raise InputRefused(
-                f"the target tells {classifier.num_classes} classes apart, but {images.source} names "
-                f"{images.num_classes}"
-            )
+        check_num_classes(classifier.num_classes, "the target", images.num_classes, images.source)
         return cls(audited, classifier)
 
 
