@@ -194,7 +194,7 @@ def model_name(k: int) -> str:
 
 def model_bytes(plan: ShadowPlan, k: int, state: Mapping[str, Tensor]) -> bytes:
     """The file of shadow k: a model file like any other, that says its architecture and how it was trained."""
-    known = {"arch": plan.architecture, TRAIN_SIZE_KEY: str(len(plan.drawn(k)))}
+    known = {"arch": plan.architecture, TRAIN_SIZE_KEY: str(len(plan.indices(k)))}
     if plan.own_training is None:
         known[RECIPE_KEY] = plan.recipe_of(k).to_json()
     return safetensors_bytes(state, {PREFIX + key: value for key, value in known.items() if value is not None})

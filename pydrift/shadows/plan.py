@@ -110,7 +110,7 @@ class ShadowPlan:
     def device(self) -> torch.device:
         return torch.device(self.arithmetic["device"])
 
-    def drawn(self, k: int) -> NDArray[np.int64]:
+    def indices(self, k: int) -> NDArray[np.int64]:
         """The indices of the images that shadow k sees (see Draw.indices)."""
         return self.draw.indices(self.seed, self.images, k)
 
@@ -118,7 +118,7 @@ class ShadowPlan:
         """How shadow k is trained, before `continued` where it goes on from a start model."""
         if self.recipes == "same":
             return self.recipe
-        return self.recipe.varied(derived_seed(self.seed, Phase.RECIPE, k), len(self.drawn(k)))
+        return self.recipe.varied(derived_seed(self.seed, Phase.RECIPE, k), len(self.indices(k)))
 
     def members(self) -> NDArray[np.bool_]:
         """bool [K, N]: whether shadow k sees image i."""

@@ -314,7 +314,8 @@ def test_members_may_come_as_any_integers_or_a_tensor(population):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attacks": ("lira",), "shadows": 2}, "lira needs at least 4 shadows: 2 trained on each image and 2 not; got 2"),
+        ({"attacks": ("lira",), "shadows": 2}, "lira needs at least 4 shadows: 2 trained on each image "
+         "and 2 not; got 2"),
         ({"shadows": 7}, "complementary halves need an even number of shadows, got 7"),
         ({"shadows": 0, "attacks": ("loss", "rmia")}, "rmia needs at least 2 shadows: 1 trained on each image and "
          "1 not; got 0"),
@@ -525,8 +526,8 @@ def test_membership_attacks_and_gates(trained, tmp_path, capsys):
     arguments = ("membership", model, "--data", "digits", "--members", members, "--shadows", 4)
     chosen = ("--attack", "lira-fixed", "--attack", "rmia", "--attack", "loss")
     out, work = tmp_path / "out", tmp_path / "work"
-    code = run(*arguments, *chosen, "--query", "plain", "--query", "shift:0,1", "--json", "--out", out, "--resume-dir", work,
-               "--fail-above", "auc=0.9", "--fail-above", "tpr@0.01=0.9")  # fmt: skip
+    code = run(*arguments, *chosen, "--query", "plain", "--query", "shift:0,1", "--json", "--out", out,
+               "--resume-dir", work, "--fail-above", "auc=0.9", "--fail-above", "tpr@0.01=0.9")  # fmt: skip
     written = json.loads(capsys.readouterr().out)
     assert code == 0
     assert [attack["name"] for attack in written["attacks"]] == ["lira-fixed", "rmia", "loss"]

@@ -33,7 +33,7 @@ from pydrift.shadows import (
     checkpoint,
     claim,
     collect,
-    described,
+    function_identity,
     plan_shadows,
     work_on,
 )
@@ -180,9 +180,9 @@ def test_what_an_existing_plan_does_otherwise_is_said(tmp_path):
         np.savez(tmp_path / f"{name}.npz", x=data.x, y=data.y)
     first, moved = (f"npz:{tmp_path / name}.npz" for name in ("data", "moved"))
     plan_shadows(tmp_path / "tasks", ARCH, first, 4, recipe=RECIPE, block=2)
-    with pytest.warns(UserWarning, match=r"tasks: is planned in blocks of 2, which stay, not of 3$"):
+    with pytest.warns(UserWarning, match=r"tasks: keeps its planned blocks of 2; a block size of 3 is ignored$"):
         assert plan_shadows(tmp_path / "tasks", ARCH, first, 4, recipe=RECIPE, block=3).block == 2
-    with pytest.warns(UserWarning, match=f"load the same images from {first}, which stays, not {moved}$"):
+    with pytest.warns(UserWarning, match=f"workers still load the images from {first}, not from {moved}$"):
         train_shadows(ARCH, moved, 4, recipe=RECIPE, resume_dir=tmp_path / "tasks")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -575,9 +575,9 @@ def test_a_machine_that_computes_otherwise_is_refused(tasks, name, value):
     refused(
         lambda: work_on(tasks.path),
         UsageError,
-        f"{tasks.path}: planned with {name} = {value}, here it is {here}: the last bits of the weights would differ; "
-        "use machines like the one it was planned on, or plan it with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to what "
-        "all of them have",
+        f"{tasks.path}: planned with {name} = {value}, but here it is {here}, so the last bits of the weights would "
+        "differ; use machines like the one it was planned on, or plan with PYDRIFT_SIMD and ATEN_CPU_CAPABILITY set to "
+        "what all of them have",
     )
 
 
@@ -598,8 +598,8 @@ def test_a_gpu_worker_that_computes_otherwise_is_refused(tasks, monkeypatch, nam
     refused(
         lambda: work_on(tasks.path),
         UsageError,
-        f"{tasks.path}: planned with {name} = {planned_with}, here it is {here[name]}: the last bits of the weights "
-        "would differ; use machines like the one it was planned on",
+        f"{tasks.path}: planned with {name} = {planned_with}, but here it is {here[name]}, so the last bits of the "
+        "weights would differ; use machines like the one it was planned on",
     )
 
 
@@ -610,7 +610,7 @@ def test_other_data_is_refused(tmp_path):
     tasks = plan_shadows(tmp_path / "tasks", ARCH, source, 2, recipe=RECIPE)
     np.savez(tmp_path / "data.npz", x=data.x, y=data.y.flip(0))
     with pytest.raises(
-        InputRefused, match=rf"^{source}: not the data of the plan: its SHA-256 is \w+, in .* it is \w+$"
+        InputRefused, match=rf"^{source}: not the data of the plan; its SHA-256 is \w+, and .* was planned for \w+$"
     ):
         work_on(tasks.path)
     np.savez(tmp_path / "moved.npz", x=data.x, y=data.y)
@@ -703,7 +703,7 @@ def test_functions_are_told_apart_by_what_they_do():
     def made(source):
         scope = {}
         exec(source, scope)
-        return described(scope["f"])
+        return function_identity(scope["f"])
 
     sources = [
         "def f(x, y, seed): return [x + 1 for _ in y]",
@@ -723,8 +723,8 @@ def test_a_live_module_cannot_be_trained_by_others(tmp_path, digits):
     refused(
         lambda: work_on(tmp_path / "tasks"),
         UsageError,
-        f"{tmp_path / 'tasks'}: shadows of a live module or by the user's own training; only the program that planned "
-        "them can train them",
+        f"{tmp_path / 'tasks'}: these shadows are of a live module or use the user's own training, so only the "
+        "program that planned them can train them",
     )
 
 
