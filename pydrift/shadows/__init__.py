@@ -1,4 +1,4 @@
-"""Shadow models: benign models of one architecture, trained on random draws of the reference data, kept as a bank."""
+"""Shadow models: benign models of one architecture, trained on random draws of the reference data."""
 
 from pydrift.shadows.bank import ShadowBank
 from pydrift.shadows.draw import Draw, update_draw

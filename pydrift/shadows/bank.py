@@ -100,7 +100,7 @@ class ShadowBank:
         if not numbers:
             raise UsageError("statistics of no shadow: choose at least one")
         with exact_arithmetic():
-            return Statistics.joined(parts(), len(numbers))
+            return Statistics.join(parts(), len(numbers))
 
     def save(self, folder: str | Path) -> None:
         """Writes bank.json, member.safetensors, a model file per shadow in models/ and, last, MANIFEST.json.
