@@ -65,7 +65,7 @@ def train_many(
     on_epoch   native training only: called after each epoch, with tensors on `device` that training then changes.
                torch trains each model to its end before the next one, so there is no such moment
 
-    Returns the trained modules, frozen, in eval mode, on the CPU. Each depends on its own model's arguments only. Native
+    Returns the trained modules, frozen, in eval mode, on the CPU. Each depends on its own arguments only. Native
     training and torch agree up to rounding errors, which training amplifies. PydriftError if training diverges;
     UsageError for `resume` without native training.
     """
@@ -131,7 +131,7 @@ def _epochs(
     recipes: Sequence[TrainingRecipe],
     seeds: Sequence[int],
 ) -> Iterator[Checkpoint]:
-    """Trains from `state` on, in place, and yields it after each epoch. Models with fewer epochs wait for the others."""
+    """Trains from `state` on, in place, and yields it after each epoch. Models with fewer epochs wait at the end."""
     sizes = [len(part) for part in drawn]
     epochs = [recipe.epochs_for(size) for recipe, size in zip(recipes, sizes, strict=True)]
     steps = np.array([recipe.steps_per_epoch(size) for recipe, size in zip(recipes, sizes, strict=True)])

@@ -67,9 +67,7 @@ def train_model(
     spec = parse(arch)
     if spec.input_shape != data.input_shape or spec.num_classes != data.num_classes:
         shape = "x".join(map(str, data.input_shape))
-        raise UsageError(
-            f"{spec} does not fit {data.source}, which has images of {shape} in {data.num_classes} classes"
-        )
+        raise UsageError(f"{spec} does not fit {data.source}: images of {shape} in {data.num_classes} classes")
     if init is not None and parse(init.arch) != spec:
         raise UsageError(f"init: {spec} cannot continue the training of a {init.arch}")
     if size is not None and not 2 <= size <= len(data):

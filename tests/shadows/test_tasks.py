@@ -39,7 +39,7 @@ from pydrift.shadows import (
 )
 from pydrift.shadows import plan as plan_module
 from pydrift.shadows import tasks as tasks_module
-from pydrift.shadows import train as train_module
+from pydrift.shadows import train_block
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 from pydrift.shadows.plan import arithmetic
 
@@ -496,13 +496,13 @@ def test_a_killed_workers_block_goes_on_from_its_checkpoint(tmp_path, expected, 
             file.write_bytes(data[:-1])
         case "other block":
             file.write_bytes(data.replace(b"block 0 of", b"block 1 of"))
-    epochs, many = [], train_module.train_many
+    epochs, many = [], train_block.train_many
 
     def watched(*arguments, resume=None, **options):
         epochs.append(resume and resume.epoch)
         return many(*arguments, resume=resume, **options)
 
-    monkeypatch.setattr(train_module, "train_many", watched)
+    monkeypatch.setattr(train_block, "train_many", watched)
     with pytest.warns(UserWarning, match="from its start$") if damage else nullcontext():
         work_on(tasks.path)
     assert epochs == [None if damage else 1, None, None]

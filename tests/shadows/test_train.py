@@ -17,6 +17,7 @@ from pydrift.models.arch import build
 from pydrift.models.file import load_model
 from pydrift.shadows import Draw, ShadowPlan, reinitialise, train_shadows, update_draw
 from pydrift.shadows import train as shadows_train
+from pydrift.shadows import train_block
 from pydrift.training import predict, train, train_many
 
 ARCH, RECIPE = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2)
@@ -355,13 +356,13 @@ def test_impossible_shadows_are_refused(shadows, options, message):
 def test_on_a_gpu_as_many_are_trained_side_by_side_as_its_memory_holds(data, monkeypatch, model, options, block):
     blocks = []
 
-    def trained(plan, numbers, **how):
+    def train_nothing(trainer, numbers):
         blocks.append(len(numbers))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shadows_train, "_trained", trained)
+    monkeypatch.setattr(train_block.BlockTrainer, "__call__", train_nothing)
     monkeypatch.setattr(shadows_train, "choose_device", torch.device)
-    monkeypatch.setattr(shadows_train, "native_program", lambda module, x, device: [0])
+    monkeypatch.setattr(train_block, "native_program", lambda module, x, device: [0])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     with pytest.raises(KeyboardInterrupt):
         train_shadows(model, data, 100, draw=Draw("subset", 40), device="cuda", **options)
