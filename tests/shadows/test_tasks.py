@@ -35,11 +35,11 @@ from pydrift.shadows import (
     collect,
     function_identity,
     plan_shadows,
+    train_block,
     work_on,
 )
 from pydrift.shadows import plan as plan_module
 from pydrift.shadows import tasks as tasks_module
-from pydrift.shadows import train_block
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 from pydrift.shadows.plan import arithmetic
 

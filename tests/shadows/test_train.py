@@ -15,9 +15,8 @@ from pydrift.core.store import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.models.arch import build
 from pydrift.models.file import load_model
-from pydrift.shadows import Draw, ShadowPlan, reinitialise, train_shadows, update_draw
+from pydrift.shadows import Draw, ShadowPlan, reinitialise, train_block, train_shadows, update_draw
 from pydrift.shadows import train as shadows_train
-from pydrift.shadows import train_block
 from pydrift.training import predict, train, train_many
 
 ARCH, RECIPE = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2)
