@@ -55,7 +55,7 @@ class Classifier:
             return torch.cat([self.forward(_as_float(part.to(self.device))) for part in x.split(_BATCH)])
 
     def logits_of_each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """`logits` of each batch, with the same bits. Small batches share a call, since each call packs the parameters."""
+        """`logits` of each batch, with the same bits. Small batches share calls, each of which packs the parameters."""
         if self.fused is None or self.device.type != "cpu":
             yield from map(self.logits, batches)
             return
