@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pydrift.core.store import RunFolder
+from pydrift.core.run_store import RunFolder
 from pydrift.inversion import InversionAttack, invert_models
 from pydrift.inversion.gray import GrayData
 from pydrift.models.classifier import Classifier

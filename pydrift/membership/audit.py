@@ -12,8 +12,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pydrift.core.errors import InputRefused
+from pydrift.core.manifest import refuse_manifest_folder
 from pydrift.core.progress import Clock, Progress, Silent
-from pydrift.core.store import refuse_manifest_folder, tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.data import take_images
 from pydrift.membership.attack import Attack
 from pydrift.membership.evaluation import AttackResult, evaluate

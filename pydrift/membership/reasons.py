@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from pydrift.core.store import first_difference
+from pydrift.core.run_store import first_difference
 from pydrift.membership.evaluation import FPRS, AttackResult
 from pydrift.membership.shadow_selection import SelectedShadows
 from pydrift.models.intake import AuditedModel

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydrift.core.errors import UsageError
-from pydrift.core.store import sha256_bytes, tensors_digest
+from pydrift.core.files import sha256_bytes
+from pydrift.core.tensors import tensors_digest
 from pydrift.membership.attack import Attack, check_counts
 from pydrift.models.intake import AuditedModel
 from pydrift.shadows import ShadowBank

@@ -21,7 +21,9 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
-from pydrift.core.store import parse_strict_json, read_file, safetensors_bytes, sha256_bytes, write_atomic
+from pydrift.core.files import read_file, sha256_bytes, write_atomic
+from pydrift.core.strict_json import parse_strict_json
+from pydrift.core.tensors import safetensors_bytes
 from pydrift.models import arch as architectures
 
 MAX_BYTES = 4 << 30

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import sha256_bytes, tensors_digest
+from pydrift.core.files import sha256_bytes
+from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import is_spec, resolve
 from pydrift.models.file import LoadedModel, load_model
 from pydrift.models.recipe import TrainingRecipe

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydrift.core.errors import UsageError
-from pydrift.core.store import parse_strict_json
+from pydrift.core.strict_json import parse_strict_json
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("cosine", "one-cycle")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import resolve
 from pydrift.models.file import load_model
 from pydrift.models.intake import AuditedModel, Model, as_audited_model

@@ -14,7 +14,8 @@ from torch import nn
 
 import pydrift
 from pydrift import InputRefused, TrainingRecipe, UsageError
-from pydrift.core.store import tensors_digest, write_manifest
+from pydrift.core.manifest import write_manifest
+from pydrift.core.tensors import tensors_digest
 from pydrift.membership.signals import logit_margin
 from pydrift.models.file import load_model
 from pydrift.shadows import ShadowBank, train_shadows

@@ -11,7 +11,7 @@ from torch import nn
 from pydrift import TrainingRecipe, UsageError
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.parallel import intra_op_threads
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.models.arch import build
 from pydrift.models.file import load_model

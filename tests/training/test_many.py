@@ -7,7 +7,7 @@ from torch import nn
 
 from pydrift import TrainingRecipe, UsageError
 from pydrift.core.errors import PydriftError
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import build
 from pydrift.ops import native_status
 from pydrift.training import native_program, predict, train, train_many
