@@ -126,7 +126,7 @@ def test_an_unfinished_folder_is_no_bank(small):
     refused(
         lambda: ShadowBank.load(small.path),
         UsageError,
-        f"{small.path}: is a folder of tasks, not a bank; collect it first: pydrift shadow collect",
+        f"{small.path}: is a folder of tasks, not a bank; collect it first with pydrift shadow collect",
     )
 
 
@@ -643,7 +643,7 @@ def test_a_plan_chooses_no_code_to_run(tmp_path):
     refused(
         lambda: collect(tasks.path, arch="os:getcwd"),
         UsageError,
-        f"{tasks.path}: shadows of the architecture '{named}', not of 'os:getcwd'",
+        f"{tasks.path}: its shadows have the architecture '{named}', not 'os:getcwd'",
     )
 
 
