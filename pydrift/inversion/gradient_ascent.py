@@ -192,7 +192,7 @@ class GradientAscent:
         stale = torch.zeros(len(label), dtype=torch.int32, device=device)
         steps = torch.zeros(len(label), dtype=torch.int32, device=device)
         active = torch.ones(len(label), dtype=torch.bool, device=device)
-        count = torch.zeros(1, dtype=torch.int64, device=device)  # the steps done; a CUDA graph can read it here
+        count = torch.zeros(1, dtype=torch.int64, device=device)  # of the steps done, where a CUDA graph can read it
 
         def step() -> None:
             now = shift.index_select(0, count)[0]
