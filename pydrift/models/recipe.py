@@ -126,9 +126,12 @@ class TrainingRecipe:
     def varied(self, seed: int, images: int) -> TrainingRecipe:
         """A recipe by which a benign update might have been trained: a pure function of (self, seed, images).
 
-        Each of five values changes with probability 1/2: epochs by up to 30 %, the learning rate by up to a factor of 2
-        (log-uniform), the batch size to one half or the double, label smoothing by up to 0.1 more, and the shift by one
-        or two pixels more.
+        Each of five values changes with probability 1/2:
+        * epochs by up to 30 %;
+        * the learning rate by up to a factor of 2 (log-uniform);
+        * the batch size to one half or the double;
+        * label smoothing by up to 0.1 more;
+        * the shift by one or two pixels more.
         """
         random = np.random.Generator(np.random.Philox(seed))
         departs = random.random(5) < 0.5

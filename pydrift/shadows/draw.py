@@ -73,7 +73,7 @@ def update_draw(images: int, base_size: int | None, size: int | None = None, upd
     size         how many images each shadow sees; None: as many as the base, and at most N/3 for "retrain"
 
     The draw is without replacement if the reference data holds more than `size` images, else a bootstrap. Why N/3: a
-    model trained on s of the N images varies around one trained on all N with variance 1/s - 1/N, in units of the
+    model trained on s of the N images varies around one trained on all N with variance 1/s - 1/N. The unit is the
     variance of one image. An update trained on N fresh images varies around the base with 2/N. The two are equal at
     s = N/3. A bootstrap of N images would vary with 1/N only. A fine-tuned update shares the base's part with its
     shadows, so "finetune" needs no such limit.

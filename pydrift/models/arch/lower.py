@@ -34,12 +34,14 @@ class NotLowerable(PydriftError):
 def lower(module: nn.Module, input_shape: Sequence[int]) -> FusedModel:
     """The function of `module` in evaluation mode as a chain of frozen float32 layers, on the CPU.
 
-    Supported: Linear, Conv2d (one group, no dilation, zero padding), ReLU, max- and average-pooling, Flatten, BatchNorm
-    with running statistics (folded into the Linear or Conv2d before it, in float64), arithmetic with constants per
-    channel, Dropout and Identity (dropped); as modules in any nesting and in their functional forms. The result is
-    verified on seeded images against the module.
+    Supported, as modules in any nesting and in their functional forms:
+    * Linear, Conv2d (one group, no dilation, zero padding), ReLU, max- and average-pooling, Flatten;
+    * BatchNorm with running statistics, which is folded in float64 into the Linear or Conv2d before it;
+    * arithmetic with constants per channel;
+    * Dropout and Identity, which are dropped.
+    The result is compared with the module on seeded images.
 
-    module       maps [N, C, H, W] to logits [N, K]; a copy of it is read, so that it stays exactly as it is
+    module       maps [N, C, H, W] to logits [N, K]; only a copy of it is read, so it does not change
     input_shape  (C, H, W)
 
     Raises NotLowerable for anything else: residual connections, hooks, parametrisations, other layers. Deterministic.
