@@ -16,7 +16,7 @@ import pydrift
 from pydrift import InputRefused, TrainingRecipe, UsageError
 from pydrift.core.manifest import write_manifest
 from pydrift.core.tensors import tensors_digest
-from pydrift.membership import logit_margin
+from pydrift.membership.signals import logit_margin
 from pydrift.models.file import load_model
 from pydrift.shadows import ShadowBank, train_shadows
 
@@ -112,7 +112,7 @@ def test_statistics_of_some_are_those_among_all(bank, digits):
     assert len(told) == 2
     for name in ("margin", "loss", "confidence", "prediction", "posterior"):
         assert np.array_equal(getattr(some, name), getattr(every, name)[[3, 1]])
-    refused(lambda: bank.statistics(x, y, chosen=[]), UsageError, "statistics of no shadow: choose at least one")
+    refused(lambda: bank.statistics(x, y, chosen=[]), UsageError, "chosen must name at least one shadow, got none")
 
 
 def test_statistics_take_little_more_memory_than_they_are(bank):
@@ -165,7 +165,7 @@ def test_a_live_module_needs_its_like_to_be_loaded(live, tmp_path):
     refused(
         lambda: ShadowBank.load(tmp_path),
         UsageError,
-        f"{tmp_path}: shadows of a live module; pass base=, a module of the same architecture",
+        f"{tmp_path}: its shadows are of a live module; pass base=, a module of the same architecture",
     )
     like = Normed()
     before = tensors_digest(like.state_dict())
