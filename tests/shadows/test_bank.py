@@ -21,7 +21,7 @@ from pydrift.models.file import load_model
 from pydrift.shadows import ShadowBank, train_shadows
 
 ARCH, LARGE, RECIPE = "mlp:1x8x8:12:10", "mlp:1x8x8:4096:10", TrainingRecipe(epochs=2)
-MANIFEST = {"format": 1, "kind": "pydrift shadow bank"}
+MANIFEST = {"schema_version": 2, "kind": "pydrift shadow bank"}
 
 
 class Normed(nn.Sequential):
@@ -139,11 +139,25 @@ def test_a_round_trip_keeps_every_bit(bank, tmp_path):
     loaded = ShadowBank.load(tmp_path / "new" / "bank")
     assert loaded.plan == bank.plan
     assert loaded.accuracy == bank.accuracy
+    assert loaded.digest() == bank.digest()
     assert np.array_equal(loaded.member, bank.member)
     assert digests(loaded) == digests(bank)
     assert all(not p.requires_grad for model in loaded.models() for p in model.parameters())
     loaded.save(tmp_path / "again")
     assert files(tmp_path / "again") == files(tmp_path / "new" / "bank")
+
+
+def test_the_digest_covers_plan_members_accuracy_and_weights(bank):
+    member = bank.member.copy()
+    member[0, 0] ^= True
+    name = next(iter(bank.weights))
+    others = [
+        {"plan": replace(bank.plan, seed=7)},
+        {"member": member},
+        {"accuracy": (0.5,) * 4},
+        {"weights": {**bank.weights, name: bank.weights[name] + 1}},
+    ]
+    assert len({bank.digest(), *(replace(bank, **other).digest() for other in others)}) == 5
 
 
 def test_a_live_module_needs_its_like_to_be_loaded(live, tmp_path):
@@ -216,11 +230,21 @@ def test_a_damaged_file_is_refused_by_name(bank, tmp_path, name, damage):
     refused(lambda: ShadowBank.load(folder), InputRefused, f"{folder}: '{name}' {reason}")
 
 
-@pytest.mark.parametrize("manifest", [{"format": 2, "kind": MANIFEST["kind"]}, {"format": 1, "kind": "other"}, {}])
-def test_a_foreign_folder_is_refused(bank, tmp_path, manifest):
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (
+            {"format": 1, "kind": MANIFEST["kind"]},
+            "a shadow bank of schema version 1; this pydrift reads version 2. Train the shadows again to get one.",
+        ),
+        ({**MANIFEST, "kind": "other"}, "not a shadow bank"),
+        ({}, "not a shadow bank"),
+    ],
+)
+def test_a_foreign_folder_is_refused(bank, tmp_path, manifest, reason):
     bank.save(tmp_path)
     write_manifest(tmp_path, manifest)
-    refused(lambda: ShadowBank.load(tmp_path), InputRefused, f"{tmp_path}: not a pydrift shadow bank of format 1")
+    refused(lambda: ShadowBank.load(tmp_path), InputRefused, f"{tmp_path}: {reason}")
     with pytest.raises(UsageError, match=r"MANIFEST\.json: no such file$"):
         ShadowBank.load(tmp_path / "models")
 
@@ -248,7 +272,7 @@ def rewritten(folder, change):
 def test_a_description_that_makes_no_sense_is_refused(bank, tmp_path, change):
     bank.save(tmp_path)
     rewritten(tmp_path, change)
-    with pytest.raises(InputRefused, match=rf"^{tmp_path}: not a readable pydrift shadow bank: "):
+    with pytest.raises(InputRefused, match=rf"^{tmp_path}: not a readable shadow bank: "):
         ShadowBank.load(tmp_path)
 
 

@@ -209,7 +209,7 @@ def test_a_plan_changed_meanwhile_is_refused_and_nothing_published(small):
     refused(
         lambda: small.work(change),
         UsageError,
-        f"{small.path / 'plan.json'}: was changed while its shadows were trained; nothing was published",
+        f"{small.path / 'plan.json'}: was changed during the work; nothing was published",
     )
     assert os.listdir(small.path / "blocks") == []
     small.path.joinpath("plan.json").unlink()
@@ -231,10 +231,33 @@ def test_blocks_of_another_plan_are_refused(small):
     )
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"kind": "pydrift shadow plan", "format": 1, "plan": {}}'])
-def test_what_is_no_plan_is_refused(small, text):
+PLAN = '"kind": "pydrift shadow plan", "schema_version": 2'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[]", "not a shadow plan"),
+        ("{}", "not a shadow plan"),
+        ("{", "not a readable shadow plan: Expecting"),
+        (f"{{{PLAN}}}", "not a readable shadow plan: 'block' is missing"),
+        (f'{{{PLAN}, "plan": {{}}, "block": 2, "data": null}}', "not a readable shadow plan: plan: Object missing"),
+        (
+            f'{{{PLAN}, "plan": {{}}, "block": 0, "data": null}}',
+            "not a readable shadow plan: block: Expected `int` >= 1",
+        ),
+        (f'{{{PLAN}, "plan": {{}}, "block": true, "data": null}}', "not a readable shadow plan: block: Expected `int`"),
+        (f'{{{PLAN}, "plan": {{}}, "block": 2, "data": 3}}', "not a readable shadow plan: data: Expected"),
+        (
+            '{"kind": "pydrift shadow plan", "format": 1}',
+            "a shadow plan of schema version 1; this pydrift reads version 2. "
+            "Plan the shadows again in another folder.",
+        ),
+    ],
+)
+def test_what_is_no_plan_is_refused(small, text, reason):
     (small.path / "plan.json").write_text(text)
-    with pytest.raises(InputRefused, match=r"plan\.json: not a readable plan: "):
+    with pytest.raises(InputRefused, match=rf"plan\.json: {reason}"):
         TaskFolder.open(small.path)
 
 
@@ -314,10 +337,11 @@ def test_a_block_that_says_no_time_is_refused(small, seconds):
     raw = json.loads(manifest.read_text())
     text = json.dumps({**raw, "seconds": "?"}).replace('"?"', seconds)
     manifest.write_text(text)
-    with pytest.raises(InputRefused, match=rf"^{manifest}: seconds must be a number in \[0, 1e\+09\), got "):
+    reason = "not valid JSON: a number is too large" if seconds == "1e999" else "not a readable shadow block: seconds: "
+    with pytest.raises(InputRefused, match=rf"^{manifest}: {reason}"):
         small.status()
     manifest.write_text("[]")
-    with pytest.raises(InputRefused, match=rf"^{manifest}: seconds must be a number in \[0, 1e\+09\), got None$"):
+    with pytest.raises(InputRefused, match=rf"^{manifest}: not a manifest$"):
         small.status()
 
 
