@@ -141,12 +141,24 @@ def _lockstep(task: Task, waited: list[int]) -> Run:
             x, label = task.x[block].clone(), task.label[block]
             m, v, count = torch.zeros_like(x), torch.zeros_like(x), len(x)
             best = torch.full((count,), torch.inf, device=task.device)
-            stale, steps = (torch.zeros(count, dtype=torch.int32, device=task.device) for _ in range(2))
+            steps_without_improvement, steps = (
+                torch.zeros(count, dtype=torch.int32, device=task.device) for _ in range(2)
+            )
             active = torch.ones(count, dtype=torch.bool, device=task.device)
             for step in range(_MAX_STEPS):
                 log_probability, gradient = gradient_of(x, label)
                 ascent_update(
-                    x, gradient.contiguous(), m, v, log_probability, best, stale, steps, active, **rule, **_STOP
+                    x,
+                    gradient.contiguous(),
+                    m,
+                    v,
+                    log_probability,
+                    best,
+                    steps_without_improvement,
+                    steps,
+                    active,
+                    **rule,
+                    **_STOP,
                 )
                 if step % 5 == 4 and not active.any():
                     break

@@ -33,7 +33,7 @@ OPTIONS: dict[str, Any] = {
     "patience": 100,
 }
 
-ARITHMETIC = ["fma", "tf32 split", "tf32", "bfloat16"]  # Arithmetic of csrc/arch/arithmetic.h
+ARITHMETIC = ["fma", "tf32 split", "tf32", "bfloat16"]  # Arithmetic of csrc/network/program/arithmetic.h
 
 RELU, FLATTEN = [3], [6]
 
@@ -145,7 +145,7 @@ class Task(ctypes.Structure):
 
 
 class Shape(ctypes.Structure):
-    """TeamShape of csrc/arch/team_launch.h."""
+    """BlockShape of csrc/network/cuda/block_launch.h."""
 
     _fields_ = (
         ("num_slots", ctypes.c_int32),

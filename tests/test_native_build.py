@@ -51,8 +51,8 @@ def run_sanitized(folder: Path, room: str, loop: str) -> None:
         built = build(f"{name}.o", "-c", ROOT / f"csrc/{room}/{loop}_lanes.cpp", *VECTOR_FLAGS[name])
         assert built.returncode == 0, built.stderr
     objects = [folder / f"{name}.o" for name in variants]
-    arch = [ROOT / "csrc/arch" / name for name in ("pack.cpp", "plan.cpp")]
-    built = build("sanitized", NATIVE_TESTS / f"{loop}_sanitized.cpp", *arch, *objects)
+    program = [ROOT / "csrc/network/program" / name for name in ("pack.cpp", "plan.cpp")]
+    built = build("sanitized", NATIVE_TESTS / f"{loop}_sanitized.cpp", *program, *objects)
     assert built.returncode == 0, built.stderr
     run = subprocess.run([folder / "sanitized"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -205,7 +205,10 @@ class Tensors(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "gradient", "first_moment", "second_moment")),
-        *((name, ctypes.c_void_p) for name in ("log_probability", "best_cost", "stale", "steps", "active")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("log_probability", "best_cost", "steps_without_improvement", "steps", "active")
+        ),
         ("num_samples", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("num_channels", "height", "width")),
     )

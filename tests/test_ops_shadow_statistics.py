@@ -472,4 +472,4 @@ def test_reference_refuses_labels_and_programs() -> None:
 
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "shadow", "shadow_statistics")
+    run_sanitized(tmp_path, "statistics", "shadow_statistics")

@@ -25,7 +25,7 @@ from pydrift.ops import ShadowMoments, ShadowStatistics, reference
 
 
 class Task(ctypes.Structure):
-    """ShadowTask of csrc/shadow/shadow_task.h."""
+    """ShadowTask of csrc/statistics/shadow_statistics_task.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("program", "bytes", "values", "parameters", "label", "member")),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pydrift.ops import native_status, reference, reference_train, shadow_train, trains
 
-WAVE_BYTES = 1 << 31
+MODEL_BATCH_BYTES = 1 << 31
 
 needs_gpu = pytest.mark.skipif(
     not (torch.cuda.is_available() and native_status().cuda), reason="needs a GPU and the CUDA library"
@@ -25,13 +25,13 @@ TRAINABLE = [name for name in NETWORKS if name != "nothing"]
 
 
 class Task(ctypes.Structure):
-    """ShadowTrainTask of csrc/shadow/shadow_train_task.h."""
+    """ShadowTrainTask of csrc/train/shadow_train_task.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("program", "bytes", "floats", "label", "parameters")),
-        *((name, ctypes.c_void_p) for name in ("first_moment", "second_moment", "order", "look", "steps_done")),
-        *((name, ctypes.c_void_p) for name in ("num_steps", "batch_size", "rate", "hyper", "loss")),
-        *((name, ctypes.c_int64) for name in ("num_images", "num_models", "num_looks_at", "num_rates")),
+        *((name, ctypes.c_void_p) for name in ("first_moment", "second_moment", "order", "augmentation", "steps_done")),
+        *((name, ctypes.c_void_p) for name in ("num_steps", "batch_size", "learning_rate", "hyperparameters", "loss")),
+        *((name, ctypes.c_int64) for name in ("num_images", "num_models", "num_order_entries", "num_learning_rates")),
         ("optimizer", ctypes.c_int32),
     )
 
@@ -41,7 +41,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if COMPILER is None:
         pytest.skip("no C++ compiler")
     path = tmp_path_factory.mktemp("native") / "shadow_train.so"
-    sources = [str(NATIVE_TESTS / "shadow_train_host.cpp"), str(ROOT / "csrc/arch/plan.cpp")]
+    sources = [str(NATIVE_TESTS / "shadow_train_host.cpp"), str(ROOT / "csrc/network/program/plan.cpp")]
     command = [COMPILER, *FLAGS, "-O1", "-shared", "-fPIC", *sources, "-o", str(path)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
@@ -56,7 +56,7 @@ def run_kernel(
     program: list[int],
     optimizer: str,
     *,
-    wave_bytes: int = WAVE_BYTES,
+    model_batch_bytes: int = MODEL_BATCH_BYTES,
     reverse: bool = False,
 ) -> Tensor:
     """What `shadow_train` does with these arguments on the GPU; returns the losses."""
@@ -69,12 +69,12 @@ def run_kernel(
         loss=loss.data_ptr(),
         num_images=len(x),
         num_models=len(loss),
-        num_looks_at=len(arguments["order"]),
-        num_rates=len(arguments["rate"]),
+        num_order_entries=len(arguments["order"]),
+        num_learning_rates=len(arguments["learning_rate"]),
         optimizer=OPTIMIZERS.index(optimizer),
     )
     codes = (ctypes.c_int64 * len(program))(*program)
-    numbers = (ctypes.c_int64(len(program)), *x.shape[1:], ctypes.c_int64(wave_bytes))
+    numbers = (ctypes.c_int64(len(program)), *x.shape[1:], ctypes.c_int64(model_batch_bytes))
     error = library.run_shadow_train_kernel(ctypes.byref(complete), codes, *numbers, reverse)
     if error:
         raise ValueError(error.decode())
@@ -122,7 +122,7 @@ def test_random_programs(library: ctypes.CDLL, seed: int) -> None:
     classes, models = int(tensors["label"].max()) + 1, len(tensors["parameters"])
     sizes = {"steps": [1] * models, "batch_size": [18, 40, 7][:models]}
     shape = tuple(tensors["x"].shape[1:])
-    arguments = task(tensors["parameters"], shape, classes, optimizer="sgd", looks=seed % 2 == 0, seed=seed, **sizes)
+    arguments = task(tensors["parameters"], shape, classes, optimizer="sgd", augment=seed % 2 == 0, seed=seed, **sizes)
     assert_is_reference(library, arguments, program, "sgd", 1e-5)
 
 
@@ -139,10 +139,10 @@ def test_batches_of_any_size(library: ctypes.CDLL, name: str, batch_size: int) -
 def test_steps_of_models_with_other_hyper_parameters(library: ctypes.CDLL, name: str, optimizer: str) -> None:
     options: dict[str, Any] = {"optimizer": optimizer, "batch_size": [16, 7, 40], "steps": [5, 3, 0]}
     arguments, program = of(name, num_models=3, **options)
-    arguments["hyper"][1] = torch.tensor([0.5, 0.9, 1e-3, 0.3, 0.2])
+    arguments["hyperparameters"][1] = torch.tensor([0.5, 0.9, 1e-3, 0.3, 0.2])
     arguments["steps_done"][:] = torch.tensor([0, 7, 2])
     if optimizer == "adam":
-        arguments["rate"] /= 10
+        arguments["learning_rate"] /= 10
     truth, before = exact(arguments), copied(arguments)
     true_loss = run(reference_train.shadow_train, truth, program, optimizer)
     loss = run_kernel(library, arguments, program, optimizer)
@@ -153,9 +153,9 @@ def test_steps_of_models_with_other_hyper_parameters(library: ctypes.CDLL, name:
     assert torch.equal(arguments["first_moment"][2], before["first_moment"][2])
 
 
-@pytest.mark.parametrize("looks", [False, True])
-def test_images_are_bytes_or_numbers(library: ctypes.CDLL, looks: bool) -> None:
-    bytes_, program = of("convnet of odd sides", num_models=1, batch_size=[9], looks=looks)
+@pytest.mark.parametrize("augment", [False, True])
+def test_images_are_bytes_or_numbers(library: ctypes.CDLL, augment: bool) -> None:
+    bytes_, program = of("convnet of odd sides", num_models=1, batch_size=[9], augment=augment)
     floats = {**copied(bytes_), "x": bytes_["x"] / 255.0}
     run_kernel(library, bytes_, program, "sgd")
     assert_is_reference(library, floats, program, "sgd", 1e-5)
@@ -190,16 +190,20 @@ def test_same_bits_however_the_work_is_cut(library: ctypes.CDLL, name: str) -> N
     start, program = of(name, **options)
     expected = copied(start)
     loss = run_kernel(library, expected, program, "adam")
-    for cut in ({"wave_bytes": 0}, {"reverse": True}):
+    for cut in ({"model_batch_bytes": 0}, {"reverse": True}):
         arguments = copied(start)
         assert torch.equal(run_kernel(library, arguments, program, "adam", **cut), loss)
         for key in ("parameters", "first_moment", "second_moment"):
             assert torch.equal(arguments[key], expected[key])
     alone = {key: tensor[1:2].clone() if len(tensor) == 3 else tensor.clone() for key, tensor in start.items()}
-    order, look, rate = start["order"][40:61], start["look"][40:61], start["rate"][2:5]
+    order, augmentation, rate = start["order"][40:61], start["augmentation"][40:61], start["learning_rate"][2:5]
     for begin, end in ((0, 2), (2, 3)):
         part = slice(begin * 7, end * 7)
-        alone |= {"order": order[part].clone(), "look": look[part].clone(), "rate": rate[begin:end].clone()}
+        alone |= {
+            "order": order[part].clone(),
+            "augmentation": augmentation[part].clone(),
+            "learning_rate": rate[begin:end].clone(),
+        }
         alone |= {"num_steps": torch.tensor([end - begin], dtype=torch.int32), "steps_done": torch.tensor([begin])}
         run_kernel(library, alone, program, "adam")
     for key in ("parameters", "first_moment", "second_moment"):
@@ -210,9 +214,9 @@ def test_same_bits_however_the_work_is_cut(library: ctypes.CDLL, name: str) -> N
 
 
 def test_divergence_shows_and_stays_with_its_model(library: ctypes.CDLL) -> None:
-    for cut in ({"wave_bytes": 0}, {}):
+    for cut in ({"model_batch_bytes": 0}, {}):
         arguments, program = of("small convnet", steps=[5, 1], batch_size=[9, 9])
-        arguments["rate"][:5] = 1e20
+        arguments["learning_rate"][:5] = 1e20
         loss = run_kernel(library, arguments, program, "sgd", **cut)
         assert not loss[0].isfinite()
         assert loss[1].isfinite()
@@ -223,7 +227,7 @@ def test_wrong_values_are_refused(library: ctypes.CDLL) -> None:
     for name, value, message in (
         ("order", 60, r"order must be in \[0, 60\), got 60 at index 0"),
         ("label", -1, r"label must be in \[0, 5\), got -1 at index 0"),
-        ("rate", math.nan, "rate must be finite and >= 0, got nan at index 0"),
+        ("learning_rate", math.nan, "learning_rate must be finite and >= 0, got nan at index 0"),
     ):
         arguments, program = of("linear")
         before = copied(arguments)
@@ -270,7 +274,11 @@ def test_cuda_is_deterministic_and_models_are_apart(optimizer: str) -> None:
     assert torch.equal(expected["parameters"], again["parameters"])
     alone = {name: tensor[1:2] if len(tensor) == 3 else tensor for name, tensor in arguments.items()}
     part, rates = slice(980, 1230), slice(7, 12)
-    alone |= {"order": arguments["order"][part], "look": arguments["look"][part], "rate": arguments["rate"][rates]}
+    alone |= {
+        "order": arguments["order"][part],
+        "augmentation": arguments["augmentation"][part],
+        "learning_rate": arguments["learning_rate"][rates],
+    }
     result, loss_alone = cuda_result(alone, program, optimizer)
     assert torch.equal(result["parameters"][0], expected["parameters"][1])
     assert loss_alone[0] == loss[1]
@@ -279,7 +287,7 @@ def test_cuda_is_deterministic_and_models_are_apart(optimizer: str) -> None:
 @needs_gpu
 def test_cuda_learns_what_the_cpu_does() -> None:
     arguments, program = of("convnet", num_models=2, optimizer="adam", steps=[20, 20], batch_size=[33, 128])
-    arguments["rate"] /= 10
+    arguments["learning_rate"] /= 10
     truth = exact(arguments)
     run(reference_train.shadow_train, truth, program, "adam")
     result, _ = cuda_result(arguments, program, "adam")

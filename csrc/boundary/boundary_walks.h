@@ -9,8 +9,8 @@
 #include <tuple>
 #include <vector>
 
-#include "arch/check.h"
 #include "boundary/boundary_walks_task.h"
+#include "network/program/check.h"
 
 namespace pydrift {
 
@@ -87,15 +87,14 @@ std::tuple<Tensor, Tensor, Tensor> min_gd(const Tensor x, const Tensor parameter
 template <void (*kRun)(const BoundaryTask&, const char* op, int32_t device_index)>
 std::tuple<Tensor, Tensor, Tensor> blind_walk(const Tensor x, const Tensor directions, const Tensor parameters,
                                               const Tensor model, const Tensor image, const Tensor direction,
-                                              const Tensor label, const Tensor norm,
-                                              std::vector<int64_t> program_codes, int64_t max_steps, double lower,
-                                              double upper) {
+                                              const Tensor label, const Tensor norm, std::vector<int64_t> program_codes,
+                                              int64_t max_steps, double lower, double upper) {
   const char* op = "blind_walk";
   const Program program =
       check_walks(op, x, parameters, model, image, label, norm, program_codes, max_steps, lower, upper);
   check_images(op, "directions", directions);
-  PYDRIFT_CHECK(directions.size(1) == x.size(1) && directions.size(2) == x.size(2) &&
-                    directions.size(3) == x.size(3) && on_one_device(directions, x),
+  PYDRIFT_CHECK(directions.size(1) == x.size(1) && directions.size(2) == x.size(2) && directions.size(3) == x.size(3) &&
+                    on_one_device(directions, x),
                 op, ": directions must be of the shape of the images and on the device of x, got ",
                 describe(directions), " for ", describe(x));
   check_vector(op, "direction", direction, model.numel(), ScalarType::Int, x);

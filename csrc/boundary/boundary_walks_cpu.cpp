@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "arch/model_queue.h"
 #include "boundary/boundary_walks.h"
 #include "boundary/boundary_walks_worker.h"
+#include "network/cpu/model_queue.h"
 
 namespace pydrift {
 namespace {

@@ -4,15 +4,15 @@
 #include <stdexcept>
 #include <vector>
 
-#include "arch/team_planner.h"
 #include "boundary/boundary_walks_plan.h"
+#include "network/cuda/block_planner.h"
 
 namespace pydrift {
 
-inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const TeamShape& shape) {
+inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const BlockShape& shape) {
   WalkPlan plan;
   const int64_t slots = shape.num_slots;
-  std::vector<TeamRequest> requests = {
+  std::vector<BlockRequest> requests = {
       {&plan.slots, static_cast<int64_t>((sizeof(WalkSlot) * slots + 3) / 4), 1000.0},
       {&plan.busy, kNumClusterWords, 1000.0},
   };
@@ -21,8 +21,8 @@ inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const T
     requests.push_back({&plan.gradient, slots * task.values_per_image(), 16.0});
   }
   try {
-    static_cast<TeamPlan&>(plan) =
-        TeamPlanner(*task.program, !task.is_blind(), true, Arithmetic::kFma, shape, requests).take();
+    static_cast<BlockPlan&>(plan) =
+        BlockPlanner(*task.program, !task.is_blind(), true, Arithmetic::kFma, shape, requests).take();
   } catch (const std::invalid_argument& error) {
     refuse(op, ": ", error.what());
   }

@@ -6,10 +6,10 @@
 
 #include <cmath>
 
-#include "arch/passes_lanes.h"
-#include "boundary/min_gd_lanes.h"
 #include "boundary/blind_walk_lanes.h"
 #include "boundary/boundary_walks_worker.h"
+#include "boundary/min_gd_lanes.h"
+#include "network/cpu/passes_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {
@@ -93,7 +93,7 @@ class WalkBlock {
   void round() {
     forward(network_, num_groups(), [this](int32_t g) { put_images(g); });
     bool any_step = false;
-    for (int32_t g = 0; g < num_groups(); ++g) judge(g);
+    for (int32_t g = 0; g < num_groups(); ++g) read_logits(g);
     for (int32_t s = 0; s < num_slots_; ++s) any_step |= !worker_.slots[s].ended;
     if (!any_step) return;
     if constexpr (Walk::kNeedsGradient) {
@@ -117,7 +117,7 @@ class WalkBlock {
   }
 
   // Which walks have crossed, and which may not go on.
-  void judge(int32_t g) const {
+  void read_logits(int32_t g) const {
     const PlanView& plan = network_.plan;
     const float* logits = network_.at(plan.logits, g);
     const int64_t pitch = plan.logits.pitch;

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "arch/program.h"
 #include "common/portable.h"
+#include "network/program/program.h"
 
 namespace pydrift {
 

@@ -1,9 +1,9 @@
 // What one thread needs for walks through one model, as plain pointers. No torch.
 #pragma once
 
-#include "arch/plan.h"
 #include "boundary/boundary_walks_task.h"
 #include "common/simd.h"
+#include "network/program/plan.h"
 
 namespace pydrift {
 
@@ -13,9 +13,9 @@ struct WalkWorker {
   const float* weights;          // packed for the plan
   int64_t (*next)(void* queue);  // the next walk of the model, or -1; other threads take from the same queue
   void* queue;
-  float* shared;      // [Plan::shared_floats]
-  float* group;       // [Plan::group_floats], zero
-  uint8_t* codes;     // [kMaxGroups][code_bytes]
+  float* shared;   // [Plan::shared_floats]
+  float* group;    // [Plan::group_floats], zero
+  uint8_t* codes;  // [kMaxGroups][code_bytes]
   int64_t code_bytes;
   WalkSlot* slots;    // [Plan::num_slots()]
   int32_t num_slots;  // at most so many are used

@@ -69,8 +69,8 @@ struct MinGd {
     const Vec per_share = length > Vec{} ? task.step[static_cast<int32_t>(Norm::kL2)] / length : Vec{};
     const Vec least = any_l1 ? nth_largest(task, state, count) : Vec{};
 
-    const Vec step = is_l1 ? all(task.step[static_cast<int32_t>(Norm::kL1)])
-                           : all(task.step[static_cast<int32_t>(Norm::kLinf)]);
+    const Vec step =
+        is_l1 ? all(task.step[static_cast<int32_t>(Norm::kL1)]) : all(task.step[static_cast<int32_t>(Norm::kLinf)]);
     IntVec has_moved = {};
     for (int64_t i = 0; i < count; ++i) {
       const Vec x = load(state.image + i * kLanes), gradient = load(state.other + i * kLanes);

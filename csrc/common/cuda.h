@@ -74,7 +74,7 @@ inline int32_t device_attribute(cudaDeviceAttr attribute, int32_t device_index) 
 
 // Whether the device has clusters and runs code that was compiled for them: it may run older code.
 template <class Kernel>
-bool knows_clusters(Kernel* kernel, int32_t device_index) {
+bool supports_clusters(Kernel* kernel, int32_t device_index) {
   cudaFuncAttributes attributes{};
   STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
   return device_attribute(cudaDevAttrClusterLaunch, device_index) != 0 && attributes.ptxVersion >= 90;

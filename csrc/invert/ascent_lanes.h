@@ -1,8 +1,8 @@
 // One ascent step of a group of restarts, one per lane: what ascent_update does for one of them. No torch.
 #pragma once
 
-#include "arch/network_lanes.h"
 #include "invert/ascent_update_math.h"
+#include "network/cpu/network_lanes.h"
 
 namespace pydrift {
 

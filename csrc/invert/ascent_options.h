@@ -13,8 +13,8 @@ inline AscentOptions check_ascent_options(const char* op, const std::string& opt
                                           double beta1, double beta2, double epsilon, double tv_weight,
                                           double l2_weight, double lower, double upper, double confidence_threshold,
                                           int64_t patience) {
-  PYDRIFT_CHECK(optimizer == "adam" || optimizer == "momentum", op,
-                ": optimizer must be 'adam' or 'momentum', got '", optimizer, "'");
+  PYDRIFT_CHECK(optimizer == "adam" || optimizer == "momentum", op, ": optimizer must be 'adam' or 'momentum', got '",
+                optimizer, "'");
   const auto check_positive = [op](const char* name, double value) {
     PYDRIFT_CHECK(value > 0 && std::isfinite(value), op, ": ", name, " must be finite and > 0, got ", value);
   };

@@ -15,15 +15,15 @@ inline constexpr int64_t kMaxValuesPerSample = int64_t{1} << 30;
 enum class Optimizer { kAdam, kMomentum };
 
 struct AscentTensors {
-  float* x;                      // [N, C, H, W]
-  const float* gradient;         // [N, C, H, W]
-  float* first_moment;           // [N, C, H, W]
-  float* second_moment;          // [N, C, H, W]; with kMomentum never touched, and may be first_moment
-  const float* log_probability;  // [N]
-  float* best_cost;              // [N]
-  int32_t* stale;                // [N]
-  int32_t* steps;                // [N]
-  bool* active;                  // [N]
+  float* x;                            // [N, C, H, W]
+  const float* gradient;               // [N, C, H, W]
+  float* first_moment;                 // [N, C, H, W]
+  float* second_moment;                // [N, C, H, W]; with kMomentum never touched, and may be first_moment
+  const float* log_probability;        // [N]
+  float* best_cost;                    // [N]
+  int32_t* steps_without_improvement;  // [N]
+  int32_t* steps;                      // [N]
+  bool* active;                        // [N]
   int64_t num_samples;
   int32_t num_channels;
   int32_t height;
@@ -79,11 +79,12 @@ PYDRIFT_HD bool wants_step(const AscentTensors& tensors, const AscentOptions& op
   const float cost = static_cast<float>(-expm1(log_probability));
   if (cost < tensors.best_cost[sample]) {
     tensors.best_cost[sample] = cost;
-    tensors.stale[sample] = 0;
+    tensors.steps_without_improvement[sample] = 0;
   } else {
-    tensors.stale[sample] += 1;
+    tensors.steps_without_improvement[sample] += 1;
   }
-  return !(exp(log_probability) >= options.confidence_threshold) && tensors.stale[sample] < options.patience;
+  return !(exp(log_probability) >= options.confidence_threshold) &&
+         tensors.steps_without_improvement[sample] < options.patience;
 }
 
 // All that happens once per sample: stops an active sample or begins its next step.

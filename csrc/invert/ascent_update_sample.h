@@ -48,8 +48,8 @@ struct AscentPlane {
 
 template <Optimizer kOptimizer>
 PYDRIFT_INLINE void move_pixels(AscentOptions options, AscentStep step, int32_t num_values,
-                                const float* __restrict__ ascent, float* __restrict__ first,
-                                float* __restrict__ second, float* __restrict__ x) {
+                                const float* __restrict__ ascent, float* __restrict__ first, float* __restrict__ second,
+                                float* __restrict__ x) {
   for (int32_t i = 0; i < num_values; ++i) {
     update_moments<kOptimizer>(options, ascent[i], first[i], second[i]);
     x[i] = ascend<kOptimizer>(options, step.step_size, step.second_scale, x[i], first[i], second[i]);

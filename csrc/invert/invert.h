@@ -8,9 +8,9 @@
 #include <tuple>
 #include <vector>
 
-#include "arch/check.h"
 #include "invert/ascent_options.h"
 #include "invert/invert_task.h"
+#include "network/program/check.h"
 
 namespace pydrift {
 
@@ -34,9 +34,9 @@ std::tuple<Tensor, Tensor, Tensor> invert(const Tensor x, const Tensor parameter
                                           std::string optimizer, double learning_rate, double beta1, double beta2,
                                           double epsilon, double tv_weight, double l2_weight, double lower,
                                           double upper, double confidence_threshold, int64_t patience) {
-  const AscentOptions options = check_ascent_options("invert", optimizer, learning_rate, beta1, beta2, epsilon,
-                                                     tv_weight, l2_weight, lower, upper, confidence_threshold,
-                                                     patience);
+  const AscentOptions options =
+      check_ascent_options("invert", optimizer, learning_rate, beta1, beta2, epsilon, tv_weight, l2_weight, lower,
+                           upper, confidence_threshold, patience);
   PYDRIFT_CHECK(jitter >= 0 && jitter < (1 << 24), "invert: jitter must be in [0, 2^24), got ", jitter);
   PYDRIFT_CHECK(max_steps >= 0 && max_steps < (int64_t{1} << 31), "invert: max_steps must be in [0, 2^31), got ",
                 max_steps);

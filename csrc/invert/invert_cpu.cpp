@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "arch/model_queue.h"
 #include "invert/invert.h"
 #include "invert/invert_worker.h"
+#include "network/cpu/model_queue.h"
 
 namespace pydrift {
 namespace {

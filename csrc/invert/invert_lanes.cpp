@@ -4,7 +4,7 @@
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-static void run_worker(const InvertWorker& worker) { Block(worker).run(); }
+static void run_worker(const InvertWorker& worker) { RestartBlock(worker).run(); }
 
 extern const InvertVariant kInvertVariant = {kLanes, kRows, run_worker};
 

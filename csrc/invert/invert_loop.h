@@ -7,18 +7,18 @@
 
 #include <cmath>
 
-#include "arch/passes_lanes.h"
 #include "common/philox.h"
 #include "invert/ascent_lanes.h"
 #include "invert/invert_worker.h"
 #include "invert/roll_lanes.h"
+#include "network/cpu/passes_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-class Block {
+class RestartBlock {
  public:
-  explicit Block(const InvertWorker& worker)
+  explicit RestartBlock(const InvertWorker& worker)
       : worker_(worker),
         network_{*worker.plan, worker.weights, worker.shared, worker.group, worker.codes, worker.code_bytes},
         input_(worker.task->program->input),
@@ -59,7 +59,7 @@ class Block {
     InvertSlot& slot = worker_.slots[s];
     slot.sample = sample;
     slot.best_cost = INFINITY;
-    slot.stale = slot.steps = 0;
+    slot.steps_without_improvement = slot.steps = 0;
     slot.active = true;
     slot.ended = false;
     const AscentState state = state_of(s);
@@ -89,17 +89,17 @@ class Block {
   void settle(InvertSlot& slot) const {
     const InvertTask& task = *worker_.task;
     slot.label = task.label[slot.sample];
-    slot.final_look = !slot.active || slot.steps >= task.max_steps;
+    slot.is_final = !slot.active || slot.steps >= task.max_steps;
     slot.shift = {0, 0};
-    if (slot.final_look) return;
+    if (slot.is_final) return;
     slot.shift = jitter_shift(task.seed, slot.label, task.restart[slot.sample], slot.steps, task.jitter);
   }
 
   void round() {
     bool any_step = false;
     forward(network_, num_groups(), [this](int32_t g) { put_images(g); });
-    for (int32_t g = 0; g < num_groups(); ++g) judge(g);
-    for (int32_t s = 0; s < num_slots_; ++s) any_step |= !worker_.slots[s].final_look;
+    for (int32_t g = 0; g < num_groups(); ++g) compute_logit_gradient(g);
+    for (int32_t s = 0; s < num_slots_; ++s) any_step |= !worker_.slots[s].is_final;
     if (any_step) backward(network_, num_groups(), [this](int32_t g) { ascend(g); });
     for (int32_t s = 0; s < num_slots_; ++s) finish_round(s);
   }
@@ -130,7 +130,7 @@ class Block {
 
   // log p of the labels, and its gradient in the logits: one-hot minus softmax, without taking 1 - p, so that it keeps
   // its digits where p is nearly 1.
-  void judge(int32_t g) const {
+  void compute_logit_gradient(int32_t g) const {
     const PlanView& plan = network_.plan;
     const float* logits = network_.at(plan.logits, g);
     float* gradient = network_.at(plan.logits_gradient, g);
@@ -173,26 +173,26 @@ class Block {
     AscentSteps steps = {};
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
       InvertSlot& slot = worker_.slots[g * kLanes + lane];
-      if (slot.final_look) continue;
+      if (slot.is_final) continue;
       // A ReLU may have hidden a NaN from the gradient; with it the ascent stops.
       const bool finite = poison[lane] == 0.0f && slot.log_probability == slot.log_probability;
-      const AscentStep step = begin_step(books_of(slot), worker_.task->ascent, 0, finite);
+      const AscentStep step = begin_step(stop_state_of(slot), worker_.task->ascent, 0, finite);
       steps.taken[lane] = step.taken ? -1 : 0;
       steps.step_size[lane] = step.step_size, steps.second_scale[lane] = step.second_scale;
     }
     const AscentOptions& options = worker_.task->ascent;
-    const auto run = options.optimizer == Optimizer::kAdam ? ascend_group<Optimizer::kAdam>
-                                                           : ascend_group<Optimizer::kMomentum>;
+    const auto run =
+        options.optimizer == Optimizer::kAdam ? ascend_group<Optimizer::kAdam> : ascend_group<Optimizer::kMomentum>;
     run(options, steps, input_.channels, input_.height, input_.width, state_of(g * kLanes), worker_.gradient,
         worker_.line);
   }
 
   // What the stop rule reads and writes; the pixels are in the lanes.
-  static AscentTensors books_of(InvertSlot& slot) {
+  static AscentTensors stop_state_of(InvertSlot& slot) {
     AscentTensors books{};
     books.log_probability = &slot.log_probability;
     books.best_cost = &slot.best_cost;
-    books.stale = &slot.stale;
+    books.steps_without_improvement = &slot.steps_without_improvement;
     books.steps = &slot.steps;
     books.active = &slot.active;
     return books;
@@ -200,7 +200,7 @@ class Block {
 
   void finish_round(int32_t s) const {
     InvertSlot& slot = worker_.slots[s];
-    if (!slot.final_look) return settle(slot);
+    if (!slot.is_final) return settle(slot);
     const InvertTask& task = *worker_.task;
     const AscentState state = state_of(s);
     for (int64_t i = 0; i < num_values_; ++i) task.x[slot.sample * num_values_ + i] = state.x[i * kLanes];

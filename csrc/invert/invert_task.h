@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "arch/program.h"
-#include "arch/arithmetic.h"
 #include "invert/ascent_update_math.h"
+#include "network/program/arithmetic.h"
+#include "network/program/program.h"
 
 namespace pydrift {
 

@@ -22,7 +22,7 @@ from pydrift.errors import UsageError
 from pydrift.gray import GrayData
 from pydrift.inversion.repeated import repeated
 from pydrift.noise import Phase, derived_seed, integers, uniform, words
-from pydrift.ops import ascent_update, invert
+from pydrift.ops import AscentOptions, ascent_update, invert
 from pydrift.ops.reference import roll
 
 _AROUND, _TURN, _LAST_RATE = 4, 5, 0.4  # a consensus: times around, steps of each turn, how much smaller the last ones
@@ -153,7 +153,7 @@ class GradientAscent:
             seed=seed,
             jitter=self._jitter(networks[0].input_shape),
             max_steps=self.steps,
-            **self._ascent(),
+            options=self._options(),
         )
         return confidence, steps
 
@@ -181,9 +181,10 @@ class GradientAscent:
         labels = torch.from_numpy(label).to(device)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         best_cost = torch.full((len(label),), torch.inf, device=device)
-        stale = torch.zeros(len(label), dtype=torch.int32, device=device)
+        steps_without_improvement = torch.zeros(len(label), dtype=torch.int32, device=device)
         steps = torch.zeros(len(label), dtype=torch.int32, device=device)
         active = torch.ones(len(label), dtype=torch.bool, device=device)
+        options = self._options()
         count = torch.zeros(1, dtype=torch.int64, device=device)  # of the steps done, where a CUDA graph can read it
 
         def step() -> None:
@@ -191,7 +192,16 @@ class GradientAscent:
             log_probability, gradient = classifier.log_probability_gradient(roll(x, now), labels)
             gradient = roll(gradient, -now)
             ascent_update(
-                x, gradient, first, second, log_probability, best_cost, stale, steps, active, **self._ascent()
+                x,
+                gradient,
+                first,
+                second,
+                log_probability,
+                best_cost,
+                steps_without_improvement,
+                steps,
+                active,
+                options=options,
             )
             count.add_(1)
 
@@ -201,21 +211,20 @@ class GradientAscent:
         probability = classifier.logits(x).softmax(dim=1).gather(1, labels[:, None])[:, 0]
         return x, probability, steps
 
-    def _ascent(self) -> dict[str, Any]:
-        """The settings of one ascent step, as the operations take them."""
-        return {
-            "optimizer": "adam",
-            "learning_rate": self.learning_rate,
-            "beta1": self.beta1,
-            "beta2": self.beta2,
-            "epsilon": self.epsilon,
-            "tv_weight": self.tv_weight,
-            "l2_weight": self.l2_weight,
-            "lower": 0.0,
-            "upper": 1.0,
-            "confidence_threshold": self.confidence_threshold,
-            "patience": self.patience,
-        }
+    def _options(self) -> AscentOptions:
+        return AscentOptions(
+            optimizer="adam",
+            learning_rate=self.learning_rate,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            tv_weight=self.tv_weight,
+            l2_weight=self.l2_weight,
+            lower=0.0,
+            upper=1.0,
+            confidence_threshold=self.confidence_threshold,
+            patience=self.patience,
+        )
 
     def _starts(
         self, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int, shape: tuple[int, int, int]

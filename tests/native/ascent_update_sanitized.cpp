@@ -21,7 +21,7 @@ struct Shape {
 // Exactly sized heap arrays, so that one element too far is seen.
 struct State {
   std::vector<float> x, gradient, first, second, log_probability, best_cost;
-  std::vector<int32_t> stale, steps;
+  std::vector<int32_t> steps_without_improvement, steps;
   std::vector<char> active;
   Shape shape;
 
@@ -38,7 +38,7 @@ struct State {
     second.assign(num_values, 0.0f);
     for (int64_t n = 0; n < num_samples; ++n) log_probability.push_back(-3.0f * random());
     best_cost.assign(num_samples, std::numeric_limits<float>::infinity());
-    stale.assign(num_samples, 0);
+    steps_without_improvement.assign(num_samples, 0);
     steps.assign(num_samples, 0);
     active.assign(num_samples, 1);
     if (num_samples > 2) gradient[num_values - 1] = std::numeric_limits<float>::quiet_NaN();
@@ -46,10 +46,18 @@ struct State {
   }
 
   AscentTensors tensors() {
-    return {x.data(),          gradient.data(),        first.data(),
-            second.data(),     log_probability.data(), best_cost.data(),
-            stale.data(),      steps.data(),           reinterpret_cast<bool*>(active.data()),
-            shape.num_samples, shape.num_channels,     shape.height,
+    return {x.data(),
+            gradient.data(),
+            first.data(),
+            second.data(),
+            log_probability.data(),
+            best_cost.data(),
+            steps_without_improvement.data(),
+            steps.data(),
+            reinterpret_cast<bool*>(active.data()),
+            shape.num_samples,
+            shape.num_channels,
+            shape.height,
             shape.width};
   }
 };
@@ -61,8 +69,8 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 
 bool same_bits(const State& a, const State& b) {
   return same_bits(a.x, b.x) && same_bits(a.first, b.first) && same_bits(a.second, b.second) &&
-         same_bits(a.best_cost, b.best_cost) && same_bits(a.stale, b.stale) && same_bits(a.steps, b.steps) &&
-         same_bits(a.active, b.active);
+         same_bits(a.best_cost, b.best_cost) && same_bits(a.steps_without_improvement, b.steps_without_improvement) &&
+         same_bits(a.steps, b.steps) && same_bits(a.active, b.active);
 }
 
 AscentOptions options_of(Optimizer optimizer) {

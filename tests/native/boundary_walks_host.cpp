@@ -11,17 +11,17 @@ using namespace pydrift;
 
 namespace {
 
-void run(const BoundaryTask& task, const TeamShape& shape, bool reversed) {
+void run(const BoundaryTask& task, const BlockShape& shape, bool reversed) {
   const WalkPlan plan = make_walk_plan(task.is_blind() ? "blind_walk" : "min_gd", task, shape);
-  TeamQueues queues = make_queues(task.model, task.num_walks, task.num_models);
+  BlockQueues queues = make_queues(task.model, task.num_walks, task.num_models);
   assign_clusters(queues, shape);
-  const uint32_t num_teams = queues.cluster_model.size() * shape.cluster_size;
+  const uint32_t num_blocks = queues.cluster_model.size() * shape.cluster_size;
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::vector<float4> packed(task.num_models * plan.packed_size / 4 + 1, {nan, nan, nan, nan});
-  std::vector<float4> workspace(int64_t{num_teams} * plan.workspace_size / 4 + 1, {nan, nan, nan, nan});
+  std::vector<float4> workspace(int64_t{num_blocks} * plan.workspace_size / 4 + 1, {nan, nan, nan, nan});
   std::vector<int32_t> queue_next(task.num_models);
   WalkArguments arguments = make_arguments(task, plan);
-  TeamNetwork& network = arguments.network;
+  BlockNetwork& network = arguments.network;
   network.passes = plan.passes.data(), network.tables = plan.tables.data();
   network.packed = reinterpret_cast<float*>(packed.data());
   arguments.workspace = reinterpret_cast<float*>(workspace.data());
@@ -29,14 +29,14 @@ void run(const BoundaryTask& task, const TeamShape& shape, bool reversed) {
   host_cuda::launch(3, 32, reversed, [&] { walk_pack_kernel(network); });
   const uint32_t num_threads = shape.num_threads, cluster_size = shape.cluster_size;
   const size_t shared_bytes = plan.shared_size * sizeof(float);
-  host_cuda::launch({num_teams, num_threads, cluster_size, shared_bytes}, reversed, [&] { walk_kernel(arguments); });
+  host_cuda::launch({num_blocks, num_threads, cluster_size, shared_bytes}, reversed, [&] { walk_kernel(arguments); });
 }
 
 }  // namespace
 
 // `task` without its program. Returns null, or what went wrong.
 extern "C" const char* run_walk_kernel(const BoundaryTask* task, const int64_t* codes, int64_t num_codes,
-                                       int32_t channels, int32_t height, int32_t width, const TeamShape* shape,
+                                       int32_t channels, int32_t height, int32_t width, const BlockShape* shape,
                                        bool reversed) {
   static std::string message;
   try {

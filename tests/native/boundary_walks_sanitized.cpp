@@ -81,9 +81,8 @@ Result run(Simd simd, const Program& program, bool blind, float scale) {
   task.coordinates = 5, task.gap = 0.01f, task.lower = 0.0f, task.upper = 1.0f;
 
   const WalkVariant& variant = walk_variant(simd);
-  const Plan plan =
-      make_plan(program, variant.lanes, variant.rows, blind ? Passes::kForward : Passes::kInputGradient,
-                /*winograd=*/true);
+  const Plan plan = make_plan(program, variant.lanes, variant.rows, blind ? Passes::kForward : Passes::kInputGradient,
+                              /*winograd=*/true);
   const PlanView view(plan);
   std::vector<float> weights(plan.num_weights);
   pack_weights(plan, parameters.data(), weights.data());

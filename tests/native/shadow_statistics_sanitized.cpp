@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "shadow/shadow_statistics_worker.h"
+#include "statistics/shadow_statistics_worker.h"
 
 using namespace pydrift;
 
@@ -41,7 +41,8 @@ struct Result {
       return std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0;
     };
     return same(margin, other.margin) && same(loss, other.loss) && same(confidence, other.confidence) &&
-           same(mean, other.mean) && same(m2, other.m2) && same(logits, other.logits) && prediction == other.prediction && count == other.count;
+           same(mean, other.mean) && same(m2, other.m2) && same(logits, other.logits) &&
+           prediction == other.prediction && count == other.count;
   }
 };
 

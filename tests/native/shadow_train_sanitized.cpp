@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "shadow/shadow_train_worker.h"
+#include "train/shadow_train_worker.h"
 
 using namespace pydrift;
 
@@ -26,16 +26,15 @@ const std::vector<Case> kCases = {
     {{1, 7, 5}, {1, 1, 3, 5, 3, 2, 1, 1, 0, 1, 3, 9, 1, 1, 3, 2, 4, 3, 6, 0, 180, 2}},
     {{1, 7, 5}, {1, 1, 8, 3, 3, 1, 1, 1, 1, 3, 1, 8, 9, 3, 3, 1, 1, 1, 1, 3, 6, 0, 315, 3}},
     {{1, 6, 7}, {1, 1, 9, 3, 3, 1, 1, 2, 2, 3, 1, 9, 8, 3, 3, 1, 1, 0, 0, 4, 2, 2, 2, 2, 0, 0, 3, 6, 0, 72, 3}},
-    {{3, 12, 12},
-     {1, 3, 8, 3, 3, 1, 1, 1, 1, 3, 4, 2, 2, 2, 2, 0, 0, 1, 8,   16, 3, 3, 1,
-      1, 1, 1, 3, 4, 2, 2, 2, 2, 0, 0, 6, 0, 144, 19, 3, 0, 19, 10}},
+    {{3, 12, 12}, {1, 3, 8, 3, 3, 1, 1, 1, 1, 3, 4, 2, 2, 2, 2, 0,   0,  1, 8, 16, 3,
+                   3, 1, 1, 1, 1, 3, 4, 2, 2, 2, 2, 0, 0, 6, 0, 144, 19, 3, 0, 19, 10}},
 };
 
 // Exactly sized heap arrays, so that one element too far is seen.
 void run(Simd simd, const Program& program, TrainOptimizer optimizer, int32_t batch_size, bool bytes) {
   uint32_t state = 1;
   const auto random = [&] { return state = state * 1664525u + 1013904223u, state >> 8; };
-  const size_t num_values = kNumImages * program.input.size(), num_looks = kNumSteps * batch_size;
+  const size_t num_values = kNumImages * program.input.size(), num_order_entries = kNumSteps * batch_size;
   std::vector<float> parameters, floats;
   std::vector<uint8_t> pixels;
   for (int64_t i = 0; i < program.num_parameters; ++i) parameters.push_back(random() / 16777216.0f - 0.5f);
@@ -45,14 +44,14 @@ void run(Simd simd, const Program& program, TrainOptimizer optimizer, int32_t ba
   }
   std::vector<int32_t> label, order;
   for (int32_t n = 0; n < kNumImages; ++n) label.push_back(n % program.num_classes());
-  std::vector<Look> look;
-  for (size_t i = 0; i < num_looks; ++i) {
+  std::vector<Augmentation> augmentation;
+  for (size_t i = 0; i < num_order_entries; ++i) {
     order.push_back(static_cast<int32_t>(random() % kNumImages));
-    look.push_back({static_cast<int8_t>(random() % 40 - 20), static_cast<int8_t>(random() % 5 - 2),
-                    static_cast<int8_t>(random() % 2)});
+    augmentation.push_back({static_cast<int8_t>(random() % 40 - 20), static_cast<int8_t>(random() % 5 - 2),
+                            static_cast<int8_t>(random() % 2)});
   }
-  const std::vector<double> rate(kNumSteps, 0.01);
-  const TrainHyper hyper{0.9, 0.999, 1e-8, 0.01, 0.1};
+  const std::vector<double> learning_rate(kNumSteps, 0.01);
+  const TrainHyperparameters hyperparameters{0.9, 0.999, 1e-8, 0.01, 0.1};
   const int64_t steps_done = 0;
   const int32_t num_steps = kNumSteps;
   float loss = 0.0f;
@@ -64,7 +63,7 @@ void run(Simd simd, const Program& program, TrainOptimizer optimizer, int32_t ba
   task.steps_done = &steps_done;
   task.num_steps = &num_steps;
   task.batch_size = &batch_size;
-  task.hyper = &hyper;
+  task.hyperparameters = &hyperparameters;
   task.loss = &loss;
   task.num_images = kNumImages;
   task.num_models = 1;
@@ -82,8 +81,8 @@ void run(Simd simd, const Program& program, TrainOptimizer optimizer, int32_t ba
   worker.plan = &plan;
   worker.view = &view;
   worker.order = order.data();
-  worker.look = look.data();
-  worker.rate = rate.data();
+  worker.augmentation = augmentation.data();
+  worker.learning_rate = learning_rate.data();
   worker.parameters = parameters.data();
   worker.first_moment = first.data();
   worker.second_moment = second.data();
