@@ -9,9 +9,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from native_harness import by_name
 from torch import Tensor
 
-from pydrift.ops import ascent_update, native_status, reference
+from pydrift import ops
+from pydrift.ops import AscentOptions, native_status, reference
+
+ascent_update = by_name(ops.ascent_update, AscentOptions)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHAPES = [(5, 1, 8, 8), (3, 2, 1, 7), (3, 2, 7, 1), (2, 1, 1, 1), (4, 3, 33, 35), (67, 1, 28, 28)]
@@ -403,7 +407,7 @@ def test_tensors_on_two_devices_are_refused() -> None:
 def test_requires_grad_is_refused(name: str) -> None:
     state = state_of((2, 1, 3, 3))
     state[name] = state[name].requires_grad_()
-    message = f"ascent_update: {name} must not require grad (the update is not differentiable)"
+    message = f"ascent_update: {name} must not require grad (ascent_update is not differentiable)"
     with pytest.raises(ValueError) as refusal:
         ascent_update(*state.values(), **OPTIONS)
     assert str(refusal.value) == message

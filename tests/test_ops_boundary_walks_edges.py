@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_native_build import needs_compiler, run_sanitized
+from native_harness import needs_compiler, run_sanitized
 from test_ops_ascent_update import needs_native
 from test_ops_boundary_walks import (
     OF_A_WALK,
@@ -343,7 +343,7 @@ def test_programs_without_logits_are_refused(op: str, implementation: str, progr
 def test_requires_grad_is_refused(op: str, name: str) -> None:
     arguments = small_task(op)
     arguments[name].requires_grad_()
-    assert_refused(op, arguments, f"{name} must not require grad (a walk is not differentiable)")
+    assert_refused(op, arguments, f"{name} must not require grad ({op} is not differentiable)")
 
 
 # ---- Sanitizers
@@ -351,4 +351,4 @@ def test_requires_grad_is_refused(op: str, name: str) -> None:
 
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "boundary", "boundary_walks")
+    run_sanitized(tmp_path, "boundary_walks", "boundary")

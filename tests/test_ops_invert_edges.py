@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_native_build import needs_compiler, run_sanitized
+from native_harness import needs_compiler, run_sanitized
 from test_ops_ascent_update import BAD_OPTIONS, DEVICES, needs_native
-from test_ops_invert import OPTIONS, TO_GRADIENT, Implementation, devices, exact, implementations, problem, run
+from test_ops_invert import OPTIONS, TO_GRADIENT, Implementation, devices, exact, implementations, invert, problem, run
 from test_ops_invert_bits import assert_same_bits
 from torch import Tensor
-
-from pydrift.ops import invert
 
 # ---- Degenerate input
 
@@ -357,7 +355,7 @@ def test_parameters_that_are_not_finite_are_refused(device: str, value: float) -
 def test_requires_grad_is_refused(name: str) -> None:
     tensors, program = small_problem()
     tensors[name].requires_grad_()
-    message = f"{name} must not require grad (an inversion is not differentiable)"
+    message = f"{name} must not require grad (invert is not differentiable)"
     assert_refused(tensors, {"program": program}, message)
 
 

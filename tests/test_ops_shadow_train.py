@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from test_native_build import needs_compiler, run_sanitized
+from native_harness import needs_compiler, run_sanitized
 from test_ops_ascent_update import needs_native
 from test_ops_invert import ARCHITECTURES, problem, random_problem
 from torch import Tensor
 
-from pydrift.ops import HYPERPARAMETERS, reference, reference_train, shadow_train, trains
+from pydrift.ops import HYPERPARAMETERS, reference, shadow_train, why_not_trainable
 
 Implementation = Callable[..., Tensor]
 implementations = pytest.mark.parametrize(
     "implementation",
     [
         pytest.param(shadow_train, id="native", marks=needs_native),
-        pytest.param(reference_train.shadow_train, id="torch"),
+        pytest.param(reference.shadow_train, id="torch"),
     ],
 )
 OPTIMIZERS = ("adam", "sgd")
@@ -95,7 +95,7 @@ def assert_is_reference(arguments: dict[str, Any], program: list[int], optimizer
     truth, before = exact(arguments), arguments["parameters"].clone()
     loss, true_loss = (
         run(shadow_train, arguments, program, optimizer),
-        run(reference_train.shadow_train, truth, program, optimizer),
+        run(reference.shadow_train, truth, program, optimizer),
     )
     torch.testing.assert_close(loss.double(), true_loss.double(), rtol=tolerance, atol=tolerance)
     assert relative(arguments["first_moment"], truth["first_moment"]) < tolerance
@@ -133,7 +133,7 @@ def test_ten_steps_of_models_with_other_hyper_parameters(optimizer: str) -> None
     truth = exact(arguments)
     loss = run(shadow_train, arguments, program, optimizer)
     torch.testing.assert_close(
-        loss.double(), run(reference_train.shadow_train, truth, program, optimizer).double(), rtol=1e-4, atol=1e-4
+        loss.double(), run(reference.shadow_train, truth, program, optimizer).double(), rtol=1e-4, atol=1e-4
     )
     assert relative(arguments["parameters"], truth["parameters"]) < 1e-4
 
@@ -163,7 +163,7 @@ def test_the_optimizers_are_torchs(optimizer: str, implementation: Implementatio
     )
     for step in range(5):
         batch = arguments["order"][step * 20 : step * 20 + 20].long()
-        logits = reference_train.logits(arguments["x"][batch] / 255.0, program, parameter.float()).double()
+        logits = reference.logits(arguments["x"][batch] / 255.0, program, parameter.float()).double()
         loss = torch.nn.functional.cross_entropy(logits, arguments["label"][batch].long())
         optim.zero_grad()
         loss.backward()
@@ -185,7 +185,7 @@ def test_bytes_are_read_as_parts_of_255(implementation: Implementation) -> None:
 def test_looks_move_and_then_mirror() -> None:
     x = torch.arange(1.0, 7.0).view(1, 1, 2, 3)
     augmentation = torch.tensor([[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 1], [-9, 0, 0]], dtype=torch.int8)
-    assert reference_train.augment_images(x.expand(5, -1, -1, -1), augmentation)[:, 0].tolist() == [
+    assert reference.augment_images(x.expand(5, -1, -1, -1), augmentation)[:, 0].tolist() == [
         [[1, 2, 3], [4, 5, 6]],
         [[0, 0, 0], [1, 2, 3]],
         [[2, 3, 0], [5, 6, 0]],
@@ -359,18 +359,23 @@ def test_gradients_and_other_optimizers_are_refused() -> None:
     with pytest.raises(ValueError, match="shadow_train: optimizer must be 'adam' or 'sgd', got 'lamb'"):
         run(shadow_train, arguments, program, "lamb")
     arguments["parameters"].requires_grad_()
-    with pytest.raises(ValueError, match=r"shadow_train: parameters must not require grad \(training happens inside\)"):
+    with pytest.raises(
+        ValueError, match=r"shadow_train: parameters must not require grad \(shadow_train is not differentiable\)"
+    ):
         run(shadow_train, arguments, program, "sgd")
 
 
 @needs_native
 def test_what_cannot_be_trained_is_said() -> None:
     cpu = torch.device("cpu")
-    assert trains([6, 0, 4, 3], 15, (1, 2, 2), cpu) is None
-    assert trains([3, 6], 0, (1, 2, 2), cpu) == "program: no linear or conv2d layer, so there is nothing to train"
-    assert trains([6], 0, (1, 2, 2), torch.device("meta")) == "no native training on meta"
+    assert why_not_trainable([6, 0, 4, 3], 15, (1, 2, 2), cpu) is None
+    assert (
+        why_not_trainable([3, 6], 0, (1, 2, 2), cpu)
+        == "program: no linear or conv2d layer, so there is nothing to train"
+    )
+    assert why_not_trainable([6], 0, (1, 2, 2), torch.device("meta")) == "no native training on meta"
 
 
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "train", "shadow_train")
+    run_sanitized(tmp_path, "shadow_train", "train")

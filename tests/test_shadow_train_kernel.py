@@ -2,18 +2,17 @@
 
 import ctypes
 import math
-import subprocess
 from typing import Any
 
 import pytest
 import torch
+from native_harness import PROGRAM_SOURCES, call, host_library, program_of
 from test_invert_kernel import FLATTEN, NETWORKS, RELU, affine, avg_pool, conv, linear, max_pool, parameters_of
-from test_native_build import COMPILER, FLAGS, NATIVE_TESTS, ROOT
 from test_ops_invert import random_problem
 from test_ops_shadow_train import OPTIMIZERS, copied, exact, relative, run, task
 from torch import Tensor
 
-from pydrift.ops import native_status, reference, reference_train, shadow_train, trains
+from pydrift.ops import native_status, reference, shadow_train, why_not_trainable
 
 MODEL_BATCH_BYTES = 1 << 31
 
@@ -38,16 +37,7 @@ class Task(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if COMPILER is None:
-        pytest.skip("no C++ compiler")
-    path = tmp_path_factory.mktemp("native") / "shadow_train.so"
-    sources = [str(NATIVE_TESTS / "shadow_train_host.cpp"), str(ROOT / "csrc/network/program/plan.cpp")]
-    command = [COMPILER, *FLAGS, "-O1", "-shared", "-fPIC", *sources, "-o", str(path)]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    loaded = ctypes.CDLL(str(path))
-    loaded.run_shadow_train_kernel.restype = ctypes.c_char_p
-    return loaded
+    return host_library(tmp_path_factory, "shadow_train", *PROGRAM_SOURCES)
 
 
 def run_kernel(
@@ -73,11 +63,8 @@ def run_kernel(
         num_learning_rates=len(arguments["learning_rate"]),
         optimizer=OPTIMIZERS.index(optimizer),
     )
-    codes = (ctypes.c_int64 * len(program))(*program)
-    numbers = (ctypes.c_int64(len(program)), *x.shape[1:], ctypes.c_int64(model_batch_bytes))
-    error = library.run_shadow_train_kernel(ctypes.byref(complete), codes, *numbers, reverse)
-    if error:
-        raise ValueError(error.decode())
+    numbers = program_of(program, x.shape[1:]), ctypes.c_int64(model_batch_bytes), reverse
+    call(library.run_shadow_train_kernel, complete, *numbers)
     return loss
 
 
@@ -95,7 +82,7 @@ def assert_is_reference(
 ) -> None:
     """Loss, gradient (as the first moment shows it) and parameters are those of float64, for every model."""
     truth, before = exact(arguments), arguments["parameters"].clone()
-    true_loss = run(reference_train.shadow_train, truth, program, optimizer)
+    true_loss = run(reference.shadow_train, truth, program, optimizer)
     loss = run_kernel(library, arguments, program, optimizer, **cut)
     torch.testing.assert_close(loss.double(), true_loss.double(), rtol=tolerance, atol=tolerance)
     for k in range(len(before)):
@@ -144,7 +131,7 @@ def test_steps_of_models_with_other_hyper_parameters(library: ctypes.CDLL, name:
     if optimizer == "adam":
         arguments["learning_rate"] /= 10
     truth, before = exact(arguments), copied(arguments)
-    true_loss = run(reference_train.shadow_train, truth, program, optimizer)
+    true_loss = run(reference.shadow_train, truth, program, optimizer)
     loss = run_kernel(library, arguments, program, optimizer)
     torch.testing.assert_close(loss.double(), true_loss.double(), rtol=1e-4, atol=1e-4, equal_nan=True)
     assert loss[2].isnan()
@@ -175,7 +162,7 @@ def test_scales_and_shifts_do_not_learn(library: ctypes.CDLL) -> None:
     start = parameters_of(program, (2, 5, 4), 2)
     arguments = task(start, (2, 5, 4), 3, optimizer="adam", steps=[2, 2], batch_size=[9, 9], weight_decay=0.5)
     run_kernel(library, arguments, program, "adam")
-    fixed = reference_train.affine_mask(program, start.shape[1])
+    fixed = reference.affine_mask(program, start.shape[1])
     assert torch.equal(arguments["parameters"][:, fixed], start[:, fixed])
     assert (arguments["parameters"][:, ~fixed] != start[:, ~fixed]).all()
 
@@ -257,7 +244,7 @@ def cuda_result(arguments: dict[str, Tensor], program: list[int], optimizer: str
 def test_one_step_on_cuda(name: str, batch_size: int, optimizer: str) -> None:
     arguments, program = of(name, optimizer=optimizer, batch_size=[batch_size, 37], weight_decay=0.1)
     truth = exact(arguments)
-    true_loss = run(reference_train.shadow_train, truth, program, optimizer)
+    true_loss = run(reference.shadow_train, truth, program, optimizer)
     result, loss = cuda_result(arguments, program, optimizer)
     torch.testing.assert_close(loss.double(), true_loss.double(), rtol=1e-5, atol=1e-5)
     for k in range(2):
@@ -289,7 +276,7 @@ def test_cuda_learns_what_the_cpu_does() -> None:
     arguments, program = of("convnet", num_models=2, optimizer="adam", steps=[20, 20], batch_size=[33, 128])
     arguments["learning_rate"] /= 10
     truth = exact(arguments)
-    run(reference_train.shadow_train, truth, program, "adam")
+    run(reference.shadow_train, truth, program, "adam")
     result, _ = cuda_result(arguments, program, "adam")
     assert relative(result["parameters"], truth["parameters"]) < 1e-4
 
@@ -302,4 +289,7 @@ def test_cuda_refuses_wrong_values_before_it_trains() -> None:
     with pytest.raises((ValueError, RuntimeError), match=r"order must be in \[0, 60\), got 60 at index 3"):
         run(shadow_train, on_gpu, program, "sgd")
     assert torch.equal(on_gpu["parameters"].cpu(), arguments["parameters"])
-    assert trains(program, arguments["parameters"].shape[1], arguments["x"].shape[1:], torch.device("cuda")) is None
+    assert (
+        why_not_trainable(program, arguments["parameters"].shape[1], arguments["x"].shape[1:], torch.device("cuda"))
+        is None
+    )
