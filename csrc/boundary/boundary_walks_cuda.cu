@@ -50,8 +50,8 @@ void run_cuda(const BoundaryTask& task, const char* op, int32_t device_index) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(pydrift, CUDA, m) {
-  m.impl("min_gd", TORCH_BOX(&min_gd<run_cuda>));
-  m.impl("blind_walk", TORCH_BOX(&blind_walk<run_cuda>));
+  m.impl("min_gd", TORCH_BOX(&MinGdOp<run_cuda>::call));
+  m.impl("blind_walk", TORCH_BOX(&BlindWalkOp<run_cuda>::call));
 }
 
 }  // namespace pydrift

@@ -1,7 +1,6 @@
 // What the launcher of min_gd and blind_walk decides before it launches. Host code without torch or CUDA.
 #pragma once
 
-#include <stdexcept>
 #include <vector>
 
 #include "boundary/boundary_walks_plan.h"
@@ -20,12 +19,9 @@ inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const B
     requests.push_back({&plan.image, slots * task.values_per_image(), 16.0});  // read often for an l1 step
     requests.push_back({&plan.gradient, slots * task.values_per_image(), 16.0});
   }
-  try {
-    static_cast<BlockPlan&>(plan) =
-        BlockPlanner(*task.program, !task.is_blind(), true, Arithmetic::kFma, shape, requests).take();
-  } catch (const std::invalid_argument& error) {
-    refuse(op, ": ", error.what());
-  }
+  static_cast<BlockPlan&>(plan) = refuse_as(op, [&] {
+    return BlockPlanner(*task.program, !task.is_blind(), /*one_model=*/true, Arithmetic::kFma, shape, requests).take();
+  });
   return plan;
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "boundary/boundary_walks_task.h"
-#include "common/simd.h"
+#include "network/cpu/variant.h"
 #include "network/program/plan.h"
 
 namespace pydrift {
@@ -22,30 +22,12 @@ struct WalkWorker {
   float* states;      // [kMaxGroups][2][values][lanes]: min_gd: the image, and room; blind_walk: image and direction
 };
 
-// The loops for an instruction set, and the sizes that their plans must have.
-struct WalkVariant {
-  int32_t lanes;
-  int32_t rows;
-  void (*min_gd)(const WalkWorker&);
-  void (*blind_walk)(const WalkWorker&);
-};
-
-namespace scalar {
-extern const WalkVariant kWalkVariant;
-}
-namespace avx2 {
-extern const WalkVariant kWalkVariant;
-}
-namespace avx512 {
-extern const WalkVariant kWalkVariant;
-}
-
-inline const WalkVariant& walk_variant(Simd simd) {
-#if defined(__x86_64__)
-  if (simd == Simd::kAvx512) return avx512::kWalkVariant;
-  if (simd == Simd::kAvx2) return avx2::kWalkVariant;
-#endif
-  return scalar::kWalkVariant;
-}
+// In boundary_walks_lanes.cpp.
+template <>
+const Variant<WalkWorker> VariantTable<WalkWorker>::scalar;
+template <>
+const Variant<WalkWorker> VariantTable<WalkWorker>::avx2;
+template <>
+const Variant<WalkWorker> VariantTable<WalkWorker>::avx512;
 
 }  // namespace pydrift

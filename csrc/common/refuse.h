@@ -23,6 +23,16 @@ template <class... Parts>
     }                                 \
   } while (0)
 
+// What make() returns; a refusal in it gets the op's name in front.
+template <class Make>
+auto refuse_as(const char* op, Make make) {
+  try {
+    return make();
+  } catch (const std::invalid_argument& error) {
+    refuse(op, ": ", error.what());
+  }
+}
+
 // `ids` [count] in host memory.
 inline void check_range(const char* op, const char* name, const int32_t* ids, int64_t count, int64_t limit) {
   for (int64_t i = 0; i < count; ++i) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <tuple>
 
 #include "common/check.h"
 #include "invert/ascent_options.h"
@@ -61,20 +62,24 @@ inline AscentTensors check_ascent_update(const Tensor& x, const Tensor& gradient
           static_cast<int32_t>(width)};
 }
 
-// The boxed function of a device: kRun does the work on checked arguments.
-template <void (*kRun)(const AscentTensors&, const AscentOptions&, int32_t device_index)>
-void ascent_update(const Tensor x, const Tensor gradient, const Tensor first_moment, const Tensor second_moment,
+// The boxed function of a device: kRun does the work on checked arguments. The scalars are those of AscentOptions.
+template <void (*kRun)(const AscentTensors&, const AscentConstants&, int32_t device_index),
+          class Types = AscentOptions::Types>
+struct AscentUpdateOp;
+
+template <void (*kRun)(const AscentTensors&, const AscentConstants&, int32_t device_index), class... Scalars>
+struct AscentUpdateOp<kRun, std::tuple<Scalars...>> {
+  static void call(const Tensor x, const Tensor gradient, const Tensor first_moment, const Tensor second_moment,
                    const Tensor log_probability, const Tensor best_cost, const Tensor steps_without_improvement,
-                   const Tensor steps, const Tensor active, std::string optimizer, double learning_rate, double beta1,
-                   double beta2, double epsilon, double tv_weight, double l2_weight, double lower, double upper,
-                   double confidence_threshold, int64_t patience) {
-  const AscentOptions options =
-      check_ascent_options("ascent_update", optimizer, learning_rate, beta1, beta2, epsilon, tv_weight, l2_weight,
-                           lower, upper, confidence_threshold, patience);
-  const AscentTensors tensors =
-      check_ascent_update(x, gradient, first_moment, second_moment, log_probability, best_cost,
-                          steps_without_improvement, steps, active, options.optimizer);
-  if (tensors.num_samples > 0) kRun(tensors, options, x.get_device_index());
-}
+                   const Tensor steps, const Tensor active, Scalars... scalars) {
+    const AscentOptions options{scalars...};
+    check_ascent_options("ascent_update", options);
+    const AscentConstants constants = ascent_constants(options);
+    const AscentTensors tensors =
+        check_ascent_update(x, gradient, first_moment, second_moment, log_probability, best_cost,
+                            steps_without_improvement, steps, active, constants.optimizer);
+    if (tensors.num_samples > 0) kRun(tensors, constants, x.get_device_index());
+  }
+};
 
 }  // namespace pydrift

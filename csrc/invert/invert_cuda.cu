@@ -44,6 +44,6 @@ void run_cuda(const InvertTask& task, int32_t device_index) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(pydrift, CUDA, m) { m.impl("invert", TORCH_BOX(&invert<run_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(pydrift, CUDA, m) { m.impl("invert", TORCH_BOX(&InvertOp<run_cuda>::call)); }
 
 }  // namespace pydrift

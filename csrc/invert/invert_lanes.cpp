@@ -6,7 +6,9 @@ namespace PYDRIFT_LANES {
 
 static void run_worker(const InvertWorker& worker) { RestartBlock(worker).run(); }
 
-extern const InvertVariant kInvertVariant = {kLanes, kRows, run_worker};
-
 }  // namespace PYDRIFT_LANES
+
+template <>
+const Variant<InvertWorker> VariantTable<InvertWorker>::PYDRIFT_LANES = {PYDRIFT_LANES::kLanes, PYDRIFT_LANES::kRows,
+                                                                         PYDRIFT_LANES::run_worker};
 }  // namespace pydrift

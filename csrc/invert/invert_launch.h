@@ -1,7 +1,6 @@
 // What the launcher of the fused inversion decides before it launches. Host code without torch or CUDA.
 #pragma once
 
-#include <stdexcept>
 #include <vector>
 
 #include "invert/invert_task.h"
@@ -20,11 +19,9 @@ inline InvertPlan make_invert_plan(const InvertTask& task, const BlockShape& sha
       {&plan.first_moment, image_size, 3.0},
       {&plan.second_moment, image_size, 3.0},
   };
-  try {
-    static_cast<BlockPlan&>(plan) = BlockPlanner(*task.program, true, true, task.arithmetic, shape, requests).take();
-  } catch (const std::invalid_argument& error) {
-    refuse("invert: ", error.what());
-  }
+  static_cast<BlockPlan&>(plan) = refuse_as("invert", [&] {
+    return BlockPlanner(*task.program, /*back=*/true, /*one_model=*/true, task.arithmetic, shape, requests).take();
+  });
   return plan;
 }
 

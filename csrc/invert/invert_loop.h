@@ -180,10 +180,10 @@ class RestartBlock {
       steps.taken[lane] = step.taken ? -1 : 0;
       steps.step_size[lane] = step.step_size, steps.second_scale[lane] = step.second_scale;
     }
-    const AscentOptions& options = worker_.task->ascent;
+    const AscentConstants& constants = worker_.task->ascent;
     const auto run =
-        options.optimizer == Optimizer::kAdam ? ascend_group<Optimizer::kAdam> : ascend_group<Optimizer::kMomentum>;
-    run(options, steps, input_.channels, input_.height, input_.width, state_of(g * kLanes), worker_.gradient,
+        constants.optimizer == Optimizer::kAdam ? ascend_group<Optimizer::kAdam> : ascend_group<Optimizer::kMomentum>;
+    run(constants, steps, input_.channels, input_.height, input_.width, state_of(g * kLanes), worker_.gradient,
         worker_.line);
   }
 

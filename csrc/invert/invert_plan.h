@@ -45,7 +45,7 @@ struct InvertArguments {
   Place slots, phases, image, first_moment, second_moment, logits;
   Plane input, input_gradient;  // of the rolled images
   Sink seed_sink;               // of the gradient of the logits
-  AscentOptions ascent;
+  AscentConstants ascent;
 };
 
 }  // namespace pydrift

@@ -26,7 +26,7 @@ struct InvertTask {
   uint64_t seed;
   int32_t jitter;
   int32_t max_steps;
-  AscentOptions ascent;
+  AscentConstants ascent;
   Arithmetic arithmetic;
 
   int32_t values_per_sample() const { return static_cast<int32_t>(program->input.size()); }

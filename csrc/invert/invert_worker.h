@@ -2,8 +2,8 @@
 #pragma once
 
 #include "common/philox.h"
-#include "common/simd.h"
 #include "invert/invert_task.h"
+#include "network/cpu/variant.h"
 #include "network/program/plan.h"
 
 namespace pydrift {
@@ -39,29 +39,12 @@ struct InvertWorker {
   float* line;        // [2 * width][lanes]
 };
 
-// The loop for an instruction set, and the sizes that its plan must have.
-struct InvertVariant {
-  int32_t lanes;
-  int32_t rows;
-  void (*run)(const InvertWorker&);
-};
-
-namespace scalar {
-extern const InvertVariant kInvertVariant;
-}
-namespace avx2 {
-extern const InvertVariant kInvertVariant;
-}
-namespace avx512 {
-extern const InvertVariant kInvertVariant;
-}
-
-inline const InvertVariant& invert_variant(Simd simd) {
-#if defined(__x86_64__)
-  if (simd == Simd::kAvx512) return avx512::kInvertVariant;
-  if (simd == Simd::kAvx2) return avx2::kInvertVariant;
-#endif
-  return scalar::kInvertVariant;
-}
+// In invert_lanes.cpp.
+template <>
+const Variant<InvertWorker> VariantTable<InvertWorker>::scalar;
+template <>
+const Variant<InvertWorker> VariantTable<InvertWorker>::avx2;
+template <>
+const Variant<InvertWorker> VariantTable<InvertWorker>::avx512;
 
 }  // namespace pydrift

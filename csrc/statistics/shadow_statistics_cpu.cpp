@@ -4,12 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
-#include <vector>
 
 #include "common/memory.h"
 #include "statistics/shadow_statistics.h"
-#include "statistics/shadow_statistics_worker.h"
+#include "statistics/shadow_statistics_scratch.h"
 
 namespace pydrift {
 namespace {
@@ -18,14 +16,6 @@ constexpr int64_t kMaxSlices = 8;                      // of a block: often enou
 constexpr int64_t kMaxBlockBytes = int64_t{16} << 20;  // of a thread, if it can be done
 constexpr int64_t kWeightBytes = int64_t{16} << 20;    // of the packed models: they stay in the last cache
 constexpr int64_t kTasksPerThread = 4;                 // so that none waits long for the last
-
-Plan plan_for(const char* op, const Program& program, const ShadowVariant& variant) {
-  try {
-    return make_plan(program, variant.lanes, variant.rows, Passes::kForward, /*winograd=*/true);
-  } catch (const std::invalid_argument& error) {
-    refuse(op, ": ", error.what());
-  }
-}
 
 // How the work is cut. It decides who computes what, but nothing about the results.
 struct Cut {
@@ -57,32 +47,6 @@ Cut choose_cut(const ShadowTask& task, const Plan& plan) {
   return cut;
 }
 
-// The memory of one thread.
-class Scratch {
- public:
-  Scratch(const Plan& plan, const LayerShape& image, int64_t samples) : Scratch(plan, image, samples, Layout()) {}
-
-  void lend(ShadowWorker& worker) const {
-    worker.shared = memory_.at<float>(shared_);
-    worker.group = memory_.at<float>(group_);
-    worker.images = memory_.at<float>(images_);
-  }
-
- private:
-  Scratch(const Plan& plan, const LayerShape& image, int64_t samples, Layout layout)
-      : shared_(layout.reserve<float>(plan.shared_floats *
-                                      (flat(plan) ? divide_up<int64_t>(samples, plan.num_slots()) : 1))),
-        group_(layout.reserve<float>(plan.group_floats)),
-        images_(layout.reserve<float>(
-            flat(plan) ? 0 : divide_up<int64_t>(samples, plan.lanes) * plan.lanes * image.size())),
-        memory_(layout.size()) {}
-
-  static bool flat(const Plan& plan) { return plan.input.all_groups; }
-
-  size_t shared_, group_, images_;
-  Memory memory_;
-};
-
 // function(i) for all i below `count`, each by the thread that comes first.
 template <class Function>
 void share_out(int64_t num_threads, int64_t count, Function function) {
@@ -96,15 +60,13 @@ void share_out(int64_t num_threads, int64_t count, Function function) {
 
 void run_cpu(const ShadowTask& task, const char* op, int32_t /*device_index*/) {
   if (task.label != nullptr) check_range(op, "label", task.label, task.num_samples, task.program->num_classes());
-  const ShadowVariant& variant = shadow_variant(chosen_simd());
-  const Plan plan = plan_for(op, *task.program, variant);
+  const Variant<ShadowWorker>& variant = VariantTable<ShadowWorker>::of(chosen_simd());
+  const Plan plan = refuse_as(
+      op, [&] { return make_plan(*task.program, variant.lanes, variant.rows, Passes::kForward, /*winograd=*/true); });
   const PlanView view(plan);
   const Cut cut = choose_cut(task, plan);
-  // All memory before the threads: a failure in one of them could not be thrown through torch.
-  std::vector<std::unique_ptr<Scratch>> scratch;
-  for (int64_t i = 0; i < cut.num_threads; ++i) {
-    scratch.push_back(std::make_unique<Scratch>(plan, task.program->input, cut.samples));
-  }
+  const ScratchPool<ShadowWorker> scratch(shadow_statistics_scratch(plan, task.program->input, cut.samples),
+                                          cut.num_threads);
   const Memory memory(cut.models * plan.num_weights * sizeof(float));
   float* weights = memory.at<float>(0);
   const int64_t num_blocks = divide_up(task.num_samples, cut.samples);
@@ -126,7 +88,7 @@ void run_cpu(const ShadowTask& task, const char* op, int32_t /*device_index*/) {
       worker.first_sample = block * cut.samples;
       worker.num_samples = static_cast<int32_t>(std::min(cut.samples, task.num_samples - worker.first_sample));
       worker.shared_floats = plan.shared_floats;
-      scratch[thread]->lend(worker);
+      scratch.lend(thread, worker);
       variant.run(worker);
     });
   }

@@ -6,7 +6,9 @@ namespace PYDRIFT_LANES {
 
 static void run_worker(const ShadowWorker& worker) { SampleBlock(worker).run(); }
 
-extern const ShadowVariant kShadowVariant = {kLanes, kRows, run_worker};
-
 }  // namespace PYDRIFT_LANES
+
+template <>
+const Variant<ShadowWorker> VariantTable<ShadowWorker>::PYDRIFT_LANES = {PYDRIFT_LANES::kLanes, PYDRIFT_LANES::kRows,
+                                                                         PYDRIFT_LANES::run_worker};
 }  // namespace pydrift

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <limits>
-#include <stdexcept>
+#include <vector>
 
 #include "network/cuda/block_launch.h"
 #include "network/cuda/block_planner.h"
@@ -13,13 +13,10 @@ namespace pydrift {
 
 inline ShadowPlan make_shadow_plan(const char* op, const ShadowTask& task, const BlockShape& shape) {
   ShadowPlan plan;
-  try {
-    static_cast<BlockPlan&>(plan) =
-        BlockPlanner(*task.program, false, false, task.arithmetic, shape, {{&plan.margins, shape.num_slots, 1000.0}})
-            .take();
-  } catch (const std::invalid_argument& error) {
-    refuse(op, ": ", error.what());
-  }
+  const std::vector<BlockRequest> requests = {{&plan.margins, shape.num_slots, 1000.0}};
+  static_cast<BlockPlan&>(plan) = refuse_as(op, [&] {
+    return BlockPlanner(*task.program, /*back=*/false, /*one_model=*/false, task.arithmetic, shape, requests).take();
+  });
   return plan;
 }
 

@@ -1,7 +1,7 @@
 // What one thread needs to run some models over a block of samples, as plain pointers. No torch.
 #pragma once
 
-#include "common/simd.h"
+#include "network/cpu/variant.h"
 #include "network/program/plan.h"
 #include "statistics/shadow_statistics_task.h"
 
@@ -22,29 +22,12 @@ struct ShadowWorker {
   float* images;          // [groups][values][lanes] where they do not lie in `shared`
 };
 
-// The loop for an instruction set, and the sizes that its plan must have.
-struct ShadowVariant {
-  int32_t lanes;
-  int32_t rows;
-  void (*run)(const ShadowWorker&);
-};
-
-namespace scalar {
-extern const ShadowVariant kShadowVariant;
-}
-namespace avx2 {
-extern const ShadowVariant kShadowVariant;
-}
-namespace avx512 {
-extern const ShadowVariant kShadowVariant;
-}
-
-inline const ShadowVariant& shadow_variant(Simd simd) {
-#if defined(__x86_64__)
-  if (simd == Simd::kAvx512) return avx512::kShadowVariant;
-  if (simd == Simd::kAvx2) return avx2::kShadowVariant;
-#endif
-  return scalar::kShadowVariant;
-}
+// In shadow_statistics_lanes.cpp.
+template <>
+const Variant<ShadowWorker> VariantTable<ShadowWorker>::scalar;
+template <>
+const Variant<ShadowWorker> VariantTable<ShadowWorker>::avx2;
+template <>
+const Variant<ShadowWorker> VariantTable<ShadowWorker>::avx512;
 
 }  // namespace pydrift

@@ -65,11 +65,7 @@ inline Plan make_train_plan(const Program& program, int32_t lanes, int32_t rows,
     return layer.kind == LayerKind::kLinear || layer.kind == LayerKind::kConv2d;
   });
   PYDRIFT_CHECK(any_weights, "shadow_train: program: no linear or conv2d layer, so there is nothing to train");
-  try {
-    return make_plan(program, lanes, rows, Passes::kWeightGradient, winograd);
-  } catch (const std::invalid_argument& error) {
-    refuse("shadow_train: ", error.what());
-  }
+  return refuse_as("shadow_train", [&] { return make_plan(program, lanes, rows, Passes::kWeightGradient, winograd); });
 }
 
 }  // namespace pydrift

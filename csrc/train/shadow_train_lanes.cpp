@@ -6,7 +6,9 @@ namespace PYDRIFT_LANES {
 
 static void run_worker(const ShadowTrainWorker& worker) { ShadowTrainer(worker).run(); }
 
-extern const ShadowTrainVariant kShadowTrainVariant = {kLanes, kRows, gradient_scratch_floats, run_worker};
-
 }  // namespace PYDRIFT_LANES
+
+template <>
+const Variant<ShadowTrainWorker> VariantTable<ShadowTrainWorker>::PYDRIFT_LANES = {
+    PYDRIFT_LANES::kLanes, PYDRIFT_LANES::kRows, PYDRIFT_LANES::run_worker};
 }  // namespace pydrift

@@ -1,7 +1,7 @@
 // What one thread needs to train one model, as plain pointers. No torch.
 #pragma once
 
-#include "common/simd.h"
+#include "network/cpu/variant.h"
 #include "network/program/plan.h"
 #include "train/shadow_train_task.h"
 
@@ -26,30 +26,12 @@ struct ShadowTrainWorker {
   float* scratch;                    // [gradient_scratch_floats]
 };
 
-// The loop for an instruction set, and the sizes that its plan must have.
-struct ShadowTrainVariant {
-  int32_t lanes;
-  int32_t rows;
-  int64_t (*scratch_floats)(const PlanView&);
-  void (*run)(const ShadowTrainWorker&);
-};
-
-namespace scalar {
-extern const ShadowTrainVariant kShadowTrainVariant;
-}
-namespace avx2 {
-extern const ShadowTrainVariant kShadowTrainVariant;
-}
-namespace avx512 {
-extern const ShadowTrainVariant kShadowTrainVariant;
-}
-
-inline const ShadowTrainVariant& shadow_train_variant(Simd simd) {
-#if defined(__x86_64__)
-  if (simd == Simd::kAvx512) return avx512::kShadowTrainVariant;
-  if (simd == Simd::kAvx2) return avx2::kShadowTrainVariant;
-#endif
-  return scalar::kShadowTrainVariant;
-}
+// In shadow_train_lanes.cpp.
+template <>
+const Variant<ShadowTrainWorker> VariantTable<ShadowTrainWorker>::scalar;
+template <>
+const Variant<ShadowTrainWorker> VariantTable<ShadowTrainWorker>::avx2;
+template <>
+const Variant<ShadowTrainWorker> VariantTable<ShadowTrainWorker>::avx512;
 
 }  // namespace pydrift

@@ -4,8 +4,8 @@
 
 using namespace pydrift;
 
-extern "C" int run_ascent_update_kernel(const AscentTensors* tensors, const AscentOptions* options, uint32_t num_blocks,
-                                        uint32_t num_threads, bool reversed) {
+extern "C" int run_ascent_update_kernel(const AscentTensors* tensors, const AscentConstants* options,
+                                        uint32_t num_blocks, uint32_t num_threads, bool reversed) {
   const auto kernel = options->optimizer == Optimizer::kAdam ? ascent_update_kernel<Optimizer::kAdam>
                                                              : ascent_update_kernel<Optimizer::kMomentum>;
   try {

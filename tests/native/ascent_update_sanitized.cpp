@@ -73,11 +73,11 @@ bool same_bits(const State& a, const State& b) {
          same_bits(a.steps, b.steps) && same_bits(a.active, b.active);
 }
 
-AscentOptions options_of(Optimizer optimizer) {
+AscentConstants options_of(Optimizer optimizer) {
   return {optimizer, 0.05, 0.9, 0.999, 0.9f, 0.1f, 0.999f, 0.001f, 1e-8f, 0.02f, 0.002f, 0.0f, 1.0f, 0.9, 3};
 }
 
-void run_kernel(State& state, const AscentOptions& options, uint32_t num_threads, bool reversed) {
+void run_kernel(State& state, const AscentConstants& options, uint32_t num_threads, bool reversed) {
   const AscentTensors tensors = state.tensors();
   const auto kernel = options.optimizer == Optimizer::kAdam ? ascent_update_kernel<Optimizer::kAdam>
                                                             : ascent_update_kernel<Optimizer::kMomentum>;
@@ -92,7 +92,7 @@ int main() {
   for (const Shape& shape : {Shape{1, 1, 1, 1}, Shape{3, 2, 1, 5}, Shape{3, 2, 5, 1}, Shape{2, 1, 2, 2},
                              Shape{5, 3, 7, 19}, Shape{3, 1, 28, 28}, Shape{2, 3, 33, 35}}) {
     for (const Optimizer optimizer : {Optimizer::kAdam, Optimizer::kMomentum}) {
-      const AscentOptions options = options_of(optimizer);
+      const AscentConstants options = options_of(optimizer);
       std::vector<float> scratch(shape.num_channels * shape.height * shape.width);
       State expected(shape);
       for (int step = 0; step < kNumSteps; ++step) {

@@ -52,7 +52,7 @@ int64_t take_next(void* queue) {
   return next < kNumSamples ? next++ : -1;
 }
 
-AscentOptions options_of(Optimizer optimizer) {
+AscentConstants options_of(Optimizer optimizer) {
   return {optimizer, 0.05, 0.9, 0.999, 0.9f, 0.1f, 0.999f, 0.001f, 1e-8f, 0.02f, 0.002f, 0.0f, 1.0f, 0.6, 2};
 }
 

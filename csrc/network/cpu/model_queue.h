@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "common/memory.h"
+#include "common/scratch.h"
+#include "network/cpu/variant.h"
 #include "network/program/plan.h"
 
 namespace pydrift {
@@ -62,10 +64,57 @@ class ModelQueues {
   std::vector<ModelQueue> queues_;
 };
 
-// Places of a block: a thread's share of the items in as few blocks as will hold it, and these about equally full.
+// How many threads have work where there are `num_threads`.
+inline int64_t threads_for(const Plan& plan, int64_t num_items, int64_t num_threads) {
+  return std::min(num_threads, divide_up<int64_t>(num_items, plan.lanes));
+}
+
+// Slots of a block: a thread's share of the items in as few blocks as will hold it, and these about equally full.
 inline int32_t choose_slots(const Plan& plan, int64_t num_items, int64_t num_threads) {
   const int64_t groups = std::max<int64_t>(1, divide_up<int64_t>(num_items, plan.lanes * num_threads));
   return static_cast<int32_t>(plan.lanes * divide_up<int64_t>(groups, divide_up<int64_t>(groups, kMaxGroups)));
 }
+
+// All items of all queues, by a loop whose slots take the next item as soon as theirs has ended.
+template <class Task, class Worker>
+class QueueRun {
+ public:
+  QueueRun(const Task& task, const Plan& plan, const Variant<Worker>& variant, const ScratchPool<Worker>& scratch,
+           ModelQueues& queues, int64_t num_threads)
+      : task_(task),
+        plan_(plan),
+        view_(plan),
+        variant_(variant),
+        scratch_(scratch),
+        queues_(queues),
+        num_threads_(num_threads) {}
+
+  // The part of one thread.
+  void operator()(int64_t thread) const {
+    const int64_t threads_per_model = std::max<int64_t>(1, num_threads_ / task_.num_models);
+    const auto run = [&](ModelQueue& queue, const float* weights) {
+      Worker worker{};
+      worker.task = &task_;
+      worker.plan = &view_;
+      worker.weights = weights;
+      worker.next = ModelQueue::take;
+      worker.queue = &queue;
+      worker.code_bytes = plan_.code_bytes;
+      worker.num_slots = choose_slots(plan_, static_cast<int64_t>(queue.items.size()), threads_per_model);
+      scratch_.lend(thread, worker);
+      variant_.run(worker);
+    };
+    queues_.serve(thread, num_threads_, task_.parameters, task_.program->num_parameters, run);
+  }
+
+ private:
+  const Task& task_;
+  const Plan& plan_;
+  const PlanView view_;
+  const Variant<Worker>& variant_;
+  const ScratchPool<Worker>& scratch_;
+  ModelQueues& queues_;
+  const int64_t num_threads_;
+};
 
 }  // namespace pydrift

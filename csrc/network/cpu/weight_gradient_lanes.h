@@ -152,15 +152,6 @@ inline void linear_to_weights(const Network& network, const Stage& stage, int32_
 // ---- The network
 
 // Floats that `backward_to_weights` needs beside the network's own memory.
-inline int64_t gradient_scratch_floats(const PlanView& plan) {
-  int64_t widest = 0;
-  for (int32_t i = 0; i < plan.num_stages; ++i) {
-    const Stage& stage = plan.stages[i];
-    if (stage.kind == StageKind::kLinear && stage.out.channels > widest) widest = stage.out.channels;
-  }
-  return (widest + kMaxGroups * kLanes) * kMaxGroups * kLanes;
-}
-
 // As `forward`, but on the parameters themselves; the maps of all groups stay for the way back.
 template <class Prepare>
 inline void forward_from_weights(const Network& network, int32_t num_groups, const float* parameters, Prepare prepare) {

@@ -25,11 +25,7 @@ inline void check_images(const char* op, const char* name, const Tensor& x, Imag
 inline Program check_program(const char* op, const Tensor& x, const std::vector<int64_t>& codes) {
   const LayerShape input{static_cast<int32_t>(x.size(1)), static_cast<int32_t>(x.size(2)),
                          static_cast<int32_t>(x.size(3))};
-  try {
-    return parse_program(codes.data(), codes.size(), input);
-  } catch (const std::invalid_argument& error) {
-    refuse(op, ": ", error.what());
-  }
+  return refuse_as(op, [&] { return parse_program(codes.data(), codes.size(), input); });
 }
 
 }  // namespace pydrift
