@@ -1,4 +1,4 @@
-"""Builds the native test programs, and calls their functions: the CUDA sources executed on the host, sanitized loops."""
+"""Builds the native test programs and calls their functions: CUDA sources executed on the host, sanitized loops."""
 
 import ctypes
 import os
@@ -106,7 +106,7 @@ def ascent_constants(options: Mapping[str, Any]) -> AscentConstants:
 
 
 def call(function: Any, *arguments: Any) -> None:
-    """A function of a host library, structures and int32 results by reference; ValueError with its message where it has one."""
+    """Calls a function of a host library, structures and int32 results by reference. Its message is a ValueError."""
     function.restype = ctypes.c_char_p
     error = function(
         *(ctypes.byref(part) if isinstance(part, ctypes.Structure | ctypes.c_int32) else part for part in arguments)

@@ -1,7 +1,7 @@
 // The training of the GPU for ctypes: the launcher's tables and sequence of launches, the kernels executed on the host.
 #include <algorithm>
 
-#include "host_cuda.h"
+#include "host_network.h"
 //
 #include "train/shadow_train_model_batch.cuh"
 
@@ -46,18 +46,8 @@ void run(const ShadowTrainTask& task, int64_t model_batch_bytes, bool reversed) 
 }  // namespace
 
 // `task` without its program. Returns null, or what went wrong.
-extern "C" const char* run_shadow_train_kernel(const ShadowTrainTask* task, const int64_t* codes, int64_t num_codes,
-                                               int32_t channels, int32_t height, int32_t width,
+extern "C" const char* run_shadow_train_kernel(const ShadowTrainTask* task, const HostProgram* program,
                                                int64_t model_batch_bytes, bool reversed) {
-  static std::string message;
-  try {
-    const Program program = parse_program(codes, num_codes, {channels, height, width});
-    ShadowTrainTask complete = *task;
-    complete.program = &program;
-    run(complete, model_batch_bytes, reversed);
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
-  return nullptr;
+  return run_task(*task, *program,
+                  [&](const ShadowTrainTask& complete) { run(complete, model_batch_bytes, reversed); });
 }
