@@ -22,7 +22,7 @@ void run_cpu(const BoundaryTask& task, const char* op, int32_t /*device_index*/)
   const Plan plan =
       refuse_as(op, [&] { return make_plan(*task.program, variant.lanes, variant.rows, passes, /*winograd=*/true); });
   ModelQueues queues(plan, task.model, task.num_walks, task.num_models);
-  for (ModelQueue& queue : queues.all()) {  // lanes of one norm do the work of no other
+  for (ModelQueue& queue : queues.all()) {  // so that few groups mix norms: a group does the work of every norm in it
     std::stable_sort(queue.items.begin(), queue.items.end(),
                      [&](int64_t a, int64_t b) { return task.norm[a] < task.norm[b]; });
   }

@@ -1,8 +1,8 @@
 // Walks to the decision boundary on the GPU. No torch; also compiled and executed on the host by the tests.
 //
-// A block runs the walks of one model that it takes from the model's queue, all its slots in step: forward, a look at
-// the logits, for min_gd the gradient of the pixels, a step. A walk that stops is written out, and the next one takes
-// its slot. Outside of the passes a slot belongs to one warp, so that no result depends on the slots or the threads.
+// A block takes walks from the queue of one model. All its slots work in step: forward pass, evaluation of the logits,
+// for min_gd the gradient of the pixels, one step. A walk that stops is written out, and the next one takes its slot.
+// Outside of the passes a slot belongs to one warp, so no result depends on the slots or the threads.
 #pragma once
 
 #include <cmath>
@@ -36,7 +36,7 @@ __device__ inline float clamped(float value, float lower, float upper) {
 
 // ---- Where a walk is
 
-// The image of a walk: of min_gd as its steps have left it, of blind_walk computed from their number.
+// The image of a walk. min_gd keeps it; blind_walk computes it from the number of steps.
 struct WalkImage {
   const float *start, *direction;
   float *now, *gradient;  // of min_gd
@@ -56,9 +56,9 @@ struct WalkImage {
   }
 };
 
-// ---- A look
+// ---- Evaluation of the logits
 
-// Whether the walk is through, and the gradient in the logits of the label's minus the largest.
+// Whether the walk has ended, and the gradient of (the label's logit - the largest logit) in the logits.
 __device__ inline void read_logits(const Block& block, const WalkArguments& arguments, int32_t s) {
   WalkSlot& slot = walk_slot(block, arguments, s);
   if (slot.walk < 0) return;
@@ -100,7 +100,7 @@ __device__ inline float float_of_bits(int32_t bits) {
   return value;
 }
 
-// |gradient| where an l1 step can go on by the gap, else 0.
+// |gradient| where an l1 step can move by the gap, else 0.
 __device__ inline float movable(const BoundaryTask& task, float x, float gradient) {
   const bool can = gradient > 0.0f ? x <= task.upper - task.gap : x >= task.lower + task.gap;
   return can ? fabsf(gradient) : 0.0f;
@@ -113,14 +113,14 @@ __device__ inline float nth_largest(const Block& block, const BoundaryTask& task
   int32_t found = 0;
   for (int32_t bit = 30; bit >= 0; --bit) {
     const int32_t tried = found | 1 << bit;
-    const float least = float_of_bits(tried);  // a NaN, which no magnitude reaches, where the bits are above infinity's
+    const float least = float_of_bits(tried);  // bits above those of infinity are a NaN, which no magnitude reaches
     int32_t num_above = 0;
     for (int32_t i = block.lane(); i < num_values; i += kWarpSize) {
       num_above += movable(task, image.now[i], image.gradient[i]) >= least ? 1 : 0;
     }
     num_above = add_lanes(num_above);
     if (num_above >= task.coordinates) found = tried;
-    if (num_above == task.coordinates) break;  // the same ones are above any bits that follow
+    if (num_above == task.coordinates) break;  // lower bits would not change which ones are above
   }
   return float_of_bits(found == 0 ? 1 : found);
 }
@@ -207,7 +207,7 @@ __device__ inline void refill(const Block& block, const WalkArguments& arguments
   for (int32_t i = block.lane(); i < num_image_values(arguments); i += kWarpSize) image.now[i] = image.start[i];
 }
 
-// Where the network looks next.
+// The image for the next forward pass.
 __device__ inline void put_image(const Block& block, const WalkArguments& arguments, int32_t s, const WalkSlot& slot) {
   const WalkImage image(block, arguments, s, slot);
   float* input = block.at(arguments.input.place) + s;
@@ -218,7 +218,7 @@ __device__ inline void put_image(const Block& block, const WalkArguments& argume
 
 // ---- The loop
 
-// The walk that the slot has from now on, if any: for the look `step`.
+// Puts a walk, or none, into the slot from evaluation `step` on.
 __device__ inline void occupy(const Block& block, const WalkArguments& arguments, int32_t s, const WalkSlot& slot,
                               int32_t step) {
   __syncwarp();  // all have read what was there
@@ -248,7 +248,6 @@ __device__ inline void advance(const Block& block, const WalkArguments& argument
   occupy(block, arguments, s, slot, step);
 }
 
-// A block per block.
 __global__ void __launch_bounds__(kMaxBlockThreads) walk_kernel(const WalkArguments arguments) {
   const Block block = begin_block(arguments.workspace, arguments.workspace_size, arguments.shared_size);
   const int32_t model = arguments.queues.cluster_model[blockIdx.x / block.num_ranks];

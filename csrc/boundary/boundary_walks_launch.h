@@ -25,7 +25,7 @@ inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const B
   return plan;
 }
 
-// All that the kernel needs to know except where its memory is.
+// The arguments of the kernel; its memory is set later.
 inline WalkArguments make_arguments(const BoundaryTask& task, const WalkPlan& plan) {
   WalkArguments made{};
   made.network = make_network(plan, task.parameters, task.num_models, task.program->num_parameters);

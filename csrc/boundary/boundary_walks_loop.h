@@ -1,7 +1,7 @@
 // Walks from images to where the network's answer changes, one walk per lane, on one thread. No torch.
 //
-// A block holds up to WalkWorker::num_slots walks through one model. In each round every walk is looked at once; one
-// that has crossed or may not go on is written out, and the next of the queue takes its place.
+// A block holds up to WalkWorker::num_slots walks through one model. Each round evaluates every walk once. A walk that
+// has crossed or has no steps left is written out, and the next one of the queue takes its place.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-// Walk: MinGd or BlindWalk, which say where a walk stands, when it has crossed and how it goes on.
+// Walk: MinGd or BlindWalk. They say where a walk is, when it has crossed and what its next step is.
 template <class Walk>
 class WalkBlock {
  public:
@@ -116,7 +116,7 @@ class WalkBlock {
     });
   }
 
-  // Which walks have crossed, and which may not go on.
+  // Which walks have crossed or have no steps left.
   void read_logits(int32_t g) const {
     const PlanView& plan = network_.plan;
     const float* logits = network_.at(plan.logits, g);
@@ -138,7 +138,7 @@ class WalkBlock {
       slot.prediction = slot.failed ? -1 : prediction[lane];
       slot.ended = slot.failed || Walk::has_crossed(slot.prediction, slot.label) || slot.steps >= task_.max_steps;
     }
-    if constexpr (Walk::kNeedsGradient) {  // of the label's logit minus the largest
+    if constexpr (Walk::kNeedsGradient) {  // of (the label's logit - the largest logit)
       float* gradient = network_.at(plan.logits_gradient, g);
       const Vec one = all(1.0f), none = {};
       for (int32_t k = 0; k < plan.num_classes; ++k) {

@@ -12,16 +12,16 @@ struct WalkPlan : BlockPlan {
   Place busy;  // whether any slot of the cluster has a walk: kNumClusterWords
 };
 
-// [T] blocks in clusters.
+// [B] blocks in clusters.
 struct WalkArguments {
   BlockNetwork network;
   BlockQueuesView queues;
   BoundaryTask task;  // its program is the host's
-  float* workspace;   // [T, workspace_size]
+  float* workspace;   // [B, workspace_size]
   int64_t workspace_size, shared_size;
   Place slots;  // WalkSlot [slots]; an empty one has walk -1
   Place busy, logits;
-  Place image, gradient;  // of min_gd: [slots, values], for the lanes of a warp to read side by side
+  Place image, gradient;  // of min_gd: [slots, values], so that the lanes of a warp read neighbours
   Plane input, input_gradient;
   Sink seed_sink;  // of the gradient of the logits
 };

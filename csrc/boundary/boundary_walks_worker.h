@@ -19,7 +19,7 @@ struct WalkWorker {
   int64_t code_bytes;
   WalkSlot* slots;    // [Plan::num_slots()]
   int32_t num_slots;  // at most so many are used
-  float* states;      // [kMaxGroups][2][values][lanes]: min_gd: the image, and room; blind_walk: image and direction
+  float* states;      // [kMaxGroups][2][values][lanes]: image and gradient (min_gd) or direction
 };
 
 // In boundary_walks_lanes.cpp.

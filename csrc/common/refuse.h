@@ -1,4 +1,4 @@
-// Refusals with sentences a caller can act on; ValueError in Python. No torch.
+// Refusals with a sentence that tells the caller what to change. They are a ValueError in Python. No torch.
 #pragma once
 
 #include <cstdint>

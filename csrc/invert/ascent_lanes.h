@@ -33,7 +33,7 @@ struct AscentState {
   float *x, *first, *second;
 };
 
-// Of each lane, as AscentStep has them. A lane that takes no step keeps its x; its moments are of no use any more.
+// Of each lane, as AscentStep has them. A lane that takes no step keeps its x; its moments are no longer used.
 struct AscentSteps {
   IntVec taken;
   Vec step_size, second_scale;

@@ -51,14 +51,14 @@ struct AscentConstants {
   int64_t patience;
 };
 
-// What one sample's pixels need to know about this step.
+// What the pixels of one sample need for this step.
 struct AscentStep {
   bool taken;          // false: the sample has stopped, its pixels and moments stay
   float step_size;     // Adam: learning_rate / (1 - beta1^t); momentum: learning_rate
   float second_scale;  // Adam: 1 / sqrt(1 - beta2^t)
 };
 
-// Both bases to the power `exponent`, by squaring: the same bits on every device, which no pow() promises.
+// Both bases to the power `exponent`, by squaring: the same bits on every device, which pow() does not guarantee.
 struct TwoPowers {
   double first = 1.0, second = 1.0;
 };
@@ -73,7 +73,7 @@ PYDRIFT_HD TwoPowers integer_powers(double first_base, double second_base, int32
 
 PYDRIFT_HD bool is_finite(float value) { return fabsf(value) <= FLT_MAX; }
 
-// The stop rule: books the sample's cost and says whether it goes on. A NaN log_probability counts as no gain.
+// The stop rule: records the sample's cost and returns whether it goes on. A NaN log_probability is no improvement.
 PYDRIFT_HD bool wants_step(const AscentTensors& tensors, const AscentConstants& constants, int64_t sample) {
   const double log_probability = tensors.log_probability[sample];
   const float cost = static_cast<float>(-expm1(log_probability));

@@ -31,8 +31,8 @@ struct AscentPlane {
     set(begin + last, up + last, down + last, begin + (last > 0 ? last - 1 : 0), begin + last);
   }
 
-  // Rows between the first and the last run as one line, in which the border columns find wrong neighbours: these are
-  // set again.
+  // The rows between the first and the last are computed as one line. Its border columns get wrong neighbours, so they
+  // are computed again.
   PYDRIFT_INLINE void set_all() const {
     const int32_t last_row = (height - 1) * width;
     set_row(0, 0, height > 1 ? width : 0);

@@ -1,8 +1,8 @@
 // The fused inversion loop on the GPU. No torch; also compiled and executed on the host by the tests.
 //
-// A block runs the restarts of one model that it takes from the model's queue, all its slots in step: forward, seed,
-// gradient of the pixels, ascent. A restart that stops is evaluated once more, written out, and the next one takes its
-// slot. No block waits for another, and no restart's arithmetic depends on its slot or its neighbours.
+// A block takes restarts from the queue of one model. All its slots work in step: forward pass, gradient of the logits,
+// gradient of the pixels, ascent. A restart that stops is evaluated once more and written out; the next one takes its
+// slot. Clusters do not wait for each other, and no restart's arithmetic depends on its slot or its neighbours.
 #pragma once
 
 #include "common/philox.h"
@@ -49,7 +49,7 @@ __device__ inline void refill(const InvertArguments& arguments, int32_t model, S
   set_roll(arguments, slot);
 }
 
-// Books the evaluation: begins the step of a running restart or ends it; replaces one that is through.
+// Uses the evaluation: begins a running restart's step or ends the restart; replaces a restart that is done.
 __device__ inline void decide(const InvertArguments& arguments, int32_t model, Slot& slot) {
   slot.retired = -1;
   slot.is_fresh = false;
@@ -68,7 +68,7 @@ __device__ inline void decide(const InvertArguments& arguments, int32_t model, S
     tensors.steps_without_improvement = &slot.steps_without_improvement;
     tensors.steps = &slot.steps;
     tensors.active = &slot.active;
-    // A ReLU may have hidden a NaN from the gradient; with it the ascent stops.
+    // A ReLU can hide a NaN of the logits from the gradient; the ascent stops in that case too.
     const bool is_finite = slot.has_bad_gradient == 0 && slot.log_probability == slot.log_probability;
     slot.step = begin_step(tensors, arguments.ascent, 0, is_finite);
     slot.has_bad_gradient = 0;
@@ -142,7 +142,7 @@ __device__ inline int32_t num_image_values(const InvertArguments& arguments) {
   return arguments.input.channels * arguments.input.height * arguments.input.width;
 }
 
-// The moments of all running restarts, from the old image. Those of a restart that stops now are not needed again.
+// Updates the moments of all running restarts from the old images. A restart that stops now no longer needs its own.
 template <Optimizer kOptimizer>
 __device__ void update_all_moments(const Block& block, const InvertArguments& arguments) {
   Slot* slots = slots_of(block, arguments);
@@ -156,7 +156,7 @@ __device__ void update_all_moments(const Block& block, const InvertArguments& ar
     if (slot.phase != Phase::kRunning) continue;
     const float here = image[i];
     const float gradient = gradients[pixel.rolled(arguments.input_gradient, slot)];
-    if (!is_finite(gradient)) slot.has_bad_gradient = 1;  // by several threads, all the same value
+    if (!is_finite(gradient)) slot.has_bad_gradient = 1;  // several threads may write the same value
     const float prior = prior_gradient(arguments.ascent, here, pixel.y > 0 ? image[i - down] : here,
                                        pixel.y + 1 < arguments.input.height ? image[i + down] : here,
                                        pixel.x > 0 ? image[i - right] : here,
@@ -193,7 +193,7 @@ __device__ void advance_all(const Block& block, const InvertArguments& arguments
 
 // ---- The loop
 
-// Tells all blocks of the cluster what the slot is up to. `step` counts the steps of the cluster.
+// Signals the phase of the slot to all blocks of the cluster. `step` counts the steps of the cluster.
 __device__ inline void publish(const Block& block, const InvertArguments& arguments, const Slot& slot, int32_t step) {
   signal_cluster(block, arguments.phases, step, 1 << static_cast<int32_t>(slot.phase));
 }
@@ -214,7 +214,6 @@ __device__ inline void advance_all(const Block& block, const InvertArguments& ar
   }
 }
 
-// A block per block.
 __global__ void __launch_bounds__(kMaxBlockThreads) invert_kernel(const InvertArguments arguments) {
   const Block block = begin_block(arguments.workspace, arguments.workspace_size, arguments.shared_size);
   const int32_t model = arguments.queues.cluster_model[blockIdx.x / block.num_ranks];

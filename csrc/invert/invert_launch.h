@@ -25,7 +25,7 @@ inline InvertPlan make_invert_plan(const InvertTask& task, const BlockShape& sha
   return plan;
 }
 
-// All that the kernel needs to know except where its memory is.
+// The arguments of the kernel; its memory is set later.
 inline InvertArguments make_arguments(const InvertTask& task, const InvertPlan& plan) {
   InvertArguments made{};
   made.network = make_network(plan, task.parameters, task.num_models, task.program->num_parameters);

@@ -1,8 +1,8 @@
 // The whole inversion of a block of restarts, one restart per lane, on one thread. No torch.
 //
-// A block holds up to InvertWorker::num_slots restarts of one model. In each round every restart is looked at once, and
-// those that go on take a step. One that ends is looked at once more, without jitter, for its final confidence; then
-// the next of the queue takes its place.
+// A block holds up to InvertWorker::num_slots restarts of one model. Each round evaluates every restart once, and those
+// that go on take a step. A restart that ends is evaluated once more, without jitter, for its final confidence; then
+// the next one of the queue takes its place.
 #pragma once
 
 #include <cmath>
@@ -85,7 +85,7 @@ class RestartBlock {
     }
   }
 
-  // What the next round sees of the slot: its image rolled, or plain if it takes no more steps.
+  // Prepares the slot for the next round: its image is rolled, or left as it is for the final evaluation.
   void settle(InvertSlot& slot) const {
     const InvertTask& task = *worker_.task;
     slot.label = task.label[slot.sample];
@@ -128,8 +128,8 @@ class RestartBlock {
     roll(state_of(g * kLanes).x, dense_map(input_), network_.at(map, g), map, shifts.down, shifts.right, worker_.line);
   }
 
-  // log p of the labels, and its gradient in the logits: one-hot minus softmax, without taking 1 - p, so that it keeps
-  // its digits where p is nearly 1.
+  // log p of the labels, and its gradient in the logits: one-hot minus softmax. 1 - p is never computed, so the
+  // gradient keeps its digits where p is nearly 1.
   void compute_logit_gradient(int32_t g) const {
     const PlanView& plan = network_.plan;
     const float* logits = network_.at(plan.logits, g);
@@ -143,7 +143,7 @@ class RestartBlock {
       largest = maximum(largest, logit);
       poison += logit * 0.0f;
     }
-    Vec own = {}, others = {}, lost = {};  // the sum is compensated, for the sake of a thousand classes
+    Vec own = {}, others = {}, lost = {};  // the sum is compensated (Kahan), for networks of many classes
     for (int32_t k = 0; k < plan.num_classes; ++k) {
       const Vec e = exponential(load(logits + k * pitch) - largest);
       store(gradient + k * pitch, -e);
@@ -174,7 +174,7 @@ class RestartBlock {
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
       InvertSlot& slot = worker_.slots[g * kLanes + lane];
       if (slot.is_final) continue;
-      // A ReLU may have hidden a NaN from the gradient; with it the ascent stops.
+      // A ReLU can hide a NaN of the logits from the gradient; the ascent stops in that case too.
       const bool finite = poison[lane] == 0.0f && slot.log_probability == slot.log_probability;
       const AscentStep step = begin_step(stop_state_of(slot), worker_.task->ascent, 0, finite);
       steps.taken[lane] = step.taken ? -1 : 0;
@@ -189,13 +189,13 @@ class RestartBlock {
 
   // What the stop rule reads and writes; the pixels are in the lanes.
   static AscentTensors stop_state_of(InvertSlot& slot) {
-    AscentTensors books{};
-    books.log_probability = &slot.log_probability;
-    books.best_cost = &slot.best_cost;
-    books.steps_without_improvement = &slot.steps_without_improvement;
-    books.steps = &slot.steps;
-    books.active = &slot.active;
-    return books;
+    AscentTensors state{};
+    state.log_probability = &slot.log_probability;
+    state.best_cost = &slot.best_cost;
+    state.steps_without_improvement = &slot.steps_without_improvement;
+    state.steps = &slot.steps;
+    state.active = &slot.active;
+    return state;
   }
 
   void finish_round(int32_t s) const {

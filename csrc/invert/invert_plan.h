@@ -28,11 +28,11 @@ struct InvertPlan : BlockPlan {
   Place phases;  // of all restarts of the cluster, a bit per phase: kNumClusterWords
 };
 
-// What the kernel gets: the plan, the task and the memory. [M] models, [N] restarts, [T] blocks in [L] clusters.
+// What the kernel gets: the plan, the task and the memory. [M] models, [N] restarts, [B] blocks in [L] clusters.
 struct InvertArguments {
   BlockNetwork network;
   BlockQueuesView queues;
-  float* workspace;        // [T, workspace_size]
+  float* workspace;        // [B, workspace_size]
   float* x;                // [N, C, H, W]
   const int32_t* label;    // [N]
   const int32_t* restart;  // [N]

@@ -1,4 +1,4 @@
-// What pydrift::invert is asked to do, as plain pointers. No torch.
+// The task of pydrift::invert, as plain pointers. No torch.
 #pragma once
 
 #include <cstdint>

@@ -11,14 +11,14 @@ namespace pydrift {
 // A place for one running restart.
 struct InvertSlot {
   int64_t sample;
-  Shift shift;  // of this round's look
+  Shift shift;  // of this round
   int32_t label;
   float log_probability;
   float best_cost;
   int32_t steps_without_improvement;
   int32_t steps;
   bool active;
-  bool is_final;  // this round only evaluates
+  bool is_final;  // this round evaluates the restart and takes no step
   bool ended;
 };
 

@@ -1,7 +1,7 @@
 // Margin, loss, confidence and arg-max of the logits of one group, one sample per lane. No torch.
 //
-// In float64, and by + - * / only, so that every instruction set gives the same bits: a margin is a difference that may
-// almost cancel, and a loss may be 1e-30. Beside the products of a network this costs little.
+// In float64, since a margin is a difference that may almost cancel and a loss may be 1e-30. With + - * / only, so that
+// every instruction set gives the same bits. This costs little compared to the products of a network.
 #pragma once
 
 #include "network/cpu/network_lanes.h"
@@ -111,7 +111,7 @@ inline void compute_statistics(const float* logits, int64_t pitch, int32_t num_c
       rest += chosen == k ? DoubleVec{} : share;
       own = chosen == k ? logit : own;
     }
-    // With p = 1 / (1 + exp(-margin)), what follows from the margin never takes 1 - p.
+    // With p = 1 / (1 + exp(-margin)), nothing that is computed from the margin uses 1 - p.
     DoubleVec margin = (own - largest) - wide_logarithm(rest);
     if (num_classes == 1) margin = __builtin_inf() - DoubleVec{};
     const DoubleVec size = margin < 0.0 ? -margin : margin, odds = wide_exponential(-size);

@@ -12,12 +12,12 @@
 namespace pydrift {
 namespace {
 
-constexpr int64_t kMaxSlices = 8;                      // of a block: often enough to use weights that are at hand
-constexpr int64_t kMaxBlockBytes = int64_t{16} << 20;  // of a thread, if it can be done
-constexpr int64_t kWeightBytes = int64_t{16} << 20;    // of the packed models: they stay in the last cache
-constexpr int64_t kTasksPerThread = 4;                 // so that none waits long for the last
+constexpr int64_t kMaxSlices = 8;                      // of a block: enough to use weights again while they are cached
+constexpr int64_t kMaxBlockBytes = int64_t{16} << 20;  // of a thread, where possible
+constexpr int64_t kWeightBytes = int64_t{16} << 20;    // of the packed models: they stay in the last-level cache
+constexpr int64_t kTasksPerThread = 4;                 // so that no thread waits long for the last one
 
-// How the work is cut. It decides who computes what, but nothing about the results.
+// How the work is divided. No result depends on it.
 struct Cut {
   int64_t num_threads;
   int64_t models;   // that are packed at a time

@@ -1,8 +1,8 @@
 // Statistics of samples under models on the GPU. No torch; also compiled and executed on the host by the tests.
 //
-// A block takes a tile of samples, whose images it reads once, and runs a part of the models over it, one after the
-// other. Logits never leave the block. For the moments that part is all models, and the state of a sample stays in the
-// registers of one thread, so that the models are taken in their order.
+// A block takes a tile of samples, reads their images once and runs some of the models on them, one after the other.
+// Logits never leave the block. The moments need all models: the state of a sample stays in the registers of one
+// thread, so the models are taken in their order.
 #pragma once
 
 #include "network/cuda/block_passes.cuh"
@@ -131,7 +131,7 @@ __device__ inline void run_tile(const Block& block, const ShadowArguments& argum
   in.put(arguments.moments, kIn * arguments.num_samples + sample);
 }
 
-// A block per block, at least as many threads as slots.
+// At least as many threads as slots.
 __global__ void __launch_bounds__(kMaxBlockThreads) shadow_statistics_kernel(const ShadowArguments arguments) {
   const Block block = begin_block(arguments.workspace, arguments.workspace_size, arguments.shared_size);
   const int32_t cluster = static_cast<int32_t>(blockIdx.x) / block.num_ranks;

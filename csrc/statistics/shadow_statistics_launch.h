@@ -20,7 +20,7 @@ inline ShadowPlan make_shadow_plan(const char* op, const ShadowTask& task, const
   return plan;
 }
 
-// Samples side by side for a block: as many as shared memory holds, but all blocks should have some.
+// Samples of a block at a time: as many as fit in shared memory, but few enough that every block gets some.
 inline int32_t choose_num_slots(const char* op, const ShadowTask& task, BlockShape shape) {
   constexpr int32_t kMaxSlots = 32, kSlotsInWorkspace = 8;
   const int64_t num_rows = task.num_samples * (task.member != nullptr ? 1 : task.num_models);
@@ -49,7 +49,7 @@ inline int32_t num_clusters(const ShadowCut& cut, const BlockShape& shape) {
   return std::min(shape.max_clusters, cut.num_tiles * cut.num_parts);
 }
 
-// All that the kernel needs to know except where its memory is.
+// The arguments of the kernel; its memory is set later.
 inline ShadowArguments make_arguments(const ShadowTask& task, const ShadowPlan& plan, const ShadowCut& cut) {
   ShadowArguments made{};
   made.network = make_network(plan, task.parameters, task.num_models, task.program->num_parameters);

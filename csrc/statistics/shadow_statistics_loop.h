@@ -39,8 +39,8 @@ class SampleBlock {
 
   int32_t lanes_in_use(int32_t begin) const { return at_most(kLanes, worker_.num_samples - begin); }
 
-  // The maps of the slice that begins at sample `begin` of the block. Of a network that begins flat the images lie in
-  // the first of them, and each slice has maps of its own; else they are copied into the map when it is their turn.
+  // The maps of the slice that begins at sample `begin` of the block. Where the network begins flat, the first map
+  // holds the images and each slice has its own maps. Else images are copied into the map before the pass.
   float* shared(int32_t begin) const {
     return worker_.shared + (flat_ ? begin / kSliceSize * worker_.shared_floats : 0);
   }
@@ -55,7 +55,7 @@ class SampleBlock {
   static Vec read(const uint8_t* from) { return __builtin_convertvector(load_codes(from), Vec) / 255.0f; }
   static Vec read(const float* from) { return load(from); }
 
-  // As many values of all lanes as there are lanes change places at a time.
+  // Transposes blocks of kLanes values of all lanes.
   template <class Value>
   void put_images(int32_t begin, const Value* from) const {
     from += (worker_.first_sample + begin) * num_values_;
@@ -117,7 +117,7 @@ class SampleBlock {
     std::memcpy(task_.statistics.prediction + to, statistics.prediction, num_bytes);
   }
 
-  // The logits of the lanes, to row `first` and those behind it.
+  // Writes the logits of the lanes to the rows from `first` on.
   void keep(const float* logits, int64_t first, int32_t num_lanes) const {
     float* row = task_.logits + first * plan_.num_classes;
     for (int32_t lane = 0; lane < num_lanes; ++lane, row += plan_.num_classes) {

@@ -15,10 +15,10 @@ struct ShadowCut {
   int32_t num_tiles, num_parts;
 };
 
-// [T] blocks in clusters.
+// [B] blocks in clusters.
 struct ShadowArguments {
   BlockNetwork network;
-  float* workspace;  // [T, workspace_size]
+  float* workspace;  // [B, workspace_size]
   int64_t workspace_size, shared_size;
   Plane input;
   Place logits, margins;

@@ -1,4 +1,4 @@
-// What pydrift::shadow_statistics, shadow_moments and shadow_logits are asked to do, as plain pointers. No torch.
+// The task of pydrift::shadow_statistics, shadow_moments or shadow_logits, as plain pointers. No torch.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace pydrift {
 
-enum Side { kOut, kIn, kNumSides };  // of a sample, as one model saw it
+enum Side { kOut, kIn, kNumSides };  // whether a sample was in a model's training set
 
 // Outputs of shadow_statistics, [models, samples] each; null for the others.
 struct ShadowStatistics {

@@ -7,7 +7,7 @@
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-// `step` is a copy, which no store to the arrays can change: so the loop vectorises.
+// `step` is passed by value: no store to the arrays can change it, so the loop vectorises.
 inline void adam_step(const OptimizerStep step, int64_t count, const float* gradient, float* parameter, float* first,
                       float* second) {
   for (int64_t i = 0; i < count; ++i) {

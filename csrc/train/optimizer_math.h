@@ -8,11 +8,11 @@
 
 namespace pydrift {
 
-// What a step multiplies with, rounded to float32 once.
+// The factors of a step, each rounded to float32 once.
 struct OptimizerStep {
   float step_size;
-  float kept;                                          // kAdam: of the parameter
-  float weight1, weight2, beta2, root_scale, epsilon;  // kAdam; weights of the gradient in the moments
+  float kept;                                          // kAdam: factor of the parameter
+  float weight1, weight2, beta2, root_scale, epsilon;  // kAdam; weight1, weight2: of the gradient in the moments
   float momentum, decay;                               // kSgd; decay: of the parameter in the gradient
 };
 

@@ -7,10 +7,10 @@ namespace pydrift {
 
 struct TrainBlock {
   const TrainArguments& arguments;
-  int32_t number;          // of the block, among those of its model
-  int32_t in_model_batch;  // the model
-  int32_t model;           // the same among all
-  int32_t count;           // samples of the slice; 0: the model has none now, and the block has nothing to do
+  int32_t number;          // of the block, counted within its model
+  int32_t in_model_batch;  // number of the model within the batch
+  int32_t model;           // its number among all models
+  int32_t count;           // samples of the slice; 0: the block has nothing to do
   int32_t warp, lane;
 
   __device__ TrainBlock(const TrainArguments& given, int32_t blocks_per_model)
@@ -27,7 +27,7 @@ struct TrainBlock {
 
   __device__ const DeviceModel& run() const { return arguments.models[model]; }
   __device__ int32_t num_groups() const { return (count + kWarpSize - 1) / kWarpSize; }
-  // Of the lane's sample in a group, within `order` and `augmentation`.
+  // Where the lane's sample of a group is in `order` and `augmentation`.
   __device__ int64_t place(int32_t group) const {
     return run().order + int64_t{arguments.step} * run().batch_size + arguments.slice * kSliceSamples +
            group * kWarpSize + lane;

@@ -1,4 +1,4 @@
-// What shadow_train says about the values of its arguments, in host memory. No torch.
+// Checks the values of shadow_train's arguments, in host memory. No torch.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ struct TrainParts {
   std::vector<int64_t> order, learning_rate;  // [K + 1]
 };
 
-// `task` with its values in host memory; x, the parameters and the moments are not looked at.
+// `task` with its values in host memory; x, the parameters and the moments are not checked.
 inline TrainParts check_train_values(const ShadowTrainTask& task) {
   check_range("shadow_train", "label", task.label, task.num_images, task.program->num_classes());
   check_range("shadow_train", "order", task.order, task.num_order_entries, task.num_images);

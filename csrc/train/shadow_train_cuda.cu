@@ -1,4 +1,5 @@
-// shadow_train on the GPU: values to the host for their check, tables to the device, one model batch after the other.
+// shadow_train on the GPU. Values go to the host, where they are checked; tables go to the device; models are trained
+// in batches, one after the other.
 #include <algorithm>
 #include <vector>
 

@@ -1,7 +1,7 @@
-// Training on the GPU: what its kernels know of their models, and the kinds of passes that they make. No torch.
+// Training on the GPU: what its kernels know about their models, and the kinds of passes. No torch.
 //
 // The layout is the CPU's (network/program/plan.h) with a warp for a vector: a slice of a batch is kMaxGroups groups of
-// 32 samples, one in each lane. A step is a sequence of launches, each over all models of a model batch at once.
+// 32 samples, one in each lane. A step is a sequence of launches, each over all models of a model batch.
 #pragma once
 
 #include "common/portable.h"
@@ -15,30 +15,30 @@ inline constexpr int32_t kTrainThreads = 256;
 inline constexpr int32_t kTrainWarps = kTrainThreads / kWarpSize;
 inline constexpr int32_t kSliceSamples = kMaxGroups * kWarpSize;
 
-// The dense pass: a block multiplies kProductRows outputs, so many for each of its warps, at a few tiles.
+// The dense pass: a block computes kProductRows outputs, kWarpRows of them per warp, at a few tiles.
 inline constexpr int32_t kWarpRows = 16;
 inline constexpr int32_t kRowWarps = 2;
 inline constexpr int32_t kTileWarps = kTrainWarps / kRowWarps;
 inline constexpr int32_t kProductRows = kWarpRows * kRowWarps;
-inline constexpr int32_t kProductTerms = 64;  // whose weights are in shared memory together
+inline constexpr int32_t kProductTerms = 64;  // their weights are in shared memory at the same time
 
 // The weight gradient: a warp has kGradientRows outputs times kGradientTerms terms.
 inline constexpr int32_t kGradientRows = 8;
 inline constexpr int32_t kGradientTerms = 8;
 
-inline constexpr int32_t kElementsPerWarp = 8;  // of all passes that mix no channels: elements of a group
+inline constexpr int32_t kElementsPerWarp = 8;  // elements of a group, in passes that mix no channels
 inline constexpr int32_t kParametersPerThread = 4;
 
 // What a model does in this call.
 struct DeviceModel {
-  int64_t order;          // where its part begins: in `order` and `augmentation`,
-  int64_t learning_rate;  // and in `optimizer_steps`
+  int64_t order;       // where its part begins: in `order` and `augmentation`,
+  int64_t first_step;  // and in `optimizer_steps`
   int32_t num_steps, batch_size;
   double label_smoothing;
 };
 
 struct TrainArguments {
-  // [number of images, input]: one of both
+  // [number of images, C, H, W]; one of the two is null
   const uint8_t* bytes;
   const float* floats;
   const int32_t* label;
@@ -46,7 +46,7 @@ struct TrainArguments {
   float* first_moment;   // [K, P]
   float* second_moment;  // [K, P] of Adam
   const int32_t* order;
-  const Augmentation* augmentation;      // or none
+  const Augmentation* augmentation;      // [entries of `order`], or null
   float* loss;                           // [K]
   const DeviceModel* models;             // [K]
   const OptimizerStep* optimizer_steps;  // of each step of each model
@@ -55,7 +55,7 @@ struct TrainArguments {
   const int32_t* term_parameters;
   const Tile* tiles;
   int64_t shared_floats, group_floats, code_bytes, num_parameters;
-  // Memory of the models of a model batch
+  // Memory of the model batch
   float* shared;        // [model batch, shared_floats]
   float* groups;        // [model batch, kMaxGroups, group_floats], borders zero
   uint8_t* codes;       // [model batch, kMaxGroups, code_bytes]

@@ -1,13 +1,12 @@
-// What mixes no channels: affine, ReLU and pooling that stand alone, and gradients on their way through ReLU and
-// pooling into a convolution. A warp takes one element for the samples of a group. No torch; the tests execute it on
-// the host.
+// What mixes no channels: affine layers, ReLU and pooling on their own, and gradients through ReLU and pooling into a
+// convolution. A warp computes one element for the samples of a group. No torch; the tests execute it on the host.
 #pragma once
 
 #include "train/shadow_train_block.cuh"
 
 namespace pydrift {
 
-// An element of a map, and of maps alike.
+// An element of a map, and of every map of the same shape.
 struct MapElement {
   int32_t number, c, y, x;
 
@@ -22,7 +21,7 @@ struct Span {
   int32_t begin, end;
 };
 
-// The windows along one side that hold a place of what they augmentation at.
+// The windows along one side that contain a place of their input.
 __device__ __forceinline__ Span windows_around(int32_t place, int32_t kernel, int32_t stride, int32_t padding,
                                                int32_t num_windows) {
   const int32_t last = (place + padding) / stride, before = place + padding - kernel;
@@ -30,7 +29,7 @@ __device__ __forceinline__ Span windows_around(int32_t place, int32_t kernel, in
   return {begin, last + 1 < num_windows ? last + 1 : num_windows};
 }
 
-// What of it a window holds.
+// The places of the input that a window contains.
 __device__ __forceinline__ Span places_in(int32_t window, int32_t kernel, int32_t stride, int32_t padding,
                                           int32_t size) {
   const int32_t begin = window * stride - padding, end = begin + kernel;
@@ -140,7 +139,7 @@ __device__ __forceinline__ void elementwise_mask(const TrainBlock& block, const 
   gradient = out > 0.0f ? gradient : 0.0f;
 }
 
-// elements: the map with as many as there are units in a group.
+// elements: the map whose elements are those of a group.
 __global__ void __launch_bounds__(kTrainThreads)
     elementwise_kernel(TrainArguments arguments, Stage stage, ElementwisePass pass, Map elements,
                        int32_t blocks_per_model) {

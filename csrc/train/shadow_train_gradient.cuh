@@ -2,9 +2,9 @@
 //
 //     gradient[o][k] = sum over positions and samples of delta[o][position] * in[base(position) + offset[k]]
 //
-// where delta is the gradient before pooling and ReLU, made from the one behind them by the codes. A thread adds up
-// kGradientRows x kGradientTerms of these over the positions for the samples in its lane; then the lanes are added, in
-// an order that depends on the program only.
+// where delta is the gradient before pooling and ReLU, computed with the codes from the one behind them. A thread sums
+// kGradientRows x kGradientTerms of these over the positions, for the samples in its lane. Then the lanes are added, in
+// an order that depends only on the program.
 #pragma once
 
 #include "train/shadow_train_block.cuh"
@@ -19,7 +19,7 @@ __device__ __forceinline__ float sum_of_lane(float (&values)[kWarpSize], int32_t
     const bool upper = (lane & half) != 0;  // which half of the values stays here
     PYDRIFT_UNROLL
     for (int32_t i = 0; i < kWarpSize / 2; ++i) {
-      if (i >= half) continue;  // not the loop's limit: that must be a constant to keep the values in registers
+      if (i >= half) continue;  // the loop's limit must be a constant, or the values leave the registers
       const float given = upper ? values[i] : values[i + half], kept = upper ? values[i + half] : values[i];
       values[i] = kept + __shfl_xor_sync(0xffffffffu, given, half);
     }
@@ -32,7 +32,7 @@ inline constexpr int32_t kGradientWeights = kGradientRows * kGradientTerms;
 inline constexpr int32_t kGradientSums = kGradientWeights + kGradientRows;
 static_assert(kGradientWeights % kWarpSize == 0 && kGradientRows <= kWarpSize);
 
-// A position of the gradient behind pooling and ReLU, and those before them that it may go to.
+// A position of the gradient behind pooling and ReLU, and the positions before them that it may belong to.
 template <int32_t kPositions>
 struct GradientUnit {
   int32_t group, index;
@@ -48,7 +48,7 @@ struct GradientUnit {
   }
 };
 
-// The gradient of some outputs, and the place that each goes to; of the last output where there are no more.
+// The gradient of some outputs, and the position that each belongs to. Rows beyond the last output repeat the last.
 struct Shares {
   float share[kGradientRows];
   int32_t code[kGradientRows];
@@ -73,7 +73,7 @@ template <int32_t kPositions>
 __device__ __forceinline__ void sum_weights(const TrainBlock& block, const GradientPass& pass, int32_t first_row,
                                             int32_t first_term, int32_t split, int32_t num_splits, float* sums) {
   float sum[kGradientRows][kGradientTerms] = {};
-  int32_t offsets[kGradientTerms];  // of the last term where there are no more
+  int32_t offsets[kGradientTerms];  // terms beyond the last repeat the last
   PYDRIFT_UNROLL
   for (int32_t t = 0; t < kGradientTerms; ++t) {
     const int32_t term = first_term + t < pass.dense.num_terms ? first_term + t : pass.dense.num_terms - 1;

@@ -1,7 +1,7 @@
 // The kernels of shadow_train: images, layers, loss, optimizer. No torch; the tests execute them on the host.
 //
-// Every one has a one-dimensional grid of blocks_per_model blocks for each model of the model batch, and kTrainThreads
-// threads. Models that have no such step, or no such slice, are skipped.
+// Every one has a one-dimensional grid of blocks_per_model blocks for each model of the batch, and kTrainThreads
+// threads. Models without this step or slice are skipped.
 #pragma once
 
 #include "train/shadow_train_elementwise.cuh"
@@ -10,13 +10,13 @@
 
 namespace pydrift {
 
-// Pixels as the augmentation shows them; zeros in the lanes without a sample.
+// The augmented images; zeros in the lanes without a sample.
 __global__ void __launch_bounds__(kTrainThreads)
     image_kernel(TrainArguments arguments, Map input, int32_t blocks_per_model) {
   const TrainBlock block(arguments, blocks_per_model);
   const int32_t num_pixels = input.channels * input.plane_size();
   for (int32_t i = 0; i < kElementsPerWarp; ++i) {
-    // Neighbouring pixels to one warp, whose lanes look at different images: so each reads from a line more than once.
+    // A warp gets neighbouring pixels, since its lanes read different images: so each reads a cache line repeatedly.
     const int32_t unit = (block.number * kTrainWarps + block.warp) * kElementsPerWarp + i, group = unit / num_pixels;
     if (group >= block.num_groups()) return;
     const MapElement to(input, unit % num_pixels);
@@ -37,8 +37,8 @@ __global__ void __launch_bounds__(kTrainThreads)
   }
 }
 
-// The loss, and its gradient in the logits: softmax minus the smoothed label, by the batch's size; zero without a
-// sample. One block per model, one warp per group.
+// The loss, and its gradient in the logits: (softmax - smoothed label) / batch size; zero in lanes without a sample.
+// One block per model, one warp per group.
 __global__ void __launch_bounds__(kTrainThreads) loss_kernel(TrainArguments arguments, Map logits, Map gradients) {
   const TrainBlock block(arguments, 1);
   const int32_t group = block.warp, num_classes = logits.channels, pitch = logits.pitch;
@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(kTrainThreads) loss_kernel(TrainArguments argu
   const float smoothed = static_cast<float>(smoothing / num_classes), own = static_cast<float>(1.0 - smoothing);
   float largest = logit[0];
   for (int32_t k = 1; k < num_classes; ++k) largest = logit[k * pitch] > largest ? logit[k * pitch] : largest;
-  float total = 0.0f, lead = 0.0f, sum = 0.0f;  // of exponentials; the label's logit and all, less the largest
+  float total = 0.0f, lead = 0.0f,
+        sum = 0.0f;  // sum of exponentials; the label's logit, the sum of all logits, each minus the largest
   for (int32_t k = 0; k < num_classes; ++k) {
     const float value = logit[k * pitch] - largest, e = expf(value);
     gradient[k * pitch] = e;
@@ -74,7 +75,7 @@ __global__ void __launch_bounds__(kTrainThreads)
     optimizer_kernel(TrainArguments arguments, int64_t begin, int64_t count, int32_t blocks_per_model) {
   const TrainBlock block(arguments, blocks_per_model);
   if (block.count == 0) return;
-  const OptimizerStep factors = arguments.optimizer_steps[block.run().learning_rate + arguments.step];
+  const OptimizerStep factors = arguments.optimizer_steps[block.run().first_step + arguments.step];
   const float* gradients = block.gradients() + begin;
   const int64_t of_model = block.model * arguments.num_parameters + begin;
   float *parameters = arguments.parameters + of_model, *first = arguments.first_moment + of_model;

@@ -1,4 +1,4 @@
-// What the launcher of training on the GPU decides before it launches. Host code without torch or CUDA.
+// What the launcher of training on the GPU decides before a launch. Host code without torch or CUDA.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,7 @@
 
 namespace pydrift {
 
-inline constexpr int64_t kModelBatchBytes = int64_t{1}
-                                            << 31;  // that the models of a model batch may take, if it is more than one
+inline constexpr int64_t kModelBatchBytes = int64_t{1} << 31;  // memory of a batch of more than one model
 
 namespace train_launch_detail {
 
@@ -32,7 +31,7 @@ inline Dense add_flat_pass(Plan& plan, int32_t num_outputs, int64_t output_step,
 
 }  // namespace train_launch_detail
 
-// The CPU's plan, and passes for the linear layers too, which on the GPU run as convolutions do.
+// The CPU's plan, with passes for the linear layers added: on the GPU they run like convolutions.
 inline Plan make_device_train_plan(const Program& program) {
   using train_launch_detail::add_flat_pass;
   Plan plan = make_train_plan(program, kWarpSize, kWarpRows, /*winograd=*/false);
@@ -48,7 +47,7 @@ inline Plan make_device_train_plan(const Program& program) {
   return plan;
 }
 
-// The parameters [begin, end) that learn: of linear layers and convolutions, those that adjoin as one.
+// Parameters [begin, end) that learn: those of linear layers and convolutions. Neighbouring ones form one range.
 struct LearningRange {
   int64_t begin, end;
 };
@@ -87,7 +86,7 @@ inline std::vector<OptimizerStep> optimizer_steps(const ShadowTrainTask& task, c
   return steps;
 }
 
-// What the memory of a model batch must hold for each of its models.
+// Memory for each model of a model batch.
 struct ModelBatchMemory {
   int64_t shared_floats, group_floats, code_bytes, num_gradients, num_losses;
 
@@ -108,7 +107,7 @@ struct ModelBatchMemory {
   }
 };
 
-// All that the kernels need to know except where the tables and the memory of a model batch are.
+// The arguments of the kernels; the tables and the memory of a model batch are set later.
 inline TrainArguments make_train_arguments(const ShadowTrainTask& task, const Plan& plan) {
   TrainArguments made{};
   made.bytes = task.bytes, made.floats = task.floats, made.label = task.label;

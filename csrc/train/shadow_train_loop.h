@@ -1,6 +1,6 @@
 // The steps of one model on one thread, its samples in the lanes. No torch.
 //
-// A batch is cut into slices of as many samples as the lanes of all groups hold; their gradients add up in order.
+// A batch is cut into slices: as many samples as all groups have lanes. The gradients of the slices are added in order.
 #pragma once
 
 #include <cmath>
@@ -69,7 +69,7 @@ class ShadowTrainer {
     backward_to_weights(network_, num_groups, worker_.parameters, worker_.gradients, worker_.scratch);
   }
 
-  // What was in the other lanes stays there: their gradients are zero.
+  // Lanes without a sample keep their old values: their gradients are zero.
   void put_images(int32_t g, int64_t first, int32_t count) const {
     const Map& map = network_.plan.input;
     const int32_t row = map.all_groups ? input_.width * map.pitch : map.row;
@@ -106,7 +106,7 @@ class ShadowTrainer {
     }
   }
 
-  // The loss, and its gradient in the logits: softmax minus the smoothed label, by the batch's size.
+  // The loss, and its gradient in the logits: (softmax - smoothed label) / batch size.
   void compute_loss_and_gradient(int32_t g, int64_t first, int32_t count, int32_t batch_size) {
     const PlanView& plan = network_.plan;
     const float* logits = network_.at(plan.logits, g);
@@ -122,7 +122,7 @@ class ShadowTrainer {
     }
     Vec largest = load(logits);
     for (int32_t k = 1; k < plan.num_classes; ++k) largest = maximum(largest, load(logits + k * pitch));
-    Vec total = {}, lead = {}, sum = {};  // of exponentials; the label's logit and all logits, less the largest
+    Vec total = {}, lead = {}, sum = {};  // exponentials; the label's logit and all logits minus the largest
     for (int32_t k = 0; k < plan.num_classes; ++k) {
       const Vec logit = load(logits + k * pitch) - largest, e = exponential(logit);
       store(gradient + k * pitch, e);

@@ -1,4 +1,4 @@
-// The launches of a model batch of models, from their first step of the call to their last. Host code; no torch.
+// The launches for a batch of models, from their first step of the call to their last. Host code; no torch.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +36,7 @@ class ModelBatchTrainer {
   }
 
  private:
-  // Among the models of the model batch; 0: none has such a step.
+  // Of the models of the batch; 0: none has such a step.
   int32_t largest_batch_of(int32_t step) const {
     int32_t largest = 0;
     for (int32_t i = 0; i < num_models_; ++i) {

@@ -2,8 +2,8 @@
 //
 //     out[o][position] = bias[o] + sum over k of weight[k][o] * in[base(position) + offset[k]]
 //
-// A thread has kWarpRows outputs of one sample at the positions of a tile. Weights come through shared memory; what is
-// read of the input is shared by the warps of a block through the first cache.
+// A thread computes kWarpRows outputs of one sample at the positions of a tile. Weights pass through shared memory. The
+// warps of a block share what they read of the input through the L1 cache.
 #pragma once
 
 #include "train/shadow_train_block.cuh"
@@ -11,14 +11,14 @@
 namespace pydrift {
 
 inline constexpr int32_t kRowVectors = kWarpRows / 4;
-// Floats from one term to the next: as vectors, and four more, so that fewer threads meet in a bank when they are put.
+// Floats from one term to the next. Four more than the outputs keep the vectors aligned and cause fewer bank conflicts.
 inline constexpr int32_t kWeightPitch = kProductRows + 4;
 
 // The weights of a block's outputs for some terms, [term][output], and where those terms are read.
 __device__ __forceinline__ void load_weights(const TrainBlock& block, const Dense& dense, int32_t first_row,
                                              int32_t first_term, int32_t num_terms, float* weights, int32_t* offsets) {
   const int64_t terms = dense.terms + first_term;
-  const bool outputs_adjoin = dense.output_step == 1;  // else terms do: neighbours in memory go to neighbouring threads
+  const bool outputs_adjoin = dense.output_step == 1;  // else terms do; neighbouring threads read neighbours in memory
   const int32_t thread = static_cast<int32_t>(threadIdx.x);
   constexpr int32_t kLoads = kProductTerms * kProductRows / kTrainThreads;
   const auto term_of = [&](int32_t i) {
@@ -29,7 +29,7 @@ __device__ __forceinline__ void load_weights(const TrainBlock& block, const Dens
     const int32_t at = i * kTrainThreads + thread;
     return outputs_adjoin ? at % kProductRows : at / kProductTerms;
   };
-  float loaded[kLoads];  // all are on their way before the first is put
+  float loaded[kLoads];  // all loads are issued before the first store
   PYDRIFT_UNROLL
   for (int32_t i = 0; i < kLoads; ++i) {
     const int32_t k = term_of(i), row = first_row + row_of(i);
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kTrainThreads, 2)
     product_kernel(TrainArguments arguments, ProductPass pass, int32_t blocks_per_model) {
   __shared__ float4 weights[kProductTerms * kWeightPitch / 4];
   __shared__ int32_t offsets[kProductTerms];
-  [[maybe_unused]] constexpr int32_t kTermsTogether = kPositions > 1 ? 2 : 4;  // more would not fit the registers
+  [[maybe_unused]] constexpr int32_t kTermsTogether = kPositions > 1 ? 2 : 4;  // more would not fit in the registers
   const TrainBlock block(arguments, blocks_per_model);
   const Dense& dense = pass.dense;
   const int32_t num_row_blocks = count_blocks(dense.num_outputs, kProductRows);
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kTrainThreads, 2)
   for (int32_t p = 0; p < kPositions; ++p) in[p] = block.at(pass.in, idle ? 0 : group) + tile.in[p];
   for (int32_t first_term = 0; first_term < dense.num_terms; first_term += kProductTerms) {
     const int32_t left = dense.num_terms - first_term, num_terms = left < kProductTerms ? left : kProductTerms;
-    __syncthreads();  // all are done with the terms before
+    __syncthreads();  // all threads have finished the terms before
     load_weights(block, dense, block_row, first_term, num_terms, reinterpret_cast<float*>(weights), offsets);
     __syncthreads();
     if (idle) continue;

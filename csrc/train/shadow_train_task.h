@@ -1,4 +1,4 @@
-// What pydrift::shadow_train is asked to do, as plain pointers. No torch.
+// The task of pydrift::shadow_train, as plain pointers. No torch.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct TrainHyperparameters {
 
 inline constexpr int64_t kNumTrainHyperparameters = sizeof(TrainHyperparameters) / sizeof(double);
 
-// How an image is looked at once: moved, with zeros where nothing comes from, then mirrored.
+// How an image is changed for one step: moved, with zeros where nothing comes from, then mirrored.
 struct Augmentation {
   int8_t down, right, flip;
 };
@@ -34,7 +34,7 @@ struct ShadowTrainTask {
   float* first_moment;                          // [K, P]
   float* second_moment;                         // [K, P] of kAdam
   const int32_t* order;                         // [sum of num_steps * batch_size], in [0, N)
-  const Augmentation* augmentation;             // one for each of `order`, or none
+  const Augmentation* augmentation;             // one per entry of `order`; null: none
   const int64_t* steps_done;                    // [K]
   const int32_t* num_steps;                     // [K]
   const int32_t* batch_size;                    // [K]
@@ -43,7 +43,7 @@ struct ShadowTrainTask {
   float* loss;                                  // [K]
   int64_t num_images;
   int64_t num_models;
-  int64_t num_order_entries;  // entries of `order`
+  int64_t num_order_entries;  // of `order`
   int64_t num_learning_rates;
   TrainOptimizer optimizer;
 };

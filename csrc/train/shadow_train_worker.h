@@ -12,10 +12,10 @@ struct ShadowTrainWorker {
   const Plan* plan;
   const PlanView* view;
   int64_t model;
-  const int32_t* order;              // of this model
-  const Augmentation* augmentation;  // of this model, or none
-  const double* learning_rate;       // of this model
-  float* parameters;                 // [P], a copy: near its moments, in large pages
+  const int32_t* order;              // [num_steps * batch_size], of this model
+  const Augmentation* augmentation;  // of this model; null: none
+  const double* learning_rate;       // [num_steps], of this model
+  float* parameters;                 // [P], a copy in large pages, next to the moments
   float* first_moment;               // [P]
   float* second_moment;              // [P]
   float* gradients;                  // [P]
@@ -23,7 +23,7 @@ struct ShadowTrainWorker {
   float* shared;                     // [Plan::shared_floats]
   float* groups;                     // [kMaxGroups][Plan::group_floats], borders zero
   uint8_t* codes;                    // [kMaxGroups][Plan::code_bytes]
-  float* scratch;                    // [gradient_scratch_floats]
+  float* scratch;                    // [gradient_scratch_floats(plan)]
 };
 
 // In shadow_train_lanes.cpp.

@@ -1,4 +1,4 @@
-// Convolution with the ReLU and the pooling behind it, forward and backward. No torch.
+// Convolution with the ReLU and pooling that follow it, forward and backward. No torch.
 #pragma once
 
 #include "network/cpu/dense_lanes.h"

@@ -18,7 +18,7 @@ PYDRIFT_INLINE void begin_sums(const Dense& dense, const float* weights, int32_t
   }
 }
 
-// sum[r][p] += weight[r * stride] * value(p), with the fewer of the two factors held in registers.
+// sum[r][p] += weight[r * stride] * value(p), with the factor that has fewer values held in registers.
 template <int32_t kNumRows, int32_t kNumPositions, class Value>
 PYDRIFT_INLINE void add_products(const float* weight, int64_t stride, Value value,
                                  Vec (&sum)[kNumRows][kNumPositions]) {
@@ -96,9 +96,8 @@ PYDRIFT_INLINE void with_groups(int32_t count, Run run) {
   }
 }
 
-// ---- Flat passes: the positions are the groups, side by side. All outputs take a panel of terms before the next
-// panel comes: what a panel reads stays in the first cache, while the weights stream past; the sums so far lie in
-// `out`.
+// ---- Flat passes: the positions are the groups, side by side. All outputs use one panel of terms before the next one.
+// What a panel reads stays in the L1 cache while the weights stream past; partial sums are kept in `out`.
 
 struct Panel {
   int32_t first, num_terms;
@@ -107,7 +106,7 @@ struct Panel {
 template <int32_t kNumRows, int32_t kNumGroups, class Finish>
 PYDRIFT_INLINE void run_flat_rows(const Dense& dense, const float* weights, const int32_t* offsets, Panel panel,
                                   int32_t first_output, const float* in, float* out, int64_t plane, Finish finish) {
-  // Weights are read once in a pass, and come from far away: so many floats before their turn.
+  // Weights are read once per pass and are far away in memory: they are prefetched by this many floats.
   constexpr int32_t kPrefetch = 768;
   const float* groups[kNumGroups];
 #pragma GCC unroll 8
@@ -176,7 +175,7 @@ PYDRIFT_INLINE void run_rows(const Dense& dense, const float* weights, const int
 }
 
 // All outputs at all tiles; finish(tile, output, Vec (&sums)[kTileSize]). in: the origin of the input map.
-// The positions are outside: what a tile reads stays in the first cache, while the weights stream past.
+// The loop over positions is the outer one: what a tile reads stays in the L1 cache while the weights stream past.
 template <class Finish>
 inline void run_tiles(const Dense& dense, const float* weights, const int32_t* offsets, const Tile* tiles,
                       const float* in, Finish finish) {

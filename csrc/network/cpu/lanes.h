@@ -1,7 +1,7 @@
 // One vector of float32, one restart per lane, for the instruction set that this file is compiled for. No torch.
 //
-// What includes this is compiled once per instruction set (CMakeLists.txt), each time in a namespace of its own, and
-// keeps away from the standard library's inline functions: the linker would merge them across instruction sets.
+// Files that include this are compiled once per instruction set (CMakeLists.txt), each time in its own namespace. They
+// must not use inline functions of the standard library: the linker would merge them across instruction sets.
 #pragma once
 
 #include <cstdint>
@@ -61,7 +61,7 @@ PYDRIFT_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
 
 PYDRIFT_INLINE Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 
-// A NaN stays one, so that a restart that has one is seen to fail.
+// A NaN stays a NaN, so that a restart with one fails visibly.
 PYDRIFT_INLINE Vec rectified(Vec v) { return v < Vec{} ? Vec{} : v; }
 
 PYDRIFT_INLINE IntVec load_codes(const uint8_t* from) {
@@ -105,7 +105,7 @@ PYDRIFT_INLINE void transpose(Vec (&rows)[kLanes]) {
   if constexpr (kHalf > 1) transpose<kHalf / 2>(rows);
 }
 
-// Lane i: the sum of the lanes of rows[i]. Spoils `rows`.
+// Lane i: the sum of the lanes of rows[i]. Overwrites `rows`.
 template <int32_t kHalf = kLanes / 2>
 PYDRIFT_INLINE Vec sums_of_lanes(Vec (&rows)[kLanes]) {
 #pragma GCC unroll 16
@@ -117,7 +117,7 @@ PYDRIFT_INLINE Vec sums_of_lanes(Vec (&rows)[kLanes]) {
   return rows[0];
 }
 
-// exp(x) for x <= 0 to about one unit in the last place; 0 below -87. A NaN is the caller's to find.
+// exp(x) for x <= 0 to about one unit in the last place; 0 below -87. The caller must check for NaN.
 PYDRIFT_INLINE Vec exponential(Vec x) {
   constexpr float kLog2e = 1.44269504f, kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const Vec clipped = maximum(x, all(-87.0f));

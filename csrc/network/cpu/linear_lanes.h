@@ -31,7 +31,7 @@ PYDRIFT_INLINE void multiply_rows(const LinearProduct& product, int32_t first, F
     for (int32_t g = 0; g < kNumGroups; ++g) sum[r][g] = bias;
   }
   for (int32_t k = 0; k < product.num_terms; ++k, weight += product.term_stride, in += product.in_pitch) {
-    // Of each line that the terms lie in, the next outputs are about to be wanted.
+    // The next outputs in each cache line of the terms will be needed soon.
     __builtin_prefetch(weight + kCacheLineFloats);
     add_products(weight, stride, [in](int32_t g) __attribute__((always_inline)) { return load(in + g * kLanes); }, sum);
   }

@@ -1,4 +1,4 @@
-// Work on many models by many threads: of each model a queue, and weights that are packed once. No torch.
+// Work on many models by many threads: a queue per model, and weights that are packed once. No torch.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace pydrift {
 
-// What is to be done with one model and no thread has taken yet.
+// The items of one model that no thread has taken yet.
 struct ModelQueue {
   std::vector<int64_t> items;
   std::atomic<int64_t> next{0};
@@ -33,7 +33,8 @@ struct ModelQueue {
 
 class ModelQueues {
  public:
-  // Items 0, 1, ... of the models `model` [count]. Takes the memory for the weights: a thread could not throw.
+  // Items 0, 1, ... of the models `model` [count]. Allocates the memory for the weights, since a thread could not
+  // throw.
   ModelQueues(const Plan& plan, const int32_t* model, int64_t count, int64_t num_models)
       : plan_(plan), queues_(num_models) {
     for (int64_t n = 0; n < count; ++n) queues_[model[n]].items.push_back(n);

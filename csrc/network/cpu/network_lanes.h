@@ -28,7 +28,7 @@ struct Network {
   }
 };
 
-// function(offset in map `a`, offset in map `b`, channel, number of the element) for all elements of two maps alike
+// function(offset in map `a`, offset in map `b`, channel, number of the element) for all elements of two equal shapes
 template <class Function>
 PYDRIFT_INLINE void for_each_element(const Map& a, const Map& b, Function function) {
   int64_t number = 0;

@@ -69,7 +69,7 @@ inline void stage_backward(const Network& network, const Stage& stage, int32_t g
   }
 }
 
-// Stages whose maps hold one group run to their end for one group after the other; the first flat stage waits for all.
+// The stages before the first flat one run for one group after the other. The first flat stage needs all groups.
 inline int32_t first_flat_stage(const PlanView& plan) {
   int32_t i = 0;
   while (i < plan.num_stages && !plan.stages[i].in.all_groups) ++i;

@@ -1,4 +1,4 @@
-// The layers that mix no channels: affine, ReLU and pooling that stand alone. No torch.
+// The layers that mix no channels: affine layers, ReLU and pooling on their own. No torch.
 #pragma once
 
 #include "network/cpu/network_lanes.h"
@@ -60,7 +60,7 @@ PYDRIFT_INLINE void for_each_in_windows(const Window& w, const Map& in, const Ma
   });
 }
 
-// The first of equal values wins, as in torch; a window's first position is put in whatever it is.
+// The first of equal values wins, as in torch; the first position of a window is always taken.
 inline void max_pool_forward(const Network& network, const Stage& stage, int32_t g) {
   const float* in = network.at(stage.in, g);
   float* out = network.at(stage.out, g);

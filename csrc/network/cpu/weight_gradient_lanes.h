@@ -151,8 +151,7 @@ inline void linear_to_weights(const Network& network, const Stage& stage, int32_
 
 // ---- The network
 
-// Floats that `backward_to_weights` needs beside the network's own memory.
-// As `forward`, but on the parameters themselves; the maps of all groups stay for the way back.
+// As `forward`, but on the parameters themselves; the maps of all groups are kept for the backward pass.
 template <class Prepare>
 inline void forward_from_weights(const Network& network, int32_t num_groups, const float* parameters, Prepare prepare) {
   forward_through(network, num_groups, prepare,

@@ -47,13 +47,13 @@ __device__ __forceinline__ T* cluster_map(T* shared, int32_t rank) {
 #endif
 #endif
 
-// A block with samples of its own. The blocks of a cluster have the same model and divide its linear layers, so that
-// each reads a part of the weights only, for the samples of all.
+// A block of threads with samples of its own. The blocks of a cluster have the same model and divide its linear layers:
+// each reads only a part of the weights, for the samples of all.
 struct Block {
   int32_t rank, num_ranks;  // within the cluster
   int32_t thread, num_threads;
   float* shared;
-  float* workspace;  // of this block; those of the cluster follow each other
+  float* workspace;  // [workspace_size], of this block; those of a cluster follow each other
   int64_t workspace_size;
 
   __device__ int32_t lane() const { return thread % kWarpSize; }
@@ -79,8 +79,8 @@ struct Block {
   }
 };
 
-// The block that a block is, of any number of whole warps. Its memory is 0: the borders, and what no pass ever writes,
-// stay so. workspace: [T, workspace_size]
+// This block, of any number of whole warps. Its memory is set to 0: borders, and what no pass writes, stay 0.
+// workspace: [B, workspace_size]
 __device__ inline Block begin_block(float* workspace, int64_t workspace_size, int64_t shared_size) {
   Block block{};
   block.rank = cluster_rank(), block.num_ranks = cluster_size();

@@ -1,4 +1,4 @@
-// What CUDA launchers of blocks do alike.
+// What the CUDA launchers of such kernels share.
 #pragma once
 
 #include <vector>
@@ -9,7 +9,7 @@
 
 namespace pydrift {
 
-// Of a kernel of blocks, in the largest clusters up to the wanted size that the device has room for: all but the slots.
+// Launches a kernel in the largest clusters, up to the wanted size, that fit the device.
 template <class Arguments>
 class BlockLaunch : public ClusterLaunch<Arguments> {
  public:

@@ -1,8 +1,8 @@
 // How the linear layers of a network are cut up among the blocks of a cluster. No torch.
 //
-// Their columns are the slots of all blocks. A product is cut in pieces of kFlatRows outputs and split_depth summands,
-// and a piece in tiles of columns; the tiles in the order of the pieces are divided among the blocks, so that each
-// reads the weights of few pieces, and the same ones at every step.
+// Their columns are the slots of all blocks. A product is cut into pieces of kFlatRows outputs and split_depth
+// summands, and a piece into tiles of columns. The tiles, in the order of the pieces, are divided among the blocks. So
+// each block reads the weights of few pieces, and the same ones at every step.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +37,8 @@ struct FlatTasks {
   PYDRIFT_HD int32_t num_pieces() const { return begin < end ? piece(end - 1) - first_piece() + 1 : 0; }
 };
 
-// How a long sum is cut: by the layer alone, so that a result depends on nothing else; enough pieces for many warps.
+// How a long sum is cut. It depends on the layer only, so no result depends on anything else. The pieces suffice for
+// many warps.
 inline int32_t flat_split_depth(int32_t depth, int32_t outputs) {
   constexpr int32_t kMaxSplits = 16, kMinDepth = 32, kWantedSums = 4096;
   const int32_t num_splits = std::clamp(kWantedSums / outputs, 1, kMaxSplits);
@@ -45,7 +46,7 @@ inline int32_t flat_split_depth(int32_t depth, int32_t outputs) {
   return std::max((length + kMaxFragmentDepth - 1) / kMaxFragmentDepth * kMaxFragmentDepth, kMinDepth);
 }
 
-// Words of the weights that a block reads, of the one that reads the most.
+// Words of weights that a block reads: the most of any block.
 inline int64_t most_words_of_a_block(const Pass& pass, int32_t num_ranks, int32_t num_slots) {
   int32_t most = 0;
   for (int32_t rank = 0; rank < num_ranks; ++rank) {

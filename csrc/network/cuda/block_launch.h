@@ -1,4 +1,4 @@
-// What launchers of blocks decide alike. Host code without torch or CUDA.
+// What the launchers of all ops decide in the same way. Host code without torch or CUDA.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace pydrift {
 
-// What decides how the work is cut up. No result depends on it.
+// How the work is divided. No result depends on it.
 struct BlockShape {
   int32_t num_slots;     // of a block
   int32_t num_threads;   // of a block

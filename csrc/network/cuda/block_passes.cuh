@@ -6,7 +6,7 @@
 
 namespace pydrift {
 
-// Of the model whose weights `packed` are.
+// Runs the passes [begin, end) with the packed weights of one model.
 __device__ inline void run_passes(const Block& block, const BlockNetwork& network, const float* packed, int32_t begin,
                                   int32_t end) {
   int32_t next_warp = 0;
@@ -27,7 +27,7 @@ __device__ inline void run_passes(const Block& block, const BlockNetwork& networ
   }
 }
 
-// The weights of the linear layers that this block asks at each step, to where they stay. Call it before the first
+// Copies the weights of linear layers that this block needs at each step to shared memory. Call it before the first
 // pass.
 __device__ inline void keep_weights(const Block& block, const BlockNetwork& network, const float* packed) {
   for (int32_t p = 0; p < network.num_forward + network.num_back; ++p) {

@@ -1,7 +1,7 @@
-// The plan of a network on the GPU: what a block of blocks does, pass after pass, as plain arrays. No torch.
+// The plan of a network on the GPU: what a block of threads computes, pass after pass, as plain arrays. No torch.
 //
-// A block owns `num_slots` samples. Every number of a network exists once per slot, slots innermost, so that a "column"
-// of work is a pair (position, slot) and all that is elementwise needs no exchange between threads. Offsets count
+// A block has `num_slots` samples. Every number of a network exists once per slot, with the slots innermost. So a
+// "column" of work is a pair (position, slot), and elementwise work needs no exchange between threads. Offsets count
 // floats and are already multiplied by num_slots; offset + slot is an element.
 #pragma once
 
@@ -22,8 +22,7 @@ struct Place {
   bool shared = false;
 };
 
-// Planes with a zero border. Neighbouring rows share one border column strip, neighbouring channels one border row
-// strip.
+// Planes with a border of zeros. Neighbouring rows share their border columns, neighbouring channels their border rows.
 struct Plane {
   Place place;
   int32_t channels = 0, height = 0, width = 0;
@@ -47,7 +46,7 @@ PYDRIFT_HD constexpr int32_t fragment_depth(Arithmetic arithmetic) {
   return kFragmentWords * numbers_per_word(arithmetic);
 }
 
-// What becomes of a result.
+// How a result is stored.
 enum class SinkKind : int32_t {
   kStore,
   kRelu,
@@ -57,11 +56,11 @@ enum class SinkKind : int32_t {
 
 inline constexpr uint8_t kDeadWindow = 4;  // mask of a window whose maximum is not positive
 
-// Result (output, position) goes to out_rows[output] + out_columns[position]; likewise what is read along with it.
+// Result (output, position) goes to out_rows[output] + out_columns[position]; likewise for `aux`.
 struct Sink {
   SinkKind kind = SinkKind::kStore;
   Place out;
-  Place aux;  // kReluBack: the activation; kReluPool: the mask, in bytes, if the way back wants one
+  Place aux;  // kReluBack: the activation; kReluPool: the mask, in bytes, if the backward pass needs one
   bool has_mask = false;
   int32_t out_rows = 0, out_columns = 0, aux_rows = 0, aux_columns = 0;  // where the tables begin
 };
@@ -93,7 +92,7 @@ struct Pass {
   Place resident;  // if flat and shared: the weights of this block's pieces, see block_flat.h
   Sink sink;
   Plane from, to;
-  Place winners;  // bytes [C, H', W', slots]: position of the maximum within its window, if the way back wants it
+  Place winners;  // bytes [C, H', W', slots]: position of the maximum within its window, if the backward pass needs it
   bool has_winners = false;
   int32_t kernel_h = 0, kernel_w = 0, stride_h = 0, stride_w = 0, padding_h = 0, padding_w = 0;
 
@@ -102,8 +101,8 @@ struct Pass {
   PYDRIFT_HD int32_t num_splits() const { return (depth - 1) / split_depth + 1; }
   PYDRIFT_HD int32_t num_output_tiles() const { return (num_outputs - 1) / kFlatRows + 1; }  // of a linear layer
 
-  // Words of the weights of a linear layer's piece: [split_depth, kFlatRows], or fragments [2 tiles, steps, 32 lanes,
-  // 4].
+  // Words of the weights of a linear layer's piece: [split_depth, kFlatRows], or fragments
+  // [2 tiles, steps, 32 lanes, 4].
   PYDRIFT_HD int64_t words_per_piece() const { return int64_t{split_depth} / numbers_per_word(arithmetic) * kFlatRows; }
 
   // Words of weights, with the zeros that pad them. Of a linear layer: [splits, output tiles, words_per_piece]; else
@@ -114,15 +113,15 @@ struct Pass {
   }
 };
 
-// Memory that a kernel wants beside the planes of the network.
+// Memory that a kernel needs beside the planes of the network.
 struct BlockRequest {
   Place* place;
   int64_t size;              // floats
-  double reads;              // of each float in a step, roughly: what is read most goes to shared memory
-  bool only_shared = false;  // not wanted elsewhere: then the place stays as it is
+  double reads;              // per float and step, roughly: what is read most goes to shared memory
+  bool only_shared = false;  // if it does not fit there, the place stays as it is
 };
 
-// What the planner makes. The last four are there if there is a way back.
+// What the planner makes. input_gradient and seed_sink are set if there is a backward pass.
 struct BlockPlan {
   std::vector<Pass> passes;  // forward, then back
   std::vector<int32_t> tables;

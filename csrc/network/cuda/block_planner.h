@@ -16,8 +16,8 @@ namespace pydrift {
 
 class BlockPlanner {
  public:
-  // back: whether the gradient of the pixels is wanted. one_model: a block never asks another model, so that the
-  // weights of its linear layers can stay in shared memory.
+  // back: whether the gradient of the pixels is needed. one_model: a block runs one model only, so the weights of its
+  // linear layers can stay in shared memory.
   BlockPlanner(const Program& program, bool back, bool one_model, Arithmetic arithmetic, const BlockShape& shape,
                std::vector<BlockRequest> requests)
       : program_(program), back_(back), arithmetic_(arithmetic) {

@@ -1,4 +1,4 @@
-// Layers that are rarely met alone: a scale per channel, a ReLU, pooling of any window. No torch.
+// Layers that are usually fused with others: a scale per channel, a ReLU, pooling of any window. No torch.
 #pragma once
 
 #include "network/cuda/block_product.cuh"
@@ -60,7 +60,7 @@ __device__ inline void run_pooling(const Block& block, const Pass& pass, const i
   }
 }
 
-// Each pixel gathers from the windows that contain it, so that nothing is added in a race.
+// Each pixel gathers from the windows that contain it, so no two threads add to the same place.
 __device__ inline void run_pooling_back(const Block& block, const Pass& pass, const int32_t* tables,
                                         int32_t num_slots) {
   const bool max = pass.kind == PassKind::kMaxPoolBack;

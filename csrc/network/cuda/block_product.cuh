@@ -6,7 +6,7 @@
 
 namespace pydrift {
 
-// ---- What becomes of a result
+// ---- How a result is stored
 
 PYDRIFT_HD float relu(float value) { return value < 0.0f ? 0.0f : value; }  // NaN stays
 
@@ -182,7 +182,7 @@ __device__ inline const float* weights_of_piece(const Block& block, const Pass& 
   return block.at(pass.resident) + (piece - tasks.first_piece()) * pass.words_per_piece();
 }
 
-// Copies the weights that this block reads at each step to where they stay.
+// Copies the weights that this block reads at each step to shared memory.
 __device__ inline void keep_weights(const Block& block, const Pass& pass, const float* packed, int32_t num_slots) {
   if (!pass.resident.shared) return;
   const FlatTasks tasks(pass, block.rank, block.num_ranks, num_slots);

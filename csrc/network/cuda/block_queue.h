@@ -1,6 +1,5 @@
-// Work on many models by clusters of blocks: of each model a queue of items, and how many clusters take from it. An
-// item is what one slot works on from start to stop, and how long it takes is not known before. Host code without torch
-// or CUDA.
+// Work on many models by clusters of blocks: a queue of items per model, and the clusters that take from it. A slot
+// works on an item from start to stop; how long that takes is not known before. Host code without torch or CUDA.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +29,7 @@ struct BlockQueuesView {
   int32_t* next;  // [M], 0 at the start
 };
 
-// By which the blocks of a cluster tell each other what they are up to: of this step and the last in turn.
+// Words by which the blocks of a cluster signal their state: for this step and the last, in turn.
 inline constexpr int32_t kNumClusterWords = 2;
 
 // Items 0, 1, ... of the models `model` [num_items].
@@ -68,9 +67,9 @@ inline void assign_clusters(BlockQueues& queues, const BlockShape& shape) {
   }
 }
 
-// In units of what a slot costs in a step: how long all items take if none stops early.
+// How long all items take if none stops early, in units of the cost of a slot in a step.
 inline int64_t time_of(const BlockQueues& queues, const BlockShape& shape) {
-  constexpr int64_t kCostOfStep = 2;  // barriers and weights, whatever the number of slots
+  constexpr int64_t kCostOfStep = 2;  // of barriers and weights, for any number of slots
   const std::vector<int64_t> counts = share_clusters(queues, shape);
   int64_t num_clusters = 0, rounds = 0;
   for (int64_t m = 0; m < queues.num_models(); ++m) {
@@ -88,7 +87,7 @@ inline int32_t choose_cluster_size(const Program& program, const BlockQueues& qu
   return cluster_size_for(program, most_items);
 }
 
-// Of a shape that has everything else.
+// For a shape that has everything else.
 inline int32_t choose_num_slots(const BlockQueues& queues, BlockShape shape) {
   constexpr int32_t kMaxSlots = 32;
   BlockShape best = shape;

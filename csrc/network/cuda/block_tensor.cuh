@@ -42,8 +42,8 @@ __device__ __forceinline__ void multiply_fragments(float (&sum)[4], const uint32
 }
 #endif
 
-// What a lane has of the factors of one step: of weights as they are packed, of values as they are read, which is every
-// fourth. Which of the step's products is called k does not matter, as long as it is the same in both.
+// The factors that a lane holds in one step: weights as they are packed, values as they are read (every fourth). The
+// order of the products within a step does not matter, as long as it is the same for both.
 template <Arithmetic kArithmetic>
 struct Factors {  // in TF32, or as the sum of two
   static constexpr bool kSplit = kArithmetic == Arithmetic::kTf32Split;

@@ -1,4 +1,4 @@
-// Over the lanes of a warp: all of them get the result. No torch.
+// Reductions over the lanes of a warp; all lanes get the result. No torch.
 #pragma once
 
 #include <cmath>
@@ -7,14 +7,14 @@
 
 namespace pydrift {
 
-// In an order that depends on nothing.
+// Always in the same order.
 template <class T>
 __device__ T add_lanes(T value) {
   for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) value += __shfl_xor_sync(0xffffffffu, value, lane);
   return value;
 }
 
-// A NaN is lost.
+// Ignores NaN.
 __device__ inline float largest_of_lanes(float value) {
   for (int32_t lane = kWarpSize / 2; lane > 0; lane /= 2) {
     const float other = __shfl_xor_sync(0xffffffffu, value, lane);

@@ -15,7 +15,7 @@ enum class Arithmetic : int32_t {
   kBfloat16,   // "bfloat16": tensor cores, factors rounded to bfloat16 (8 bits), sums in float32
 };
 
-// What an op is told to use. Tensor cores are on the GPU only.
+// The arithmetic of an op's argument `precision`. Only GPUs have tensor cores.
 inline Arithmetic read_precision(const char* op, const std::string& precision, bool on_cpu) {
   if (precision == "float32") return Arithmetic::kFma;
   PYDRIFT_CHECK(precision == "3xtf32" || precision == "tf32" || precision == "bfloat16", op,

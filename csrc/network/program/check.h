@@ -1,4 +1,4 @@
-// The checks of what every op on networks is given: images, and the layer program that takes them.
+// The checks that all ops on networks share: of images, and of the layer program that takes them.
 #pragma once
 
 #include <vector>

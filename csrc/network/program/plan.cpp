@@ -78,7 +78,7 @@ class Planner {
            std::min(to.height, to.width) >= 2;
   }
 
-  // Whether the gradient in what stage `i` reads is of use to anyone.
+  // Whether any stage needs the gradient in what stage `i` reads.
   bool needs_gradient(size_t i) const {
     if (passes_ != Passes::kWeightGradient) return passes_ == Passes::kInputGradient;
     for (size_t before = 0; before < i; ++before) {
@@ -217,7 +217,7 @@ class Planner {
   // As add_dense, for a pass over a flat map; its terms are what all groups have of one element.
   Dense add_flat(int32_t num_outputs, int64_t output_step, const std::vector<int32_t>& offsets,
                  const std::vector<int32_t>& parameters) {
-    constexpr int32_t kPanelBytes = 28 << 10;  // half a first cache
+    constexpr int32_t kPanelBytes = 28 << 10;  // half an L1 cache
     const int32_t most = kPanelBytes / (plan_.num_slots() * static_cast<int32_t>(sizeof(float)));
     Dense dense = add_dense(num_outputs, output_step, offsets, parameters);
     const int32_t num_panels = (dense.num_terms + most - 1) / most;

@@ -4,8 +4,8 @@
 //
 //     out[o][position] = bias[o] + sum over k of weight[k][o] * in[base(position) + offset[k]]
 //
-// with one vector of restarts per element, so nothing is ever shuffled, copied into columns or padded to a vector's
-// width. A plan holds the offsets, the positions and the order in which weights are packed for it.
+// with one vector of restarts per element. So nothing is shuffled, copied into columns or padded to the width of a
+// vector. A plan holds the offsets, the positions and the order in which weights are packed for it.
 //
 // 3x3 convolutions over many channels run as Winograd's F(2x2, 3x3) instead (network/cpu/winograd_lanes.h): 16
 // multiply-adds for 2x2 outputs where the formula takes 36.
@@ -24,7 +24,7 @@ inline constexpr int32_t kMaxGroups = 4;   // vectors of restarts that share a p
 inline constexpr uint8_t kDeadCode = 255;  // of an output whose ReLU let nothing through
 inline constexpr int32_t kMaxScatterInputs = 4;
 inline constexpr int32_t kGradientOutputs = 4;  // channels whose weight gradients are computed together
-inline constexpr int32_t kSmallKernel = 3;      // 3x3: of convolutions that have a form of their own
+inline constexpr int32_t kSmallKernel = 3;      // 3x3: of convolutions that have loops of their own
 inline constexpr int32_t kSmallTaps = kSmallKernel * kSmallKernel;
 inline constexpr int32_t kPatchWidth = 4;  // of a Winograd tile: the 4x4 inputs that its 2x2 outputs see
 inline constexpr int32_t kPatchSize = kPatchWidth * kPatchWidth;
@@ -56,7 +56,7 @@ struct Map {
   }
 };
 
-// What a network is run for decides which maps and packed weights it needs.
+// What a network is run for. This decides which maps and packed weights it needs.
 enum class Passes {
   kForward,         // logits only
   kInputGradient,   // and their gradient in the input, with the weights frozen
@@ -73,7 +73,7 @@ struct Tile {
 struct Dense {
   int32_t num_outputs = 0;
   int32_t num_terms = 0;
-  int32_t panel = 0;        // terms in a row for which all outputs are computed, so that they stay in the first cache
+  int32_t panel = 0;        // terms in a row for which all outputs are computed, so that they stay in the L1 cache
   int64_t weight = 0;       // in the packed weights: panels of terms, each blocks of outputs, each [terms][outputs]
   int64_t bias = -1;        // in the packed weights; -1: none
   int64_t terms = 0;        // in Plan::offsets and Plan::parameters: what each term reads

@@ -1,4 +1,4 @@
-// A layer program: a chain of layers as plain numbers, and the shapes that it implies. No torch.
+// A layer program: a chain of layers as plain numbers, and their shapes. No torch.
 //
 // pydrift.ops.invert documents the encoding; FusedModel.program() writes it.
 #pragma once
@@ -18,7 +18,7 @@ inline constexpr int64_t kMaxValuesPerLayer = int64_t{1} << 24;
 inline constexpr int64_t kMaxParameters = int64_t{1} << 28;  // 1 GiB of float32, as pydrift.arch has it
 inline constexpr int64_t kMaxPoolWindow = 64;                // positions, so that one fits in a byte
 
-// What one layer is called and how many numbers follow its kind.
+// The name of a layer, and how many numbers follow its kind.
 struct LayerFormat {
   const char* name;
   int32_t num_arguments;
@@ -160,8 +160,8 @@ inline Program parse_program(const int64_t* codes, size_t num_codes, LayerShape 
   for (size_t i = 0; i < num_codes;) {
     const size_t index = program.layers.size();
     if (codes[i] < 0 || codes[i] >= kNumLayerKinds) refuse_layer(index, "unknown kind ", codes[i]);
-    const LayerFormat& form = kLayerFormats[codes[i]];
-    if (num_codes - i - 1 < static_cast<size_t>(form.num_arguments)) refuse_layer(index, form.name, " is cut off");
+    const LayerFormat& format = kLayerFormats[codes[i]];
+    if (num_codes - i - 1 < static_cast<size_t>(format.num_arguments)) refuse_layer(index, format.name, " is cut off");
     Layer layer;
     layer.kind = static_cast<LayerKind>(codes[i]);
     layer.in = shape;
@@ -173,7 +173,7 @@ inline Program parse_program(const int64_t* codes, size_t num_codes, LayerShape 
     if (program.num_parameters > kMaxParameters) refuse_layer(index, "more than ", kMaxParameters, " parameters");
     program.layers.push_back(layer);
     shape = layer.out;
-    i += 1 + form.num_arguments;
+    i += 1 + format.num_arguments;
   }
   if (program.layers.empty() || !shape.flat) {
     refuse("program: must end in flat logits, one per class");
