@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pydrift.classifier import Classifier
-from pydrift.errors import UsageError
+from pydrift.core.errors import UsageError
+from pydrift.models.classifier import Classifier
 from pydrift.ops import BoundaryWalks, MinGdOptions, min_gd
 from pydrift.ops.reference import answer_statistics, min_gd_through
 from pydrift.ownership.embedding import Embedded, refuse_not_finite

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pydrift.noise import MAX_RESTARTS, Phase, integers, words
+from pydrift.core.noise import MAX_RESTARTS, Phase, integers, words
 from pydrift.ops.options import AscentOptions
 from pydrift.ops.reference.network import (
     check_precision,
