@@ -135,21 +135,23 @@ def _epochs(
     epochs = [recipe.epochs_for(size) for recipe, size in zip(recipes, sizes, strict=True)]
     steps = np.array([recipe.steps_per_epoch(size) for recipe, size in zip(recipes, sizes, strict=True)])
     rates = [recipe.rates(size) for recipe, size in zip(recipes, sizes, strict=True)]
-    hyperparameters = torch.tensor([_hyper(recipe) for recipe in recipes], dtype=torch.float64, device=x.device)
+    hyperparameters = torch.tensor(
+        [_hyperparameters(recipe) for recipe in recipes], dtype=torch.float64, device=x.device
+    )
     batch_size = torch.tensor(
         [r.batch_size_for(n) for r, n in zip(recipes, sizes, strict=True)], dtype=torch.int32, device=x.device
     )
     augmented = any(recipe.augment for recipe in recipes)
     for epoch in range(state.epoch, max(epochs)):
         running = [k for k in range(len(drawn)) if epoch < epochs[k]]
-        order, augmentation, rate = [], [], []
+        order, augmentation, learning_rate = [], [], []
         for k in running:
             positions, moves = recipes[k].epoch(seeds[k], epoch, sizes[k])
             order.append(drawn[k][positions].astype(np.int32))
             augmentation.append(
                 moves if recipes[k].augment else np.zeros((len(positions) if augmented else 0, 3), np.int8)
             )
-            rate.append(rates[k][epoch * steps[k] : (epoch + 1) * steps[k]])
+            learning_rate.append(rates[k][epoch * steps[k] : (epoch + 1) * steps[k]])
         num_steps = np.zeros(len(drawn), np.int32)
         num_steps[running] = steps[running]
         shadow_train(
@@ -163,7 +165,7 @@ def _epochs(
             torch.from_numpy(epoch * steps).to(x.device),
             torch.from_numpy(num_steps).to(x.device),
             batch_size,
-            torch.from_numpy(np.concatenate(rate)).to(x.device),
+            torch.from_numpy(np.concatenate(learning_rate)).to(x.device),
             hyperparameters,
             program=program,
             optimizer="adam" if recipes[0].optimizer == "adam" else "sgd",
@@ -171,7 +173,7 @@ def _epochs(
         yield replace(state, epoch=epoch + 1)
 
 
-def _hyper(recipe: TrainingRecipe) -> list[float]:
+def _hyperparameters(recipe: TrainingRecipe) -> list[float]:
     """The columns HYPERPARAMETERS of `shadow_train`; what torch.optim.AdamW has by default."""
     columns = {
         "beta1": 0.9 if recipe.optimizer == "adam" else recipe.momentum,
