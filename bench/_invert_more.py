@@ -12,7 +12,7 @@ from _compare import Peer
 from _harness import interleaved, ratio
 from _invert_peers import peers
 from _invert_steps import manual
-from _invert_task import Run, Task, native, options
+from _invert_task import SEED, Run, Task, native, options
 from torch import Tensor, nn
 
 from pydrift.models.arch import build
@@ -120,7 +120,8 @@ def _ours_with_stop(task: Task, taken: list[Tensor]) -> Run:
     models = task.lowered or []
     parameters = torch.stack([m.parameters() for m in models])
     model, label, restart = task.model, task.label.int(), task.restart.int()
-    how = {**options(task), **_STOP, "program": models[0].program(), "max_steps": _MAX_STEPS}
+    how: dict[str, Any] = {"options": options(**_STOP), "seed": SEED, "jitter": task.jitter}
+    how |= {"program": models[0].program(), "max_steps": _MAX_STEPS}
 
     def run() -> Tensor:
         x = task.x.clone()
@@ -133,7 +134,7 @@ def _ours_with_stop(task: Task, taken: list[Tensor]) -> Run:
 def _lockstep(task: Task, waited: list[int]) -> Run:
     models = task.lowered or []
     gradient_of = manual(models[0], min(task.block, task.per_model))
-    rule = {name: value for name, value in options(task).items() if name not in ("seed", "jitter")}
+    rule = options(**_STOP)
 
     def run() -> Tensor:
         images = []
@@ -141,12 +142,23 @@ def _lockstep(task: Task, waited: list[int]) -> Run:
             x, label = task.x[block].clone(), task.label[block]
             m, v, count = torch.zeros_like(x), torch.zeros_like(x), len(x)
             best = torch.full((count,), torch.inf, device=task.device)
-            stale, steps = (torch.zeros(count, dtype=torch.int32, device=task.device) for _ in range(2))
+            steps_without_improvement, steps = (
+                torch.zeros(count, dtype=torch.int32, device=task.device) for _ in range(2)
+            )
             active = torch.ones(count, dtype=torch.bool, device=task.device)
             for step in range(_MAX_STEPS):
                 log_probability, gradient = gradient_of(x, label)
                 ascent_update(
-                    x, gradient.contiguous(), m, v, log_probability, best, stale, steps, active, **rule, **_STOP
+                    x,
+                    gradient.contiguous(),
+                    m,
+                    v,
+                    log_probability,
+                    best,
+                    steps_without_improvement,
+                    steps,
+                    active,
+                    options=rule,
                 )
                 if step % 5 == 4 and not active.any():
                     break

@@ -15,7 +15,7 @@ from pydrift.inversion import GradientAscent
 from pydrift.models.arch import NotLowerable, build, lower
 from pydrift.models.arch.fused import FusedModel
 from pydrift.models.classifier import freeze
-from pydrift.ops import Precision, invert
+from pydrift.ops import AscentOptions, Precision, invert
 
 SEED = 0
 LEARNING_RATE, BETA1, BETA2, EPSILON, TV_WEIGHT, L2_WEIGHT = 0.05, 0.9, 0.999, 1e-8, 1e-3, 1e-3
@@ -127,27 +127,27 @@ def native(task: Task, precision: Precision = "float32") -> Run:
 
     def run() -> Tensor:
         x = task.x.clone()
-        how = {"program": program, "max_steps": task.steps, **options(task), **NEVER}
-        invert(x, parameters, model, label, restart, precision=precision, **how)
+        how: dict[str, Any] = {"program": program, "max_steps": task.steps, "seed": SEED, "jitter": task.jitter}
+        invert(x, parameters, model, label, restart, precision=precision, options=options(**NEVER), **how)
         return x
 
     return run
 
 
-def options(task: Task) -> dict[str, Any]:
-    return {
-        "seed": SEED,
-        "jitter": task.jitter,
-        "optimizer": "adam",
-        "learning_rate": LEARNING_RATE,
-        "beta1": BETA1,
-        "beta2": BETA2,
-        "epsilon": EPSILON,
-        "tv_weight": TV_WEIGHT,
-        "l2_weight": L2_WEIGHT,
-        "lower": 0.0,
-        "upper": 1.0,
-    }
+def options(*, confidence_threshold: float, patience: int) -> AscentOptions:
+    return AscentOptions(
+        optimizer="adam",
+        learning_rate=LEARNING_RATE,
+        beta1=BETA1,
+        beta2=BETA2,
+        epsilon=EPSILON,
+        tv_weight=TV_WEIGHT,
+        l2_weight=L2_WEIGHT,
+        lower=0.0,
+        upper=1.0,
+        confidence_threshold=confidence_threshold,
+        patience=patience,
+    )
 
 
 def generic(task: Task, steps: int | None = None) -> Run:

@@ -45,7 +45,9 @@ def training(task: Task) -> Callable[[], Tensor]:
     first, second = torch.zeros_like(parameters), torch.zeros_like(parameters)
     models, device = task.num_models, task.device
     beta1 = BETA1 if task.optimizer == ADAM else MOMENTUM
-    hyper = torch.tensor([[beta1, BETA2, EPSILON, task.weight_decay, 0.0]], dtype=torch.float64, device=device)
+    hyperparameters = torch.tensor(
+        [[beta1, BETA2, EPSILON, task.weight_decay, 0.0]], dtype=torch.float64, device=device
+    )
     done = torch.zeros(models, dtype=torch.int64, device=device)
     arguments = (
         task.x,
@@ -59,7 +61,7 @@ def training(task: Task) -> Callable[[], Tensor]:
         torch.full((models,), task.steps, dtype=torch.int32, device=device),
         torch.full((models,), task.batch_size, dtype=torch.int32, device=device),
         torch.full((models * task.steps,), task.learning_rate, dtype=torch.float64, device=device),
-        hyper.repeat(models, 1),
+        hyperparameters.repeat(models, 1),
     )
     program = task.lowered[0].program()
 

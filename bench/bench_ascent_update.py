@@ -16,7 +16,7 @@ import torch
 from _harness import copy_bytes_per_second, median_seconds, write_json
 from torch import Tensor
 
-from pydrift.ops import ascent_update, reference
+from pydrift.ops import AscentOptions, ascent_update, reference
 
 # name -> [N, C, H, W]: ten classes of 16 restarts, and one set that no cache holds
 WORKLOADS = {
@@ -27,19 +27,19 @@ WORKLOADS = {
 }
 ACCESSES_PER_VALUE = 7
 TENSORS_PER_VALUE = 4
-OPTIONS: dict[str, Any] = {
-    "optimizer": "adam",
-    "learning_rate": 0.01,
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "epsilon": 1e-8,
-    "tv_weight": 0.02,
-    "l2_weight": 0.003,
-    "lower": 0.0,
-    "upper": 1.0,
-    "confidence_threshold": 2.0,  # never reached, nor is the patience: every sample works in every call
-    "patience": 2**30,
-}
+OPTIONS = AscentOptions(
+    optimizer="adam",
+    learning_rate=0.01,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-8,
+    tv_weight=0.02,
+    l2_weight=0.003,
+    lower=0.0,
+    upper=1.0,
+    confidence_threshold=2.0,  # never reached, nor is the patience: every sample works in every call
+    patience=2**30,
+)
 
 
 def state_of(shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
@@ -53,8 +53,12 @@ def state_of(shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
 
 def measure(name: str, shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
     compiled = torch.compile(reference.ascent_update, fullgraph=True, dynamic=False)
-    functions: dict[str, Any] = {"native": ascent_update, "eager": reference.ascent_update, "compile": compiled}
-    variants = {key: partial(function, *state_of(shape, device), **OPTIONS) for key, function in functions.items()}
+    state, scalars = partial(state_of, shape, device), vars(OPTIONS)
+    variants: dict[str, Any] = {
+        "native": partial(ascent_update, *state(), options=OPTIONS),
+        "eager": partial(reference.ascent_update, *state(), **scalars),
+        "compile": partial(compiled, *state(), **scalars),
+    }
     seconds = median_seconds(variants, device, rounds)
     num_values = torch.Size(shape).numel()
     copy = copy_bytes_per_second(num_values * 4 * TENSORS_PER_VALUE, device, rounds)

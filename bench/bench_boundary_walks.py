@@ -26,8 +26,8 @@ from pydrift.data import load_data
 from pydrift.models.arch import build
 from pydrift.models.classifier import channels_last, freeze
 from pydrift.models.recipe import TrainingRecipe
-from pydrift.ops import BoundaryWalks
-from pydrift.ops.reference_walks import blind_walk_through, min_gd_through
+from pydrift.ops import BlindWalkOptions, BoundaryWalks, MinGdOptions
+from pydrift.ops.reference import blind_walk_through, min_gd_through
 from pydrift.ownership import BlindWalk, MinGd
 from pydrift.training import train_many
 
@@ -88,7 +88,7 @@ def min_gd(module: nn.Module, x: Tensor) -> dict[str, Callable[[], BoundaryWalks
     model = freeze(module, tuple(x.shape[1:]), CPU)  # type: ignore[arg-type]
     forward = channels_last(module)
     grid = torch.cartesian_prod(torch.arange(len(x)), torch.arange(10), torch.arange(3)).int().T.contiguous()
-    options = {**vars(walk), "lower": 0.0, "upper": 1.0}
+    options = MinGdOptions(**vars(walk))
 
     def torch_variant() -> BoundaryWalks:
         return BoundaryWalks(*min_gd_through(forward, *grid, x=x, options=options))
@@ -114,7 +114,7 @@ def blind_walk(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[]
     forward = channels_last(module)
     image, direction = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(directions))).int().T.contiguous()
     label, norm = y.int()[image.long()], direction // walk.starts
-    options = {"max_steps": walk.max_steps, "lower": 0.0, "upper": 1.0}
+    options = BlindWalkOptions(max_steps=walk.max_steps)
 
     def through(network: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ids = (part[rows] for part in (image, direction, label, norm))

@@ -26,7 +26,7 @@ from _harness import interleaved, ratio, write_json
 from _invert_more import all_threads, early_stop, scale_sweep, with_jitter
 from _invert_peers import peers
 from _invert_steps import ascend, autograd, step_of
-from _invert_task import NEVER, Task, generic, native, options
+from _invert_task import NEVER, SEED, Task, generic, native, options
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -99,8 +99,8 @@ def verify(task: Task, restarts: int) -> list[dict[str, float]]:
         else:
             got, expected = native(few)(), few.x.double()
             parameters = torch.stack([model.parameters() for model in few.lowered]).double()
-            how = {**options(few), **NEVER, "program": few.lowered[0].program(), "max_steps": steps}
-            how["precision"] = "float32"
+            how = {**vars(options(**NEVER)), "seed": SEED, "jitter": few.jitter, "precision": "float32"}
+            how |= {"program": few.lowered[0].program(), "max_steps": steps}
             reference.invert(expected, parameters, few.model, few.label.int(), few.restart.int(), **how)
         errors = relative_errors(got, expected)
         rows.append(
