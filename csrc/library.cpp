@@ -2,6 +2,11 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(pydrift, m) {
+  // What the build is (csrc/build_info.h); chosen_simd is the CPU variant in use: the widest, or what PYDRIFT_SIMD names
+  m.def("build_info() -> str[]");
+  m.def("max_values_per_sample() -> int");
+  m.def("simd_variants() -> str[]");
+  m.def("chosen_simd() -> str");
   // x, gradient, first_moment, second_moment [N, C, H, W] float32 (second_moment of any shape with "momentum");
   // log_probability, best_cost [N] float32; stale, steps [N] int32; active [N] bool
   m.def(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from test_ops_ascent_update import OPTIONS, SHAPES, assert_same_bits, clones, state_of
 
+import pydrift
 from pydrift.ops import native, native_status, reference
 
 ROOT = Path(__file__).parent.parent
@@ -76,15 +77,35 @@ def test_native_code_is_in_use() -> None:
 
 @needs_native
 def test_build_info(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydrift import _native
-
     monkeypatch.delenv("PYDRIFT_SIMD", raising=False)
     status = native_status()
+    facts = ["built_with_torch", "compiler", "cuda_architectures", "cuda_compiler", "version"]
+    assert list(status.build) == [*facts, "simd"]
     assert status.build["built_with_torch"] == torch.__version__
-    assert status.build["simd"] == _native.simd_variants()[-1]
+    assert status.build["version"] == pydrift.__version__
+    assert status.build["simd"] == native.simd_variants()[-1]
     assert status.describe("cpu") == f"cpu ({status.build['simd']})"
-    assert set(_native.simd_variants()) <= {"scalar", "avx2", "avx512"}
-    assert _native.limits() == {"max_values_per_sample": 2**30}
+    assert set(native.simd_variants()) <= {"scalar", "avx2", "avx512"}
+    assert torch.ops.pydrift.max_values_per_sample() == 2**30
+
+
+@needs_native
+def test_the_module_of_source_builds_tells_the_same() -> None:
+    module = pytest.importorskip(
+        "pydrift._native", reason="no Python.h, or not a build from source", exc_type=ImportError
+    )
+    for name in ("build_info", "max_values_per_sample", "simd_variants"):
+        assert getattr(module, name)() == getattr(torch.ops.pydrift, name)()
+
+
+def test_nothing_needs_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel has none."""
+    monkeypatch.setitem(sys.modules, "pydrift._native", None)
+    monkeypatch.setattr(native, "_load", functools.cache(native._load.__wrapped__))
+    monkeypatch.delenv("PYDRIFT_NATIVE", raising=False)
+    assert native._build_info(is_loaded=False) == {}
+    if native_status().cpu:
+        assert native_status().build["built_with_torch"] == torch.__version__
 
 
 @needs_native

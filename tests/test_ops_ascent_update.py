@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydrift.ops import ascent_update, native_status, reference
+from pydrift.ops import ascent_update, native, native_status, reference
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHAPES = [(5, 1, 8, 8), (3, 2, 1, 7), (3, 2, 7, 1), (2, 1, 1, 1), (4, 3, 33, 35), (67, 1, 28, 28)]
@@ -152,13 +152,11 @@ def run_with(state: dict[str, Tensor], **options: object) -> dict[str, Tensor]:
 def test_variants_and_reference_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, optimizer: str, shape: tuple[int, ...]
 ) -> None:
-    from pydrift import _native
-
     state = state_of(shape)
     expected = clones(state)
     for _ in range(2):
         reference.ascent_update(*expected.values(), **(OPTIONS | {"optimizer": optimizer}))
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         assert native_status().build["simd"] == variant
         assert_same_bits(run_with(state, optimizer=optimizer), expected)

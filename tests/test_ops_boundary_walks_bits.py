@@ -18,6 +18,8 @@ from test_ops_boundary_walks import (
 from test_ops_invert import random_problem
 from torch import Tensor
 
+from pydrift.ops import native
+
 names = pytest.mark.parametrize("name", ["mlp no hidden", "conv 5x5", "normalised input", "batch norm"])
 
 
@@ -68,11 +70,9 @@ def test_threads_do_not_matter(op: str, name: str) -> None:
 @names
 def test_variants(monkeypatch: pytest.MonkeyPatch, op: str, name: str) -> None:
     """AVX2 and AVX-512 agree to the bit, scalar code to rounding errors."""
-    from pydrift import _native
-
     arguments = task(op, name)
     expected, results = exact(op, arguments), {}
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         results[variant] = run(op, arguments)
         assert_agree(op, arguments, results[variant], expected)
@@ -93,8 +93,6 @@ def test_arguments_are_only_read(op: str, implementation: str) -> None:
 @both_walks
 def test_random_programs(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
     """Any order, company and, between AVX2 and AVX-512, any variant."""
-    from pydrift import _native
-
     for seed in range(40):
         tensors, program = random_problem(seed)
         arguments = all_walks(op, tensors["x"][:5], tensors["parameters"], program)
@@ -102,7 +100,7 @@ def test_random_programs(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
         order = torch.randperm(len(arguments["model"]), generator=torch.Generator().manual_seed(seed))
         for rows in (order, order[:1], order[1:20]):
             assert_same_bits(run(op, only(rows, arguments), max_steps=12), of(rows, whole))
-        if "avx512" in _native.simd_variants():
+        if "avx512" in native.simd_variants():
             with monkeypatch.context() as environment:
                 environment.setenv("PYDRIFT_SIMD", "avx512")
                 widest = run(op, arguments, max_steps=12)

@@ -17,6 +17,7 @@ from test_ops_invert import (
 from torch import Tensor
 
 from pydrift.noise import Phase, integers, words
+from pydrift.ops import native
 
 STOPPING = {"max_steps": 40, "confidence_threshold": 0.8, "patience": 4}  # at steps all over the range
 names = pytest.mark.parametrize("name", ["mlp 17-100", "conv 5x5 stride 2", "two pools", "affine after relu"])
@@ -97,13 +98,11 @@ def test_threads_do_not_matter(name: str) -> None:
 @names
 def test_variants(monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str) -> None:
     """AVX2 and AVX-512 agree to the bit, scalar code to rounding errors."""
-    from pydrift import _native
-
     tensors, program = problem(name, count=37)
     options = {"program": program, "optimizer": optimizer}
     expected = exact(tensors, **options)
     results = {}
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         results[variant] = run(tensors, **options)
         assert_images_agree(results[variant]["x"], expected["x"], 1e-4)
@@ -116,8 +115,6 @@ def test_variants(monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str) ->
 @needs_native
 def test_random_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any order, company and, between AVX2 and AVX-512, any variant."""
-    from pydrift import _native
-
     for seed in range(60):
         tensors, program = random_problem(seed)
         options = STOPPING | {"program": program, "optimizer": ("adam", "momentum")[seed % 2]}
@@ -125,7 +122,7 @@ def test_random_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         order = torch.randperm(len(tensors["x"]), generator=torch.Generator().manual_seed(seed))
         assert_same_bits(run(only(order, tensors), **options), only(order, whole))
         assert_same_bits(run(only(order[:1], tensors), **options), only(order[:1], whole))
-        if "avx512" in _native.simd_variants():
+        if "avx512" in native.simd_variants():
             with monkeypatch.context() as environment:
                 environment.setenv("PYDRIFT_SIMD", "avx2")
                 assert_same_bits(run(tensors, **options), whole)

@@ -13,7 +13,7 @@ from test_ops_invert import ARCHITECTURES, architectures, devices, problem, rand
 from torch import Tensor
 
 from pydrift.membership import signals
-from pydrift.ops import Precision, ShadowMoments, ShadowStatistics, reference, shadow_moments, shadow_statistics
+from pydrift.ops import Precision, ShadowMoments, ShadowStatistics, native, reference, shadow_moments, shadow_statistics
 
 Arguments = dict[str, Tensor]
 FLOATS = ("margin", "loss", "confidence")
@@ -337,12 +337,10 @@ def test_number_of_threads_does_not_matter(name: str, count: int, num_models: in
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_variants(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """AVX2 and AVX-512 agree to the bit, scalar code to rounding errors."""
-    from pydrift import _native
-
     arguments, program = task(name, 150, 2)
     expected = statistics(exact(arguments), program, reference.shadow_statistics)
     results = {}
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         results[variant] = statistics(arguments, program)
         assert_close(results[variant], expected)

@@ -13,7 +13,7 @@ from test_ops_ascent_update import needs_native
 from test_ops_invert import ARCHITECTURES, problem, random_problem
 from torch import Tensor
 
-from pydrift.ops import HYPER, reference, reference_train, shadow_train, trains
+from pydrift.ops import HYPER, native, reference, reference_train, shadow_train, trains
 
 Implementation = Callable[..., Tensor]
 implementations = pytest.mark.parametrize(
@@ -251,11 +251,9 @@ def test_steps_may_be_taken_in_several_calls(optimizer: str) -> None:
 
 @needs_native
 def test_every_instruction_set_trains_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydrift import _native
-
     arguments, program = of("two pools", steps=[3, 3], batch_size=[33, 9])
     results = []
-    for simd in _native.simd_variants():
+    for simd in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", simd)
         trained = copied(arguments)
         run(shadow_train, trained, program, "sgd")
