@@ -79,24 +79,26 @@ class CMakeBuild(build_ext):
         return (ROOT if self.is_in_place() else Path(self.build_lib).resolve()) / "pydrift"
 
     def build(self, target: Path) -> list[Path]:
-        folder = ROOT / "build" / f"native-{sys.implementation.cache_tag}"  # kept: an unchanged tree builds nothing
+        with_cuda = {"auto": "AUTO", "0": "OFF", "1": "ON"}[switch("PYDRIFT_CUDA")]
         options = {
             "CMAKE_MAKE_PROGRAM": tool("ninja"),
-            "PYDRIFT_PYTHON_MODULE": "ON" if self.is_in_place() else "OFF",
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": package_folder("pybind11") / "share" / "cmake" / "pybind11",
             "PYDRIFT_TORCH_DIR": package_folder("torch"),
             "PYDRIFT_TORCH_VERSION": importlib.metadata.version("torch"),
             "PYDRIFT_VERSION": self.distribution.get_version(),
-            "PYDRIFT_CUDA": {"auto": "AUTO", "0": "OFF", "1": "ON"}[switch("PYDRIFT_CUDA")],
+            "PYDRIFT_CUDA": with_cuda,
         }
-        if self.is_in_place():
-            options["Python_EXECUTABLE"] = sys.executable
-            options["pybind11_DIR"] = package_folder("pybind11") / "share" / "cmake" / "pybind11"
+        # Kept: an unchanged tree builds nothing. CMake deletes what another setting built, so CPU only lies apart.
+        folder = ROOT / "build" / f"native-{sys.implementation.cache_tag}{'-cpu' if with_cuda == 'OFF' else ''}"
         defines = [f"-D{key}={value}" for key, value in options.items()]
         cmake = tool("cmake")
         subprocess.run([cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", *defines], check=True)
         subprocess.run([cmake, "--build", folder], check=True)
-        subprocess.run([cmake, "--install", folder, "--prefix", target], check=True)
-        return [Path(line) for line in (folder / "install_manifest.txt").read_text().splitlines()]
+        component = [] if self.is_in_place() else ["--component", "libraries"]  # a wheel has no module for one Python
+        subprocess.run([cmake, "--install", folder, "--prefix", target, *component], check=True)
+        manifest = folder / ("_".join(["install_manifest", *component[1:]]) + ".txt")
+        return [Path(line) for line in manifest.read_text().splitlines()]
 
     def get_outputs(self) -> list[str]:
         return [str(library) for library in self.target_folder().glob("*.so")]
