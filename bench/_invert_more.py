@@ -15,7 +15,7 @@ from _invert_steps import manual
 from _invert_task import Run, Task, native, options
 from torch import Tensor, nn
 
-from pydrift.arch import build
+from pydrift.models.arch import build
 from pydrift.ops import ascent_update, invert
 
 _ROUNDS = 5

@@ -11,7 +11,7 @@ from _forms import fresh, nhwc, product
 from _invert_task import BETA1, BETA2, EPSILON, L2_WEIGHT, TV_WEIGHT, Run, Task
 from torch import Tensor
 
-from pydrift.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
+from pydrift.models.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
 from pydrift.ops.reference import prior_gradient, roll
 
 Gradient = Callable[[Tensor, Tensor], Tensor]  # images, labels -> d log p / d images

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from pydrift.arch import NotLowerable, build, lower
-from pydrift.arch.fused import FusedModel
-from pydrift.classifier import freeze
+from pydrift.core.noise import Phase, integers, uniform, words
 from pydrift.inversion import GradientAscent
-from pydrift.noise import Phase, integers, uniform, words
+from pydrift.models.arch import NotLowerable, build, lower
+from pydrift.models.arch.fused import FusedModel
+from pydrift.models.classifier import freeze
 from pydrift.ops import Precision, invert
 
 SEED = 0

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pydrift.arch import build
+from pydrift.core.progress import Progress
 from pydrift.data import LabelledImages
-from pydrift.membership import Statistics
-from pydrift.progress import Progress
+from pydrift.models.arch import build
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows import ShadowBank, train_shadows
-from pydrift.training import TrainingRecipe
+from pydrift.shadows.statistics import Statistics
 
 DELTA = 1e-5
 
@@ -64,7 +64,7 @@ def bank_of(
     digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
     folder = None if work is None else work / f"{name}-{digest[:12]}"
     return train_shadows(
-        arch, data, count, recipe=kind.recipe, train=own, seed=seed, work_dir=folder, device="cpu", progress=progress
+        arch, data, count, recipe=kind.recipe, train=own, seed=seed, resume_dir=folder, device="cpu", progress=progress
     )
 
 

@@ -1,4 +1,4 @@
-"""The models of the dataset-inference bench: victims, those that were stolen from them, and honest ones.
+"""The models of the dataset-inference bench: victims, those that were stolen from them, and benign ones.
 
 The ways of theft are those of Maini, Yaghini and Papernot, "Dataset Inference: Ownership Resolution in Machine
 Learning" (ICLR 2021), with training that fits small networks. Each model is kept in a file whose name is the hash of
@@ -22,10 +22,11 @@ from _ownership_world import Indices, World
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydrift.arch import build
-from pydrift.modelfile import load_model, save_model
-from pydrift.parallel import one_intra_op_thread
-from pydrift.training import TrainingRecipe, predict, train_many
+from pydrift.core.parallel import one_intra_op_thread
+from pydrift.models.arch import build
+from pydrift.models.file import load_model, save_model
+from pydrift.models.recipe import TrainingRecipe
+from pydrift.training import predict, train_many
 from pydrift.training.loop import refuse_divergence
 from pydrift.version import __version__
 

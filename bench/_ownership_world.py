@@ -7,9 +7,9 @@ import numpy as np
 from _ownership_data_free import DataFree
 from numpy.typing import NDArray
 
+from pydrift.core.errors import UsageError
 from pydrift.data import LabelledImages, load_data
-from pydrift.errors import UsageError
-from pydrift.training import TrainingRecipe
+from pydrift.models.recipe import TrainingRecipe
 
 Indices = NDArray[np.int64]
 
@@ -60,7 +60,7 @@ class World:
     """Who has which images, for one victim.
 
     source  a data spec; its train split is dealt out. The part before the colon is in SETTINGS
-    seed    of the victim. Worlds of all seeds share the public and the independent images, and with them the honest
+    seed    of the victim. Worlds of all seeds share the public and the independent images, and with them the benign
             models; each deals the rest anew
 
     All are indices int64 of images. In parts of all images: `public` 44 %, which everybody knows; `independent_pool`

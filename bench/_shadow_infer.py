@@ -16,7 +16,7 @@ from _forms import channels_last, compiled, fresh, graphed, in_bfloat16, nhwc, p
 from _shadow_task import Task
 from torch import Tensor, nn
 
-from pydrift.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
+from pydrift.models.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
 
 Network = Callable[[Tensor], Tensor]
 Result = tuple[Tensor, Tensor, Tensor, Tensor]

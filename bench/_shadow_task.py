@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pydrift.arch import build, lower
-from pydrift.arch.fused import FusedModel
+from pydrift.models.arch import build, lower
+from pydrift.models.arch.fused import FusedModel
 
 MOMENTUM, BETA1, BETA2, EPSILON = 0.9, 0.9, 0.999, 1e-8
 SGD, ADAM = "sgd", "adam"  # with Nesterov momentum; AdamW

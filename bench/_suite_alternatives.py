@@ -26,8 +26,8 @@ from scipy.spatial.distance import pdist
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from pydrift.baselines import relative_weight_change
 from pydrift.data import LabelledImages, plant
+from pydrift.drift.baselines import relative_weight_change
 
 ALPHA = 0.05
 _BATCH = 128  # images of a forward pass: small ones stay in the cache

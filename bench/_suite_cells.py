@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from pydrift.training import TrainingRecipe
+from pydrift.models.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Update:
-    """One successor of one base.
+    """One update of one base.
 
     kind      of drift, or of benign change
     strength  0 subtle, 1 between, 2 blatant; None where it is benign
@@ -75,7 +75,7 @@ def datasets(folder: str) -> dict[str, DataSet]:
 
 
 def benign_changes(data: DataSet) -> dict[str, list[tuple[TrainingRecipe, int]]]:
-    """Recipes and sizes of honest updates that were not made quite as the base was."""
+    """Recipes and sizes of benign updates that were not made quite as the base was."""
     epochs = RECIPE.epochs_for(data.size)
     return {
         "augmentation": [(replace(RECIPE, augment=f"shift:{n}"), data.size) for n in (1, 2)],

@@ -13,9 +13,9 @@ import torch
 from _suite_cells import RECIPE, DataSet, Update
 
 from pydrift.data import LabelledImages, load_data
-from pydrift.modelfile import load_model
-from pydrift.trainer import train_model
-from pydrift.training import TrainingRecipe
+from pydrift.models.file import load_model
+from pydrift.models.recipe import TrainingRecipe
+from pydrift.training.train_model import train_model
 from pydrift.version import __version__
 
 

@@ -17,7 +17,7 @@ def auroc(drifted: np.ndarray, benign: np.ndarray) -> float:
 
 
 def summary(rows: list[dict[str, Any]], method: str, keep: Callable[[dict[str, Any]], bool] = lambda row: True) -> dict:
-    """One line of the table; drifted updates are those that `keep` keeps, honest ones are all."""
+    """One line of the table; drifted updates are those that `keep` keeps, benign ones are all."""
     found = [(row["update"], row["methods"][method]) for row in rows]
     benign = [m for u, m in found if u["drift"] is None]
     drifted = [(row["update"], row["methods"][method]) for row in rows if row["update"]["drift"] and keep(row)]
@@ -58,7 +58,7 @@ def print_tables(cell: dict[str, Any]) -> None:
     rows = cell["rows"]
     methods = list(rows[0]["methods"])
     print(
-        f"\n{cell['set']}, {cell['mode']}: {sum(r['update']['drift'] is None for r in rows)} honest updates, ", end=""
+        f"\n{cell['set']}, {cell['mode']}: {sum(r['update']['drift'] is None for r in rows)} benign updates, ", end=""
     )
     print(f"{sum(r['update']['drift'] is not None for r in rows)} drifted ones")
     print(f"{'':36}AUROC  found at 5 %  first  own rule: found  named right, of all  false alarms")
@@ -79,7 +79,7 @@ def print_tables(cell: dict[str, Any]) -> None:
     test = stats.kstest(p_values, "uniform")
     shares = ", ".join(f"{(p_values <= p).mean():.1%} <= {p:g}" for p in (0.01, 0.05, 0.5))
     print(
-        f"p of the classes of honest updates: {shares}; Kolmogorov-Smirnov distance from uniform {test.statistic:.3f}"
+        f"p of the classes of benign updates: {shares}; Kolmogorov-Smirnov distance from uniform {test.statistic:.3f}"
         f", p {test.pvalue:.0e} if classes were independent"
     )
     kinds: dict[str, list[bool]] = {}

@@ -22,13 +22,14 @@ import torch
 from _harness import interleaved, ratio, write_json
 from torch import Tensor, nn
 
-from pydrift.arch import build
-from pydrift.classifier import channels_last, freeze
 from pydrift.data import load_data
+from pydrift.models.arch import build
+from pydrift.models.classifier import channels_last, freeze
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import BoundaryWalks
 from pydrift.ops.reference_walks import blind_walk_through, min_gd_through
 from pydrift.ownership import BlindWalk, MinGd
-from pydrift.training import TrainingRecipe, train_many
+from pydrift.training import train_many
 
 CPU = torch.device("cpu")
 

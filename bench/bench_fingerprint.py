@@ -23,7 +23,8 @@ from _fingerprint_sets import NAMES, adversarial_sets, in_blocks, outlier_sets, 
 from _harness import interleaved, machine, ratio
 from numpy.typing import NDArray
 
-from pydrift.classifier import exact_arithmetic
+from pydrift.core.parallel import one_intra_op_thread
+from pydrift.core.store import check_writable, write_json
 from pydrift.data import LabelledImages, load_data
 from pydrift.fingerprint import (
     DETECTORS,
@@ -37,10 +38,9 @@ from pydrift.fingerprint import (
     separation,
 )
 from pydrift.fingerprint.fit import MAX_FITTED, MAX_HELD_OUT
-from pydrift.parallel import one_intra_op_thread
-from pydrift.store import check_writable, write_json
-from pydrift.trainer import train_model
-from pydrift.training import TrainingRecipe
+from pydrift.models.classifier import exact_arithmetic
+from pydrift.models.recipe import TrainingRecipe
+from pydrift.training.train_model import train_model
 
 
 @dataclass(frozen=True)

@@ -38,14 +38,15 @@ from _membership_models import (
 )
 from numpy.typing import NDArray
 
-from pydrift.classifier import freeze
+from pydrift.core.progress import Progress, for_terminal
+from pydrift.core.store import check_writable, write_json
 from pydrift.data import LabelledImages, load_data
-from pydrift.membership import ATTACKS, Attack, Statistics
-from pydrift.membership.boundary import BoundaryDistance
+from pydrift.membership import ATTACKS, Attack
+from pydrift.membership.attacks.boundary import BoundaryDistance
 from pydrift.membership.evaluation import evaluate
-from pydrift.progress import Progress, for_terminal
+from pydrift.models.classifier import freeze
 from pydrift.shadows import ShadowBank
-from pydrift.store import check_writable, write_json
+from pydrift.shadows.statistics import Statistics
 
 ART = {"rf": "ART black-box (random forest)", "nn": "ART black-box (network)", "gb": "ART black-box (boosting)"}
 SLOW = ("shokri", "boundary")  # done for the first targets only
@@ -66,7 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--boundary", type=int, default=1000, help="images of the boundary attack, which asks much")
     parser.add_argument("--art", action="append", choices=list(ART), help="attack models of the toolbox; default: rf")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, help="folder for finished models: a killed run goes on")
+    parser.add_argument("--resume-dir", type=Path, help="folder for finished models: a killed run goes on")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="under two minutes: digits, few shadows")
     options = parser.parse_args()

@@ -2,7 +2,7 @@
 
 For each seed a victim is trained, and stolen in every way of _ownership_suspects.py; independent suspects, of which a
 third have the victim's recipe, a third another recipe and a third another architecture, are shared by all seeds. All
-are judged by `pydrift.ownership.dataset_inference`, by both embeddings.
+are judged by `pydrift.ownership.ownership_audit`, by both embeddings.
 
     python bench/bench_ownership.py --data cifar10:DIR --work DIR [--seeds N] [--embedding NAME] [--json FILE] [--quick]
 
@@ -22,23 +22,23 @@ from _harness import machine
 from _ownership_suspects import INDEPENDENT, STOLEN, Model, accuracy, independents, suspects, train_all, victim
 from _ownership_world import World
 
-from pydrift.membership.metrics import clopper_pearson
-from pydrift.ownership import OwnershipReport, SuspectResult, dataset_inference
+from pydrift.core.progress import for_terminal
+from pydrift.core.store import check_writable, tensors_digest, write_json
+from pydrift.models.intake import AuditedModel
+from pydrift.ownership import OwnershipReport, SuspectResult, ownership_audit
 from pydrift.ownership.roles import Roles
-from pydrift.progress import for_terminal
-from pydrift.store import check_writable, tensors_digest, write_json
-from pydrift.subject import Subject
+from pydrift.stats.intervals import clopper_pearson
 
 ALPHA = 0.01
 SAMPLES = {"min-gd": 12, "blind-walk": 60}  # a MinGD image takes ten times as long
-FITTED_AND_ASKED = {"cifar10": 220, "digits": 160}  # public images, with both embeddings: so honest models are shared
+FITTED_AND_ASKED = {"cifar10": 220, "digits": 160}  # public images, with both embeddings: so benign models are shared
 TESTS = ("knowledge", "agreement", "membership", "confidence: perceptron", "confidence: logistic regression")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="digits or cifar10:DIR")
-    parser.add_argument("--work", type=Path, required=True, help="folder for finished models")
+    parser.add_argument("--resume-dir", type=Path, required=True, help="folder for finished models")
     parser.add_argument("--seeds", type=int, default=5, help="victims")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--embedding", action="append", choices=list(SAMPLES), help="may be repeated; default: all")
@@ -82,7 +82,7 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
     found = {name: accuracy(world, owner, model) for name, model in accused.items()}
     for embedding in options.embedding:
         samples = options.samples or SAMPLES[embedding]
-        report = dataset_inference(
+        report = ownership_audit(
             subject(world, owner),
             {name: subject(world, model) for name, model in accused.items()},
             world.images.subset(torch.from_numpy(world.private)),
@@ -90,9 +90,9 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
             embedding=embedding,
             samples=samples,
             fit_on=FITTED_AND_ASKED[options.data.partition(":")[0]] - Roles.PUBLIC_PER_PRIVATE * samples,
-            independents=options.honest,
-            alpha=max(ALPHA, 1 / (options.honest + 1)),
-            work_dir=options.work / "honest",
+            independents=options.benign,
+            alpha=max(ALPHA, 1 / (options.benign + 1)),
+            resume_dir=options.work / "benign",
             progress=for_terminal(),
         )
         for result in report.suspects:
@@ -109,9 +109,9 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
             }
 
 
-def subject(world: World, model: Model) -> Subject:
+def subject(world: World, model: Model) -> AuditedModel:
     digest = tensors_digest(model.module.state_dict())
-    return Subject(model.module, model.kind, digest, model.arch, world.setting.recipe, len(model.trained_on))
+    return AuditedModel(model.module, model.kind, digest, model.arch, world.setting.recipe, len(model.trained_on))
 
 
 def figures(result: SuspectResult, report: OwnershipReport) -> dict[str, Any]:
@@ -136,13 +136,13 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     )
     for kind in STOLEN:
         print_row(kind, [row for row in rows if row["suspect"] == kind])
-    honest = [row for row in rows if row["suspect"].startswith("independent")]
-    for variant in sorted({row["variant"] for row in honest}):
-        print_row(f"independent, {variant}", [row for row in honest if row["variant"] == variant])
+    benign = [row for row in rows if row["suspect"].startswith("independent")]
+    for variant in sorted({row["variant"] for row in benign}):
+        print_row(f"independent, {variant}", [row for row in benign if row["variant"] == variant])
     print("\nwrong claims among independent suspects, at p <= .01 (95 % interval):")
     for test in TESTS:
         for name in ("p_calibrated", "p_welch", "p_harmonic"):
-            values = [row["evidence"][test][name] for row in honest]
+            values = [row["evidence"][test][name] for row in benign]
             if values[0] is not None:
                 wrong, (low, high) = claims(values)
                 print(f"  {test:32}{name:14}{wrong:4} of {len(values)}  {100 * low:.1f} to {100 * high:.1f} %")
@@ -168,10 +168,10 @@ def print_row(name: str, rows: list[dict[str, Any]]) -> None:
     needed = [enough(row) for row in rows]
     few = "-" if any(n is None for n in needed) else str(max(n for n in needed if n is not None))
     line = f"{name:32}{mean(r['test_accuracy'] for r in rows):6.3f}{mean(r['same_answers'] for r in rows):6.3f}  "
-    line += f"{mean(of(knowledge, 'effect')):10.2f}{max(p):10.4f}"
+    line += f"{mean(of(knowledge, 'drift_score')):10.2f}{max(p):10.4f}"
     line += f"{sum(value <= ALPHA for value in p):5}/{len(p):3}{few:>8}"
     for test in others:
-        line += f"  {mean(of(test, 'effect')):+9.3f}"
+        line += f"  {mean(of(test, 'drift_score')):+9.3f}"
         if rows[0]["evidence"][test]["p_welch"] is not None:
             line += f"{np.median(of(test, 'p_welch')):10.4f}"
         line += f"{np.median(of(test, 'p_calibrated')):8.3f}"

@@ -22,12 +22,13 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from pydrift.arch import build
+from pydrift.core.parallel import each
+from pydrift.core.store import check_writable, write_json
 from pydrift.data import LabelledImages, load_data
-from pydrift.parallel import each
+from pydrift.models.arch import build
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows import Draw
-from pydrift.store import check_writable, write_json
-from pydrift.training import TrainingRecipe, native_program, train, train_many
+from pydrift.training import native_program, train, train_many
 
 KINDS = ("torch", "native")
 RECIPES = {

@@ -1,7 +1,7 @@
 """A picture of drifts that the drift suite did not find: what the models take the drifted class to look like.
 
 For each kind of drift of single classes that gray data alone did not find after a retrain, the most blatant: a row with
-four gray images of the base, of an honest update and of the drifted update, all from the same starts.
+four gray images of the base, of an benign update and of the drifted update, all from the same starts.
 
     python bench/drift_pictures.py --data DIR --work DIR --set fashion-mnist --png FILE
 
@@ -19,12 +19,12 @@ from _suite_cells import Update, datasets, updates
 from _suite_models import base_job, train_all, update_job
 from _suite_table import OURS
 
-from pydrift.classifier import exact_arithmetic, freeze
+from pydrift.core.store import check_writable, write_atomic
 from pydrift.data import load_data
-from pydrift.gray import GrayData
 from pydrift.inversion import GradientAscent
-from pydrift.modelfile import load_model
-from pydrift.store import check_writable, write_atomic
+from pydrift.inversion.gray import GrayData
+from pydrift.models.classifier import exact_arithmetic, freeze
+from pydrift.models.file import load_model
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES, MODE, CPU = 4, "retrain", torch.device("cpu")
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data", help="folder of the standard data files")
     parser.add_argument("--set", default="fashion-mnist", choices=list(datasets("")))
-    parser.add_argument("--work", type=Path, default=Path("suite"), help="as drift_suite.py's")
+    parser.add_argument("--resume-dir", type=Path, default=Path("suite"), help="as drift_suite.py's")
     parser.add_argument("--png", type=Path, required=True)
     options = parser.parse_args()
     check_writable(options.png)
@@ -43,8 +43,8 @@ def main() -> None:
     input_shape = load_data(data.source, "test").input_shape
     rows: list[list[np.ndarray]] = []
     for missed in missed_drifts(options.set, every):
-        honest = next(u for u in every if u.drift is None and u.base == missed.base)
-        jobs = [base_job(data, missed.base), *(update_job(data, MODE, u, folder) for u in (honest, missed))]
+        benign = next(u for u in every if u.drift is None and u.base == missed.base)
+        jobs = [base_job(data, missed.base), *(update_job(data, MODE, u, folder) for u in (benign, missed))]
         print(f"row {len(rows) + 1}: {missed.drift}, class {missed.classes[0]}")
         row = []
         with exact_arithmetic():

@@ -1,6 +1,6 @@
-"""How well a concept drift is told from an honest update: pydrift, and what a team would look at instead.
+"""How well a concept drift is told from an benign update: pydrift, and what a team would look at instead.
 
-Trains base models, honest updates (other seeds, samples and recipes) and updates with drifts planted at three
+Trains base models, benign updates (other seeds, samples and recipes) and updates with drifts planted at three
 strengths; calibrates on each base, judges every update of it by every method, and prints one table per data set and
 way of updating. Models and calibrations are kept under `--work` and not made twice.
 
@@ -31,14 +31,14 @@ from _suite_models import base_job, train_all, update_job
 from _suite_table import print_tables
 
 from pydrift import DriftAuditor
-from pydrift.answers import Answers, new_answers, of_models, reference_answers
-from pydrift.calibration import FORMAT, Calibration
-from pydrift.classifier import exact_arithmetic, freeze
+from pydrift.core.store import write_atomic
 from pydrift.data import LabelledImages, load_data
-from pydrift.modelfile import load_model
-from pydrift.shadows import successor_draw, train_shadows
-from pydrift.store import write_atomic
-from pydrift.verdict import judge
+from pydrift.drift.calibration import FORMAT, Calibration
+from pydrift.drift.responses import Responses, candidate_responses, of_models, reference_responses
+from pydrift.drift.verdict import judge
+from pydrift.models.classifier import exact_arithmetic, freeze
+from pydrift.models.file import load_model
+from pydrift.shadows import train_shadows, update_draw
 
 ALPHA, SHADOWS, RESTARTS = 0.05, 32, 4
 CPU = torch.device("cpu")
@@ -56,7 +56,9 @@ def suite_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-alternatives", action="store_true")
     parser.add_argument("--quick", action="store_true", help="digits, and of each kind one update")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--work", type=Path, default=Path("suite"), help="to be emptied where pydrift's code changes")
+    parser.add_argument(
+        "--resume-dir", type=Path, default=Path("suite"), help="to be emptied where pydrift's code changes"
+    )
     parser.add_argument("--json", type=Path)
     return parser
 
@@ -85,11 +87,11 @@ def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int,
             file,
             images,
             trained_count,
-            null=mode,
-            draw=successor_draw(len(images), None, data.size),  # updates are drawn from the same images
+            update_mode=mode,
+            draw=update_draw(len(images), None, data.size),  # updates are drawn from the same images
             recipes=options.recipes,
             seed=base,
-            work_dir=folder / f"shadows-{_hash([file.name, mode, trained_count, options.recipes])}",
+            resume_dir=folder / f"shadows-{_hash([file.name, mode, trained_count, options.recipes])}",
             device="cpu",
         )
         trained = iter(bank.models())
@@ -118,7 +120,7 @@ def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int
     fitted = calibrated(options, data, mode, base, folder)
     test = load_data(data.source, "test")
     models = [freeze(m, fitted.input_shape, CPU) for m in (fitted.base.module, *fitted.shadows)]
-    of_known = reference_answers(models, test, lambda: None)
+    of_known = reference_responses(models, test, lambda: None)
     alternatives = Alternatives(fitted.base.module, test)
     rows = []
     for update in chosen_updates(data, options.quick):
@@ -144,7 +146,7 @@ def _verdicts(
     options: argparse.Namespace,
     fitted: Calibration,
     models: list[Any],
-    of_known: Answers,
+    of_known: Responses,
     module: torch.nn.Module,
     test: LabelledImages,
 ) -> dict[str, Any]:
@@ -152,10 +154,10 @@ def _verdicts(
     adds: a model that is the base itself is stable, and a base unlike its shadows leaves all inconclusive."""
     new = freeze(module, fitted.input_shape, CPU)
     gray = fitted.attack.invert(new, fitted.restarts, fitted.seed)
-    seen = new_answers(models, new, fitted.consensus, gray.images, lambda: None)
+    seen = candidate_responses(models, new, fitted.consensus, gray.images, lambda: None)
     chosen = options.instruments.split(",") if options.instruments else list(seen)
     answers, seen = ({i: views[i] for i in chosen} for views in (fitted.answers, seen))
-    of_data = of_models(reference_answers([new], test, lambda: None), 0)
+    of_data = of_models(reference_responses([new], test, lambda: None), 0)
     found = {}
     for name, known, told in (
         ("pydrift, gray only", answers, seen),

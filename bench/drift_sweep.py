@@ -20,7 +20,7 @@ from _suite_cells import MODES, datasets
 from _suite_table import OURS, WITH_DATA, summary
 from drift_suite import RESTARTS, SHADOWS, cell, suite_parser
 
-from pydrift.store import check_writable, write_json
+from pydrift.core.store import check_writable, write_json
 
 
 def main() -> None:
@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument("--shadows", type=int, nargs="*", default=[8, 16, 24, 32, 48])
     parser.add_argument("--restarts", type=int, nargs="*", default=[1, 2, 8, 16])
     parser.add_argument("--workers", default="2", help="processes, of one thread each")
-    parser.add_argument("--work", default="suite", help="as drift_suite.py's")
+    parser.add_argument("--resume-dir", default="suite", help="as drift_suite.py's")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.json is not None:
         check_writable(options.json)
     sets, lines = datasets(options.data), []
     grid = [*product(options.shadows, [RESTARTS]), *product([SHADOWS], options.restarts)]
-    kept = ["--no-alternatives", "--work", options.work, "--workers", options.workers]
+    kept = ["--no-alternatives", "--resume-dir", options.work, "--workers", options.workers]
     for name, mode in product(options.set or sets, options.mode or MODES):
         print(f"{name}, {mode}: AUROC, found at 5 %, right class first, found by the own rule, false alarms")
         for shadows, restarts in dict.fromkeys(grid):

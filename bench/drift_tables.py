@@ -72,7 +72,7 @@ def main() -> None:
         for of_cell in (by_strength, found_by_strength):
             kinds = ((name, [of_cell(cell, kind, method) for cell in cells]) for kind, name in KINDS.items())
             table(f"{METHODS[method]}: {of_cell.__doc__}", cells, kinds)
-        table(f"{METHODS[method]}: p of the classes of honest updates", cells, p_values(cells, method))
+        table(f"{METHODS[method]}: p of the classes of benign updates", cells, p_values(cells, method))
 
 
 def not_mirrored(row: dict[str, Any]) -> bool:
@@ -103,7 +103,7 @@ def own_rule(lines: list[dict[str, Any]]) -> Iterable[tuple[str, Iterable[str]]]
         "of the classes named, right; of those changed, named",
         each(lambda s: f"{percent(s['named_right'])}, {percent(s['named_found'])}"),
     )
-    yield "honest, drifted updates", each(lambda s: f"{s['benign']}, {s['drifted']}")
+    yield "benign, drifted updates", each(lambda s: f"{s['benign']}, {s['drifted']}")
 
 
 def auroc_and_found(line: dict[str, Any]) -> str:

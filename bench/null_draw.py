@@ -19,11 +19,11 @@ import torch
 from _harness import machine
 
 from pydrift import DriftAuditor, load_data
+from pydrift.core.store import check_writable, write_json
 from pydrift.data import plant
-from pydrift.membership.metrics import clopper_pearson
-from pydrift.modelfile import load_model
-from pydrift.store import check_writable, write_json
-from pydrift.trainer import train_model
+from pydrift.models.file import load_model
+from pydrift.stats.intervals import clopper_pearson
+from pydrift.training.train_model import train_model
 
 ARCH, SIZE, BASES, UPDATES = "mlp:1x8x8:48:10", 720, 6, 5
 DRAWS = {"a third": SIZE // 3, "bootstrap": SIZE}  # size=
@@ -73,7 +73,7 @@ def of_base(mode: str, base: int) -> list[dict[str, Any]]:
         train_model(ARCH, data.subset(torch.from_numpy(own)), seed=base).save(file)
         init = load_model(file) if mode == "finetune" else None
         auditors = {
-            draw: DriftAuditor(file, null=mode, seed=base, size=size, device="cpu").fit(
+            draw: DriftAuditor(file, update_mode=mode, seed=base, size=size, device="cpu").fit(
                 data.subset(torch.from_numpy(own))
             )
             for draw, size in DRAWS.items()

@@ -1,6 +1,6 @@
 """pydrift: has a newer image classifier's concept of a class drifted, even where its accuracy did not move?
 
-    report = pydrift.audit(base, production, data=(x, y))
+    report = pydrift.audit(base, candidate, data=(x, y))
     report.verdict            # "stable" | "drift" | "inconclusive"
 
 Names are imported when first used, so that `import pydrift` alone loads neither torch nor scipy.
@@ -12,52 +12,58 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydrift.auditor import DriftAuditor, audit
+    from pydrift.core.errors import InputRefused, PydriftError, UsageError
     from pydrift.data import LabelledImages, load_data, plant
-    from pydrift.errors import InputRefused, PydriftError, UsageError
+    from pydrift.drift.audit import DriftAuditor, audit
+    from pydrift.drift.calibration import Calibration
+    from pydrift.drift.result import DriftReport
     from pydrift.fingerprint import Fingerprint, fit_fingerprint
     from pydrift.inversion import GradientAscent
-    from pydrift.modelfile import load_model, save_model
-    from pydrift.ownership import OwnershipReport, dataset_inference
-    from pydrift.privacy import membership_audit
-    from pydrift.privacy_result import MembershipReport
-    from pydrift.result import DriftReport
+    from pydrift.inversion.gray import GrayData
+    from pydrift.membership.audit import membership_audit
+    from pydrift.membership.result import MembershipReport
+    from pydrift.models.file import load_model, save_model
+    from pydrift.models.recipe import TrainingRecipe
+    from pydrift.ownership import OwnershipReport, ownership_audit
     from pydrift.shadows import Draw, ShadowBank, train_shadows
-    from pydrift.training import TrainingRecipe
     from pydrift.version import __version__
 
 _HOME = {
+    "Calibration": "drift.calibration",
     "Draw": "shadows",
-    "DriftAuditor": "auditor",
-    "DriftReport": "result",
+    "DriftAuditor": "drift.audit",
+    "DriftReport": "drift.result",
     "Fingerprint": "fingerprint",
     "GradientAscent": "inversion",
-    "InputRefused": "errors",
+    "GrayData": "inversion.gray",
+    "InputRefused": "core.errors",
     "LabelledImages": "data",
-    "MembershipReport": "privacy_result",
+    "MembershipReport": "membership.result",
     "OwnershipReport": "ownership",
-    "PydriftError": "errors",
+    "PydriftError": "core.errors",
     "ShadowBank": "shadows",
-    "TrainingRecipe": "training",
-    "UsageError": "errors",
+    "TrainingRecipe": "models.recipe",
+    "UsageError": "core.errors",
     "__version__": "version",
-    "audit": "auditor",
-    "dataset_inference": "ownership",
+    "audit": "drift.audit",
     "fit_fingerprint": "fingerprint",
     "load_data": "data",
-    "load_model": "modelfile",
-    "membership_audit": "privacy",
+    "load_model": "models.file",
+    "membership_audit": "membership.audit",
+    "ownership_audit": "ownership",
     "plant": "data",
-    "save_model": "modelfile",
+    "save_model": "models.file",
     "train_shadows": "shadows",
 }
 
 __all__ = [
+    "Calibration",
     "Draw",
     "DriftAuditor",
     "DriftReport",
     "Fingerprint",
     "GradientAscent",
+    "GrayData",
     "InputRefused",
     "LabelledImages",
     "MembershipReport",
@@ -68,11 +74,11 @@ __all__ = [
     "UsageError",
     "__version__",
     "audit",
-    "dataset_inference",
     "fit_fingerprint",
     "load_data",
     "load_model",
     "membership_audit",
+    "ownership_audit",
     "plant",
     "save_model",
     "train_shadows",

@@ -12,8 +12,8 @@ import torch
 from filelock import FileLock
 
 from pydrift.data import LabelledImages, load_data
-from pydrift.modelfile import load_model
-from pydrift.trainer import train_model
+from pydrift.models.file import load_model
+from pydrift.training.train_model import train_model
 
 DIGITS_ARCH = "mlp:1x8x8:48:10"
 

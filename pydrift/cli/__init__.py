@@ -20,7 +20,7 @@ import typer
 
 from pydrift.cli import drift, fingerprint, membership, ownership, shadow  # noqa: F401 their commands join the app
 from pydrift.cli.app import app
-from pydrift.errors import PydriftError, UsageError
+from pydrift.core.errors import PydriftError, UsageError
 
 # The base of every parsing error. Newer typers carry a click of their own, so click is reached through typer.
 _ParsingError: type[Any] = typer.BadParameter.__mro__[1]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pydrift.errors import UsageError
+from pydrift.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pydrift.data import LabelledImages
-    from pydrift.training import TrainingRecipe
+    from pydrift.models.recipe import TrainingRecipe
 
 app = typer.Typer(
     name="pydrift",
@@ -36,18 +36,20 @@ ArchOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: cuda if there is one")]
-WorkOption = Annotated[Path | None, typer.Option("--work", help="folder for finished pieces, to resume a killed run")]
+ResumeDirOption = Annotated[
+    Path | None, typer.Option("--resume-dir", help="folder for finished pieces, to resume a killed run")
+]
 ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null (default: 32)")]
-NullOption = Annotated[
-    str | None, typer.Option("--null", help="how updates are made: retrain or finetune (default: retrain)")
+UpdateModeOption = Annotated[
+    str | None, typer.Option("--update-mode", help="how updates are made: retrain or finetune (default: retrain)")
 ]
 RecipesOption = Annotated[
     str | None,
-    typer.Option("--recipes", help="of the shadows: varied, as honest updates' may be, or same (default: varied)"),
+    typer.Option("--recipes", help="of the shadows: varied, as benign updates' may be, or same (default: varied)"),
 ]
-EarlierOption = Annotated[
+BenignVersionOption = Annotated[
     list[Path] | None,
-    typer.Option("--earlier", help="an earlier version that was honest, to widen the null; may be repeated"),
+    typer.Option("--benign-version", help="an earlier version that was benign, to widen the null; may be repeated"),
 ]
 RecipeOption = Annotated[
     list[str] | None,
@@ -97,7 +99,7 @@ def given(**options: Any) -> dict[str, Any]:
 
 def changed_recipe(pairs: Sequence[str], recorded: TrainingRecipe | None) -> TrainingRecipe | None:
     """The recorded recipe, or the default one, with the changes KEY=VALUE; None where there are no changes."""
-    from pydrift.training import TrainingRecipe
+    from pydrift.models.recipe import TrainingRecipe
 
     if not pairs:
         return None

@@ -14,15 +14,15 @@ import typer
 from pydrift.cli.app import (
     DATA_HELP,
     ArchOption,
+    BenignVersionOption,
     DeviceOption,
-    EarlierOption,
-    NullOption,
     RecipesOption,
     RestartsOption,
+    ResumeDirOption,
     SeedOption,
     ShadowsOption,
     SizeOption,
-    WorkOption,
+    UpdateModeOption,
     app,
     find_own_architectures,
     given,
@@ -30,11 +30,11 @@ from pydrift.cli.app import (
     say,
     test_split,
 )
-from pydrift.errors import UsageError
-from pydrift.progress import for_terminal
+from pydrift.core.errors import UsageError
+from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
-    from pydrift.result import DriftReport
+    from pydrift.drift.result import DriftReport
 
 EXIT_CODES = {"stable": 0, "drift": 1, "inconclusive": 3}
 
@@ -44,7 +44,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="folder for models, calibration and reports")] = Path("demo"),
 ) -> None:
     """Run the main job on scikit-learn's digits: a benign update and a drifted one, both audited."""
-    from pydrift.demo import DRIFT, run_demo
+    from pydrift.drift.demo import DRIFT, run_demo
 
     for outcome in run_demo(out, for_terminal()):
         what = f"{DRIFT} planted" if outcome.name == "drifted" else "retrained on another sample"
@@ -81,12 +81,13 @@ def train(
     """Train a built-in architecture and record how, so that shadows can repeat it."""
     import numpy as np
 
+    from pydrift.core.store import check_writable, write_atomic
     from pydrift.data import load_data
     from pydrift.data import plant as plant_drift
-    from pydrift.modelfile import load_model
-    from pydrift.store import check_writable, write_atomic
-    from pydrift.trainer import train_model
-    from pydrift.training import TrainingRecipe, predict
+    from pydrift.models.file import load_model
+    from pydrift.models.recipe import TrainingRecipe
+    from pydrift.training import predict
+    from pydrift.training.train_model import train_model
 
     if members_out is not None and plant is not None:
         raise UsageError("--members-out with --plant: planted images are not those of the data any more")
@@ -125,29 +126,36 @@ def calibrate(
     data: Annotated[str, typer.Option("--data", help=f"reference data: {DATA_HELP}")],
     out: Annotated[Path, typer.Option("--out", help="folder for the calibration")],
     shadows: ShadowsOption = None,
-    null: NullOption = None,
+    update_mode: UpdateModeOption = None,
     recipes: RecipesOption = None,
-    earlier: EarlierOption = None,
+    benign_version: BenignVersionOption = None,
     restarts: RestartsOption = None,
     size: SizeOption = None,
     seed: SeedOption = 0,
     arch: ArchOption = None,
     device: DeviceOption = None,
-    work: WorkOption = None,
+    resume_dir: ResumeDirOption = None,
 ) -> None:
-    """Train shadows, invert base and shadows, form the null. Afterwards successors are audited without any data."""
-    from pydrift.auditor import DriftAuditor
+    """Train shadows, invert base and shadows, form the null. Afterwards updates are audited without any data."""
     from pydrift.data import load_data
+    from pydrift.drift.audit import DriftAuditor
 
     DriftAuditor.check_target(out)
     find_own_architectures(arch)
     auditor = DriftAuditor(
         base,
-        **given(shadows=shadows, null=null, recipes=recipes, earlier=earlier, restarts=restarts, size=size),
+        **given(
+            shadows=shadows,
+            update_mode=update_mode,
+            recipes=recipes,
+            benign_versions=benign_version,
+            restarts=restarts,
+            size=size,
+        ),
         seed=seed,
         arch=arch,
         device=device,
-        work_dir=work,
+        resume_dir=resume_dir,
         progress=for_terminal(),
     )
     auditor.fit(load_data(data)).save(out)
@@ -179,29 +187,35 @@ def audit(
         bool, typer.Option("--no-images", help="leave the gray images out: they may reveal training data")
     ] = False,
     shadows: ShadowsOption = None,
-    null: NullOption = None,
+    update_mode: UpdateModeOption = None,
     recipes: RecipesOption = None,
-    earlier: EarlierOption = None,
+    benign_version: BenignVersionOption = None,
     restarts: RestartsOption = None,
     size: SizeOption = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="of everything random (default: 0)")] = None,
     arch: ArchOption = None,
     device: DeviceOption = None,
-    work: WorkOption = None,
+    resume_dir: ResumeDirOption = None,
 ) -> None:
     """Judge a newer model: exit code 0 stable, 1 drift, 3 inconclusive.
 
     With a calibration folder no data is needed; --data adds the accuracy baselines, --use-data what the models
     say of it to the verdict. With a base model, --data is the reference data that the null is calibrated on.
     """
-    from pydrift.auditor import DriftAuditor
     from pydrift.data import load_data
-    from pydrift.result import DriftReport
+    from pydrift.drift.audit import DriftAuditor
+    from pydrift.drift.result import DriftReport
 
     options = given(
-        shadows=shadows, null=null, recipes=recipes, earlier=earlier, restarts=restarts, size=size, seed=seed
+        shadows=shadows,
+        update_mode=update_mode,
+        recipes=recipes,
+        benign_versions=benign_version,
+        restarts=restarts,
+        size=size,
+        seed=seed,
     )
-    common: dict[str, Any] = {"arch": arch, "device": device, "work_dir": work, "progress": for_terminal()}
+    common: dict[str, Any] = {"arch": arch, "device": device, "resume_dir": resume_dir, "progress": for_terminal()}
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
     find_own_architectures(arch)
@@ -249,10 +263,10 @@ def invert(
     """Make gray data of one model: images of what it takes each class to look like."""
     import torch
 
-    from pydrift.classifier import choose_device, exact_arithmetic, freeze
+    from pydrift.core.store import check_writable, write_atomic
     from pydrift.inversion import GradientAscent
-    from pydrift.modelfile import load_model
-    from pydrift.store import check_writable, write_atomic
+    from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
+    from pydrift.models.file import load_model
 
     for target in filter(None, (out, png)):
         check_writable(target)
@@ -274,14 +288,14 @@ def invert(
 @app.command()
 def doctor() -> None:
     """Say what this installation can do and, where something is missing, why."""
-    from pydrift.doctor import examine
+    from pydrift.cli.doctor import examine
 
     for name, finding in examine():
         say(f"{name:<18} {finding}")
 
 
 def _input_shape(arch: str, given: str | None) -> tuple[int, int, int]:
-    from pydrift.arch import parse
+    from pydrift.models.arch import parse
 
     if given is None:
         try:

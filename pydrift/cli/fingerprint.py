@@ -19,8 +19,8 @@ from pydrift.cli.app import (
     say,
 )
 from pydrift.cli.membership import read_members
-from pydrift.errors import UsageError
-from pydrift.progress import for_terminal
+from pydrift.core.errors import UsageError
+from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.fingerprint import Fingerprint
@@ -62,17 +62,17 @@ def fit(
     """
     from dataclasses import asdict
 
+    from pydrift.core.store import check_writable, to_strict_json
     from pydrift.data import load_data
     from pydrift.fingerprint import detector_named, fit_fingerprint
-    from pydrift.store import check_writable, to_strict_json
-    from pydrift.subject import as_subject
+    from pydrift.models.intake import as_audited_model
 
     check_writable(out)
     detector_named(detector)  # refuses unknown ones before the work
     find_own_architectures(arch)
     indices = None if members is None else read_members(members)
     made = fit_fingerprint(
-        as_subject(model, str(model), arch), load_data(data), indices, detector=detector, seed=seed, device=device,
+        as_audited_model(model, str(model), arch), load_data(data), indices, detector=detector, seed=seed, device=device,
         progress=for_terminal(),
     )  # fmt: skip
     made.save(out)
@@ -108,11 +108,11 @@ def score(
     device: DeviceOption = None,
 ) -> None:
     """Score images: which are of the kind that the model knows? Exit code 1 if too many are not (--fail-above)."""
+    from pydrift.core.store import check_writable
     from pydrift.data import load_data
     from pydrift.fingerprint import Fingerprint, screen
+    from pydrift.models.intake import as_audited_model
     from pydrift.report import render_screening_terminal
-    from pydrift.store import check_writable
-    from pydrift.subject import as_subject
 
     for target in filter(None, (scores, html)):
         check_writable(target)
@@ -120,7 +120,7 @@ def score(
     known = Fingerprint.load(file)
     known.conformal.check_alpha(alpha)
     of = model or _model_of(known, file)
-    scorer = known.scorer(as_subject(of, str(of), arch), device=device)
+    scorer = known.scorer(as_audited_model(of, str(of), arch), device=device)
     result = screen(scorer, load_data(data, split), alpha, for_terminal())
     if scores is not None:
         result.save_scores(scores)

@@ -16,8 +16,8 @@ from pydrift.cli.app import (
     ArchOption,
     DeviceOption,
     RecipeOption,
+    ResumeDirOption,
     SeedOption,
-    WorkOption,
     app,
     changed_recipe,
     find_own_architectures,
@@ -25,8 +25,8 @@ from pydrift.cli.app import (
     print_page,
     say,
 )
-from pydrift.errors import InputRefused, UsageError
-from pydrift.progress import for_terminal
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ _EXCEEDED = 1
 
 
 @app.command()
-def mia(
+def membership(
     model: Annotated[Path, typer.Argument(help="model file (safetensors or state dict)")],
     data: Annotated[str, typer.Option("--data", help=f"members and non-members: {DATA_HELP}")],
     members: Annotated[
@@ -76,7 +76,7 @@ def mia(
     seed: SeedOption = 0,
     arch: ArchOption = None,
     device: DeviceOption = None,
-    work: WorkOption = None,
+    resume_dir: ResumeDirOption = None,
 ) -> None:
     """Attack a model: which images was it trained on? Exit code 1 if an attack exceeds a --fail-above.
 
@@ -85,11 +85,11 @@ def mia(
     bank's recipe is compared with.
     """
     from pydrift.data import load_data
-    from pydrift.privacy import membership_audit
-    from pydrift.privacy_result import Limit, MembershipReport
+    from pydrift.membership.audit import membership_audit
+    from pydrift.membership.result import Limit, MembershipReport
+    from pydrift.models.intake import as_audited_model
     from pydrift.report import render_membership_terminal
     from pydrift.shadows import ShadowBank
-    from pydrift.subject import as_subject
 
     if bank is not None and shadows is not None:
         raise UsageError("--shadows: a --bank has as many as it has")
@@ -98,7 +98,7 @@ def mia(
         MembershipReport.check_target(out)
     indices = read_members(members)
     find_own_architectures(arch)
-    target = as_subject(model, str(model), arch)
+    target = as_audited_model(model, str(model), arch)
     how = changed_recipe(recipe or [], target.recipe)
     report = membership_audit(
         target,
@@ -109,7 +109,7 @@ def mia(
         seed=seed,
         arch=arch,
         device=device,
-        work_dir=work,
+        resume_dir=resume_dir,
         progress=for_terminal(),
     )
     command = shlex.join(["pydrift", *sys.argv[1:]])
@@ -132,7 +132,7 @@ def read_members(path: Path) -> np.ndarray:
     """The array of an npy file: which images a model was trained on. InputRefused where it is no such file."""
     import numpy as np
 
-    from pydrift.store import read_file
+    from pydrift.core.store import read_file
 
     raw = read_file(path, _MAX_BYTES)
     try:

@@ -15,8 +15,8 @@ from pydrift.cli.app import (
     ArchOption,
     DeviceOption,
     RecipeOption,
+    ResumeDirOption,
     SeedOption,
-    WorkOption,
     app,
     changed_recipe,
     find_own_architectures,
@@ -25,8 +25,8 @@ from pydrift.cli.app import (
     say,
 )
 from pydrift.cli.membership import read_members
-from pydrift.errors import UsageError
-from pydrift.progress import for_terminal
+from pydrift.core.errors import UsageError
+from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.data import LabelledImages
@@ -68,10 +68,10 @@ def ownership(
         typer.Option("--fit-on", help="further images of each kind, at most, to fit regressors on (default: 250)"),
     ] = None,
     independents: Annotated[
-        int | None, typer.Option("--independents", help="honest models that p is a rank among (default: 100)")
+        int | None, typer.Option("--independents", help="benign models that p is a rank among (default: 100)")
     ] = None,
     references: Annotated[
-        int | None, typer.Option("--references", help="honest models that say what is usual (default: 24)")
+        int | None, typer.Option("--references", help="benign models that say what is usual (default: 24)")
     ] = None,
     recipe: RecipeOption = None,
     alpha: Annotated[
@@ -81,23 +81,23 @@ def ownership(
     seed: SeedOption = 0,
     arch: ArchOption = None,
     device: DeviceOption = None,
-    work: WorkOption = None,
+    resume_dir: ResumeDirOption = None,
 ) -> None:
     """Is a model made of my images? Exit code 1 if any suspect is stolen, else 3 if any is inconclusive.
 
-    Suspects are compared with honest models, trained on public images by the recipe in the victim's file with the
+    Suspects are compared with benign models, trained on public images by the recipe in the victim's file with the
     changes of --recipe.
     """
-    from pydrift.ownership import OwnershipReport, dataset_inference
+    from pydrift.models.intake import as_audited_model
+    from pydrift.ownership import OwnershipReport, ownership_audit
     from pydrift.report import render_ownership_terminal
-    from pydrift.subject import as_subject
 
     if out is not None:
         OwnershipReport.check_target(out)
     ours, theirs = _images(private, public, members)
     find_own_architectures(arch)
-    owner = as_subject(victim, str(victim), arch)
-    report = dataset_inference(
+    owner = as_audited_model(victim, str(victim), arch)
+    report = ownership_audit(
         owner,
         suspects,
         ours,
@@ -114,7 +114,7 @@ def ownership(
         seed=seed,
         arch=arch,
         device=device,
-        work_dir=work,
+        resume_dir=resume_dir,
         progress=for_terminal(),
     )
     command = shlex.join(["pydrift", *sys.argv[1:]])

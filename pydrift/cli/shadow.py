@@ -13,9 +13,9 @@ from pydrift.cli.app import (
     DATA_HELP,
     ArchOption,
     DeviceOption,
-    NullOption,
     RecipeOption,
     SeedOption,
+    UpdateModeOption,
     app,
     changed_recipe,
     find_own_architectures,
@@ -23,12 +23,12 @@ from pydrift.cli.app import (
     key_values,
     say,
 )
-from pydrift.errors import UsageError
-from pydrift.progress import for_terminal
+from pydrift.core.errors import UsageError
+from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
+    from pydrift.models.intake import AuditedModel
     from pydrift.shadows import TaskFolder
-    from pydrift.subject import Subject
 
 shadow = typer.Typer(
     name="shadow",
@@ -48,8 +48,10 @@ def plan(
     arch: Annotated[
         str | None, typer.Option("--arch", help="what they are like: a spec or package.module:factory")
     ] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="or a model file (with --null finetune: it)")] = None,
-    null: NullOption = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="or a model file (with --update-mode finetune: it)")
+    ] = None,
+    update_mode: UpdateModeOption = None,
     draw: Annotated[str, typer.Option("--draw", help="halves, subset:SIZE or bootstrap:SIZE")] = "halves",
     recipe: RecipeOption = None,
     recipes: Annotated[
@@ -66,13 +68,13 @@ def plan(
     device: DeviceOption = None,
 ) -> None:
     """Write down which shadows are to be trained; workers with `pydrift shadow train` then do it."""
-    from pydrift.arch import resolve
+    from pydrift.models.arch import resolve
+    from pydrift.models.intake import as_audited_model
     from pydrift.shadows import Draw, plan_shadows
-    from pydrift.subject import as_subject
 
     find_own_architectures(arch)
     if model is not None:
-        start: Subject | str = as_subject(model, str(model), arch)
+        start: AuditedModel | str = as_audited_model(model, str(model), arch)
     elif arch is not None:
         resolve(arch)  # refuses what is no architecture
         start = arch
@@ -84,7 +86,13 @@ def plan(
         start,
         data,
         count,
-        **given(null=null, block=block, device=device, recipe=changed_recipe(recipe or [], recorded), recipes=recipes),
+        **given(
+            update_mode=update_mode,
+            block=block,
+            device=device,
+            recipe=changed_recipe(recipe or [], recorded),
+            recipes=recipes,
+        ),
         draw=Draw.parse(draw),
         seed=seed,
     )
@@ -133,7 +141,7 @@ def train(
         return
     if claim_next or block is not None:
         raise UsageError("--workers trains all blocks: leave --claim-next and --block out")
-    from pydrift.shadows.launch import launch
+    from pydrift.shadows.engines import launch
 
     tasks = TaskFolder.open(folder)
     extra = [f"--{name}={value}" for name, value in given(data=data, arch=arch).items()]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.store import read_file
 from pydrift.data.images import LabelledImages, checked_images, checked_labels
-from pydrift.errors import InputRefused, UsageError
-from pydrift.store import read_file
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _MAX_BATCH = 256 << 20

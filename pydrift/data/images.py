@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pydrift.errors import InputRefused
-from pydrift.store import tensors_digest
+from pydrift.core.errors import InputRefused
+from pydrift.core.store import tensors_digest
 
 _MAX_UNNAMED_CLASSES = 10_000
 

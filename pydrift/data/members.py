@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from pydrift.core.errors import InputRefused
 from pydrift.data.images import LabelledImages
-from pydrift.errors import InputRefused
 
 
 def checked_members(members: ArrayLike, images: LabelledImages) -> NDArray[np.bool_]:

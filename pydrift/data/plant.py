@@ -11,11 +11,11 @@ import torch
 from numpy.random import Generator, Philox
 from torch import Tensor
 
+from pydrift.core.errors import UsageError
+from pydrift.core.store import sha256_bytes
 from pydrift.data.images import LabelledImages
+from pydrift.data.rotation import rotated
 from pydrift.data.sources import load_data
-from pydrift.errors import UsageError
-from pydrift.rotation import rotated
-from pydrift.store import sha256_bytes
 
 _PATCH = 3  # pixels, square, white, in the lower right corner
 

@@ -2,11 +2,11 @@
 
 from pydrift.fingerprint.conformal import Conformal
 from pydrift.fingerprint.detector import Detector, Fitted
+from pydrift.fingerprint.detectors.neuralfp import NeuralFP
 from pydrift.fingerprint.features import Features, Head, Needs
 from pydrift.fingerprint.fingerprint import Fingerprint, FingerprintOrigin, InputScores, Scorer
 from pydrift.fingerprint.fit import fit_fingerprint
 from pydrift.fingerprint.metrics import Separation, separation
-from pydrift.fingerprint.neuralfp import NeuralFP
 from pydrift.fingerprint.probe import Probe
 from pydrift.fingerprint.registry import DETECTORS, detector_named
 from pydrift.fingerprint.screening import Screening, screen

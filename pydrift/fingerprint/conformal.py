@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pydrift.errors import UsageError
+from pydrift.core.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pydrift.errors import InputRefused, UsageError
+from pydrift.core.errors import InputRefused, UsageError
 from pydrift.fingerprint.features import Features, Needs
 
 

@@ -12,14 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pydrift.classifier import choose_device, exact_arithmetic
-from pydrift.errors import InputRefused, PydriftError
-from pydrift.fingerprint.conformal import Conformal
-from pydrift.fingerprint.detector import Detector, Fitted, moved, restored, state_of
-from pydrift.fingerprint.probe import BLOCK, Probe, blocks
-from pydrift.fingerprint.registry import detector_named, fitted_class
-from pydrift.modelfile import LoadedModel, read_tensors
-from pydrift.store import (
+from pydrift.core.errors import InputRefused, PydriftError
+from pydrift.core.store import (
     parse_strict_json,
     safetensors_bytes,
     sha256_bytes,
@@ -27,7 +21,13 @@ from pydrift.store import (
     to_strict_json,
     write_atomic,
 )
-from pydrift.subject import Subject, as_subject
+from pydrift.fingerprint.conformal import Conformal
+from pydrift.fingerprint.detector import Detector, Fitted, moved, restored, state_of
+from pydrift.fingerprint.probe import BLOCK, Probe, blocks
+from pydrift.fingerprint.registry import detector_named, fitted_class
+from pydrift.models.classifier import choose_device, exact_arithmetic
+from pydrift.models.file import read_tensors
+from pydrift.models.intake import Model, as_audited_model
 
 SCHEMA_VERSION = 2
 _KEY = "pydrift.fingerprint"
@@ -154,7 +154,7 @@ class Fingerprint:
 
     def scorer(
         self,
-        model: nn.Module | LoadedModel | Subject | str | Path,
+        model: Model,
         *,
         arch: str | None = None,
         device: str | None = None,
@@ -163,7 +163,7 @@ class Fingerprint:
 
         InputRefused where it is not the fingerprint's model: by structure and weights, or by what it answers.
         """
-        subject = as_subject(model, "model", arch)
+        subject = as_audited_model(model, "model", arch)
         sha256 = identity(subject.module)
         if sha256 != self.origin.model_sha256:
             raise InputRefused(
@@ -179,7 +179,7 @@ class Fingerprint:
             )
         return Scorer(self, probe)
 
-    def score(self, model: nn.Module | LoadedModel | Subject | str | Path, x: Tensor, **options: Any) -> InputScores:
+    def score(self, model: Model, x: Tensor, **options: Any) -> InputScores:
         """`scorer(model, **options).score(x)`."""
         return self.scorer(model, **options).score(x)
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydrift.fingerprint.conformal import Conformal
-from pydrift.membership.metrics import auc, clopper_pearson, roc
+from pydrift.stats.intervals import clopper_pearson
+from pydrift.stats.roc import auc, roc
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pydrift.arch import frozen_copy
-from pydrift.classifier import channels_last, check_logits
-from pydrift.errors import InputRefused
+from pydrift.core.errors import InputRefused
+from pydrift.fingerprint.detectors.gram import gram_rows
+from pydrift.fingerprint.detectors.odin import nudged
 from pydrift.fingerprint.features import Features, Head, Needs, joined
-from pydrift.fingerprint.gram import gram_rows
-from pydrift.fingerprint.odin import nudged
+from pydrift.models.arch import frozen_copy
+from pydrift.models.classifier import channels_last, check_logits
 
 BLOCK = 250  # images a pass: fixed, so that a result depends on no batch size
 

@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydrift.errors import UsageError
-from pydrift.fingerprint.ash import Ash, FittedAsh
+from pydrift.core.errors import UsageError
 from pydrift.fingerprint.detector import Detector
-from pydrift.fingerprint.energy import Energy
-from pydrift.fingerprint.gen import Gen
-from pydrift.fingerprint.gram import FittedGram, Gram
-from pydrift.fingerprint.knn import FittedKnn, Knn
-from pydrift.fingerprint.mahalanobis import FittedMahalanobis, Mahalanobis
-from pydrift.fingerprint.max_logit import MaxLogit
-from pydrift.fingerprint.msp import MaxSoftmax
-from pydrift.fingerprint.neuralfp import FittedNeuralFP, NeuralFP
-from pydrift.fingerprint.odin import Odin
-from pydrift.fingerprint.react import FittedReact, React
-from pydrift.fingerprint.she import FittedShe, She
-from pydrift.fingerprint.vim import FittedVim, Vim
+from pydrift.fingerprint.detectors.ash import Ash, FittedAsh
+from pydrift.fingerprint.detectors.energy import Energy
+from pydrift.fingerprint.detectors.gen import Gen
+from pydrift.fingerprint.detectors.gram import FittedGram, Gram
+from pydrift.fingerprint.detectors.knn import FittedKnn, Knn
+from pydrift.fingerprint.detectors.mahalanobis import FittedMahalanobis, Mahalanobis
+from pydrift.fingerprint.detectors.max_logit import MaxLogit
+from pydrift.fingerprint.detectors.msp import MaxSoftmax
+from pydrift.fingerprint.detectors.neuralfp import FittedNeuralFP, NeuralFP
+from pydrift.fingerprint.detectors.odin import Odin
+from pydrift.fingerprint.detectors.react import FittedReact, React
+from pydrift.fingerprint.detectors.she import FittedShe, She
+from pydrift.fingerprint.detectors.vim import FittedVim, Vim
 
 DETECTORS: dict[str, Detector] = {
     "neuralfp": NeuralFP(),

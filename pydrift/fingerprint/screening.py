@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
+from pydrift.core.errors import InputRefused
+from pydrift.core.progress import Progress, Silent
+from pydrift.core.store import to_strict_json, write_atomic
 from pydrift.data import LabelledImages
-from pydrift.errors import InputRefused
 from pydrift.fingerprint.fingerprint import FingerprintOrigin, InputScores, Scorer
 from pydrift.fingerprint.probe import BLOCK
-from pydrift.membership.metrics import clopper_pearson
-from pydrift.progress import Progress, Silent
-from pydrift.store import to_strict_json, write_atomic
+from pydrift.stats.intervals import clopper_pearson
 
 SCHEMA_VERSION = 1
 

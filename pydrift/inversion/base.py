@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pydrift.classifier import Classifier
-from pydrift.gray import GrayData
+from pydrift.inversion.gray import GrayData
+from pydrift.models.classifier import Classifier
 
 
 class InversionAttack(Protocol):

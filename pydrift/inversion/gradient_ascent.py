@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pydrift.arch import FusedModel
-from pydrift.classifier import Classifier
-from pydrift.errors import UsageError
-from pydrift.gray import GrayData
+from pydrift.core.errors import UsageError
+from pydrift.core.noise import Phase, derived_seed, integers, uniform, words
+from pydrift.inversion.gray import GrayData
 from pydrift.inversion.repeated import repeated
-from pydrift.noise import Phase, derived_seed, integers, uniform, words
+from pydrift.models.arch import FusedModel
+from pydrift.models.classifier import Classifier
 from pydrift.ops import ascent_update, invert
 from pydrift.ops.reference import roll
 

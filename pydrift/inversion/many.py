@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pydrift.classifier import Classifier
-from pydrift.gray import GrayData
+from pydrift.core.parallel import each
 from pydrift.inversion.base import InversionAttack
-from pydrift.parallel import each
+from pydrift.inversion.gray import GrayData
+from pydrift.models.classifier import Classifier
 
 
 def invert_models(

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pydrift.errors import UsageError
-from pydrift.membership.statistics import Statistics
+from pydrift.core.errors import UsageError
+from pydrift.shadows.statistics import Statistics
 
 Scores = NDArray[np.float64]
 """float64 [N], one per image: the higher, the more likely a member."""

@@ -8,16 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pydrift.membership.metrics import (
-    Roc,
-    TprAtFpr,
-    auc,
-    balanced_accuracy,
-    balanced_accuracy_interval,
-    epsilon_lower_bound,
-    roc,
-    tpr_at_fpr,
-)
+from pydrift.membership.epsilon import epsilon_lower_bound
+from pydrift.stats.roc import Roc, TprAtFpr, auc, balanced_accuracy, balanced_accuracy_interval, roc, tpr_at_fpr
 
 FPRS = (0.001, 0.01)
 CLASS_FPR = 0.01

@@ -6,17 +6,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pydrift.errors import UsageError
+from pydrift.core.errors import UsageError
 from pydrift.membership.attack import Attack
-from pydrift.membership.attack_p import AttackP
-from pydrift.membership.attack_r import AttackR
-from pydrift.membership.boundary import BoundaryDistance
-from pydrift.membership.class_threshold import CONFIDENCE, ENTROPY, MODIFIED_ENTROPY
-from pydrift.membership.correctness_gap import CorrectnessGap
-from pydrift.membership.lira import Lira
-from pydrift.membership.loss_threshold import LossThreshold
-from pydrift.membership.rmia import Rmia
-from pydrift.membership.shokri import Shokri
+from pydrift.membership.attacks.attack_p import AttackP
+from pydrift.membership.attacks.attack_r import AttackR
+from pydrift.membership.attacks.boundary import BoundaryDistance
+from pydrift.membership.attacks.class_threshold import CONFIDENCE, ENTROPY, MODIFIED_ENTROPY
+from pydrift.membership.attacks.correctness_gap import CorrectnessGap
+from pydrift.membership.attacks.lira import Lira
+from pydrift.membership.attacks.loss_threshold import LossThreshold
+from pydrift.membership.attacks.rmia import Rmia
+from pydrift.membership.attacks.shokri import Shokri
 
 ATTACKS: dict[str, Attack] = {
     "lira": Lira(),
@@ -43,7 +43,7 @@ DEFAULT = tuple(name for name in ATTACKS if name != "boundary")
 """All but the one whose queries cost more than all the others' together."""
 
 
-def chosen(attacks: Sequence[str] | Mapping[str, Attack], seed: int = 0) -> dict[str, Attack]:
+def select_attacks(attacks: Sequence[str] | Mapping[str, Attack], seed: int = 0) -> dict[str, Attack]:
     """The attacks of these names, in this order, or the caller's own under names of the caller's.
 
     seed  of the named ones that draw something (Shokri, boundary); the caller's own have theirs

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pydrift.noise import MAX_RESTARTS, Phase, integers, words
+from pydrift.core.noise import MAX_RESTARTS, Phase, integers, words
 
 Precision = Literal["float32", "3xtf32", "tf32", "bfloat16"]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pydrift.classifier import Classifier
-from pydrift.errors import UsageError
-from pydrift.noise import Phase, derived_seed
+from pydrift.core.errors import UsageError
+from pydrift.core.noise import Phase, derived_seed
+from pydrift.models.classifier import Classifier
 from pydrift.ops import BoundaryWalks, blind_walk
 from pydrift.ops.reference_walks import blind_walk_through
 from pydrift.ownership.embedding import Embedded, refuse_not_finite

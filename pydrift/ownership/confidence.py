@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pydrift.noise import Phase, derived_seed
+from pydrift.core.noise import Phase, derived_seed
 
 
 class Regressor(Protocol):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pydrift.classifier import Classifier
-from pydrift.errors import InputRefused
+from pydrift.core.errors import InputRefused
+from pydrift.models.classifier import Classifier
 
 
 @dataclass(frozen=True)

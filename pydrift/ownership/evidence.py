@@ -1,6 +1,6 @@
 """The statistics of dataset inference: what speaks for a suspect knowing the private images, and how rare that is.
 
-Numpy and scipy only. A model's departures from what is usual, and how far honest models depart, reference models say;
+Numpy and scipy only. A model's departures from what is usual, and how far benign models depart, reference models say;
 how much happens by chance, independent ones. Signs of knowledge:
 
 * agreement (ours): does the suspect depart from what is usual in the same places as the victim? Of whoever learnt from
@@ -13,8 +13,8 @@ how much happens by chance, independent ones. Signs of knowledge:
   ranked among those of independent models.
 
 Independent models must not be among the reference models, nor share their images: all models from outside the
-references' data depart from these in one common direction, the victim and an honest suspect too. And they stand for
-honest models of other people, who have other images, though they share what is left of the public ones: see `widened`.
+references' data depart from these in one common direction, the victim and an benign suspect too. And they stand for
+benign models of other people, who have other images, though they share what is left of the public ones: see `widened`.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def agreement(victim: Array, other: Array) -> Array:
 def widened(null: Array) -> Array:
     """A statistic [n] of independent models, its distances from the mean as large as they may be among strangers.
 
-    The independent models saw halves of one pool, but an honest suspect has images of its own. What a model owes to the
+    The independent models saw halves of one pool, but an benign suspect has images of its own. What a model owes to the
     images that it saw varies, among halves of a pool, only half as much as among samples from outside; and the pool's
     own peculiarity, as large again, is in all of the halves and in no outsider. So if all of the models' spread is owed
     to their images, outsiders vary three times as much about the pool's mean as its halves do (to first order, for
@@ -178,7 +178,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class ReferenceScale:
     """What a model's knowledge of private images is measured by.
 
     private           images, the first ones; the others are public
@@ -194,7 +194,7 @@ class Yardstick:
     null: Array
 
     @classmethod
-    def of(cls, victim: Said, references: Said, independents: Said, private: int) -> Yardstick:
+    def of(cls, victim: Said, references: Said, independents: Said, private: int) -> ReferenceScale:
         usual, sure = Departures.of(references.profile), Departures.of(references.sureness[..., None])
         yardstick = cls(private, usual, sure, usual(victim.profile), np.empty((0, 2)))
         return replace(yardstick, null=yardstick.signs(*yardstick.departures(independents)))
@@ -223,8 +223,8 @@ class Yardstick:
         exact where all are exchangeable.
         """
         everybody = np.concatenate([self.widened_null(), signs[None]])
-        *honest, own = _distance(everybody, everybody)
-        return rank_p(float(own), np.array(honest))
+        *benign, own = _distance(everybody, everybody)
+        return rank_p(float(own), np.array(benign))
 
     def needed(self, signs: Array, alpha: float) -> float | None:
         """The knowledge from which on `p_value` is at most alpha, for a model that shows more, or less, of the same.
@@ -302,7 +302,7 @@ def p_by_samples(
         p = []
         for _ in range(1 if count == private else repeats):
             rows = np.concatenate([random.permutation(private)[:count], public])
-            yardstick = Yardstick.of(victim.of(rows), references.of(rows), independents.of(rows), count)
+            yardstick = ReferenceScale.of(victim.of(rows), references.of(rows), independents.of(rows), count)
             p.append([yardstick.p_value(s) for s in yardstick.signs(*yardstick.departures(suspects.of(rows)))])
         for curve, (low, median, high) in zip(curves, np.quantile(p, [0.25, 0.5, 0.75], axis=0).T, strict=True):
             curve.append(SamplePoint(count, float(low), float(median), float(high)))

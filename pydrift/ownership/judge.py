@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pydrift.noise import Phase, derived_seed
+from pydrift.core.noise import Phase, derived_seed
 from pydrift.ownership.confidence import Confidence, Regressor
 from pydrift.ownership.embedding import Embedded
 from pydrift.ownership.evidence import (
     Array,
+    ReferenceScale,
     Said,
     SamplePoint,
-    Yardstick,
     harmonic_mean_p,
     p_by_samples,
     rank_p,
@@ -57,7 +57,7 @@ class Judged:
 class Judgement:
     """
     null_knowledge          of every independent model, as it was found
-    null_knowledge_widened  and as far from their mean as honest models of other people may be (see
+    null_knowledge_widened  and as far from their mean as benign models of other people may be (see
                             pydrift.ownership.evidence.widened)
     """
 
@@ -82,7 +82,7 @@ def judge(
     """
     victim, references, independents = map(_said, ([answers.victim], answers.references, answers.independents))
     victim = Said(victim.profile[0], victim.sureness[0])
-    yardstick = Yardstick.of(victim, references, independents, answers.private)
+    yardstick = ReferenceScale.of(victim, references, independents, answers.private)
     found = yardstick.knowledge(yardstick.null)
     signs_of_null = yardstick.widened_null()
     null = np.column_stack([yardstick.knowledge(signs_of_null), signs_of_null])
@@ -169,7 +169,7 @@ def _said(embedded: Sequence[Embedded]) -> Said:
 
 def _verdict(p: float, alpha: float, blind: bool) -> tuple[str, tuple[str, ...]]:
     if blind:
-        return INCONCLUSIVE, ("not even the victim itself is told from honest models by this embedding",)
+        return INCONCLUSIVE, ("not even the victim itself is told from benign models by this embedding",)
     if p <= alpha:
         return STOLEN, ()
     clear = max(alpha, min(_CLEAR * alpha, _SURELY_CLEAR))

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pydrift.classifier import Classifier
-from pydrift.errors import UsageError
+from pydrift.core.errors import UsageError
+from pydrift.models.classifier import Classifier
 from pydrift.ops import BoundaryWalks, min_gd
 from pydrift.ops.reference import answer_statistics
 from pydrift.ops.reference_walks import min_gd_through

@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydrift.errors import InputRefused
-from pydrift.ownership.evidence import SamplePoint
-from pydrift.store import (
+from pydrift.core.errors import InputRefused
+from pydrift.core.store import (
     check_writable,
     parse_strict_json,
     read_file,
@@ -16,6 +15,7 @@ from pydrift.store import (
     to_strict_json,
     write_atomic,
 )
+from pydrift.ownership.evidence import SamplePoint
 
 SCHEMA_VERSION = 3
 STOLEN, INDEPENDENT, INCONCLUSIVE = "stolen", "independent", "inconclusive"
@@ -94,13 +94,13 @@ class SuspectResult:
 
 @dataclass(frozen=True)
 class Null:
-    """The honest models that suspects are compared with.
+    """The benign models that suspects are compared with.
 
     references, independents  how many; each half of the public images that are left has its own
     draw                      which images each was trained on
     accuracy                  of the independents, on images that they were not trained on
     knowledge                 of each independent model, as it was found
-    knowledge_widened         and as far from their mean as honest models of other people may be, who have other
+    knowledge_widened         and as far from their mean as benign models of other people may be, who have other
                               images (see pydrift.ownership.evidence.widened). p ranks these and the suspect by the
                               mean and the spread of all of them, and so may count a few more or fewer than stand above
     """

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pydrift.errors import InputRefused
-from pydrift.noise import Phase, derived_seed
+from pydrift.core.errors import InputRefused
+from pydrift.core.noise import Phase, derived_seed
 
 Indices = NDArray[np.int64]
 
@@ -22,7 +22,7 @@ class Roles:
 
     private_asked, public_asked    what suspects are asked about: `samples`, and PUBLIC_PER_PRIVATE times as many
     private_fitted, public_fitted  what regressors learn from, equally many
-    reference_pool, independent_pool  public images, of which honest models are trained on halves
+    reference_pool, independent_pool  public images, of which benign models are trained on halves
     """
 
     private_asked: Indices

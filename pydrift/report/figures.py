@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
+    from pydrift.drift.verdict import ClassVerdict
     from pydrift.membership.evaluation import AttackResult
     from pydrift.ownership import Evidence
     from pydrift.ownership.evidence import SamplePoint
-    from pydrift.verdict import ClassVerdict
 
 BAR_WIDTH, BAR_HEIGHT = 240, 22
 STRIP_WIDTH, DOTS_HEIGHT = 620, 56
@@ -46,14 +46,14 @@ def span(values: Iterable[float]) -> Span:
     return low - margin, high + margin
 
 
-def effect_axis(shown: Span) -> Markup:
-    """The scale above a column of `effect_bar`s."""
+def score_axis(shown: Span) -> Markup:
+    """The scale above a column of `score_bar`s."""
     x = _scale(shown, BAR_WIDTH)
     marks = "".join(f'<text x="{x(t):.1f}" y="12">{_number(t)}</text>' for t in _ticks(shown, 4))
     return _svg(BAR_WIDTH, 16, f'<g class="tick">{marks}</g>', "scale of the effects, in null standard deviations")
 
 
-def effect_bar(c: ClassVerdict, shown: Span, smallest: float | None) -> Markup:
+def score_bar(c: ClassVerdict, shown: Span, smallest: float | None) -> Markup:
     """A bar from 0 to the effect, its interval as a whisker, a dashed line at the smallest detectable effect."""
     x = _scale(shown, BAR_WIDTH)
     middle = BAR_HEIGHT / 2
@@ -94,7 +94,7 @@ def null_strip(c: ClassVerdict) -> Markup:
 
 
 def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evidence, float | None]]) -> Markup:
-    """Each honest model's knowledge of the private images as a dot; above, on the same axis, the rows of the others.
+    """Each benign model's knowledge of the private images as a dot; above, on the same axis, the rows of the others.
 
     A row is a label, a style of the style sheet, the evidence (a mark at its effect with the interval as a whisker),
     and from where on its p would be at most alpha: dashed. No line is for all, since p has a scale for each suspect.
@@ -113,9 +113,9 @@ def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evide
             f'<path class="observed" d="M{x(evidence.effect):.1f} {middle - 6}v12"/></g>'
             f'<text class="rate" x="-10" y="{middle + 4}">{label}</text>'
         )
-    parts.append(f'<text class="rate" x="-10" y="{base - 2}">honest models</text>')
+    parts.append(f'<text class="rate" x="-10" y="{base - 2}">benign models</text>')
     body = f'<g transform="translate({FOREST_LEFT} 0)">{"".join(parts)}</g>'
-    said = f"knowledge of the private images: {len(null)} honest models between {min(null):.2f} and {max(null):.2f}"
+    said = f"knowledge of the private images: {len(null)} benign models between {min(null):.2f} and {max(null):.2f}"
     said += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence, _ in rows)
     return _svg(FOREST_LEFT + STRIP_WIDTH + 8, base + 20, body, said)
 

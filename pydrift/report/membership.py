@@ -8,14 +8,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pydrift.privacy_result import EXPOSED
+from pydrift.membership.result import EXPOSED
 from pydrift.report import figures, wording
-from pydrift.report.html import ENVIRONMENT, SETTINGS, TABLE_ROWS, flat, style_sheet
+from pydrift.report.page import ENVIRONMENT, SETTINGS, TABLE_ROWS, flat, style_sheet
 from pydrift.report.terminal import literal
 
 if TYPE_CHECKING:
     from pydrift.membership.evaluation import AttackResult
-    from pydrift.privacy_result import MembershipReport
+    from pydrift.membership.result import MembershipReport
 
 
 def render_membership_html(report: MembershipReport) -> str:

@@ -10,14 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pydrift.report import figures, wording
-from pydrift.report.html import ENVIRONMENT, SETTINGS, TABLE_ROWS, flat, style_sheet
 from pydrift.report.membership import percent
+from pydrift.report.page import ENVIRONMENT, SETTINGS, TABLE_ROWS, flat, style_sheet
 from pydrift.report.terminal import STYLE, literal
 
 if TYPE_CHECKING:
     from pydrift.ownership import OwnershipReport, SuspectResult
 
-DRAWN = 20  # suspects in the figure of honest models; also figures of p against samples
+DRAWN = 20  # suspects in the figure of benign models; also figures of p against samples
 NAMED = 4  # a headline names so many suspects and counts the rest
 NAME_LIMIT = 24  # characters of a name in the table on the terminal
 TONE = {"stolen": "drift", "independent": "stable", "inconclusive": "inconclusive"}  # symbol and colour, as in an audit
@@ -38,7 +38,7 @@ def render_ownership_html(report: OwnershipReport) -> str:
         meaning=meaning,
         suspects=suspects,
         table_rows=suspects[:TABLE_ROWS],
-        honest=figures.knowledge_figure(
+        benign=figures.knowledge_figure(
             report.null.knowledge_widened,
             [*drawn, ("victim", "", report.victim.knowledge, report.victim.needed)],
         ),
@@ -82,7 +82,7 @@ def render_ownership_terminal(report: OwnershipReport, console: Console) -> None
             line(f"{wording.printable(suspect.name, wording.NAME_LIMIT)}: {words}")
     line(
         f"{report.samples} images of {report.private} and twice as many of {report.public}; {report.embedding}; "
-        f"{report.null.independents} honest models, {report.null.references} more as references; alpha {report.alpha:g}"
+        f"{report.null.independents} benign models, {report.null.references} more as references; alpha {report.alpha:g}"
     )
 
 
@@ -99,19 +99,19 @@ def headline(report: OwnershipReport) -> str:
 
 
 def meaning(report: OwnershipReport, suspect: SuspectResult) -> str:
-    """What the suspect's p is, in words. Honest models are counted as p counts them (see Null)."""
-    honest = report.null.knowledge_widened
-    as_much = round(suspect.p * (len(honest) + 1)) - 1
+    """What the suspect's p is, in words. Benign models are counted as p counts them (see Null)."""
+    benign = report.null.knowledge_widened
+    as_much = round(suspect.p * (len(benign) + 1)) - 1
     count = "none" if as_much == 0 else str(as_much)
     verb = "shows" if as_much <= 1 else "show"
     return (
-        f"{count} of {len(honest)} honest models {verb} as much knowledge of the private images, "
-        f"p = ({as_much} + 1) / ({len(honest)} + 1) = {wording.p_text(suspect.p)}"
+        f"{count} of {len(benign)} benign models {verb} as much knowledge of the private images, "
+        f"p = ({as_much} + 1) / ({len(benign)} + 1) = {wording.p_text(suspect.p)}"
     )
 
 
 def spread(report: OwnershipReport) -> float:
-    """How many times as far from their mean honest models are counted as they were found."""
+    """How many times as far from their mean benign models are counted as they were found."""
     found, widened = report.null.knowledge, report.null.knowledge_widened
     reach = max(found) - min(found)
     return (max(widened) - min(widened)) / reach if reach > 0 else 1.0

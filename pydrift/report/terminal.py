@@ -14,15 +14,15 @@ from pydrift.report.wording import (
     accuracy_remark,
     baseline_rows,
     by_p,
-    effect_text,
     headline,
     interval_text,
     p_text,
     printable,
+    score_text,
 )
 
 if TYPE_CHECKING:
-    from pydrift.result import DriftReport
+    from pydrift.drift.result import DriftReport
 
 ROWS = 12  # classes listed; the rest are counted
 STYLE = {"stable": "blue", "drift": "red", "inconclusive": "yellow"}
@@ -58,7 +58,7 @@ def render_terminal(report: DriftReport, console: Console) -> None:
     for c in classes[:ROWS]:
         table.add_row(
             text(f"{c.index}" if c.name == str(c.index) else f"{c.index} {c.name}", limit=24),
-            text(effect_text(c.effect)),
+            text(score_text(c.effect)),
             text(interval_text(c.interval)),
             text(p_text(c.p_value)),
             text(p_text(c.p_adjusted)),
@@ -68,9 +68,9 @@ def render_terminal(report: DriftReport, console: Console) -> None:
     if len(classes) > ROWS:
         line(f"and {len(classes) - ROWS} more classes, none with a smaller adjusted p")
 
-    smallest = report.null.smallest_effect
+    smallest = report.null.smallest_score
     line(
-        f"null: {report.null.shadows} {report.null.kind} shadows, alpha {report.alpha:g}, smallest detectable effect "
+        f"null: {report.null.shadows} {report.null.update_mode} shadows, alpha {report.alpha:g}, smallest detectable effect "
         + ("not determined" if smallest is None else f"{abs(smallest):.2f}")
     )
     for name, value in baseline_rows(report.baselines):

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pydrift.result import Baselines, DriftReport
-    from pydrift.verdict import ClassVerdict
+    from pydrift.drift.result import Baselines, DriftReport
+    from pydrift.drift.verdict import ClassVerdict
 
 NAME_LIMIT = 60  # characters of a class name that are shown
 SYMBOL = {"stable": "●", "drift": "▲", "inconclusive": "◆"}  # a verdict is never told by colour alone
@@ -49,7 +49,7 @@ def class_label(c: ClassVerdict) -> str:
 def headline(report: DriftReport) -> str:
     """The verdict as one sentence."""
     if report.verdict == "stable":
-        return f"Stable: no class's concept changed more than {BENIGN[report.null.kind]} changes it."
+        return f"Stable: no class's concept changed more than {BENIGN[report.null.update_mode]} changes it."
     if report.verdict == "inconclusive":
         return "Inconclusive: this audit can neither find nor rule out drift."
     drifted = [class_label(c) for c in by_p(report) if c.verdict == "drift"]
@@ -72,7 +72,7 @@ def advice(report: DriftReport) -> str:
     if report.verdict == "stable" and _accuracy_fell(b, report.alpha):
         return (
             f"No class's concept changed beyond what benign retraining changes, but accuracy on {b.data} fell from "
-            f"{_percent(b.accuracy_base)} to {_percent(b.accuracy_production)}: do not promote on this verdict alone."
+            f"{_percent(b.accuracy_base)} to {_percent(b.accuracy_candidate)}: do not promote on this verdict alone."
         )
     if report.verdict == "stable":
         return (
@@ -104,7 +104,7 @@ def baseline_rows(b: Baselines) -> list[tuple[str, str]]:
     weights = b.relative_weight_change
     rows = [
         ("accuracy, base model", _percent(b.accuracy_base)),
-        ("accuracy, new model", _percent(b.accuracy_production)),
+        ("accuracy, new model", _percent(b.accuracy_candidate)),
         ("p of the accuracy difference", NO_DATA if b.accuracy_p_value is None else p_text(b.accuracy_p_value)),
         ("disagreement of the two models", _percent(b.disagreement)),
         (
@@ -112,8 +112,8 @@ def baseline_rows(b: Baselines) -> list[tuple[str, str]]:
             "not measured: the architectures differ" if weights is None else f"{weights:.3g}",
         ),
     ]
-    if b.gray_known_base and b.gray_known_production:
-        base, new = (sum(shares) / len(shares) for shares in (b.gray_known_base, b.gray_known_production))
+    if b.gray_known_base and b.gray_known_candidate:
+        base, new = (sum(shares) / len(shares) for shares in (b.gray_known_base, b.gray_known_candidate))
         said = f"{_percent(base)} of the base's, {_percent(new)} of the new model's"
         if base <= _HARDLY_KNOWN:
             said += ": it hardly knows the base's own, so it says nothing about gray data"
@@ -127,16 +127,16 @@ def _percent(value: float | None) -> str:
 
 def _accuracy_fell(b: Baselines, alpha: float) -> bool:
     """Whether the new model is less accurate than the base by more than chance explains."""
-    if b.accuracy_base is None or b.accuracy_production is None or b.accuracy_p_value is None:
+    if b.accuracy_base is None or b.accuracy_candidate is None or b.accuracy_p_value is None:
         return False
-    return b.accuracy_production < b.accuracy_base and b.accuracy_p_value <= alpha
+    return b.accuracy_candidate < b.accuracy_base and b.accuracy_p_value <= alpha
 
 
 def p_text(p: float | None) -> str:
     return "n/a" if p is None else f"{p:.3g}"
 
 
-def effect_text(effect: float | None) -> str:
+def score_text(effect: float | None) -> str:
     """An effect with its sign, two decimals (three digits from a thousand on)."""
     if effect is None:
         return "n/a"
@@ -146,7 +146,7 @@ def effect_text(effect: float | None) -> str:
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
-    return "n/a" if interval is None else f"{effect_text(interval[0])} to {effect_text(interval[1])}"
+    return "n/a" if interval is None else f"{score_text(interval[0])} to {score_text(interval[1])}"
 
 
 def size_found(power: Sequence[tuple[float, float]], chance: float) -> float | None:
@@ -166,7 +166,7 @@ def strongest_place(rows: Sequence[Sequence[float | None]]) -> str:
     down = ("top", "middle", "bottom")[min(2, 3 * y // len(rows))]
     across = ("left", "middle", "right")[min(2, 3 * x // len(rows[0]))]
     where = down if down == across else f"{down} {across}"
-    return f"{effect_text(value)} at the {where} (row {y + 1} of {len(rows)}, column {x + 1} of {len(rows[0])})"
+    return f"{score_text(value)} at the {where} (row {y + 1} of {len(rows)}, column {x + 1} of {len(rows[0])})"
 
 
 def strongest_views(c: ClassVerdict) -> list[tuple[str, float]]:

@@ -15,12 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from pydrift.arch import resolve_stored
-from pydrift.classifier import choose_device, exact_arithmetic, freeze
-from pydrift.errors import InputRefused, UsageError
-from pydrift.modelfile import PREFIX
-from pydrift.shadows.plan import ShadowPlan
-from pydrift.store import (
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.store import (
     MANIFEST,
     check_writable,
     parse_strict_json,
@@ -31,10 +27,14 @@ from pydrift.store import (
     write_json,
     write_manifest,
 )
-from pydrift.subject import RECIPE_KEY, TRAIN_SIZE_KEY
+from pydrift.models.arch import resolve_stored
+from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
+from pydrift.models.file import PREFIX
+from pydrift.models.intake import RECIPE_KEY, TRAIN_SIZE_KEY
+from pydrift.shadows.plan import ShadowPlan
 
 if TYPE_CHECKING:
-    from pydrift.membership import Statistics
+    from pydrift.shadows.statistics import Statistics
 
 FORMAT = 1
 KIND = "pydrift shadow bank"
@@ -83,11 +83,11 @@ class ShadowBank:
         self, x: Tensor, y: Tensor, *, chosen: Sequence[int] | None = None, device: str | None = None, **options: Any
     ) -> Statistics:
         """What every model, or those `chosen`, says about images x [N, C, H, W] of labels y [N]: all of
-        `pydrift.membership.measure`, of which `options` are those (queries, posterior, ...).
+        `pydrift.shadows.statistics.measure`, of which `options` are those (queries, posterior, ...).
 
         Models are made ready and asked 16 at a time, so that beside the result only as many answers are held.
         """
-        from pydrift.membership import Statistics, measure
+        from pydrift.shadows.statistics import Statistics, measure
 
         where, numbers = choose_device(device), list(range(len(self)) if chosen is None else chosen)
 

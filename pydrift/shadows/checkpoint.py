@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as load_safetensors
 
-from pydrift.store import read_file, safetensors_bytes, tensors_digest, write_atomic
+from pydrift.core.store import read_file, safetensors_bytes, tensors_digest, write_atomic
 from pydrift.training import Checkpoint
 
 _EVERY_S = 30.0  # between two that are written, so that short blocks write none

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pydrift.errors import UsageError
-from pydrift.noise import Phase, derived_seed
+from pydrift.core.errors import UsageError
+from pydrift.core.noise import Phase, derived_seed
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,16 @@ class Draw:
         return f"{self.size} of {images} images {how}"
 
 
-def successor_draw(images: int, base_size: int | None, size: int | None = None, null: str = "retrain") -> Draw:
-    """The draw that makes shadows stray as honest successors do of a base that saw `base_size` images, None: all.
+def update_draw(images: int, base_size: int | None, size: int | None = None, update_mode: str = "retrain") -> Draw:
+    """The draw that makes shadows stray as benign updates do of a base that saw `base_size` images, None: all.
 
     `size` images if that is given, else as many as the base saw: without replacement where the reference data holds
     more, else a bootstrap. But of a retrained shadow a third of the data at most, unless `size` says otherwise: around
-    what all N images teach, one of s of them strays with a variance of 1/s - 1/N, in units of one image's, a successor
+    what all N images teach, one of s of them strays with a variance of 1/s - 1/N, in units of one image's, a update
     of N fresh ones around a base of these N with 2/N. The two are equal at s = N/3; a bootstrap of N strays with 1/N.
-    (A fine-tuned successor has the base's share in common with its shadows.)
+    (A fine-tuned update has the base's share in common with its shadows.)
     """
-    if size is None and null == "retrain":
+    if size is None and update_mode == "retrain":
         return Draw("subset", max(1, min(base_size or images, images // 3)))
     size = size or base_size or images
     return Draw("subset", size) if size < images else Draw("bootstrap", size)

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pydrift.core.checks import check_seed
+from pydrift.core.errors import UsageError
+from pydrift.core.noise import Phase, derived_seed
+from pydrift.core.store import sha256_bytes, tensors_digest
 from pydrift.data import LabelledImages
-from pydrift.errors import UsageError
-from pydrift.noise import Phase, derived_seed
+from pydrift.models.intake import AuditedModel
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import native_status
 from pydrift.shadows.draw import Draw
-from pydrift.store import sha256_bytes, tensors_digest
-from pydrift.subject import Subject
-from pydrift.training import Train, TrainingRecipe
+from pydrift.training import Train
 from pydrift.version import __version__
 
-NULLS = ("retrain", "finetune")
+UPDATE_MODES = ("retrain", "finetune")
 RECIPES = ("same", "varied")
 MAX_SHADOWS = 100_000  # their files are numbered with five digits
 
@@ -31,7 +33,7 @@ class ShadowPlan:
     """Two banks of equal plans are equal, bit for bit.
 
     count         how many shadows, K
-    null          "retrain": from scratch; "finetune": from the start model's weights, by `recipe.continued`
+    update_mode          "retrain": from scratch; "finetune": from the start model's weights, by `recipe.continued`
     draw, seed    which images each one sees, and everything else that is random
     recipe        how they are trained; without meaning where `own_training` is given
     recipes       "same": all by `recipe`; "varied": each by its own `recipe.varied`
@@ -43,7 +45,7 @@ class ShadowPlan:
     """
 
     count: int
-    null: str
+    update_mode: str
     draw: Draw
     seed: int
     recipe: TrainingRecipe
@@ -57,25 +59,24 @@ class ShadowPlan:
     recipes: str = "same"
 
     def __post_init__(self) -> None:
-        if self.null not in NULLS:
-            raise UsageError(f"null must be one of {', '.join(NULLS)}, got {self.null!r}")
+        if self.update_mode not in UPDATE_MODES:
+            raise UsageError(f"update_mode must be one of {', '.join(UPDATE_MODES)}, got {self.update_mode!r}")
         if self.recipes not in RECIPES:
             raise UsageError(f"recipes must be one of {', '.join(RECIPES)}, got {self.recipes!r}")
         if not 1 <= self.count <= MAX_SHADOWS:
             raise UsageError(f"the number of shadows must be in 1..{MAX_SHADOWS}, got {self.count}")
         if self.draw.kind == "halves" and self.count % 2:
             raise UsageError(f"complementary halves need an even number of shadows, got {self.count}")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed must be in 0..2**63 - 1, got {self.seed}")
+        check_seed(self.seed)
 
     @classmethod
     def make(
         cls,
-        start: Subject,
+        start: AuditedModel,
         data: LabelledImages,
         count: int,
         *,
-        null: str,
+        update_mode: str,
         draw: Draw,
         seed: int,
         recipe: TrainingRecipe,
@@ -88,15 +89,15 @@ class ShadowPlan:
         if start.architecture is None:
             start_sha256: str | None = start.sha256
         else:
-            start_sha256 = tensors_digest(start.module.state_dict()) if null == "finetune" else None
+            start_sha256 = tensors_digest(start.module.state_dict()) if update_mode == "finetune" else None
         return cls(
             count=count,
-            null=null,
+            update_mode=update_mode,
             draw=draw,
             seed=seed,
             recipe=recipe,
             recipes=recipes,
-            own_training=None if user_train is None else described(user_train),
+            own_training=None if user_train is None else function_identity(user_train),
             architecture=start.architecture,
             start_sha256=start_sha256,
             data_sha256=data.sha256,
@@ -124,7 +125,7 @@ class ShadowPlan:
         return self.draw.members(self.seed, self.images, self.count)
 
     def describe(self) -> str:
-        return f"{self.architecture or 'a live module'}, {self.null}, {self.draw.describe(self.images)}"
+        return f"{self.architecture or 'a live module'}, {self.update_mode}, {self.draw.describe(self.images)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -171,7 +172,7 @@ def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
     }
 
 
-def described(train: Train) -> str:
+def function_identity(train: Train) -> str:
     """The user's own training as far as it can be told apart: its name, and its code where it is a plain function.
 
     The same in every process: of constants and defaults only plain values count, by what they are.

@@ -27,12 +27,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pydrift.errors import InputRefused, PydriftError, UsageError
-from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
-from pydrift.shadows.checkpoint import BlockCheckpoint
-from pydrift.shadows.claim import Holder, claimed, forget, holder
-from pydrift.shadows.plan import ShadowPlan
-from pydrift.store import (
+from pydrift.core.errors import InputRefused, PydriftError, UsageError
+from pydrift.core.store import (
     MANIFEST,
     failpoint,
     first_difference,
@@ -48,6 +44,10 @@ from pydrift.store import (
     write_json,
     write_manifest,
 )
+from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
+from pydrift.shadows.checkpoint import BlockCheckpoint
+from pydrift.shadows.claim import Holder, claimed, forget, holder
+from pydrift.shadows.plan import ShadowPlan
 
 FORMAT = 1
 _KIND, _BLOCK_KIND = "pydrift shadow plan", "pydrift shadow block"

@@ -16,24 +16,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pydrift.arch import resolve
-from pydrift.classifier import choose_device, exact_arithmetic, freeze
-from pydrift.data import LabelledImages, as_images, load_data
-from pydrift.errors import InputRefused, UsageError
-from pydrift.modelfile import LoadedModel, load_model, save_model
-from pydrift.noise import Phase, derived_seed
-from pydrift.parallel import each, intra_op_threads
-from pydrift.progress import Progress, Silent
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.noise import Phase, derived_seed
+from pydrift.core.parallel import each, intra_op_threads
+from pydrift.core.progress import Progress, Silent
+from pydrift.core.store import tensors_digest
+from pydrift.data import LabelledImages, load_data, take_images
+from pydrift.models.arch import resolve
+from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
+from pydrift.models.file import load_model, save_model
+from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows.bank import ShadowBank, WeightStack, template_for
 from pydrift.shadows.checkpoint import BlockCheckpoint
 from pydrift.shadows.draw import Draw
 from pydrift.shadows.plan import ShadowPlan, arithmetic
 from pydrift.shadows.tasks import TaskFolder, Trained, start_file
-from pydrift.store import tensors_digest
-from pydrift.subject import Subject, as_subject
-from pydrift.training import Train, TrainingRecipe, native_program, predict, seeded, train_many
-
-Model = nn.Module | LoadedModel | Subject | str | Path
+from pydrift.training import Train, native_program, predict, seeded, train_many
 
 _GPU_MODELS, _GPU_STATES = 64, 4 << 30  # side by side on a GPU: at most so many, with so many bytes of state
 
@@ -43,7 +42,7 @@ def train_shadows(
     data: Any,
     count: int,
     *,
-    null: str = "retrain",
+    update_mode: str = "retrain",
     draw: Draw | None = None,
     recipe: TrainingRecipe | None = None,
     recipes: str = "same",
@@ -51,7 +50,7 @@ def train_shadows(
     seed: int = 0,
     arch: str | None = None,
     block: int | None = None,
-    work_dir: str | Path | None = None,
+    resume_dir: str | Path | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> ShadowBank:
@@ -59,7 +58,7 @@ def train_shadows(
 
     model     what they are like: a spec ("mlp:1x28x28:256:10"), package.module:factory, a model file or an nn.Module
     data      LabelledImages, (x, y), an iterable of (x, y), or a source such as "fashion-mnist:DIR"
-    null      "retrain": from scratch; "finetune": from the model's weights, by `recipe.continued`
+    update_mode      "retrain": from scratch; "finetune": from the model's weights, by `recipe.continued`
     draw      which images each one sees; default: complementary halves, for which `count` must be even
     recipe    default: the one recorded in the model's file, else TrainingRecipe()
     recipes   "same": all are trained by it; "varied": each by its own `recipe.varied`
@@ -68,7 +67,7 @@ def train_shadows(
     block     models that are trained side by side and kept together, which changes no result; default: where that can
               be, on the CPU (natively or of a built-in architecture) as many as torch has threads, on a GPU (natively)
               as many as fit 4 GiB with their optimizer's moments, at most 64; else 1
-    work_dir  a folder of tasks, so that a killed call goes on where it was and other processes can help (see
+    resume_dir  a folder of tasks, so that a killed call goes on where it was and other processes can help (see
               pydrift.shadows.tasks); None: nothing is kept
     device    default: a CUDA device if torch sees one
     progress  told about each shadow; entering and leaving it is the caller's
@@ -76,17 +75,17 @@ def train_shadows(
     The same bits on one machine for any number of threads and workers, any `block` and any interruption. UsageError and
     InputRefused say what does not fit together.
     """
-    start = _start(model, null, arch)
+    start = _start(model, update_mode, arch)
     source = _absolute(data) if isinstance(data, str) else None
-    images = load_data(data) if isinstance(data, str) else as_images(data)
+    images = take_images(data)
     where, progress = choose_device(device), progress or Silent()
-    plan = _plan(start, images, count, null, draw, recipe, recipes, seed, train, where)
+    plan = _plan(start, images, count, update_mode, draw, recipe, recipes, seed, train, where)
     size = _block(start, plan, images.x, block)
     make = partial(_trained, start=start, data=images, user_train=train, device=where)
     progress.phase("training shadows", count)
     with exact_arithmetic():
-        if work_dir is not None:
-            folder = _adopt(work_dir, plan, start, size, source, block)
+        if resume_dir is not None:
+            folder = _adopt(resume_dir, plan, start, size, source, block)
             folder.work(partial(make, folder.plan, kept=folder.checkpoint), wait=True, advance=progress.advance)
             return folder.bank(start.module)
         stack, accuracy = WeightStack(start.module, count), []
@@ -105,7 +104,7 @@ def plan_shadows(
     data: str,
     count: int,
     *,
-    null: str = "retrain",
+    update_mode: str = "retrain",
     draw: Draw | None = None,
     recipe: TrainingRecipe | None = None,
     recipes: str = "same",
@@ -116,10 +115,10 @@ def plan_shadows(
 ) -> TaskFolder:
     """Makes the folder of tasks that `train_shadows` of the same arguments would work in, and trains nothing."""
     data = _absolute(data)
-    start, images, where = _start(model, null, arch), load_data(data), choose_device(device)
+    start, images, where = _start(model, update_mode, arch), load_data(data), choose_device(device)
     if start.architecture is None:
         raise UsageError("shadows of a live module can only be trained by the program that has it: train_shadows")
-    plan = _plan(start, images, count, null, draw, recipe, recipes, seed, None, where)
+    plan = _plan(start, images, count, update_mode, draw, recipe, recipes, seed, None, where)
     return _adopt(folder, plan, start, _block(start, plan, images.x, block), data, block)
 
 
@@ -194,7 +193,7 @@ def _trained(
     plan: ShadowPlan,
     numbers: Sequence[int],
     *,
-    start: Subject,
+    start: AuditedModel,
     data: LabelledImages,
     user_train: Train | None,
     device: torch.device,
@@ -211,7 +210,7 @@ def _trained(
         if user_train is not None:
             models = [_by_user(user_train, start.module, x[d], y[d], s) for d, s in zip(drawn, seeds, strict=True)]
         else:
-            finetune, initial = plan.null == "finetune", start.initial()
+            finetune, initial = plan.update_mode == "finetune", start.initial()
             recipes = [plan.recipe_of(k) for k in numbers]
             if finetune:
                 recipes = [recipe.continued(len(d)) for recipe, d in zip(recipes, drawn, strict=True)]
@@ -253,35 +252,35 @@ def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.
     return float((predict(module, data.x[unseen]) == data.y[unseen]).float().mean())
 
 
-def _start(model: Model, null: str, arch: str | None) -> Subject:
+def _start(model: Model, update_mode: str, arch: str | None) -> AuditedModel:
     if isinstance(model, str) and ":" in model and not Path(model).exists():
-        if null == "finetune":
+        if update_mode == "finetune":
             raise UsageError(f"finetune continues from a trained model, and {model} is only an architecture")
         return _untrained(model, resolve(model)(0))
-    return as_subject(model, "model", arch)
+    return as_audited_model(model, "model", arch)
 
 
-def _untrained(architecture: str, module: nn.Module) -> Subject:
-    return Subject(module.eval().requires_grad_(False), architecture, "", architecture, None, None)
+def _untrained(architecture: str, module: nn.Module) -> AuditedModel:
+    return AuditedModel(module.eval().requires_grad_(False), architecture, "", architecture, None, None)
 
 
-def _planned_start(tasks: TaskFolder, arch: str | None) -> Subject:
+def _planned_start(tasks: TaskFolder, arch: str | None) -> AuditedModel:
     """What the shadows of a folder are made from. InputRefused where the start model is not the planned one."""
     plan = tasks.plan
     module = template_for(plan, arch, None, tasks.path)
-    if plan.null == "retrain":
+    if plan.update_mode == "retrain":
         return _untrained(plan.architecture or "", module)
     loaded = load_model(tasks.start, plan.architecture)
     if tensors_digest(loaded.module.state_dict()) != plan.start_sha256:
         raise InputRefused(f"{tasks.start}: not the start model of the plan: its weights have another SHA-256")
-    return as_subject(loaded, tasks.start.name)
+    return as_audited_model(loaded, tasks.start.name)
 
 
 def _plan(
-    start: Subject,
+    start: AuditedModel,
     images: LabelledImages,
     count: int,
-    null: str,
+    update_mode: str,
     draw: Draw | None,
     recipe: TrainingRecipe | None,
     recipes: str,
@@ -290,15 +289,12 @@ def _plan(
     device: torch.device,
 ) -> ShadowPlan:
     classes = freeze(start.module, images.input_shape, torch.device("cpu"), start.name).num_classes
-    if classes != images.num_classes:
-        raise InputRefused(
-            f"{start.name} tells {classes} classes apart, but {images.source} names {images.num_classes}"
-        )
+    check_num_classes(classes, start.name, images.num_classes, images.source)
     return ShadowPlan.make(
         start,
         images,
         count,
-        null=null,
+        update_mode=update_mode,
         draw=draw or Draw("halves"),
         seed=seed,
         recipe=recipe or start.recipe or TrainingRecipe(),
@@ -314,7 +310,7 @@ def _absolute(source: str) -> str:
     return f"{name}:{Path(path).absolute()}" if colon else source
 
 
-def _block(start: Subject, plan: ShadowPlan, x: Tensor, asked: int | None) -> int:
+def _block(start: AuditedModel, plan: ShadowPlan, x: Tensor, asked: int | None) -> int:
     """As many models as are trained side by side, so that a block keeps the device busy and is soon done."""
     if asked is not None:
         if asked < 1:
@@ -331,7 +327,7 @@ def _block(start: Subject, plan: ShadowPlan, x: Tensor, asked: int | None) -> in
 
 
 def _adopt(
-    path: str | Path, plan: ShadowPlan, start: Subject, block: int, data: str | None, asked: int | None
+    path: str | Path, plan: ShadowPlan, start: AuditedModel, block: int, data: str | None, asked: int | None
 ) -> TaskFolder:
     """The folder of the plan. One that was planned with another number of intra-op threads goes on with that.
 
@@ -342,7 +338,7 @@ def _adopt(
         threads = TaskFolder.open(path).plan.arithmetic.get("threads")
         if threads and "threads" in plan.arithmetic:
             plan = replace(plan, arithmetic={**plan.arithmetic, "threads": threads})
-    elif plan.null == "finetune" and start.architecture is not None:
+    elif plan.update_mode == "finetune" and start.architecture is not None:
         save_model(start_file(path, plan), start.module, start.architecture)
     folder = TaskFolder.adopt(path, plan, block, data)
     if asked not in (None, folder.block):

@@ -1,7 +1,7 @@
 """Training models by a recipe: in torch, or many at once natively."""
 
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.training.loop import Train, predict, seeded, train
 from pydrift.training.many import Checkpoint, native_program, train_many
-from pydrift.training.recipe import TrainingRecipe
 
 __all__ = ["Checkpoint", "Train", "TrainingRecipe", "native_program", "predict", "seeded", "train", "train_many"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pydrift.errors import PydriftError
+from pydrift.core.errors import PydriftError
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops.reference_train import looked_at
-from pydrift.training.recipe import TrainingRecipe
 
 Train = Callable[[Tensor, Tensor, int], nn.Module]
 """A user's own training: (x float32 [N, C, H, W], y int64 [N], seed) -> trained module."""

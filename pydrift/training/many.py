@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pydrift.arch import NotLowerable, lower
-from pydrift.errors import UsageError
+from pydrift.core.errors import UsageError
+from pydrift.core.parallel import each
+from pydrift.models.arch import NotLowerable, lower
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import HYPER, shadow_train, trains
-from pydrift.parallel import each
 from pydrift.training.loop import refuse_divergence, seeded, train
-from pydrift.training.recipe import TrainingRecipe
 
 _CPU = torch.device("cpu")
 _PROBES = 64  # images by which a module is asked whether it does in training what it does in evaluation

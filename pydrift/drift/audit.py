@@ -1,0 +1,224 @@
+"""The drift audit: has a candidate's concept of a class drifted from that of its base?
+
+A thin orchestrator: pydrift.drift.fit makes the calibration, pydrift.drift.compare the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.progress import Progress, Silent
+from pydrift.data import take_images
+from pydrift.drift.calibration import Calibration
+from pydrift.drift.compare import Question, compare
+from pydrift.drift.fit import calibrate
+from pydrift.drift.result import DriftReport
+from pydrift.drift.settings import AuditSettings, Workplace
+from pydrift.fingerprint import Fingerprint
+from pydrift.inversion import GradientAscent, InversionAttack
+from pydrift.models.classifier import choose_device
+from pydrift.models.intake import AuditedModel, Model, as_audited_model
+from pydrift.models.recipe import TrainingRecipe
+from pydrift.shadows import state_shapes
+from pydrift.stats.multiple_tests import alpha_of_release
+from pydrift.training import Train
+
+
+class DriftAuditor:
+    """Audits candidates against one base model: `fit` once while the reference data is there, then `compare` each.
+
+    base             an nn.Module that maps float32 [N, C, H, W] in [0, 1] to logits [N, classes], or a model file
+    shadows          how many benign models form the null distribution
+    update_mode      "retrain": updates are trained from scratch; "finetune": they continue from the base's weights
+    restarts         gray images per class and model
+    seed             of everything random, in 0..2**63 - 1; the same seed on the same machine gives the same bits
+    recipe           how the base was trained; default: what its file records, else TrainingRecipe()
+    recipes          "varied": each shadow departs from the recipe as a benign update may (see TrainingRecipe.varied),
+                     so that a changed recipe is no drift; "same": all are trained by it
+    train            or the user's own training, (x, y, seed) -> nn.Module of the base's architecture. It is not varied.
+    size             images that a shadow sees. Default: as many as the base's file says that the base saw; for
+                     "retrain" at most a third of the reference data (see pydrift.shadows.update_draw).
+    attack           the inversion; default: GradientAscent()
+    device           "cpu" or "cuda"; default: a CUDA device if torch sees one
+    resume_dir       folder for finished pieces, so that a killed run goes on where it was; None: nothing is kept
+    progress         is informed of phases and steps (see pydrift.core.progress); default: silent
+    arch             architecture of a base given as a file that does not name its own
+    benign_versions  versions that were found benign before, of the base's architecture. They join the shadows, so that
+                     what has changed before without harm widens the null.
+
+    UsageError for values out of range, InputRefused for files that cannot be used.
+    """
+
+    def __init__(
+        self,
+        base: Model,
+        shadows: int = 32,
+        update_mode: str = "retrain",
+        restarts: int = 4,
+        seed: int = 0,
+        *,
+        recipe: TrainingRecipe | None = None,
+        recipes: str = "varied",
+        train: Train | None = None,
+        size: int | None = None,
+        attack: InversionAttack | None = None,
+        device: str | None = None,
+        resume_dir: str | Path | None = None,
+        progress: Progress | None = None,
+        arch: str | None = None,
+        benign_versions: Sequence[Model] = (),
+    ) -> None:
+        audited = as_audited_model(base, "base", arch)
+        known = {"recipe": recipe or audited.recipe or train, "size": size or audited.train_size}
+        self._settings = AuditSettings(
+            shadows=shadows,
+            update_mode=update_mode,
+            restarts=restarts,
+            seed=seed,
+            recipe=recipe or audited.recipe or TrainingRecipe(),
+            recipes="same" if train else recipes,
+            train=train,
+            size=size,
+            attack=attack or GradientAscent(),
+            guessed=tuple(name for name, value in known.items() if not value),
+        )
+        self._base = audited
+        self._benign_versions = _take_versions(benign_versions, audited, arch)
+        self._workplace = Workplace(
+            choose_device(device), None if resume_dir is None else Path(resume_dir), progress or Silent()
+        )
+        self._calibration: Calibration | None = None
+
+    @property
+    def calibration(self) -> Calibration:
+        """What `fit` made. UsageError before that."""
+        if self._calibration is None:
+            raise UsageError("call fit(data) first, or load a calibration")
+        return self._calibration
+
+    def fit(self, data: Any) -> Self:
+        """Trains the shadows on draws of the reference data, inverts base and shadows, and measures the null.
+
+        data  LabelledImages, (x, y), any iterable of (x, y), or a source such as "fashion-mnist:DIR"
+
+        InputRefused where base and data do not fit.
+        """
+        images = take_images(data)
+        self._calibration = calibrate(self._base, self._benign_versions, images, self._settings, self._workplace)
+        return self
+
+    def compare(
+        self,
+        candidate: Model,
+        data: Any = None,
+        alpha: float = 0.05,
+        *,
+        use_data: bool = False,
+        release: int | None = None,
+        fingerprint: Fingerprint | str | Path | None = None,
+        arch: str | None = None,
+    ) -> DriftReport:
+        """Judges one candidate.
+
+        data         optional, as for `fit`: adds the accuracy baselines
+        alpha        family-wise error level over the classes, in (0, 1)
+        use_data     the verdict also uses the responses to `data`, at most 400 images of each class. No model may have
+                     been trained on these images.
+        release      N >= 1: this is the N-th audit of a series, and alpha is the level of the whole series (see
+                     pydrift.stats.multiple_tests.alpha_of_release)
+        fingerprint  of the base, or its file: adds how much of the gray data it knows. The verdict does not use it.
+        arch         architecture of a candidate given as a file that does not name its own
+        """
+        if not 0 < alpha < 1:
+            raise UsageError(f"alpha must lie between 0 and 1, got {alpha:g}")
+        if release is not None and release < 1:
+            raise UsageError(f"release must be >= 1, got {release}")
+        calibration = self.calibration
+        question = Question(
+            candidate=as_audited_model(candidate, "candidate", arch),
+            alpha=alpha if release is None else alpha_of_release(alpha, release),
+            release=release,
+            images=None if data is None else take_images(data),
+            use_data=use_data,
+            fingerprint=Fingerprint.load(fingerprint) if isinstance(fingerprint, str | Path) else fingerprint,
+        )
+        return compare(calibration, question, self._workplace)
+
+    @staticmethod
+    def check_target(folder: str | Path) -> None:
+        """See Calibration.check_target."""
+        Calibration.check_target(folder)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the calibration: weights, gray data and responses, no reference images. See Calibration.save."""
+        self.calibration.save(folder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        base: nn.Module | None = None,
+        arch: str | None = None,
+        device: str | None = None,
+        resume_dir: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> DriftAuditor:
+        """An auditor that can `compare` at once.
+
+        `base` or `arch` is needed only where the base's architecture is not a built-in one (see Calibration.load).
+        """
+        calibration = Calibration.load(folder, arch, base)
+        auditor = cls(
+            calibration.base,
+            len(calibration.shadows),
+            calibration.update_mode,
+            calibration.restarts,
+            calibration.seed,
+            attack=calibration.attack,
+            device=device,
+            resume_dir=resume_dir,
+            progress=progress,
+        )
+        auditor._calibration = calibration
+        return auditor
+
+
+def _take_versions(versions: Sequence[Model], base: AuditedModel, arch: str | None) -> list[AuditedModel]:
+    taken = [as_audited_model(version, "benign version", arch) for version in versions]
+    for version in taken:
+        if state_shapes(version.module) != state_shapes(base.module):
+            raise InputRefused(f"{version.name}: a benign version must have the architecture of the base")
+    return taken
+
+
+def audit(
+    base: Model,
+    candidate: Model,
+    *,
+    data: Any,
+    shadows: int = 32,
+    update_mode: str = "retrain",
+    restarts: int = 4,
+    alpha: float = 0.05,
+    seed: int = 0,
+    resume_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    holdout: Any = None,
+    **options: Any,
+) -> DriftReport:
+    """Both halves of a drift audit at once: calibrates on `data` and compares `candidate` with `base`.
+
+    The baselines are measured on `holdout`, or on `data` where none is given. `options` are those of DriftAuditor,
+    which also explains the other arguments.
+    """
+    auditor = DriftAuditor(
+        base, shadows, update_mode, restarts, seed, resume_dir=resume_dir, progress=progress, **options
+    )
+    images = take_images(data)
+    return auditor.fit(images).compare(candidate, images if holdout is None else holdout, alpha)

@@ -1,0 +1,30 @@
+"""Members have a low loss: the attack that every other one has to beat, and that needs no shadows.
+
+Yeom, Giacomelli, Fredrikson, Jha: "Privacy Risk in Machine Learning: Analyzing the Connection to Overfitting",
+CSF 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydrift.membership.attack import Needs, Scores
+from pydrift.shadows.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class LossThreshold:
+    """score = log p_y = -loss. The paper's threshold is the mean training loss; the score leaves it open."""
+
+    title: ClassVar[str] = "loss threshold (Yeom et al.)"
+    needs: ClassVar[Needs] = Needs()
+
+    def fit(self, shadow: Statistics, member: NDArray[np.bool_], y: NDArray[np.int64]) -> LossThreshold:
+        return self
+
+    def score(self, target: Statistics) -> Scores:
+        return target.log_p()[0, 0]

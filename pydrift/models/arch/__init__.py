@@ -1,0 +1,21 @@
+"""Architectures: the built-in networks by their text, the user's own, and lowering to a flat chain of layers."""
+
+from pydrift.models.arch.fold import frozen_copy
+from pydrift.models.arch.fused import FusedModel
+from pydrift.models.arch.lower import NotLowerable, lower
+from pydrift.models.arch.networks import build
+from pydrift.models.arch.resolve import resolve, resolve_stored
+from pydrift.models.arch.spec import ArchSpec, is_spec, parse
+
+__all__ = [
+    "ArchSpec",
+    "FusedModel",
+    "NotLowerable",
+    "build",
+    "frozen_copy",
+    "is_spec",
+    "lower",
+    "parse",
+    "resolve",
+    "resolve_stored",
+]

@@ -1,0 +1,66 @@
+"""From the text of `--arch` to something that makes networks: a built-in spec, or the user's own factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+import torch
+from torch import nn
+
+from pydrift.core.errors import UsageError
+from pydrift.models.arch.networks import build
+from pydrift.models.arch.spec import EXAMPLES, is_spec, parse
+
+
+def resolve(text: str) -> Callable[[int], nn.Module]:
+    """A function from a seed to a new network, for `mlp:1x28x28:256-128:10` or for `package.module:factory`.
+
+    A factory is imported here and called without arguments for each network, with torch's CPU generator seeded (and
+    restored afterwards), so that its weights, too, follow from the seed. Importing runs the module's code: `text` must
+    come from the user, never from a file that somebody else made. UsageError says which part failed.
+    """
+    if is_spec(text):
+        return partial(build, parse(text))
+    module_name, _, factory_name = text.partition(":")
+    if not (all(part.isidentifier() for part in module_name.split(".")) and factory_name.isidentifier()):
+        raise UsageError(f"architecture '{text}': neither built in ({', '.join(EXAMPLES)}) nor package.module:factory")
+    try:
+        module = import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"architecture '{text}': cannot import {module_name}: {type(error).__name__}: {error}"
+        ) from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise UsageError(f"architecture '{text}': {module_name} has no function or class {factory_name}")
+    return partial(_call, text, factory)
+
+
+def resolve_stored(stored: str, given: str | None, where: object) -> Callable[[int], nn.Module]:
+    """`resolve` for an architecture that a file names: a built-in one, or the one that the user names (`given`).
+
+    UsageError, which names the file (`where`), for one that is stored and not built in: a file chooses no code to run.
+    """
+    if given is None:
+        try:
+            parse(stored)
+        except UsageError as error:
+            raise UsageError(
+                f"{where}: names the architecture {stored!a}, which is not built in; loading it runs code, "
+                "so name it yourself (arch=, --arch)"
+            ) from error
+    return resolve(given or stored)
+
+
+def _call(text: str, factory: Callable[[], object], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            module = factory()
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"architecture '{text}': the factory failed: {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"architecture '{text}': the factory returned a {type(module).__name__}, not an nn.Module")
+    return module

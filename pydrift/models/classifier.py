@@ -1,0 +1,146 @@
+"""A model made ready to be asked: frozen, in eval mode, on one device, lowered where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.models.arch import FusedModel, NotLowerable, frozen_copy, lower
+from pydrift.ops import native_status, refuses, shadow_logits
+
+# Images that torch is asked about at once: fixed, as last bits may depend on it, and few, so that maps stay in caches.
+_BATCH = 128
+_TOGETHER = 1 << 22  # values of small batches that are shown natively in one call, where each answer is its image's own
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A frozen classifier.
+
+    forward      float32 [N, C, H, W] in [0, 1] -> logits float32 [N, num_classes], differentiable in its input
+    path         what inverts it: "native AVX-512" and the like, or "generic: <why not natively>"
+    fused        the lowered network, where it is inverted natively
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    device: torch.device
+    path: str
+    fused: FusedModel | None = None
+
+    def log_probability_gradient(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(label | x) [N] and its gradient in x [N, C, H, W]. Weights get no gradient."""
+        x = x.detach().requires_grad_(True)
+        log_probability = F.log_softmax(self.forward(x), dim=1).gather(1, labels[:, None])[:, 0]
+        (gradient,) = torch.autograd.grad(log_probability.sum(), x)
+        return log_probability.detach(), gradient.contiguous()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [N, num_classes] on the model's device, of images on any; without a gradient. uint8 is value / 255."""
+        if self.fused is not None and self.device.type == "cpu":
+            images = x.detach().to(self.device).contiguous()
+            return shadow_logits(images, self.fused.parameters()[None], program=self.fused.program())[0]
+        with torch.no_grad():
+            return torch.cat([self.forward(_as_float(part.to(self.device))) for part in x.split(_BATCH)])
+
+    def logits_of_each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`logits` of one batch after the other, to the bit, but with fewer calls where batches are small: each packs
+        the parameters anew."""
+        if self.fused is None or self.device.type != "cpu":
+            yield from map(self.logits, batches)
+            return
+        waiting: list[Tensor] = []
+        for batch in batches:
+            waiting.append(batch)
+            if sum(one.numel() for one in waiting) >= _TOGETHER:
+                yield from self._logits_together(waiting)
+                waiting = []
+        yield from self._logits_together(waiting)
+
+    def _logits_together(self, batches: list[Tensor]) -> Iterable[Tensor]:
+        if len(batches) < 2:  # one that is large is not to be copied
+            return map(self.logits, batches)
+        return self.logits(torch.cat(batches)).split([len(one) for one in batches])
+
+
+def freeze(
+    module: nn.Module, input_shape: tuple[int, int, int], device: torch.device, name: str = "model"
+) -> Classifier:
+    """Makes a Classifier of any module that maps [N, C, H, W] to logits [N, K]. The module itself is not changed.
+
+    InputRefused where it does not map the shape to finite logits of two or more classes.
+    """
+    fused: FusedModel | None = None
+    try:
+        lowered = lower(module, input_shape).to(device)
+        forward: Callable[[Tensor], Tensor] = lowered
+        refusal = refuses(lowered.program(), lowered.parameters(), input_shape)
+        fused = lowered if refusal is None else None
+        path = f"generic: {refusal}" if fused is None else native_status().path(device.type)
+    except NotLowerable as reason:
+        forward, path = channels_last(frozen_copy(module, input_shape).to(device)), f"generic: {reason}"
+    num_classes = check_logits(forward, input_shape, device, name)
+    return Classifier(forward, input_shape, num_classes, device, path, fused)
+
+
+def _as_float(x: Tensor) -> Tensor:
+    return x / 255.0 if x.dtype == torch.uint8 else x
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; None: a CUDA device if torch sees one, else the CPU."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r}: this torch sees no CUDA device")
+    return device
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """float32 as the CPU computes it, and the same every time: no TF32 and no non-deterministic kernels on CUDA."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def channels_last(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The module in the memory format that convolutions prefer on the CPU; elsewhere, and without any, as it is."""
+    convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
+    if not convolves or any(parameter.device.type != "cpu" for parameter in module.parameters()):
+        return module
+    converted = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return lambda x: converted(x.contiguous(memory_format=torch.channels_last))
+
+
+def check_logits(
+    forward: Callable[[Tensor], Tensor], input_shape: tuple[int, int, int], device: torch.device, name: str
+) -> int:
+    """The number of classes. InputRefused where `forward` does not map images of the shape to that many logits."""
+    shape = "x".join(map(str, input_shape))
+    try:
+        with torch.no_grad():
+            logits = forward(torch.full((2, *input_shape), 0.5, device=device))
+    except Exception as error:  # whatever the user's forward raises
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputRefused(f"{name}: does not take images of shape {shape}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != 2 or logits.shape[1] < 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputRefused(f"{name}: must map [N, {shape}] to logits [N, classes >= 2], got {got} for N = 2")
+    if not torch.isfinite(logits).all():
+        raise InputRefused(f"{name}: gives non-finite logits for a plain gray image")
+    if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(2, device=device), atol=1e-5):
+        raise InputRefused(f"{name}: gives probabilities, not logits; leave its final softmax out")
+    return logits.shape[1]

@@ -1,0 +1,276 @@
+"""Reads models from files that may be hostile, and writes them.
+
+Two formats are read: safetensors, and a state dict saved by `torch.save`, with `weights_only=True`. Everything else
+(pickled modules, TorchScript, .pt2) is a program, and is refused. The file is read once into memory and checked before
+any parser sees it. A model file never chooses code to run: the architecture it names must be a built-in one.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from pydrift.core.errors import InputRefused, PydriftError, UsageError
+from pydrift.core.store import parse_strict_json, read_file, safetensors_bytes, sha256_bytes, write_atomic
+from pydrift.models import arch as architectures
+
+MAX_BYTES = 4 << 30
+MAX_HEADER = 16 << 20
+MAX_TENSORS = 100_000
+_MAX_INPUT = 1 << 22  # 3x1024x1024 and some more; bounds the memory of a forward pass
+PREFIX = "pydrift."
+
+_DTYPES = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),  # buffers such as batch counters
+}
+_RESAVE = (
+    "re-save the weights where the model was made: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The checked content of a model file; `metadata` is that of the safetensors header, empty for a state dict."""
+
+    path: Path
+    format: str  # "safetensors" | "state_dict"
+    sha256: str
+    size_bytes: int
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor]  # on the CPU, dense, finite
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A module in eval mode whose parameters need no gradient; `metadata` is what `save_model` was given."""
+
+    module: nn.Module
+    arch: str
+    sha256: str
+    metadata: dict[str, str]
+
+
+def read_tensors(path: str | Path, max_bytes: int = MAX_BYTES) -> ModelFile:
+    """Reads the tensors of a safetensors file or of a state dict saved by `torch.save`.
+
+    The format is found from the content, not from the name. InputRefused names the file and the reason: not a regular
+    file, over `max_bytes`, a format that can run code, damaged, compressed, more than 100,000 tensors, a header over
+    16 MiB, a tensor larger than its storage, of a dtype that weights do not have, or not finite. UsageError: no such
+    file.
+    """
+    path = Path(path)
+    data = read_file(path, max_bytes)
+    metadata: dict[str, str] = {}
+    try:
+        if data[:4] == b"PK\x03\x04":
+            kind, tensors = "state_dict", _read_state_dict(data, max_bytes)
+        elif data[8:9] == b"{":
+            kind = "safetensors"
+            metadata, tensors = _read_safetensors(data)
+        else:
+            raise InputRefused(_unknown_format(data))
+        for name, tensor in tensors.items():
+            _check_values(name, tensor)
+    except PydriftError as error:
+        raise InputRefused(f"{path}: {error}") from error
+    except Exception as error:  # the parsers' errors are of many types; to the user they mean one thing
+        raise InputRefused(f"{path}: damaged or not a model file: {_shown(error)}") from error
+    return ModelFile(path, kind, sha256_bytes(data), len(data), metadata, tensors)
+
+
+def load_model(path: str | Path, arch: str | None = None, expect_sha256: str | None = None) -> LoadedModel:
+    """Builds the architecture and loads the file's weights into it.
+
+    `arch` is a built-in spec or "package.module:factory" (which is imported and called); without it the file's metadata
+    must name a built-in one. Names, shapes and dtypes must be exactly those of the architecture, and a built-in one
+    must map a zero image to finite logits [1, num_classes]; otherwise, and where the file's SHA-256 is not
+    `expect_sha256`, InputRefused. UsageError: no such file, or `arch` is bad.
+    """
+    file = read_tensors(path)
+    if expect_sha256 is not None and file.sha256 != expect_sha256.lower():
+        raise InputRefused(f"{path}: its SHA-256 is {file.sha256}, expected {expect_sha256}")
+    arch, module = _network(file, arch)
+    problems = _mismatches(module.state_dict(), file.tensors)
+    if problems:
+        raise InputRefused(f"{path}: does not fit {arch}: {'; '.join(problems)}")
+    module.load_state_dict(file.tensors)
+    module.eval().requires_grad_(False)
+    _check_zero_image(file.path, module, arch)
+    metadata = {key.removeprefix(PREFIX): value for key, value in file.metadata.items() if key.startswith(PREFIX)}
+    metadata.pop("arch", None)
+    return LoadedModel(module, arch, file.sha256, metadata)
+
+
+def save_model(path: str | Path, module: nn.Module, arch: str, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a module's state dict as safetensors, atomically; the bytes are a pure function of the arguments.
+
+    `arch` and each key of `metadata` go into the header with the prefix "pydrift."; `load_model` takes it off again.
+    """
+    entries = {PREFIX + key: value for key, value in {**(metadata or {}), "arch": arch}.items()}
+    write_atomic(path, safetensors_bytes(module.state_dict(), entries))
+
+
+def _read_safetensors(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER:
+        raise InputRefused(f"the safetensors header claims {length} bytes, the limit is {MAX_HEADER}")
+    header = parse_strict_json(data[8 : 8 + length])
+    metadata = header.pop("__metadata__", {})
+    _check_count(len(header))
+    return metadata, dict(sorted(load_safetensors(data).items()))  # its own order differs from call to call
+
+
+def _read_state_dict(data: bytes, max_bytes: int) -> dict[str, Tensor]:
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 10):
+        raise InputRefused(
+            f"state dicts are read with torch 2.10 or newer only (CVE-2026-24747), this is {torch.__version__}; "
+            "use safetensors or upgrade torch"
+        )
+    try:
+        tensors = torch.load(_checked_archive(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise InputRefused(
+                f"holds pickled Python objects ({found[1]}), and loading those can run any code; {_RESAVE}"
+            ) from error
+        raise
+    if not isinstance(tensors, dict):
+        raise InputRefused(f"holds a {type(tensors).__name__}, not a state dict; {_RESAVE}")
+    _check_count(len(tensors))
+    for name, value in tensors.items():
+        if type(name) is not str or type(value) not in (Tensor, nn.Parameter):
+            raise InputRefused(
+                f"entry {_shown(name)} is a {type(value).__name__}, not a tensor; save the state dict alone, "
+                "without optimizer or epoch"
+            )
+    return _check_storages({name: value.detach() for name, value in tensors.items()}, max_bytes)
+
+
+def _checked_archive(data: bytes) -> io.BytesIO:
+    """The entries of a zip that passed every check, CRC included, in a new archive.
+
+    torch has its own zip reader; it gets an archive of ours, so that the two cannot disagree about what is in the file.
+    """
+    if data.count(b"PK\x01\x02") > 2 * MAX_TENSORS:  # before zipfile makes an object for each entry
+        raise InputRefused("too many entries in the archive")
+    checked = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(checked, "w") as target:
+        entries = source.infolist()
+        names = [entry.filename for entry in entries]
+        for suffix, kind in (("/constants.pkl", "a TorchScript archive"), ("/archive_format", "a .pt2 archive")):
+            if any(name.endswith(suffix) for name in names):
+                raise InputRefused(f"{kind}, which is a program: loading it can run any code; {_RESAVE}")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise InputRefused("the archive is compressed, which torch.save never does")
+        if sum(entry.file_size for entry in entries) > len(data):
+            raise InputRefused("the archive's entries claim more bytes than the file has")
+        if len(set(names)) != len(names):
+            raise InputRefused("the archive has two entries of the same name")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl") and entry.file_size > MAX_HEADER:
+                raise InputRefused(f"{entry.filename} has {entry.file_size} bytes, the limit is {MAX_HEADER}")
+            target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+    checked.seek(0)
+    return checked
+
+
+def _check_storages(tensors: dict[str, Tensor], max_bytes: int) -> dict[str, Tensor]:
+    """Refuses tensors that a small file blows up, such as 10^12 elements of stride 0; touches no element."""
+    total = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
+            raise InputRefused(f"tensor {_shown(name)} is not a dense tensor of a usual dtype")
+        size = tensor.numel() * tensor.element_size()
+        total += size
+        if size > tensor.untyped_storage().nbytes():
+            raise InputRefused(f"tensor {_shown(name)} of shape {list(tensor.shape)} is larger than its stored data")
+    if total > max_bytes:
+        raise InputRefused(f"the tensors have {total} bytes together, the limit is {max_bytes}")
+    return tensors
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_TENSORS:
+        raise InputRefused(f"{count} tensors, the limit is {MAX_TENSORS}")
+
+
+def _check_values(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in _DTYPES:
+        raise InputRefused(f"tensor {_shown(name)} is of dtype {tensor.dtype}, which weights do not have")
+    if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+        bad = tensor.numel() - int(finite.sum())
+        raise InputRefused(f"tensor {_shown(name)}: {bad} of {tensor.numel()} values are not finite")
+
+
+def _network(file: ModelFile, arch: str | None) -> tuple[str, nn.Module]:
+    if arch is not None:
+        return arch, architectures.resolve(arch)(0)
+    named = file.metadata.get(f"{PREFIX}arch")
+    if named is None:
+        raise UsageError(f"{file.path}: names no architecture; give one, for example convnet:1x28x28:32,64:128:10")
+    try:
+        return named, architectures.build(named, seed=0)
+    except UsageError as error:
+        raise InputRefused(
+            f"{file.path}: names an architecture that is not built in or too large ({_shown(error)}); a file may not "
+            "choose code to run, so give the architecture yourself"
+        ) from error
+
+
+def _mismatches(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What differs, in words; of each kind at most three tensors are named."""
+    shared = [name for name in expected if name in found]
+    kinds = {
+        "missing": [_shown(name) for name in expected if name not in found],
+        "unexpected": [_shown(name) for name in found if name not in expected],
+        "wrong shape": [
+            f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}"
+            for name in shared
+            if found[name].shape != expected[name].shape
+        ],
+        "wrong dtype": [
+            f"{name} is {found[name].dtype}, expected {expected[name].dtype}"
+            for name in shared
+            if found[name].dtype != expected[name].dtype
+        ],
+    }
+    return [
+        f"{kind}: {', '.join(items[:3])}" + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+        for kind, items in kinds.items()
+        if items
+    ]
+
+
+def _check_zero_image(path: Path, module: nn.Module, arch: str) -> None:
+    try:
+        spec = architectures.parse(arch)
+    except UsageError:
+        return  # a user's own factory does not say its shapes
+    if prod(spec.input_shape) > _MAX_INPUT:
+        raise InputRefused(f"{path}: {arch} takes images of more than {_MAX_INPUT} values")
+    with torch.no_grad():
+        logits = module(torch.zeros(1, *spec.input_shape))
+    if tuple(logits.shape) != (1, spec.num_classes) or not logits.isfinite().all():
+        raise InputRefused(f"{path}: does not map a zero image to {spec.num_classes} finite logits")
+
+
+def _unknown_format(data: bytes) -> str:
+    if data[:1] == b"\x80":
+        return f"a bare pickle (or a file of torch before 1.6), and loading it can run any code; {_RESAVE}"
+    return f"neither safetensors nor a state dict; {_RESAVE}"
+
+
+def _shown(value: Any) -> str:
+    """Text from a hostile file, safe in a terminal: ASCII, quoted, short."""
+    return ascii(str(value)[:120])

@@ -1,0 +1,87 @@
+"""A model under audit, however it was handed over: a file, a loaded file or a live module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.store import sha256_bytes, tensors_digest
+from pydrift.models.arch import is_spec, resolve
+from pydrift.models.file import LoadedModel, load_model
+from pydrift.models.recipe import TrainingRecipe
+
+RECIPE_KEY, TRAIN_SIZE_KEY = "recipe", "train_size"
+
+
+@dataclass(frozen=True)
+class AuditedModel:
+    """`sha256` is that of the file; of a live module, over its class, its printed structure and its weights.
+
+    `architecture` is None for a live module: such a model can only be rebuilt by copying it. `path` is the absolute one
+    of a file that was named by its path, where it can be printed.
+    """
+
+    module: nn.Module
+    name: str
+    sha256: str
+    architecture: str | None
+    recipe: TrainingRecipe | None
+    train_size: int | None
+    path: str | None = None
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the architecture is one of pydrift's own."""
+        return self.architecture is not None and is_spec(self.architecture)
+
+    def initial(self) -> Callable[[int], nn.Module] | None:
+        """Makes a freshly initialised model of the same architecture from a seed, where the architecture is known."""
+        return None if self.architecture is None else resolve(self.architecture)
+
+
+Model = nn.Module | LoadedModel | AuditedModel | str | Path
+"""What every audit takes as a model: a live module, a loaded file, a model taken in before, or the path of a file."""
+
+
+def as_audited_model(model: Model, what: str, arch: str | None = None) -> AuditedModel:
+    """Takes a model file (safetensors or state dict), what `load_model` returned, or any nn.Module (copied)."""
+    if isinstance(model, AuditedModel):
+        return model
+    if isinstance(model, str | Path):
+        loaded = load_model(model, arch)
+        path = str(Path(model).absolute())
+        return replace(_from_file(loaded, Path(model).name), path=path if path.isprintable() else None)
+    if isinstance(model, LoadedModel):
+        return _from_file(model, what)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{what}: expected an nn.Module or a model file, got {type(model).__name__}")
+    try:
+        module = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
+    except Exception as error:  # whatever the user's own classes raise
+        raise UsageError(f"{what}: {type(model).__name__} cannot be copied: {error}") from error
+    kind = type(model)
+    identity = f"{kind.__module__}.{kind.__qualname__} {module!r} {tensors_digest(module.state_dict())}"
+    return AuditedModel(module, kind.__name__, sha256_bytes(identity.encode()), None, None, None)
+
+
+def check_num_classes(found: int, what: str, expected: int, of_what: str) -> None:
+    """InputRefused unless `what` has as many classes as `of_what`, a model or data."""
+    if found != expected:
+        raise InputRefused(f"{what} has {found} classes, but {of_what} has {expected}")
+
+
+def _from_file(loaded: LoadedModel, name: str) -> AuditedModel:
+    recipe, size = loaded.metadata.get(RECIPE_KEY), loaded.metadata.get(TRAIN_SIZE_KEY)
+    if size is not None and not (size.isdecimal() and int(size) > 0):
+        raise InputRefused(f"{name}: {TRAIN_SIZE_KEY} in its metadata is {size!r}, not a number of images")
+    try:
+        trained = None if recipe is None else TrainingRecipe.from_json(recipe)
+    except UsageError as error:
+        raise InputRefused(f"{name}: {error}") from error
+    return AuditedModel(loaded.module, name, loaded.sha256, loaded.arch, trained, None if size is None else int(size))

@@ -1,0 +1,286 @@
+"""Calibrations: the same bits after a round trip, and nothing foreign or damaged is read."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pydrift import GradientAscent, InputRefused, UsageError
+from pydrift.core.store import write_manifest
+from pydrift.drift.calibration import Calibration
+from pydrift.inversion.gray import GrayData
+from pydrift.models.arch import build
+from pydrift.models.intake import AuditedModel
+
+ARCH, SHAPE = "mlp:1x4x4:5:3", (1, 4, 4)
+
+
+def gray(seed):
+    rng = np.random.default_rng(seed)
+    return GrayData(
+        rng.random((3, 2, *SHAPE), np.float32), rng.random((3, 2), np.float32), rng.integers(0, 9, (3, 2), np.int32)
+    )
+
+
+def frozen(module):
+    return module.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def calibration():
+    """Of twelve models, so that model.1 and model.10 could be taken for one another."""
+    rng = np.random.default_rng(0)
+    views = ("upside down", "plain", "own gray data")  # neither sorted nor reversed
+    answers = {view: rng.standard_normal((3, 4, 13)).T[:12, :3] for view in views}  # not contiguous
+    return Calibration(
+        base=AuditedModel(frozen(build(ARCH, 0)), "base.safetensors", "ab" * 32, ARCH, None, None),
+        shadows=tuple(frozen(build(ARCH, k)) for k in range(1, 12)),
+        gray=gray(0),
+        consensus=rng.random((4, 3, 1, *SHAPE), np.float32),
+        answers={"gray data": answers, "occlusions": {"white occlusions": rng.standard_normal((12, 5, 2, 3))}},
+        confidence=rng.random(3),
+        base_p_value=0.7 + 0.1,
+        class_names=("a", "b", "ü"),
+        input_shape=SHAPE,
+        update_mode="retrain",
+        draw="40 of 100 images without replacement",
+        shadow_accuracy=(0.1 + 0.2, *[0.5] * 9, None),
+        attack=GradientAscent(steps=7, learning_rate=0.1 + 0.2, jitter=1),
+        restarts=2,
+        seed=2**62 + 1,
+        data="digits (train)",
+        data_sha256="cd" * 32,
+        settings={"recipe": {"epochs": 3}, "guessed": []},
+        seconds={"train shadows": 1.5},
+    )
+
+
+def weights(module):
+    return {name: tensor.numpy().tobytes() for name, tensor in module.state_dict().items()}
+
+
+def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
+    calibration.save(tmp_path / "new" / "folder")
+    loaded = Calibration.load(tmp_path / "new" / "folder")
+    order = [(probe, list(views)) for probe, views in calibration.answers.items()]
+    assert [(probe, list(views)) for probe, views in loaded.answers.items()] == order
+    for before, after in [
+        *((t, loaded.answers[i][view]) for i, views in calibration.answers.items() for view, t in views.items()),
+        (calibration.consensus, loaded.consensus),
+        (calibration.confidence, loaded.confidence),
+    ]:
+        assert (after.tobytes(), after.shape, after.dtype) == (before.tobytes(), before.shape, before.dtype)
+    models = [(calibration.base.module, loaded.base.module), *zip(calibration.shadows, loaded.shadows, strict=True)]
+    for before, after in models:
+        assert weights(after) == weights(before)
+        assert not after.training
+        assert not any(p.requires_grad for p in after.parameters())
+    assert loaded.gray == calibration.gray
+    assert (loaded.gray.steps.dtype, loaded.gray.images.dtype) == (np.int32, np.float32)
+    assert loaded.digest() == calibration.digest()
+    rest = {"base": None, "shadows": (), "gray": None, "consensus": None, "answers": {}, "confidence": None}
+    assert replace(loaded, **rest) == replace(calibration, **rest)
+    assert replace(loaded.base, module=None) == replace(calibration.base, module=None)
+
+
+def test_a_calibration_holds_models_gray_data_and_measurements_only(calibration, tmp_path):
+    calibration.save(tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == {"state.safetensors", "calibration.json", "MANIFEST.json"}
+    names = {f"model.{m}.{name}" for m in range(12) for name in calibration.base.module.state_dict()}
+    names |= {f"gray.{name}" for name in ("images", "confidence", "steps")}
+    names |= {f"answers.{i}.{view}" for i, views in calibration.answers.items() for view in views}
+    assert set(load_file(tmp_path / "state.safetensors")) == names | {"consensus", "confidence"}
+
+
+def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibration, tmp_path):
+    calibration.save(tmp_path)
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    (tmp_path / ".pydrift-999999999-00.tmp").write_bytes(b"left by a process that was killed")
+    calibration.save(tmp_path)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+    replace(calibration, seed=1).save(tmp_path)
+    assert Calibration.load(tmp_path).seed == 1
+
+
+def test_the_digest_tells_calibrations_apart(calibration):
+    plain = calibration.answers["gray data"]["plain"].copy()
+    plain[3, 1, 2] = np.nextafter(plain[3, 1, 2], 9)
+    others = [
+        {"answers": calibration.answers | {"gray data": {**calibration.answers["gray data"], "plain": plain}}},
+        {"gray": gray(99)},
+        {"consensus": calibration.consensus / 2},
+        {"confidence": calibration.confidence / 2},
+        {"shadows": calibration.shadows[::-1]},
+    ]
+    assert len({calibration.digest(), *(replace(calibration, **other).digest() for other in others)}) == 6
+
+
+def test_a_folder_with_other_files_is_not_written_into(calibration, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UsageError) as error:
+        calibration.save(tmp_path)
+    assert str(error.value) == f"{tmp_path}: holds other files (thesis.tex); give a new folder for the calibration"
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "calibration.json"])
+def test_a_tampered_file_is_refused(calibration, tmp_path, name):
+    calibration.save(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputRefused) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: '{name}' was changed or damaged: its SHA-256 is not the one in MANIFEST.json"
+    )
+
+
+def test_a_missing_or_added_file_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    (tmp_path / "extra").write_text("")
+    with pytest.raises(InputRefused, match=r": 'extra' is not listed in MANIFEST.json$"):
+        Calibration.load(tmp_path)
+    (tmp_path / "extra").unlink()
+    (tmp_path / "state.safetensors").unlink()
+    with pytest.raises(InputRefused, match=r": 'state.safetensors' is listed in MANIFEST.json but missing$"):
+        Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize("manifest", [{"format": 2, "kind": "pydrift calibration"}, {"format": 3, "kind": "other"}, {}])
+def test_a_foreign_manifest_is_refused(calibration, tmp_path, manifest):
+    calibration.save(tmp_path)
+    write_manifest(tmp_path, manifest)
+    with pytest.raises(InputRefused) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == f"{tmp_path}: not a pydrift calibration of format 3"
+
+
+def test_a_folder_without_a_manifest_is_no_calibration(tmp_path):
+    with pytest.raises(UsageError, match=r"MANIFEST.json: no such file$"):
+        Calibration.load(tmp_path)
+
+
+def rewritten(folder, **changes):
+    """Changes calibration.json as someone could who also writes the manifest."""
+    file = folder / "calibration.json"
+    raw = json.loads(file.read_text())
+    raw.update(changes)
+    file.write_text(json.dumps(raw))
+    write_manifest(folder, {"format": 3, "kind": "pydrift calibration"})
+
+
+def test_an_unknown_inversion_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    rewritten(tmp_path, attack={"name": "gan"})
+    with pytest.raises(InputRefused) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == f"{tmp_path}: made with the inversion 'gan'; known are gradient_ascent"
+
+
+def own():
+    return build(ARCH, 0)
+
+
+def test_an_attack_that_no_file_could_name_is_refused(calibration, tmp_path):
+    class Mine:
+        def settings(self):
+            return {}
+
+    with pytest.raises(UsageError, match=r"^Mine is not in pydrift\.inversion\.ATTACKS, so no file could name it$"):
+        replace(calibration, attack=Mine()).save(tmp_path / "calibration")
+
+
+def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    description = tmp_path / "calibration.json"
+    description.write_text(json.dumps({k: v for k, v in json.loads(description.read_text()).items() if k != "seed"}))
+    write_manifest(tmp_path, {"format": 3, "kind": "pydrift calibration"})
+    with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('seed'\)$"):
+        Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"answers": {"gray data": {"plain": np.zeros((11, 3, 3))}}},
+        {"answers": {"gray data": {"plain": np.zeros((12, 3, 4))}}},
+        {"answers": {"gray data": {"plain": np.zeros((12, 4, 3))}}},
+        {"answers": {"occlusions": {"white occlusions": np.zeros((12, 5, 4))}}},
+        {"answers": {"occlusions": {"white occlusions": np.zeros(12)}}},
+        {"answers": {}},
+        {"confidence": np.zeros(4)},
+        {"consensus": np.zeros((4, 2, 1, *SHAPE), np.float32)},
+        {"consensus": np.zeros((4, 3, 1, 1, 5, 4), np.float32)},
+        {"gray": GrayData(*(np.zeros((3, 3, *tail)) for tail in (SHAPE, (), ())))},
+        {"seed": 0.5},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_parts_that_do_not_fit_together_are_refused(calibration, tmp_path, damage):
+    replace(calibration, **damage).save(tmp_path)
+    with pytest.raises(InputRefused, match=r"its parts do not fit together"):
+        Calibration.load(tmp_path)
+
+
+def test_a_view_that_is_named_and_not_there_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    rewritten(tmp_path, asked={"gray data": ["plain", "from behind"]})
+    with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('gray data.from behind'\)$"):
+        Calibration.load(tmp_path)
+
+
+def test_an_instrument_that_nobody_knows_is_refused(calibration, tmp_path):
+    replace(calibration, answers=calibration.answers | {"crystal ball": calibration.answers["occlusions"]}).save(
+        tmp_path
+    )
+    with pytest.raises(InputRefused, match=r"its parts do not fit together"):
+        Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test_calibration:own", "os:getcwd"])
+def test_an_architecture_that_runs_code_must_be_named_by_the_caller(calibration, tmp_path, name):
+    replace(calibration, base=replace(calibration.base, architecture=name)).save(tmp_path)
+    with pytest.raises(UsageError) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: names the architecture '{name}', which is not built in; loading it runs code, "
+        "so name it yourself (arch=, --arch)"
+    )
+    loaded = Calibration.load(tmp_path, arch="test_calibration:own")
+    assert loaded.digest() == calibration.digest()
+    assert loaded.base.architecture == "test_calibration:own"
+
+
+def test_a_live_module_needs_its_like_to_be_loaded(calibration, tmp_path):
+    replace(calibration, base=replace(calibration.base, architecture=None)).save(tmp_path)
+    with pytest.raises(UsageError) as error:
+        Calibration.load(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: calibrated on a live module; pass base=, a module of the same architecture"
+    )
+    template = build(ARCH, 77)
+    before = weights(template)
+    assert Calibration.load(tmp_path, base=template).digest() == calibration.digest()
+    assert weights(template) == before
+    assert template.training
+
+
+def test_models_that_do_not_fit_are_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    with pytest.raises(InputRefused, match=r": its models do not fit the architecture: \w+"):
+        Calibration.load(tmp_path, arch="mlp:1x4x4:6:3")
+    with pytest.raises(InputRefused, match=r": its models do not fit the architecture: \w+"):
+        Calibration.load(tmp_path, base=nn.Linear(2, 2))
+
+
+def test_loading_leaves_the_callers_generator_alone(calibration, tmp_path):
+    calibration.save(tmp_path)
+    before = torch.get_rng_state()
+    Calibration.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,175 @@
+"""Reports: what is written is what is read, in strict JSON, with or without the images."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pydrift import DriftReport, InputRefused
+from pydrift.drift.result import Baselines, NullSummary, Provenance
+from pydrift.drift.verdict import ClassVerdict
+from pydrift.inversion.gray import GrayData
+
+
+def gray(seed):
+    rng = np.random.default_rng(seed)
+    shape = (2, 3, 1, 4, 4)
+    return GrayData(
+        rng.random(shape, np.float32), rng.random((2, 3), np.float32), rng.integers(0, 99, (2, 3), np.int32)
+    )
+
+
+def found(index, name, **values):
+    defaults = {
+        "verdict": "drift",
+        "effect": -0.1 - 0.2,  # no short decimal
+        "interval": (-1.0, 1 / 3),
+        "p_value": 1e-300,
+        "p_adjusted": 2e-300,
+        "reason": None,
+        "null": (0.5, -0.25),
+        "signals": {"plain": -1.5, "own gray data": 0.1 + 0.2},
+        "places": {"white occlusions": ((0.1 + 0.2, None), (1.0, -1.0))},
+    }
+    return ClassVerdict(index, name, **{**defaults, **values})
+
+
+UNTESTED = {"verdict": "inconclusive", "effect": None, "interval": None, "p_value": None, "p_adjusted": None}
+
+
+@pytest.fixture
+def report():
+    return DriftReport(
+        verdict="drift",
+        p_value=2e-300,
+        alpha=0.05,
+        reasons=("class ü: no",),
+        classes=(found(0, "<b>"), found(1, "ü", **UNTESTED, reason="no", null=(), signals={})),
+        gray_base=gray(0),
+        gray_candidate=gray(1),
+        null=NullSummary("retrain", 2, "3 of 4 images", (0.1 + 0.2, None), 3.21, ((0.0, 0.01), (6.42, 0.1 + 0.2))),
+        baselines=Baselines(0.9, 0.8, 0.4, 0.05, 1.37, 297, "digits"),
+        provenance=Provenance(
+            pydrift="0.1.0",
+            torch="2.13.0",
+            device="cpu",
+            native="cpu (avx2)",
+            path_base="fused",
+            path_candidate="generic: hooks",
+            seed=2**63 - 1,
+            base_sha256="a" * 64,
+            candidate_sha256="b" * 64,
+            data_sha256=None,
+            calibration_sha256=None,
+            base="base",
+            candidate="new",
+            data=None,
+            settings={"inversion": {"steps": 100, "jitter": None}},
+            seconds={"invert": 0.5},
+        ),
+    )
+
+
+def test_a_table_of_places_that_is_none_is_refused(report, tmp_path):
+    report.save(tmp_path)
+    raw = json.loads((tmp_path / "report.json").read_text())
+    raw["classes"][0]["places"]["white occlusions"] = [[1.0, 2.0], [3.0]]
+    (tmp_path / "report.json").write_text(json.dumps(raw))
+    with pytest.raises(InputRefused, match=r"the rows of a table of places are not of one length"):
+        DriftReport.load(tmp_path)
+
+
+def test_a_saved_report_comes_back_equal(report, tmp_path):
+    report.save(tmp_path / "new" / "folder")
+    assert {f.name for f in (tmp_path / "new" / "folder").iterdir()} == {"report.json", "report.html", "gray.npz"}
+    for path in (tmp_path / "new" / "folder", tmp_path / "new" / "folder" / "report.json"):
+        loaded = DriftReport.load(path)
+        assert loaded == report
+        assert loaded.to_json() == report.to_json()
+        assert loaded.gray_base.images.dtype == np.float32
+        assert loaded.gray_candidate.steps.dtype == np.int32
+
+
+def test_reports_with_other_images_or_figures_differ(report):
+    assert report == replace(report, gray_base=gray(0))
+    assert report != replace(report, gray_base=gray(1))
+    assert report != replace(report, alpha=0.01)
+
+
+def test_json_is_strict_and_holds_no_images(report):
+    text = report.to_json()
+    raw = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert text == json.dumps(raw, sort_keys=True, indent=2) + "\n"
+    assert raw["schema_version"] == 1
+    assert raw["classes"][0]["interval"] == [-1.0, 1 / 3]
+    assert raw["classes"][1]["p_value"] is None
+    assert raw["gray"]["base"].keys() == {"confidence", "steps"}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        replace(report, alpha=float("nan")).to_json()
+
+
+def test_without_images_there_are_none_anywhere(report, tmp_path):
+    report.save(tmp_path)
+    with_images = (tmp_path / "report.html").read_text()
+    report.save(tmp_path, images=False)
+    assert {f.name for f in tmp_path.iterdir()} == {"report.json", "report.html"}
+    without = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in with_images
+    assert not re.search(r"data:image|<img", without)
+    loaded = DriftReport.load(tmp_path)
+    assert loaded.to_json() == report.to_json()
+    assert loaded.gray_base.images.shape == loaded.gray_candidate.images.shape == (2, 0, 0, 0, 0)
+
+
+def test_a_report_without_images_can_be_saved_again(report, tmp_path):
+    report.save(tmp_path / "first", images=False)
+    DriftReport.load(tmp_path / "first").save(tmp_path / "second")
+    assert DriftReport.load(tmp_path / "second").to_json() == report.to_json()
+
+
+def test_html_alone(report, tmp_path):
+    report.save_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count("<html") == 1
+    assert [f.name for f in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a readable report: "),
+        ("{", "not a readable report: "),
+        ("[]", "not a pydrift report of schema version 1"),
+        ("{}", "not a pydrift report of schema version 1"),
+        ('{"schema_version": 2}', "not a pydrift report of schema version 1"),
+    ],
+)
+def test_what_is_no_report_is_refused(tmp_path, content, message):
+    file = tmp_path / "report.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputRefused, match=f"^{re.escape(f'{file}: {message}')}"):
+        DriftReport.load(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("report.json", lambda text: text.replace('"alpha"', '"alpah"')),
+        ("report.json", lambda text: text.replace('"seed"', '"sead"')),
+        ("report.json", lambda text: text.replace('"release": null', '"release": 0')),
+        ("report.json", lambda text: text.replace('"release": null', '"release": true')),
+        ("report.json", lambda text: text.replace('"interval": [', '"interval": 5, "x": [')),
+        ("gray.npz", lambda data: data[:200]),
+        ("gray.npz", lambda data: b"PK" + data[:2]),
+    ],
+)
+def test_a_damaged_report_is_refused(report, tmp_path, name, damage):
+    report.save(tmp_path)
+    file = tmp_path / name
+    content = file.read_bytes() if name.endswith("npz") else file.read_text()
+    damaged = damage(content)
+    file.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+    with pytest.raises(InputRefused, match=re.escape(f"{file}: ")):
+        DriftReport.load(tmp_path)

@@ -1,0 +1,217 @@
+"""The built-in networks: their text, their sizes, their weights; and the user's own, by `package.module:factory`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from pydrift.core.errors import UsageError
+from pydrift.models.arch import ArchSpec, build, parse, resolve
+
+# One row per architecture: text, parameters, first and last name of the state dict. The counts are known from outside:
+# by hand for the first two, as published for the ResNets (kuangliu/pytorch-cifar; ResNet-9 without convolution biases).
+ARCHITECTURES = [
+    ("mlp:1x28x28:256-128:10", 235_146, "fc1.weight", "fc3.bias"),
+    ("mlp:3x5x7:9:2", 974, "fc1.weight", "fc2.bias"),
+    ("convnet:1x28x28:32,64:128:10", 421_642, "conv1.weight", "fc2.bias"),
+    ("convnet:2x9x11:3:5:4", 386, "conv1.weight", "fc2.bias"),
+    ("resnet9:3x32x32:10", 6_573_130, "prep.conv.weight", "fc.bias"),
+    ("resnet9:1x9x11:3", 6_568_387, "prep.conv.weight", "fc.bias"),
+    ("resnet18:3x32x32:10", 11_173_962, "conv1.weight", "fc.bias"),
+    ("resnet18:1x1x5:2", 11_168_706, "conv1.weight", "fc.bias"),
+]
+
+
+@pytest.mark.parametrize(("text", "num_parameters", "first", "last"), ARCHITECTURES)
+def test_architecture(text: str, num_parameters: int, first: str, last: str) -> None:
+    spec = parse(text)
+    assert str(spec) == text
+    network = build(text, seed=3)
+    names = list(network.state_dict())
+    assert (names[0], names[-1]) == (first, last)
+    assert sum(p.numel() for p in network.parameters()) == num_parameters
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in network.parameters())
+    assert network.training
+    logits = network.eval()(torch.rand(2, *spec.input_shape))
+    assert logits.shape == (2, spec.num_classes)
+    assert logits.isfinite().all()
+    logits.sum().backward()
+
+    same, other = build(spec, seed=3).state_dict(), build(spec, seed=4).state_dict()
+    assert all(torch.equal(tensor, same[name]) for name, tensor in network.state_dict().items())
+    assert not torch.equal(same[first], other[first])
+
+
+def test_initial_weights_fill_the_range_of_torch_layers() -> None:
+    layer = build("mlp:1x10x10:500:10", seed=0).fc1
+    for parameter in layer.parameters():
+        assert 0.095 < parameter.abs().max() <= 0.1
+        assert parameter.mean().abs() < 0.01
+
+
+def test_build_uses_and_touches_nothing_global() -> None:
+    text = "resnet9:1x8x8:2"
+    expected = build(text, seed=1).state_dict()
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            network = build(text, seed=1)
+            assert torch.is_inference_mode_enabled()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in network.state_dict().items():
+        assert tensor.dtype == expected[name].dtype
+        assert torch.equal(tensor, expected[name])
+    assert not any(p.is_inference() for p in network.parameters())
+
+
+number = st.integers(1, 99_999)
+shape = st.tuples(number, st.integers(8, 99_999), st.integers(8, 99_999))
+classes = st.integers(2, 99_999)
+specs = st.one_of(
+    st.builds(
+        ArchSpec, st.just("mlp"), shape, classes, st.just(()), st.lists(number, min_size=1, max_size=9).map(tuple)
+    ),
+    st.builds(
+        ArchSpec,
+        st.just("convnet"),
+        shape,
+        classes,
+        st.lists(number, min_size=1, max_size=3).map(tuple),
+        st.tuples(number),
+    ),
+    st.builds(ArchSpec, st.sampled_from(["resnet9", "resnet18"]), shape, classes),
+)
+
+
+@given(specs)
+def test_text_round_trip(spec: ArchSpec) -> None:
+    assert parse(str(spec)) == spec
+
+
+MLP = "not of the form mlp:CxHxW:WIDTH-...:CLASSES with numbers from 1 to 99999, as in mlp:1x28x28:256-128:10"
+CONVNET = (
+    "not of the form convnet:CxHxW:CHANNELS,...:WIDTH:CLASSES with numbers from 1 to 99999, "
+    "as in convnet:1x28x28:32,64:128:10"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("mlp:1x28:10", MLP),
+        ("mlp:1x28x28::10", MLP),
+        ("mlp:1x28x28:256-0:10", MLP),
+        ("mlp:1x28x28:0256:10", MLP),
+        ("mlp:1x28x28:256:10 ", MLP),
+        ("mlp:1x28x28:256:10\n", MLP),
+        ("mlp:1x28x28:٣:10", MLP),
+        ("mlp:1x28x28:100000:10", MLP),
+        ("convnet:1x28x28:32,64:10", CONVNET),
+        ("convnet:1x28x28:32,64:128-64:10", CONVNET),
+        (
+            "resnet18:32x32:10",
+            "not of the form resnet18:CxHxW:CLASSES with numbers from 1 to 99999, as in resnet18:3x32x32:10",
+        ),
+        ("vgg:1x28x28:10", "no such family; the built-in ones are mlp, convnet, resnet9, resnet18"),
+        ("", "no such family; the built-in ones are mlp, convnet, resnet9, resnet18"),
+        ("mlp:1x28x28:256:1", "a classifier needs at least 2 classes"),
+        ("convnet:1x28x7:8,8,8:16:10", "28x7 pixels are pooled away: each side needs at least 8"),
+        ("resnet9:3x7x32:10", "7x32 pixels are pooled away: each side needs at least 8"),
+    ],
+)
+def test_bad_text(text: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(text)
+    assert str(caught.value) == f"architecture '{text}': {reason}"
+
+
+def test_text_of_a_stranger_is_bounded() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse("mlp:1x28x28:" + "9-" * 1000 + "9:10")
+    assert str(caught.value) == "architecture 'mlp:1x28x28:9-9-9-9-9-9-9-9-9-9-9-9-9-9-...': longer than 200 characters"
+    with pytest.raises(UsageError) as caught:
+        build("mlp:1x9x9:99999-99999:10", seed=0)
+    assert str(caught.value) == (
+        "architecture 'mlp:1x9x9:99999-99999:10': 10,009,099,918 parameters, more than the 268,435,456 allowed"
+    )
+
+
+def test_a_spec_made_by_hand_is_checked_too() -> None:
+    with pytest.raises(UsageError, match=r"^architecture 'mlp:1x8x8:10': not of the form mlp:"):
+        ArchSpec("mlp", (1, 8, 8), 10)
+
+
+FACTORIES = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(4, 2))
+def broken(): raise ValueError("no weights here")
+def text(): return "a network"
+number = 3
+"""
+
+
+@pytest.fixture
+def factories(tmp_path, monkeypatch) -> str:
+    (tmp_path / "own_factories.py").write_text(FACTORIES)
+    (tmp_path / "own_broken.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_factories"
+
+
+def test_resolve_built_in() -> None:
+    make = resolve("mlp:1x2x2:3:2")
+    assert torch.equal(make(5).fc1.weight, build("mlp:1x2x2:3:2", 5).fc1.weight)
+    with pytest.raises(UsageError, match=r"^architecture 'mlp:1x28:10': not of the form"):
+        resolve("mlp:1x28:10")
+
+
+def test_resolve_factory(factories: str) -> None:
+    make = resolve(f"{factories}:Net")
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    first, again, other = make(1), make(1), make(2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert isinstance(first, nn.Sequential)
+    assert torch.equal(first[1].weight, again[1].weight)
+    assert not torch.equal(first[1].weight, other[1].weight)
+
+
+NEITHER = (
+    "neither built in (mlp:1x28x28:256-128:10, convnet:1x28x28:32,64:128:10, resnet9:3x32x32:10, resnet18:3x32x32:10) "
+    "nor package.module:factory"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("resnet50", NEITHER),
+        ("vgg11:3x32x32:10", NEITHER),
+        ("mlp::10", NEITHER),
+        ("./model.py:Net", NEITHER),
+        ("no.such:Net", "cannot import no.such: ModuleNotFoundError: No module named 'no'"),
+        (
+            "own_broken:Net",
+            "cannot import own_broken: ModuleNotFoundError: No module named 'not_installed_anywhere'",
+        ),
+        ("own_factories:Gone", "own_factories has no function or class Gone"),
+        ("own_factories:number", "own_factories has no function or class number"),
+        ("own_factories:broken", "the factory failed: ValueError: no weights here"),
+        ("own_factories:text", "the factory returned a str, not an nn.Module"),
+    ],
+)
+def test_resolve_errors(factories: str, text: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(text)(0)
+    assert str(caught.value) == f"architecture '{text}': {reason}"
