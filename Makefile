@@ -12,6 +12,8 @@ PIP_ARGS ?=
 WORKERS ?= 2
 TEST_PYTHONS ?=
 BIN := $(VENV)/bin
+# A file of tests stays on one worker, so that its fixtures are made once. In this order the long files come early.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
@@ -28,11 +30,11 @@ demo: install
 	$(BIN)/pydrift demo --out demo
 
 test: install check
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(PYTEST)
 
 # Before a commit: lint, types and the fast tests.
 quick: install check
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: install
 	$(BIN)/ruff check .

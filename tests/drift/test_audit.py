@@ -20,6 +20,8 @@ from pydrift.models.file import load_model, save_model
 from pydrift.report.wording import baseline_rows
 from pydrift.training import train
 
+pytestmark = pytest.mark.slow
+
 SHADOWS, RESTARTS = 24, 4
 
 

@@ -17,6 +17,8 @@ from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import build
 from pydrift.models.intake import AuditedModel
 
+pytestmark = pytest.mark.slow
+
 ARCH, SHAPE = "mlp:1x4x4:5:3", (1, 4, 4)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from pydrift import InputRefused
 from pydrift.data import as_images
+from pydrift.drift import responses
 from pydrift.drift.probes import OCCLUSION_COLOURS, SHAPE_KINDS, TRANSFORMS, apply_transform, draw_shapes
 from pydrift.drift.recognition import class_bias, occlusion_sensitivity, recognise
 from pydrift.drift.responses import (
@@ -19,9 +20,9 @@ from pydrift.drift.responses import (
     SYNTHETIC_SHAPES,
     benign_responses,
     candidate_responses,
-    reference_responses,
-    select_models,
     split_groups,
+    select_models,
+    reference_responses,
 )
 from pydrift.drift.scores import PROBES
 from pydrift.models.classifier import freeze

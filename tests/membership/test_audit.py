@@ -27,6 +27,8 @@ from pydrift.shadows import Draw, ShadowBank
 from pydrift.stats.roc import roc, tpr_at_fpr
 from pydrift.training.train_model import train_model
 
+pytestmark = pytest.mark.slow
+
 ARCH, SHADOWS = "mlp:1x8x8:128:10", 8
 RECIPE = TrainingRecipe(epochs=60, batch_size=16)
 LEAST_AUC = {
@@ -335,7 +337,9 @@ def test_a_target_of_other_images_or_classes_is_refused(population):
     with pytest.raises(InputRefused, match=r"^target: does not take images of shape 1x8x8: mat1 and mat2"):
         membership_audit(other_shape, population, INDICES)
     other_classes = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
-    with pytest.raises(InputRefused, match=r"^the target has 7 classes, but digits, some labels wrong has 10"):
+    with pytest.raises(
+        InputRefused, match=r"^the target has 7 classes, but digits, some labels wrong has 10"
+    ):
         membership_audit(other_classes, population, INDICES)
 
 

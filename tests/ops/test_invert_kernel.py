@@ -17,6 +17,8 @@ from tests.ops.test_invert_edges import NOT_FINITE
 from tests.ops.test_native_build import Options
 from tests.rounded_products import ROUNDED, round_products
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 OPTIONS: dict[str, Any] = {

@@ -205,6 +205,7 @@ def test_unknown_switch(tmp_path: Path) -> None:
 # ---- Sanitizers
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

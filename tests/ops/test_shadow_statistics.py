@@ -468,6 +468,7 @@ def test_reference_refuses_labels_and_programs() -> None:
 # ---- Sanitizers
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
     run_sanitized(tmp_path, "shadow", "shadow_statistics")

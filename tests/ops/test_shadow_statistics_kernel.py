@@ -23,6 +23,8 @@ from tests.ops.test_shadow_statistics import (
 )
 from tests.rounded_products import ROUNDED, round_products
 
+pytestmark = pytest.mark.slow
+
 
 class Task(ctypes.Structure):
     """ShadowTask of csrc/shadow/shadow_task.h."""

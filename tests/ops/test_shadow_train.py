@@ -353,6 +353,7 @@ def test_what_cannot_be_trained_is_said() -> None:
     assert trains([6], 0, (1, 2, 2), torch.device("meta")) == "no native training on meta"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
     run_sanitized(tmp_path, "shadow", "shadow_train")

@@ -25,6 +25,8 @@ from tests.ops.test_invert_kernel import (
 from tests.ops.test_native_build import COMPILER, FLAGS, NATIVE_TESTS, ROOT
 from tests.ops.test_shadow_train import OPTIMIZERS, copied, exact, relative, run, task
 
+pytestmark = pytest.mark.slow
+
 WAVE_BYTES = 1 << 31
 
 needs_gpu = pytest.mark.skipif(
