@@ -7,6 +7,11 @@
   "float lower, float upper, float confidence_threshold, int patience"
 
 STABLE_TORCH_LIBRARY(pydrift, m) {
+  // What the build is (csrc/build_info.h); chosen_simd is the CPU variant in use: the widest, or what PYDRIFT_SIMD names
+  m.def("build_info() -> str[]");
+  m.def("max_values_per_sample() -> int");
+  m.def("simd_variants() -> str[]");
+  m.def("chosen_simd() -> str");
   // x, gradient, first_moment, second_moment [N, C, H, W] float32 (second_moment of any shape with "momentum");
   // log_probability, best_cost [N] float32; steps_without_improvement, steps [N] int32; active [N] bool
   m.def(

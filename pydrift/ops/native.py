@@ -61,6 +61,8 @@ def _why_not_loaded(device: str) -> str | None:
         torch.ops.load_library(str(library))
     except OSError as error:
         return f"{library.name} does not load: {error}"
+    if not hasattr(torch.ops.pydrift, "build_info"):
+        return f"{library.name} is older than this source: install pydrift again"
     return None
 
 
@@ -76,26 +78,36 @@ def _load() -> NativeStatus:
     else:
         cuda = _why_not_loaded("cuda")
     reasons = tuple(reason for reason in (cpu, cuda) if reason is not None)
-    build: dict[str, str] = {}
-    try:
-        build = _module().build_info()
-    except ImportError as error:
-        reasons += (f"the build's facts are not available: {error}",)
-    return NativeStatus(cpu is None, cuda is None, reasons, build)
+    return NativeStatus(cpu is None, cuda is None, reasons, _build_info(cpu is None))
 
 
-def _module() -> Any:
-    return importlib.import_module("pydrift._native")
+def _build_info(is_loaded: bool) -> dict[str, str]:
+    """The facts of the build, from the loaded library. Without it they come from the small module of a source build,
+    which needs no torch: they say what the library was built for."""
+    if is_loaded:
+        facts = torch.ops.pydrift.build_info()
+    else:
+        try:
+            facts = importlib.import_module("pydrift._native").build_info()
+        except ImportError:  # a wheel, or nothing was built
+            return {}
+    return dict(fact.split("=", 1) for fact in facts)
+
+
+def simd_variants() -> tuple[str, ...]:
+    """The CPU variants that this processor can run, the widest last: the names that PYDRIFT_SIMD may take. Empty
+    without the native CPU library."""
+    return tuple(torch.ops.pydrift.simd_variants()) if _load().cpu else ()
 
 
 def native_status() -> NativeStatus:
     """What of the native code is in use, and why not all of it."""
     status = _load()
-    if not status.build:
+    if not status.cpu:
         return status
     reasons, simd = status.reasons, ""
     try:
-        simd = _module().chosen_simd()  # follows PYDRIFT_SIMD, which may change between calls
+        simd = torch.ops.pydrift.chosen_simd()  # follows PYDRIFT_SIMD, which may change between calls
     except ValueError as error:
         reasons += (str(error),)
     return NativeStatus(status.cpu, status.cuda, reasons, {**status.build, "simd": simd})

@@ -22,6 +22,8 @@ from pydrift.ownership import EMBEDDINGS, OwnershipReport, judge, ownership_audi
 from pydrift.report import wording
 from pydrift.training.train_model import train_model
 
+pytestmark = pytest.mark.slow
+
 ARCH = "mlp:1x8x8:32:10"
 FEW = ("--samples", "20", "--fit-on", "40", "--independents", "40", "--references", "12")
 

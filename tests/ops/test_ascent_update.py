@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pydrift import ops
-from pydrift.ops import AscentOptions, native_status, reference
+from pydrift.ops import AscentOptions, native, native_status, reference
 from tests.native_harness import by_name
 
 ascent_update = by_name(ops.ascent_update, AscentOptions)
@@ -173,13 +173,11 @@ def run_with(state: dict[str, Tensor], **options: object) -> dict[str, Tensor]:
 def test_variants_and_reference_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, optimizer: str, shape: tuple[int, ...]
 ) -> None:
-    from pydrift import _native
-
     state = state_of(shape)
     expected = clones(state)
     for _ in range(2):
         reference.ascent_update(*expected.values(), **(OPTIONS | {"optimizer": optimizer}))
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         assert native_status().build["simd"] == variant
         assert_same_bits(run_with(state, optimizer=optimizer), expected)

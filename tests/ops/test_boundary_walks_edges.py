@@ -349,6 +349,7 @@ def test_requires_grad_is_refused(op: str, name: str) -> None:
 # ---- Sanitizers
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
     run_sanitized(tmp_path, "boundary_walks", "boundary")

@@ -13,6 +13,8 @@ from tests.native_harness import BlockShape, call, host_library, program_of
 from tests.ops.test_invert_edges import NOT_FINITE
 from tests.ops.test_invert_kernel import FLATTEN, NETWORKS, RELU, linear, parameters_of
 
+pytestmark = pytest.mark.slow
+
 Arguments = dict[str, Any]  # of one call, by name
 BOX = {"max_steps": 12, "lower": 0.0, "upper": 1.0}
 LENGTHS = {"linf_step": 0.02, "l2_step": 0.1, "l1_step": 0.1, "l1_coordinates": 5, "l1_gap": 0.01}

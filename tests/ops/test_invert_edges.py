@@ -373,6 +373,7 @@ def test_requires_grad_is_refused(name: str) -> None:
 # ---- Sanitizers
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
     run_sanitized(tmp_path, "invert", "invert")

@@ -21,6 +21,8 @@ from tests.native_harness import (
 from tests.ops.test_invert_edges import NOT_FINITE
 from tests.rounded_products import ROUNDED, round_products
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 0.05,

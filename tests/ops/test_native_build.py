@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pydrift
 from pydrift.ops import native, native_status, reference
 from tests.native_harness import (
     ascent_constants,
@@ -41,22 +42,44 @@ def test_native_code_is_in_use() -> None:
 
 @needs_native
 def test_build_info(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydrift import _native
-
     monkeypatch.delenv("PYDRIFT_SIMD", raising=False)
     status = native_status()
+    facts = ["built_with_torch", "compiler", "cuda_architectures", "cuda_compiler", "version"]
+    assert list(status.build) == [*facts, "simd"]
     assert status.build["built_with_torch"] == torch.__version__
-    assert status.build["simd"] == _native.simd_variants()[-1]
+    assert status.build["version"] == pydrift.__version__
+    assert status.build["simd"] == native.simd_variants()[-1]
     assert status.describe("cpu") == f"cpu ({status.build['simd']})"
-    assert set(_native.simd_variants()) <= {"scalar", "avx2", "avx512"}
-    assert _native.limits() == {"max_values_per_sample": 2**30}
+    assert set(native.simd_variants()) <= {"scalar", "avx2", "avx512"}
+    assert torch.ops.pydrift.max_values_per_sample() == 2**30
+
+
+@needs_native
+def test_the_module_of_source_builds_tells_the_same() -> None:
+    module = pytest.importorskip(
+        "pydrift._native", reason="no Python.h, or not a build from source", exc_type=ImportError
+    )
+    for name in ("build_info", "max_values_per_sample", "simd_variants"):
+        assert getattr(module, name)() == getattr(torch.ops.pydrift, name)()
+
+
+def test_nothing_needs_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel has none."""
+    monkeypatch.setitem(sys.modules, "pydrift._native", None)
+    monkeypatch.setattr(native, "_load", functools.cache(native._load.__wrapped__))
+    monkeypatch.delenv("PYDRIFT_NATIVE", raising=False)
+    assert native._build_info(is_loaded=False) == {}
+    if native_status().cpu:
+        assert native_status().build["built_with_torch"] == torch.__version__
 
 
 @needs_native
 def test_libraries_are_the_build_of_these_sources() -> None:
-    folder = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
-    if not folder.exists():
+    manifests = (ROOT / "build").glob(f"native-{sys.implementation.cache_tag}*/install_manifest*.txt")
+    newest = max(manifests, key=lambda manifest: manifest.stat().st_mtime, default=None)
+    if newest is None:
         pytest.skip("not built in this tree")
+    folder = newest.parent
     ninja = re.search(r"CMAKE_MAKE_PROGRAM:\w+=(.*)", (folder / "CMakeCache.txt").read_text())
     assert ninja is not None
     pending = subprocess.run([ninja[1], "-n", "-C", folder], capture_output=True, text=True, check=True).stdout
@@ -147,6 +170,7 @@ def test_unknown_switch(tmp_path: Path) -> None:
 # ---- Sanitizers
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
     run_sanitized(tmp_path, "ascent_update")

@@ -22,6 +22,8 @@ from tests.ops.test_shadow_statistics import (
 )
 from tests.rounded_products import ROUNDED, round_products
 
+pytestmark = pytest.mark.slow
+
 
 class Task(ctypes.Structure):
     """ShadowTask of csrc/statistics/shadow_statistics_task.h."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydrift.ops import HYPERPARAMETERS, reference, shadow_train, why_not_trainable
+from pydrift.ops import HYPERPARAMETERS, native, reference, shadow_train, why_not_trainable
 from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_invert import ARCHITECTURES, problem, random_problem
@@ -263,11 +263,9 @@ def test_steps_may_be_taken_in_several_calls(optimizer: str) -> None:
 
 @needs_native
 def test_every_instruction_set_trains_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydrift import _native
-
     arguments, program = of("two pools", steps=[3, 3], batch_size=[33, 9])
     results = []
-    for simd in _native.simd_variants():
+    for simd in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", simd)
         trained = copied(arguments)
         run(shadow_train, trained, program, "sgd")
@@ -376,6 +374,7 @@ def test_what_cannot_be_trained_is_said() -> None:
     assert why_not_trainable([6], 0, (1, 2, 2), torch.device("meta")) == "no native training on meta"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
     run_sanitized(tmp_path, "shadow_train", "train")

@@ -24,6 +24,8 @@ from tests.ops.test_invert_kernel import (
 )
 from tests.ops.test_shadow_train import OPTIMIZERS, copied, exact, relative, run, task
 
+pytestmark = pytest.mark.slow
+
 MODEL_BATCH_BYTES = 1 << 31
 
 needs_gpu = pytest.mark.skipif(
