@@ -1,0 +1,89 @@
+"""ascent_update: the native op against its reference in eager torch and under torch.compile (the strongest peer).
+
+The op is bound by memory: an Adam step reads four and writes three float32 values a pixel. `of copy` is that traffic
+over the bandwidth of a plain copy of the same working set. The peers compute in float32 throughout; the reference's
+correctly rounded square root is replaced by torch's own for them.
+
+    python bench/bench_ascent_update.py [--quick] [--json FILE] [--device cpu|cuda]
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.common.harness import copy_bytes_per_second, median_seconds, write_json
+from pydrift.ops import ascent_update, reference
+
+# name -> [N, C, H, W]: ten classes of 16 restarts, and one set that no cache holds
+WORKLOADS = {
+    "digits": (160, 1, 8, 8),
+    "fashion-mnist": (160, 1, 28, 28),
+    "cifar10": (160, 3, 32, 32),
+    "beyond caches": (160, 3, 128, 128),
+}
+ACCESSES_PER_VALUE = 7
+TENSORS_PER_VALUE = 4
+OPTIONS: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-8,
+    "tv_weight": 0.02,
+    "l2_weight": 0.003,
+    "lower": 0.0,
+    "upper": 1.0,
+    "confidence_threshold": 2.0,  # never reached, nor is the patience: every sample works in every call
+    "patience": 2**30,
+}
+
+
+def state_of(shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = torch.rand(shape, generator=generator), torch.randn(shape, generator=generator)
+    per_sample = shape[:1]
+    tensors = [x, gradient, torch.zeros(shape), torch.zeros(shape), torch.full(per_sample, -1.0)]
+    tensors += [torch.full(per_sample, torch.inf), *(torch.zeros(per_sample, dtype=torch.int32) for _ in range(2))]
+    return [tensor.to(device) for tensor in [*tensors, torch.ones(per_sample, dtype=torch.bool)]]
+
+
+def measure(name: str, shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+    compiled = torch.compile(reference.ascent_update, fullgraph=True, dynamic=False)
+    functions: dict[str, Any] = {"native": ascent_update, "eager": reference.ascent_update, "compile": compiled}
+    variants = {key: partial(function, *state_of(shape, device), **OPTIONS) for key, function in functions.items()}
+    seconds = median_seconds(variants, device, rounds)
+    num_values = torch.Size(shape).numel()
+    copy = copy_bytes_per_second(num_values * 4 * TENSORS_PER_VALUE, device, rounds)
+    of_copy = {key: num_values * 4 * ACCESSES_PER_VALUE / value / copy for key, value in seconds.items()}
+    return {"workload": name, "shape": shape, "seconds": seconds, "copy_bytes_per_s": copy, "of_copy": of_copy}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no set beyond the caches")
+    parser.add_argument("--json", type=Path, help="write machine, versions and numbers to this file")
+    parser.add_argument("--device", default="cpu", type=torch.device)
+    arguments = parser.parse_args()
+    reference.square_root = torch.sqrt  # type: ignore[assignment]
+    rows = []
+    for name, shape in WORKLOADS.items():
+        if arguments.quick and name == "beyond caches":
+            continue
+        row = measure(name, shape, arguments.device, rounds=7 if arguments.quick else 31)
+        rows.append(row)
+        print(f"{name:14s} {shape!s:20s} copy {row['copy_bytes_per_s'] / 1e9:6.1f} GB/s")
+        for key, value in row["seconds"].items():
+            speed = value / row["seconds"]["native"]
+            print(
+                f"    {key:8s} {value * 1e6:10.1f} us  {row['of_copy'][key]:5.2f} of copy  {speed:5.2f} x native's time"
+            )
+    if arguments.json:
+        write_json(arguments.json, arguments.device, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""The peers of `shadow_statistics`: the ways to ask many networks about the same images in torch.
+
+All of them give margin, loss, confidence and prediction of every (model, image), computed from the logits of a whole
+model, or of a whole block where the models run together. On the CPU the images go in blocks, as the activations of all
+would leave the caches. Weights are frozen, and every layout and packing of them is made beforehand.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.common.compare import Peer
+from bench.common.forms import channels_last, compiled, fresh, graphed, in_bfloat16, nhwc, product
+from bench.shadows.task import Task
+from pydrift.models.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
+
+Network = Callable[[Tensor], Tensor]
+Result = tuple[Tensor, Tensor, Tensor, Tensor]
+Run = Callable[[], Result]  # -> margin, loss, confidence, prediction [K, N]
+
+
+def statistics_of(logits: Tensor, label: Tensor) -> Result:
+    """Of logits [..., N, C] and labels [N]. With the margin m, p_y is sigmoid(m)."""
+    own = label.expand(logits.shape[:-1]).unsqueeze(-1)
+    margin = logits.gather(-1, own).squeeze(-1) - logits.scatter(-1, own, -torch.inf).logsumexp(-1)
+    return margin, -F.logsigmoid(margin), margin.sigmoid(), logits.argmax(-1)
+
+
+def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
+    """The peers by name. `quick`: eager, vmap and the fastest ones that are known."""
+    found: dict[str, Peer] = {}
+
+    def add(name: str, run: Run, precision: str = "float32") -> None:
+        found[name] = Peer(run, precision)
+
+    on_cuda, networks = task.device.type == "cuda", task.networks
+    last = [channels_last(network) for network in networks] if task.is_convnet else list(networks)
+    suffix = " channels_last" if task.is_convnet else ""
+    add("eager", loop(task, networks))
+    if task.is_convnet:
+        add("eager channels_last", loop(task, last))
+    add("vmap", at_once(task, stacked(task)))
+    if on_cuda:
+        add(f"compile{suffix}", loop(task, compiled_each(task, bool(suffix))))
+        small = [in_bfloat16(network) for network in networks]
+        add("graph of eager bf16" + suffix, graphed(loop(task, small)), "bfloat16")
+        add(
+            "graph of compile bf16" + suffix, graphed(loop(task, compiled_each(task, True, torch.bfloat16))), "bfloat16"
+        )
+    else:
+        add("by hand", loop(task, [by_hand(model, task.block) for model in task.lowered]))
+        pool = pooling(task.lowered[0]) if task.is_convnet else None
+        some = [by_hand(model, task.block, pool) for model in task.lowered]
+        add("by hand, the rest compiled", loop(task, some, statistics=compiled(statistics_of)))
+    if not task.is_convnet:
+        add("one product for layer 1, bmm", at_once(task, concatenated(task)))
+        if on_cuda:
+            add("one product for layer 1, bmm, tf32", at_once(task, concatenated(task)), "tf32")
+            add("one product for layer 1, bmm, bf16", at_once(task, concatenated(task, torch.bfloat16)), "bfloat16")
+        else:
+            add("one product for layer 1, by hand", at_once(task, concatenated_by_hand(task), compiled(statistics_of)))
+    if quick:
+        return found
+    if not on_cuda:
+        add("eager, all images at once", loop(task, networks, task.num_images))
+        add(f"compile{suffix}", loop(task, compiled_each(task, bool(suffix))))
+    if task.is_convnet:
+        add("compile", loop(task, compiled_each(task)))
+        add("one convolution for layer 1, grouped after", at_once(task, grouped(task)))
+    add("compile of vmap", at_once(task, compiled(fresh(stacked(task)))))
+    if on_cuda:
+        add("eager tf32" + suffix, loop(task, last), "tf32")
+        add("eager bf16" + suffix, loop(task, small), "bfloat16")
+        add(f"graph of compile{suffix}", graphed(loop(task, compiled_each(task, bool(suffix)))))
+        add(f"graph of compile{suffix} tf32", graphed(loop(task, compiled_each(task, bool(suffix)))), "tf32")
+        add("vmap bf16", at_once(task, stacked(task, torch.bfloat16)), "bfloat16")
+        add("compile of vmap bf16", at_once(task, compiled(fresh(stacked(task, torch.bfloat16)))), "bfloat16")
+    return found
+
+
+# ---- The two ways to go through models and images
+
+
+def loop(
+    task: Task, networks: list[Any], block: int | None = None, statistics: Callable[..., Result] = statistics_of
+) -> Run:
+    """Model by model; each [N, C, H, W] -> [N, classes]."""
+
+    def run() -> Result:
+        with torch.no_grad():
+            blocks = task.x.split(block or task.block)
+            parts = [statistics(torch.cat([network(x) for x in blocks]), task.label) for network in networks]
+        margin, loss, confidence, prediction = (torch.stack(part) for part in zip(*parts, strict=True))
+        return margin, loss, confidence, prediction
+
+    return run
+
+
+def at_once(task: Task, network: Network, statistics: Callable[..., Result] = statistics_of) -> Run:
+    """All models on each block of images: [N, C, H, W] -> [K, N, classes]."""
+
+    def run() -> Result:
+        with torch.no_grad():
+            parts = [statistics(network(task.x[block]), task.label[block]) for block in task.blocks()]
+        margin, loss, confidence, prediction = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+        return margin, loss, confidence, prediction
+
+    return run
+
+
+# ---- One network, compiled or by hand
+
+
+def compiled_each(task: Task, last: bool = False, dtype: torch.dtype = torch.float32) -> list[Network]:
+    """Each network compiled: one code for all, which takes the weights as arguments."""
+    skeleton = copy.deepcopy(task.networks[0]).to("meta")
+
+    def logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        x = nhwc(x) if last else x
+        return torch.func.functional_call(skeleton, weights, (x.to(dtype),)).float()
+
+    code = compiled(fresh(logits))
+
+    def of(network: nn.Module) -> Network:
+        weights = {name: tensor.to(dtype) for name, tensor in network.named_parameters()}
+        if last:
+            weights = {name: nhwc(tensor) if tensor.ndim == 4 else tensor for name, tensor in weights.items()}
+        return lambda x: code(weights, x)
+
+    return [of(network) for network in task.networks]
+
+
+def by_hand(model: FusedModel, block: int, pool: Any = None) -> Network:
+    """oneDNN's convolutions and products on packed weights, channels last to the end, pooling before ReLU; both
+    compiled to one loop where `pool` is that function."""
+    functions: list[Network] = []
+    probe = torch.zeros(1, *model.input_shape)
+    shape = probe.shape  # where the last Flatten stood
+    before: Layer | None = None
+    for layer, after in zip(model.layers, [*model.layers[1:], None], strict=True):
+        match layer:
+            case Linear(weight, bias):
+                if isinstance(before, Flatten):
+                    weight = weight.view(len(weight), *shape[1:]).permute(0, 2, 3, 1).flatten(1).contiguous()
+                functions.append(product(weight, bias, block, "relu" if isinstance(after, ReLU) else "none"))
+            case Conv2d():
+                functions.append(_convolution(layer))
+            case MaxPool2d():
+                functions.append(_pooling(layer) if pool is None else pool)
+            case Flatten():
+                shape = probe.shape
+                functions.append(lambda x: x.permute(0, 2, 3, 1).flatten(1))
+            case ReLU() if isinstance(before, Linear) or isinstance(after, MaxPool2d):
+                pass  # it is in the product, or behind the pooling: the same function on a quarter of the values
+            case _:
+                raise NotImplementedError(f"{type(layer).__name__} by hand")
+        probe, before = layer(probe), layer
+
+    def logits(x: Tensor) -> Tensor:
+        for function in functions:
+            x = function(x)
+        return x
+
+    return logits
+
+
+def _convolution(layer: Conv2d) -> Network:
+    weight = nhwc(layer.weight)
+    return lambda x: F.conv2d(nhwc(x), weight, layer.bias, layer.stride, layer.padding)
+
+
+def _pooling(layer: MaxPool2d) -> Network:
+    return lambda x: layer(x).relu_()
+
+
+def pooling(model: FusedModel) -> Network:
+    """ReLU of the max-pooling that all of the model's are, compiled."""
+    kind = {layer for layer in model.layers if isinstance(layer, MaxPool2d)}
+    if len(kind) != 1:
+        raise NotImplementedError("different poolings by hand")
+    (pooled,) = kind
+    relu_of: Network = compiled(fresh(lambda x: F.relu(pooled(x))))
+    return relu_of
+
+
+# ---- All networks at once
+
+
+def stacked(task: Task, dtype: torch.dtype = torch.float32) -> Network:
+    """vmap over the stacked weights."""
+    parameters, buffers = torch.func.stack_module_state(task.networks)
+    weights = {name: tensor.detach().to(dtype) for name, tensor in parameters.items()}
+    skeleton = copy.deepcopy(task.networks[0]).to("meta")
+
+    def logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(skeleton, (weights, buffers), (x,))
+
+    mapped = torch.func.vmap(logits, in_dims=(0, None))
+    return lambda x: mapped(weights, x.to(dtype)).float()
+
+
+def _layers_of(task: Task, kind: type) -> list[tuple[Tensor, Tensor]]:
+    """Of each layer of that kind, the weights and the biases of all models."""
+    models = [[layer for layer in model.layers if isinstance(layer, kind)] for model in task.lowered]
+    return [
+        (torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers]))
+        for layers in zip(*models, strict=True)
+    ]
+
+
+def concatenated(task: Task, dtype: torch.dtype = torch.float32) -> Network:
+    """An MLP's first layer is one product for all models, as they share the images; then batched products."""
+    (weight, bias), *rest = _layers_of(task, Linear)
+    first, shift = weight.flatten(0, 1).t().contiguous().to(dtype), bias.flatten().to(dtype)
+    behind = [(b.unsqueeze(1).to(dtype), w.transpose(1, 2).contiguous().to(dtype)) for w, b in rest]
+
+    def logits(x: Tensor) -> Tensor:
+        h = torch.addmm(shift, x.flatten(1).to(dtype), first).relu_()
+        h = h.view(len(x), task.num_models, -1).transpose(0, 1)
+        for b, w in behind[:-1]:
+            h = torch.baddbmm(b, h, w).relu_()
+        return torch.baddbmm(*[behind[-1][0], h, behind[-1][1]]).float()
+
+    return logits
+
+
+def concatenated_by_hand(task: Task) -> Network:
+    """The same with oneDNN's products, those of the layers behind model by model."""
+    (weight, bias), *rest = _layers_of(task, Linear)
+    first = product(weight.flatten(0, 1), bias.flatten(), task.block, "relu")
+    behind = [
+        [product(w[k], b[k], task.block, "relu" if i < len(rest) - 1 else "none") for i, (w, b) in enumerate(rest)]
+        for k in range(task.num_models)
+    ]
+
+    def logits(x: Tensor) -> Tensor:
+        hidden = first(x.flatten(1)).view(len(x), task.num_models, -1)
+        outputs = []
+        for k, functions in enumerate(behind):
+            h = hidden[:, k].contiguous()
+            for function in functions:
+                h = function(h)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    return logits
+
+
+def grouped(task: Task) -> Network:
+    """A convnet's first layer is one convolution for all models; then one group a model, channels last; then bmm."""
+    (weight, bias), *convolutions = _layers_of(task, Conv2d)
+    linear = [(b.unsqueeze(1), w.transpose(1, 2).contiguous()) for w, b in _layers_of(task, Linear)]
+    first = (nhwc(weight.flatten(0, 1)), bias.flatten())
+    behind = [(nhwc(w.flatten(0, 1)), b.flatten()) for w, b in convolutions]
+
+    def logits(x: Tensor) -> Tensor:
+        h = F.max_pool2d(F.conv2d(nhwc(x), *first, padding=1), 2).relu_()
+        for w, b in behind:
+            h = F.max_pool2d(F.conv2d(h, w, b, padding=1, groups=task.num_models), 2).relu_()
+        h = h.view(len(x), task.num_models, -1, *h.shape[2:]).flatten(2).transpose(0, 1)
+        for i, (b, w) in enumerate(linear):
+            h = torch.baddbmm(b, h, w)
+            h = h.relu_() if i < len(linear) - 1 else h
+        return h
+
+    return logits
