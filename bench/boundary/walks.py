@@ -1,27 +1,26 @@
-"""Walks to the decision boundary: the native loops against plain torch, as published and as fast as it gets.
+"""Times walks to the decision boundary: the native loops against torch, as published and as fast as possible.
 
-    python bench/bench_boundary_walks.py --data cifar10:DIR [--arch SPEC] [--images N] [--rounds R] [--json FILE]
+    python -m bench.boundary.walks --data cifar10:DIR [--arch SPEC] [--images N] [--rounds R] [--json FILE]
 
-A network is trained for a few epochs, and N of its training images are walked: MinGD to ten classes in three norms,
-Blind Walk in six directions, with the settings of pydrift.ownership. Variants, on one thread, timed by CPU time:
+A network is trained for a few epochs. Then N of its training images walk, with the settings of pydrift.ownership: MinGD
+to ten classes in three norms, Blind Walk in six directions. The variants run on one thread and are timed by CPU time:
 
 native     pydrift.ops.min_gd and blind_walk
-torch      all walks at once in blocks of 256, those that have arrived leave the block; channels last
+torch      all walks at once in blocks of 256, channels last; a walk that has arrived leaves its block
 published  as in the paper's code, with our steps: one class and norm (or direction) after the other, a batch of images
-           each, and two forward passes in each step (of which one is not needed); those that have arrived leave the
-           batch, too
+           each. Each step has two forward passes, of which one is not needed. A walk that has arrived leaves its batch
 """
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.common.harness import interleaved, ratio, write_json
+from bench.common.harness import interleaved, ratio, write_result
+from bench.common.options import script_parser
 from pydrift.data import load_data
 from pydrift.models.arch import build
 from pydrift.models.classifier import channels_last, freeze
@@ -35,13 +34,12 @@ CPU = torch.device("cpu")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--arch", help="default: a convnet (digits: an MLP)")
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="8 images, 2 rounds")
+    parser = script_parser(__doc__)
+    parser.add_argument("--data", default="digits", help="train the network on this data set")
+    parser.add_argument("--arch", help="train this architecture; the default is a convnet, and an MLP for digits")
+    parser.add_argument("--images", type=int, default=32, help="let so many images walk")
+    parser.add_argument("--rounds", type=int, default=5, help="time so many rounds")
+    parser.add_argument("--quick", action="store_true", help="let 8 images walk, in 2 rounds")
     options = parser.parse_args()
     if options.quick:
         options.images, options.rounds = 8, 2
@@ -55,35 +53,38 @@ def main() -> None:
     some = np.random.default_rng(0).permutation(len(images))[:5000]
     recipe = TrainingRecipe(epochs=10)
     (module,) = train_many([build(arch, 0)], images.x, images.y, [some], [recipe], [0], device=CPU)
-    shown = images.subset(some[: options.images])
+    walked = images.subset(some[: options.images])
     rows = []
-    for name, variants in (("min_gd", min_gd(module, shown.x)), ("blind_walk", blind_walk(module, shown.x, shown.y))):
+    for name, variants in (
+        ("min_gd", min_gd(module, walked.x)),
+        ("blind_walk", blind_walk(module, walked.x, walked.y)),
+    ):
         walks = {variant: call() for variant, call in variants.items()}
         check(walks)
         samples = interleaved(variants, CPU, options.rounds, slice_s=0)
         steps = int((walks["native"].steps.long() + 1).sum())
-        row: dict[str, Any] = {"walk": name, "arch": arch, "images": len(shown), "looks": steps}
+        row: dict[str, Any] = {"walk": name, "arch": arch, "images": len(walked), "looks": steps}
         row |= {f"seconds_{variant}": sorted(values)[len(values) // 2] for variant, values in samples.items()}
         row |= {f"{variant}_over_native": ratio(samples, variant, "native") for variant in ("torch", "published")}
         rows.append(row)
         print(
-            f"{name:11} {len(shown)} images, {steps:,} looks: native {row['seconds_native']:.2f} s; torch "
+            f"{name:11} {len(walked)} images, {steps:,} looks: native {row['seconds_native']:.2f} s; torch "
             f"{row['torch_over_native']:.1f}x, as published {row['published_over_native']:.1f}x as long"
         )
-    if options.json is not None:
-        write_json(options.json, CPU, rows)
+    write_result(options.json, CPU, rows=rows)
 
 
 def check(walks: dict[str, BoundaryWalks]) -> None:
-    """All variants must have walked the same: nothing else may be timed against each other."""
+    """Stops where a variant walked differently. Only the same work may be compared."""
     native = walks["native"]
     for name, other in walks.items():
         same = (other.steps == native.steps) & (other.prediction == native.prediction)
         if same.double().mean() < 0.99:
-            raise SystemExit(f"{name} walks otherwise than native: {int((~same).sum())} of {len(same)} walks")
+            raise SystemExit(f"{name} differs from native in {int((~same).sum())} of {len(same)} walks")
 
 
 def min_gd(module: nn.Module, x: Tensor) -> dict[str, Callable[[], BoundaryWalks]]:
+    """Returns the variants of MinGD by name."""
     walk = MinGd()
     model = freeze(module, tuple(x.shape[1:]), CPU)  # type: ignore[arg-type]
     forward = channels_last(module)
@@ -108,6 +109,7 @@ def min_gd(module: nn.Module, x: Tensor) -> dict[str, Callable[[], BoundaryWalks
 
 
 def blind_walk(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], BoundaryWalks]]:
+    """Returns the variants of Blind Walk by name."""
     walk = BlindWalk()
     shape: tuple[int, int, int] = tuple(x.shape[1:])  # type: ignore[assignment]
     model, directions = freeze(module, shape, CPU), walk.directions(shape)
@@ -134,6 +136,8 @@ def blind_walk(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[]
 
 
 def twice(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Adds a second forward pass without a gradient, as the published code has it."""
+
     def asked_again(x: Tensor) -> Tensor:
         with torch.no_grad():
             forward(x)

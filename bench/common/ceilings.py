@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured in the same run: multiply-adds in registers, matrix products, a copy."""
+"""The most that the machine can do, measured in the same run: multiply-adds in registers, matrix products, a copy."""
 
 import ctypes
 import shutil
@@ -16,7 +16,7 @@ _FMA_LOOPS = 8_000_000  # 10 ms a call on a fast core
 
 @dataclass(frozen=True)
 class Ceiling:
-    """`run` does `work` operations (or moves as many bytes) a call."""
+    """A limit. One call of `run` does `work` operations, or moves as many bytes."""
 
     run: Callable[[], object]
     work: float
@@ -24,7 +24,10 @@ class Ceiling:
 
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
-    """Inside, CUDA's float32 products and convolutions are exact ("float32") or in TF32 ("tf32"): both switches."""
+    """Sets the precision of CUDA's float32 products and convolutions: exact ("float32") or TF32 ("tf32").
+
+    torch has two switches for that, and this sets both.
+    """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -36,7 +39,7 @@ def float32_products(precision: str) -> Iterator[None]:
 
 
 def ceilings(device: torch.device) -> tuple[dict[str, Ceiling], list[str]]:
-    """Ceilings by name, and a sentence for each that could not be had."""
+    """Returns the ceilings by name, and a sentence for each that could not be measured."""
     if device.type == "cuda":
         products = {f"matmul {p}": _matmul(8192, device, p) for p in ("float32", "tf32", "bfloat16")}
         source = torch.rand(2**28, device=device)
@@ -62,10 +65,10 @@ def _matmul(size: int, device: torch.device, precision: str) -> Ceiling:
 
 
 def _fma() -> Ceiling | str:
-    """The peak of a core, from fma_peak.cpp; or why it is not known."""
+    """Returns the peak of a core, measured by fma_peak.cpp, or a sentence that says why it is not known."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        return "no register peak: there is no C++ compiler"
+        return "the register peak is not known: there is no C++ compiler"
     source = Path(__file__).with_name("fma_peak.cpp")
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "fma_peak.so"
@@ -73,10 +76,10 @@ def _fma() -> Ceiling | str:
             [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", "-o", library, source], capture_output=True, text=True
         )
         if made.returncode:
-            return f"no register peak: {compiler} fails on {source.name}: {made.stderr.strip()[:200]}"
+            return f"the register peak is not known: {compiler} fails on {source.name}: {made.stderr.strip()[:200]}"
         function = ctypes.CDLL(str(library)).fma_peak_run
     function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int64]
     work = float(function(_FMA_LOOPS))
     if work == 0:
-        return "no register peak: the processor has neither AVX-512 nor AVX2"
+        return "the register peak is not known: the processor has neither AVX-512 nor AVX2"
     return Ceiling(lambda: function(_FMA_LOOPS), work)

@@ -1,10 +1,12 @@
-// The most multiply-adds a core can do: ten independent chains in registers, no memory. bench/_ceilings.py compiles it.
+// Measures the most multiply-adds that a core can do: ten independent chains in registers, without memory.
+// ceilings.py compiles this file.
 #include <cstdint>
 
 namespace {
 
 #if defined(__x86_64__)
-// Ten chains hide the latency of two units of four or five cycles. Assembly, so that no compiler folds or reorders them.
+// Ten chains hide the latency of two units of four or five cycles. They are assembly, so that no compiler folds or
+// reorders them.
 #define TEN_FMA                                                                              \
   "vfmadd213ps %10,%11,%0\n vfmadd213ps %10,%11,%1\n vfmadd213ps %10,%11,%2\n"               \
   "vfmadd213ps %10,%11,%3\n vfmadd213ps %10,%11,%4\n vfmadd213ps %10,%11,%5\n"               \
@@ -32,7 +34,7 @@ __attribute__((target("avx2,fma"))) void run_avx2(int64_t num_loops) { CHAINS(Ve
 
 }  // namespace
 
-// Runs and returns the floating-point operations done, 0 on a processor that it does not know.
+// Runs the chains and returns the number of floating-point operations, or 0 on a processor that it does not know.
 extern "C" double fma_peak_run(int64_t num_loops) {
 #if defined(__x86_64__)
   __builtin_cpu_init();

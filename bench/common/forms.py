@@ -10,17 +10,21 @@ from torch import Tensor, nn
 
 
 def fresh(function: Any) -> Any:
-    """The function with code of its own: torch.compile counts recompilations by code, also those of other closures."""
+    """Gives the function a code object of its own.
+
+    torch.compile counts recompilations by code object, so closures of one function would share a limit.
+    """
     function.__code__ = function.__code__.replace()
     return function
 
 
-def compiled(function: Any, **how: Any) -> Any:
-    return torch.compile(function, fullgraph=True, dynamic=False, **how)
+def compiled(function: Any, **options: Any) -> Any:
+    """Compiles for fixed shapes, in one graph."""
+    return torch.compile(function, fullgraph=True, dynamic=False, **options)
 
 
 def graphed(run: Callable[[], Any]) -> Callable[[], Any]:
-    """The whole run, all its steps, as one CUDA graph; captured at the first call."""
+    """Makes one CUDA graph of the whole run with all its steps. The first call captures it."""
     captured: list[tuple[torch.cuda.CUDAGraph, Any]] = []
 
     def replay() -> Any:
@@ -45,12 +49,16 @@ def graphed(run: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def in_bfloat16(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Weights and activations in bfloat16, cast once: stronger than autocast, which casts the weights in every step."""
+    """Runs the network with weights and activations in bfloat16.
+
+    The weights are cast once. That is faster than autocast, which casts them in every step.
+    """
     small = channels_last(copy.deepcopy(network).to(torch.bfloat16))
     return lambda x: small(x.to(torch.bfloat16)).float()
 
 
 def channels_last(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Runs the network with images and convolution weights whose channels are last in memory."""
     changed = copy.deepcopy(network)
     for parameter in changed.parameters():
         parameter.data = nhwc(parameter.data) if parameter.ndim == 4 else parameter.data
@@ -58,8 +66,11 @@ def channels_last(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def nhwc(x: Tensor) -> Tensor:
-    """The channels last in memory. With one channel torch would take both layouts for NCHW, and so would all layers
-    behind: max_pool2d alone is then ten times slower on a CPU."""
+    """Lays out a tensor with the channels last in memory.
+
+    With one channel torch would take both layouts for NCHW, and so would all layers behind. max_pool2d alone is then
+    ten times slower on a CPU.
+    """
     count, channels, height, width = x.shape
     if channels == 1:
         return x.reshape(count, height, width, 1).permute(0, 3, 1, 2)
@@ -67,8 +78,10 @@ def nhwc(x: Tensor) -> Tensor:
 
 
 def product(weight: Tensor, bias: Tensor | None, block: int, then: str = "none") -> Callable[[Tensor], Tensor]:
-    """x weight^T + bias, and "relu" where `then` says so, for `block` rows. On the CPU by oneDNN with weights packed
-    once: on some processors twice as fast as torch's own."""
+    """Returns a function for x weight^T + bias, followed by `then` ("none" or "relu"), that is fast for `block` rows.
+
+    On the CPU oneDNN computes it with weights that are packed once. On some processors it is twice as fast as torch.
+    """
     one_dnn = torch.ops.mkldnn
     if weight.device.type == "cpu" and hasattr(one_dnn, "_linear_pointwise"):
         packed = one_dnn._reorder_linear_weight(weight, block)

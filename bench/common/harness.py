@@ -1,11 +1,10 @@
-"""What every benchmark here shares: interleaved runs, medians, ratios, and a record of where they ran.
+"""What every benchmark shares: timings in turns, medians, ratios, and a record of the machine.
 
-On the CPU one thread runs and its CPU time is the clock, so that other processes on the machine count as little as
-possible; with more threads, and on a GPU, it is wall time. The variants take turns within each round, so that a change
-of clock speed meets them all, and a ratio is the median of the ratios within the rounds.
+On the CPU one thread runs and its CPU time is the clock. So other processes on the machine count as little as possible.
+With more threads, and on a GPU, the clock is wall time. The variants take turns within each round, so that a change of
+clock speed meets them all. A ratio is the median of the ratios within the rounds.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -17,9 +16,10 @@ from typing import Any
 
 import torch
 
+from pydrift.core.store import write_json
 from pydrift.ops import native_status
 
-Samples = dict[str, list[float]]  # seconds of one call, a value for each round
+Samples = dict[str, list[float]]  # seconds of one call, one value per round
 
 
 def _seconds(call: Callable[[], object], num_calls: int, device: torch.device) -> float:
@@ -41,9 +41,9 @@ def interleaved(
     slice_s: float = 0.01,
     threads: int = 1,
 ) -> Samples:
-    """Seconds of one call of each variant in each of `rounds` rounds, in which it runs for about `slice_s`.
+    """Returns the seconds of one call of each variant in each of `rounds` rounds.
 
-    `slice_s` 0: once, for variants that take long.
+    In a round each variant runs for about `slice_s` seconds. With `slice_s` 0 it runs once, which suits long variants.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -67,17 +67,17 @@ def interleaved(
 def median_seconds(
     variants: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, slice_s: float = 0.01
 ) -> dict[str, float]:
-    """Median seconds of one call of each variant; the arguments are those of `interleaved`."""
+    """Returns the median seconds of one call of each variant. The arguments are those of `interleaved`."""
     return {name: statistics.median(values) for name, values in interleaved(variants, device, rounds, slice_s).items()}
 
 
 def ratio(samples: Samples, numerator: str, denominator: str) -> float:
-    """Median over the rounds of the one variant's time by the other's."""
+    """Returns the median over the rounds of one variant's time divided by the other's."""
     return statistics.median(a / b for a, b in zip(samples[numerator], samples[denominator], strict=True))
 
 
 def copy_bytes_per_second(num_bytes: int, device: torch.device, rounds: int) -> float:
-    """Bandwidth (read plus written) of a copy whose source and destination together hold `num_bytes`."""
+    """Measures the bandwidth of a copy, read plus written. Source and target together hold `num_bytes`."""
     source = torch.ones(max(1, num_bytes // 8), device=device)
     target = torch.empty_like(source)
     seconds = median_seconds({"copy": lambda: target.copy_(source)}, device, rounds)["copy"]
@@ -85,7 +85,7 @@ def copy_bytes_per_second(num_bytes: int, device: torch.device, rounds: int) -> 
 
 
 def machine(device: torch.device) -> dict[str, object]:
-    """Processor, versions and commit: what a number means nothing without."""
+    """Describes processor, versions and commit. A number means nothing without them."""
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -107,6 +107,7 @@ def machine(device: torch.device) -> dict[str, object]:
     }
 
 
-def write_json(path: Path, device: torch.device, rows: list[dict[str, Any]]) -> None:
-    """`rows` with the machine they were measured on."""
-    path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=2) + "\n")
+def write_result(path: Path | None, device: torch.device, **content: Any) -> None:
+    """Writes `content` beside the machine that it was measured on. Does nothing where `path` is None."""
+    if path is not None:
+        write_json(path, {"machine": machine(device), **content})

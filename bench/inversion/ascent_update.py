@@ -1,24 +1,23 @@
-"""ascent_update: the native op against its reference in eager torch and under torch.compile (the strongest peer).
+"""Times `ascent_update`: the native op against its reference in eager torch and under torch.compile.
 
-The op is bound by memory: an Adam step reads four and writes three float32 values a pixel. `of copy` is that traffic
-over the bandwidth of a plain copy of the same working set. The peers compute in float32 throughout; the reference's
-correctly rounded square root is replaced by torch's own for them.
+torch.compile is the strongest peer. The op is bound by memory: an Adam step reads four and writes three float32 values
+per pixel. `of copy` is that traffic divided by the bandwidth of a plain copy of the same working set. The peers compute
+in float32 throughout. For them torch's own square root replaces the correctly rounded one of the reference.
 
-    python bench/bench_ascent_update.py [--quick] [--json FILE] [--device cpu|cuda]
+    python -m bench.inversion.ascent_update [--quick] [--json FILE] [--device cpu|cuda]
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.common.harness import copy_bytes_per_second, median_seconds, write_json
+from bench.common.harness import copy_bytes_per_second, median_seconds, write_result
+from bench.common.options import script_parser
 from pydrift.ops import ascent_update, reference
 
-# name -> [N, C, H, W]: ten classes of 16 restarts, and one set that no cache holds
+# [N, C, H, W] by name: ten classes of 16 restarts. No cache holds the last set
 WORKLOADS = {
     "digits": (160, 1, 8, 8),
     "fashion-mnist": (160, 1, 28, 28),
@@ -37,12 +36,13 @@ OPTIONS: dict[str, Any] = {
     "l2_weight": 0.003,
     "lower": 0.0,
     "upper": 1.0,
-    "confidence_threshold": 2.0,  # never reached, nor is the patience: every sample works in every call
+    "confidence_threshold": 2.0,  # neither this nor the patience is reached, so every sample works in every call
     "patience": 2**30,
 }
 
 
 def state_of(shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """Returns the tensors that the op takes, for images of this shape."""
     generator = torch.Generator().manual_seed(0)
     x, gradient = torch.rand(shape, generator=generator), torch.randn(shape, generator=generator)
     per_sample = shape[:1]
@@ -52,6 +52,7 @@ def state_of(shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
 
 
 def measure(name: str, shape: tuple[int, ...], device: torch.device, rounds: int) -> dict[str, Any]:
+    """Measures one workload. Returns its row of the result file."""
     compiled = torch.compile(reference.ascent_update, fullgraph=True, dynamic=False)
     functions: dict[str, Any] = {"native": ascent_update, "eager": reference.ascent_update, "compile": compiled}
     variants = {key: partial(function, *state_of(shape, device), **OPTIONS) for key, function in functions.items()}
@@ -63,10 +64,8 @@ def measure(name: str, shape: tuple[int, ...], device: torch.device, rounds: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, no set beyond the caches")
-    parser.add_argument("--json", type=Path, help="write machine, versions and numbers to this file")
-    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser = script_parser(__doc__, device=True)
+    parser.add_argument("--quick", action="store_true", help="run fewer rounds, without the set beyond the caches")
     arguments = parser.parse_args()
     reference.square_root = torch.sqrt  # type: ignore[assignment]
     rows = []
@@ -81,8 +80,7 @@ def main() -> None:
             print(
                 f"    {key:8s} {value * 1e6:10.1f} us  {row['of_copy'][key]:5.2f} of copy  {speed:5.2f} x native's time"
             )
-    if arguments.json:
-        write_json(arguments.json, arguments.device, rows)
+    write_result(arguments.json, arguments.device, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,52 +1,54 @@
-"""invert: the native loop against every way to run the same ascent in torch, and against what the machine can do.
+"""Times `invert`: the native loop against every way to run the same ascent in torch, and against the machine's limits.
 
 First the op is compared with its reference in float64. Then it and its peers run in turns: the same number of steps of
-the same restarts of random networks, without a stop rule; on the CPU on one thread with CPU time as the clock, and once
-more on all threads in wall time. The fractions of the ceilings count forward and data gradient only, twice the
-forward's operations (padding included). A stop rule, with which a restart's end waits for no other, is reported apart,
-and so is how the cost of a step grows with restarts, models and threads.
+the same restarts of random networks, without a stop rule. On the CPU they run on one thread with CPU time as the clock,
+and once more on all threads in wall time. The shares of the ceilings count the forward pass and the data gradient only.
+These are twice the operations of the forward pass, padding included. The stop rule is reported apart, and so is how the
+cost of a step grows with restarts, models and threads.
 
-    python bench/bench_invert.py [--workload w1|w1m|w2|w2c|w3] [--device cpu|cuda] [--json FILE] [--quick]
+    python -m bench.inversion.invert [--workload w1|w1m|w2|w2c|w3] [--device cpu|cuda] [--json FILE] [--quick]
 
-The exit code is 1 where the result is not the reference's.
+The exit code is 1 where the result differs from the reference.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.common.ceilings import ceilings
-from bench.common.compare import Peer, attempt, best_of, fractions
-from bench.common.harness import interleaved, ratio, write_json
+from bench.common.compare import Peer, attempt, best_of, ceiling_runs, print_comparison, shares_of_ceilings
+from bench.common.flops import forward_flops
+from bench.common.harness import interleaved, ratio, write_result
+from bench.common.options import script_parser
 from bench.inversion.peers import peers
 from bench.inversion.steps import ascend, autograd, step_of
 from bench.inversion.task import NEVER, Task, generic, native, options
 from bench.inversion.variations import all_threads, early_stop, scale_sweep, with_jitter
 from pydrift.ops import native_status, reference
 
-# Steps: relative error of an image, and the share of restarts that must be within. Not all: where a value passes 0 at a
-# ReLU, or a pooled maximum changes its place, one rounding decides, and from there the restart takes another path. As
-# many restarts do so in torch's own float32, each time others.
+# For each number of steps: the relative error of an image, and the share of restarts that must be within it. Not all
+# must be. Where a value passes 0 at a ReLU, or a pooled maximum changes its place, one rounding decides. From there the
+# restart takes another path. As many restarts do so in torch's own float32, each time others.
 TOLERANCES = {1: (1e-5, 0.95), 10: (1e-4, 0.66)}
 GENERIC = "pydrift's generic path"
-OURS = (GENERIC, "native 3xtf32", "native tf32", "native bfloat16")  # beside the op as it is by default
-FIRST_STEP = "its start"  # what a call of the generic path costs beside its steps, which is not compared
+OURS = (GENERIC, "native 3xtf32", "native tf32", "native bfloat16")  # beside the op with its default precision
+FIRST_STEP = "its start"  # a call of the generic path costs this beside its steps, and it is not compared
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Restarts of each class of each of `num_models` networks, steps of a timed run, blocks of the peers on the CPU.
+    """Says what a run does: networks, restarts of each class, and the steps on a CPU and on a GPU.
 
-    The time is linear in the steps, so that there need not be hundreds; but the op looks at its final images once more,
-    half a step's work that the peers do not do, which should not weigh.
+    block         restarts of one model that a peer on the CPU runs together
+    cpu_restarts  restarts where the CPU is too slow for all
+
+    The time is linear in the steps, so hundreds are not needed. But the op looks at its final images once more. That is
+    half a step's work, which the peers do not do. There must be enough steps for that not to weigh.
     """
 
     arch: str
@@ -55,7 +57,7 @@ class Workload:
     cuda_steps: int
     block: int
     num_models: int = 1
-    cpu_restarts: int | None = None  # a token where the CPU is too slow for all
+    cpu_restarts: int | None = None
 
     def task(self, device: torch.device, quick: bool) -> Task:
         if device.type == "cuda":
@@ -75,21 +77,14 @@ WORKLOADS = {
 }
 
 
-def forward_flops(task: Task) -> float:
-    """Of one image."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        task.networks[0](task.x[:1])
-    return float(counter.get_total_flops())
-
-
 def relative_errors(got: Tensor, expected: Tensor) -> Tensor:
-    """Of each restart the norm of the difference over the norm of the image, [N]."""
+    """Returns for each restart the norm of the difference divided by the norm of the image, [N]."""
     expected = expected.double().cpu().flatten(1)
     return (got.double().cpu().flatten(1) - expected).norm(dim=1) / expected.norm(dim=1)
 
 
 def verify(task: Task, restarts: int) -> list[dict[str, float]]:
-    """Relative errors after 1 and after 10 steps of a few restarts of each class, against float64."""
+    """Returns the relative errors against float64 after 1 and after 10 steps of a few restarts of each class."""
     rows = []
     for steps, (tolerance, share) in TOLERANCES.items():
         few = replace(task, restarts=min(task.restarts, restarts), steps=steps, block=2**30)
@@ -117,20 +112,17 @@ def verify(task: Task, restarts: int) -> list[dict[str, float]]:
 
 
 def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
-    """Times and ratios of the peers and of the ceilings, measured in turns with ours."""
+    """Measures the peers and the ceilings in turns with ours. Returns times and ratios."""
     lowered = task.lowered is not None
     found = {"native": Peer(native(task) if lowered else generic(task), "float32"), **found}
     images, failures = attempt(found, lambda images: images)
-    if "native" in failures:
-        raise RuntimeError(failures["native"])
     runs: dict[str, Callable[[], object]] = {name: found[name] for name in images}
     for name in {GENERIC if lowered else "native"} & runs.keys():
         runs[name] = Peer(generic(task, task.steps + 1), "float32")
         runs[FIRST_STEP] = Peer(generic(task, 1), "float32")
     limits, missing = ceilings(task.device)
-    limit_runs = {f"ceiling {name}": limit.run for name, limit in limits.items()}
     slice_s = 0.02 if task.device.type == "cuda" else 0  # there a run is short
-    samples = interleaved({**runs, **limit_runs}, task.device, rounds, slice_s)
+    samples = interleaved({**runs, **ceiling_runs(limits)}, task.device, rounds, slice_s)
     for name in {GENERIC if lowered else "native"} & runs.keys():
         samples[name] = [a - b for a, b in zip(samples[name], samples[FIRST_STEP], strict=True)]
 
@@ -144,15 +136,11 @@ def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
         }
         for name in images
     }
-    flops = 2 * forward_flops(task) * per_call
-    work = {name: limit.work for name, limit in limits.items()}
+    flops = 2 * forward_flops(task.networks[0], task.x[:1]) * per_call
     ours = entries.pop("native")
     return {
         "s_per_restart_step": ours["s_per_restart_step"],
-        "flops_per_s": flops / statistics.median(samples["native"]),
-        "ceilings_per_s": {name: work[name] / statistics.median(samples[f"ceiling {name}"]) for name in work},
-        "no_ceiling": missing,
-        **fractions(samples, work, flops),
+        **shares_of_ceilings(samples, limits, missing, flops),
         **best_of(entries, OURS),
         "peers": entries,
         "failed_peers": failures,
@@ -160,7 +148,7 @@ def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
 
 
 def measure(name: str, device: torch.device, quick: bool) -> dict[str, Any]:
-    """The row of a workload."""
+    """Measures one workload. Returns its row of the result file."""
     task = WORKLOADS[name].task(device, quick)
     errors = verify(task, restarts=2 if quick else 4)
     row: dict[str, Any] = {
@@ -189,7 +177,8 @@ def measure(name: str, device: torch.device, quick: bool) -> dict[str, Any]:
     return row
 
 
-def show(row: dict[str, Any]) -> None:
+def print_row(row: dict[str, Any]) -> None:
+    """Prints what is known of one workload."""
     many = f"{row['models']} x " if row["models"] > 1 else ""
     print(f"{row['workload']}: {many}{row['arch']}, {row['restarts']} restarts x {row['steps']} steps, {row['path']}")
     for error in row["relative_errors"]:
@@ -199,19 +188,7 @@ def show(row: dict[str, Any]) -> None:
         )
     if not row["verified"]:
         return
-    shares = ", ".join(
-        f"{share:.2f} of {name} ({row['ceilings_per_s'][name] / 1e9:.0f} G/s)"
-        for name, share in row["fraction_of"].items()
-    )
-    for reason in row["no_ceiling"]:
-        print(f"  {reason}")
-    print(f"  {'native':42s} {row['s_per_restart_step'] * 1e6:9.2f} us   {shares}")
-    for name, entry in sorted(row["peers"].items(), key=lambda item: float(item[1]["ratio"])):
-        precision = "" if entry["precision"] == "float32" else entry["precision"]
-        time = f"{entry['s_per_restart_step'] * 1e6:9.2f} us  {entry['ratio']:6.2f}x"
-        print(f"  {name:42s} {time}  images differ by {entry['difference']:.0e}  {precision}")
-    for name, reason in row["failed_peers"].items():
-        print(f"  {name:42s} does not run: {reason}")
+    print_comparison(row, "s_per_restart_step", "a restart-step")
     print(f"  best peer: {row['best_peer']}, {row['ratio_vs_best']:.2f}x; eager {row['ratio_vs_eager']:.2f}x")
     if wall := row.get("all_threads"):
         print(f"  {wall['threads']} threads, wall time: " + _ratios(wall))
@@ -220,7 +197,7 @@ def show(row: dict[str, Any]) -> None:
     if stop := row.get("early_stop"):
         print(
             f"  stop rule: {stop['mean_steps']:.1f} steps a restart, at most {stop['most_steps']}; blocks that wait "
-            f"for their slowest take {stop['lockstep_steps']:.1f}: " + _ratios(stop)
+            f"for their slowest restart take {stop['lockstep_steps']:.1f}: " + _ratios(stop)
         )
     for point in row.get("scale", []):
         where = f"{point['restarts']:6d} restarts, {point['models']:2d} models, {point['threads']} threads"
@@ -233,35 +210,29 @@ def _ratios(part: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = script_parser(__doc__, device=True)
     parser.add_argument(
         "--workload",
         choices=list(WORKLOADS),
         action="append",
-        help="may be repeated; default: all, on the CPU --quick leaves out w1m and w3",
+        help="run this workload; may be repeated. The default is all; on the CPU --quick leaves out w1m and w3",
     )
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="write machine, versions and numbers to this file")
-    parser.add_argument("--quick", action="store_true", help="under 50 s: eager and the fastest peers, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="run eager and the fastest peers in fewer rounds")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("bench_invert: there is no CUDA device here", file=sys.stderr)
-        return 1
+    device = arguments.device
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     everything = [
         name for name in WORKLOADS if not (arguments.quick and device.type == "cpu" and name in ("w1m", "w3"))
     ]
     for name in arguments.workload or everything:
         rows.append(measure(name, device, arguments.quick))
-        show(rows[-1])
+        print_row(rows[-1])
         sys.stdout.flush()
-        if arguments.json:
-            write_json(arguments.json, device, rows)
+        write_result(arguments.json, device, rows=rows)
     wrong = [row["workload"] for row in rows if not row["verified"]]
     if wrong:
-        print(f"bench_invert: the images of {', '.join(wrong)} are not those of the float64 reference", file=sys.stderr)
+        print(f"the images of {', '.join(wrong)} differ from those of the float64 reference", file=sys.stderr)
     return bool(wrong)
 
 

@@ -1,8 +1,8 @@
 """The peers of `invert`: the ways to run the same ascent in torch, each as strong as it can be made.
 
-All of them ascend log p(label | x) - TV - L2 with Adam and a clamp for a fixed number of steps, without a stop rule and
-without a word to the host. Weights are frozen and BatchNorm is folded, except where a peer's name says otherwise. On
-the CPU each runs its restarts in blocks, as the activations of all would leave the caches; a GPU gets all at once.
+All of them ascend log p(label | x) - TV - L2 with Adam and a clamp for a fixed number of steps. They have no stop rule
+and tell the host nothing. Weights are frozen and BatchNorm is folded, except where a peer's name says otherwise. On the
+CPU each runs its restarts in blocks, because the activations of all would leave the caches. A GPU gets all at once.
 """
 
 import copy
@@ -31,7 +31,7 @@ from bench.inversion.task import BETA1, BETA2, EPSILON, L2_WEIGHT, LEARNING_RATE
 
 
 def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
-    """The peers by name. `quick`: eager, and the fastest ones that are known."""
+    """Returns the peers by name. With `quick` these are eager and the fastest that are known."""
     found: dict[str, Peer] = {}
 
     def add(name: str, run: Run, precision: str = "float32") -> None:
@@ -93,7 +93,10 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
 
 
 def _owned(step: Step) -> Step:
-    """torch's own CUDA graphs give their outputs' memory to the next replay, so what goes into it must be a copy."""
+    """Copies what a step returns.
+
+    torch's own CUDA graphs give the memory of their outputs to the next replay, so its inputs must be copies.
+    """
 
     def copied(*state: Any) -> tuple[Tensor, Tensor, Tensor]:
         torch.compiler.cudagraph_mark_step_begin()
@@ -104,7 +107,7 @@ def _owned(step: Step) -> Step:
 
 
 def _add_many(add: Callable[..., None], task: Task, quick: bool) -> None:
-    """Several MLPs: one after the other, or all at once with vmap or batched products."""
+    """Adds the peers for several MLPs: one after the other, or all at once with vmap or batched products."""
     one_by_one = [step_of(autograd(network)) for network in task.networks]
     add("eager", ascend(task, one_by_one))
     if not quick:
@@ -125,8 +128,10 @@ def _add_many(add: Callable[..., None], task: Task, quick: bool) -> None:
 
 
 def trainable(task: Task) -> Run:
-    """As the Adversarial Robustness Toolbox and most inversion code has it: weights that want gradients, an optimizer
-    object, and a penalty that autograd differentiates."""
+    """Runs the task as the Adversarial Robustness Toolbox and most inversion code do.
+
+    The weights want gradients, an optimizer object takes the steps, and autograd differentiates the penalty.
+    """
     networks = [copy.deepcopy(network).requires_grad_(True) for network in task.networks]
 
     def run() -> Tensor:

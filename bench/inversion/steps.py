@@ -1,4 +1,4 @@
-"""The pieces that the peers are made of: gradients of log p by several means, and the step and the loop around them."""
+"""The parts that the peers are made of: gradients of log p by several means, the step and the loop around them."""
 
 import copy
 from collections.abc import Callable
@@ -14,15 +14,15 @@ from bench.inversion.task import BETA1, BETA2, EPSILON, L2_WEIGHT, TV_WEIGHT, Ru
 from pydrift.models.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
 from pydrift.ops.reference import prior_gradient, roll
 
-Gradient = Callable[[Tensor, Tensor], Tensor]  # images, labels -> d log p / d images
-Step = Callable[..., tuple[Tensor, Tensor, Tensor]]  # x, m, v, label, rate, scale, shift -> x, m, v
+Gradient = Callable[[Tensor, Tensor], Tensor]  # takes images and labels, returns d log p / d images
+Step = Callable[..., tuple[Tensor, Tensor, Tensor]]  # takes x, m, v, label, rate, scale and shift, returns x, m and v
 
 
 # ---- Loop and step
 
 
 def ascend(task: Task, steps: list[Step], one_block: bool = False) -> Run:
-    """All steps of one block after the other; `steps` has a function for each model."""
+    """Runs all steps of one block, then those of the next. `steps` has a function for each model."""
 
     def run() -> Tensor:
         images = []
@@ -40,16 +40,20 @@ def ascend(task: Task, steps: list[Step], one_block: bool = False) -> Run:
 
 
 def update(x: Tensor, ascent: Tensor, m: Tensor, v: Tensor, rate: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+    """Takes one step of Adam along `ascent`. Returns x, m and v."""
     m = BETA1 * m + (1 - BETA1) * ascent
     v = BETA2 * v + (1 - BETA2) * ascent * ascent
     return (x + rate * m / (v.sqrt() * scale + EPSILON)).clamp(0, 1), m, v
 
 
 def prior_and_update(x: Tensor, g: Tensor, m: Tensor, v: Tensor, rate: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+    """Takes one step of Adam along the gradient `g` of log p less the gradient of the priors."""
     return update(x, g - prior_gradient(x, TV_WEIGHT, L2_WEIGHT), m, v, rate, scale)
 
 
 def step_of(gradient: Gradient, move: Callable[..., Any] = prior_and_update) -> Step:
+    """Returns the step that finds the gradient, with jitter where a shift is given, and then moves."""
+
     def step(
         x: Tensor, m: Tensor, v: Tensor, label: Tensor, rate: Tensor, scale: Tensor, shift: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,10 +65,13 @@ def step_of(gradient: Gradient, move: Callable[..., Any] = prior_and_update) -> 
 
 
 def log_probability(network: Callable[[Tensor], Tensor], x: Tensor, label: Tensor) -> Tensor:
+    """Returns log p(label | x), [N, 1]."""
     return F.log_softmax(network(x), dim=1).gather(1, label[:, None])
 
 
 def autograd(network: Callable[[Tensor], Tensor]) -> Gradient:
+    """Returns the gradient of log p by torch's autograd."""
+
     def gradient(x: Tensor, label: Tensor) -> Tensor:
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
@@ -75,7 +82,7 @@ def autograd(network: Callable[[Tensor], Tensor]) -> Gradient:
 
 
 def whole_step(network: Callable[[Tensor], Tensor]) -> Step:
-    """For torch.compile, which does better with the priors differentiated by autograd too."""
+    """Returns a step for torch.compile, which is faster where autograd differentiates the priors, too."""
 
     def objective(x: Tensor, seen: Tensor, label: Tensor) -> Tensor:
         down, right = x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
@@ -102,8 +109,11 @@ def whole_step(network: Callable[[Tensor], Tensor]) -> Step:
 
 
 def manual(model: FusedModel, block: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """log p and its gradient, forward and backward by hand, in place where it can be, pooling before ReLU. On the CPU
-    the products are oneDNN's with weights packed for the block: on some processors twice as fast as torch's own."""
+    """Returns a function for log p and its gradient, with a forward and a backward pass written by hand.
+
+    They work in place where they can, and pool before ReLU. On the CPU oneDNN computes the products with weights that
+    are packed for the block. On some processors it is twice as fast as torch.
+    """
     layers = list(model.layers)
     for i in range(len(layers) - 1):
         if isinstance(layers[i], ReLU) and isinstance(layers[i + 1], MaxPool2d):
@@ -125,14 +135,16 @@ def manual(model: FusedModel, block: int) -> Callable[[Tensor, Tensor], tuple[Te
 
 
 def gradient_alone(function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Gradient:
+    """Returns the gradient without log p."""
     return lambda x, label: function(x, label)[1]
 
 
-_Forward = Callable[[Tensor], tuple[Tensor, Any]]  # also what the backward needs
+_Forward = Callable[[Tensor], tuple[Tensor, Any]]  # also returns what the backward pass needs
 _Backward = Callable[[Tensor, Any], Tensor]
 
 
 def _by_hand(layer: Layer, block: int) -> tuple[_Forward, _Backward]:
+    """Returns the two passes of a layer."""
     aten = torch.ops.aten
     match layer:
         case Linear(weight, bias):
@@ -157,14 +169,14 @@ def _by_hand(layer: Layer, block: int) -> tuple[_Forward, _Backward]:
             return pool, lambda d, kept: aten.max_pool2d_with_indices_backward(d, kept[0], *window, kept[1])
         case Flatten():
             return (lambda x: (x.flatten(1), x.shape)), (lambda d, shape: nhwc(d.view(shape)))
-    raise NotImplementedError(f"{type(layer).__name__} by hand")
+    raise NotImplementedError(f"there is no {type(layer).__name__} by hand")
 
 
 # ---- Many models at once
 
 
 def stacked(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    """The gradient of all models at once: vmap over their stacked weights. Images [N, C, H, W] by model."""
+    """Returns the gradient of all models at once, by vmap over their weights. Images [N, C, H, W] are by model."""
     parameters, buffers = torch.func.stack_module_state(task.networks)
     parameters = {name: tensor.detach() for name, tensor in parameters.items()}
     skeleton = copy.deepcopy(task.networks[0]).to("meta")
@@ -184,7 +196,7 @@ def stacked(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def batched(task: Task) -> Gradient:
-    """The gradient of all models at once by hand, for MLPs: one batched product a layer."""
+    """Returns the gradient of all MLPs at once, by hand, with one batched product per layer."""
     models = task.lowered or []
     linear = [[layer for layer in model.layers if isinstance(layer, Linear)] for model in models]
     weight = [torch.stack([layer.weight for layer in layers]) for layers in zip(*linear, strict=True)]

@@ -1,4 +1,4 @@
-"""What is run: so many steps of so many restarts of random networks; by the op, and by pydrift's generic path."""
+"""The work that is timed: steps of restarts of random networks, by the op and by pydrift's generic path."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -23,12 +23,15 @@ START_CONTRAST = 0.2
 NEVER: dict[str, Any] = {"confidence_threshold": 2.0, "patience": 2**30}
 
 
-Run = Callable[[], Tensor]  # -> final images [N, C, H, W]
+Run = Callable[[], Tensor]  # returns the final images [N, C, H, W]
 
 
 @dataclass(frozen=True)
 class Task:
-    """`restarts` restarts of each class of each of `num_models` random networks, `steps` steps each."""
+    """Inverts `num_models` random networks: `restarts` restarts of each class, `steps` steps each.
+
+    block  restarts of one model that a peer runs together
+    """
 
     arch: str
     restarts: int
@@ -36,20 +39,21 @@ class Task:
     device: torch.device
     num_models: int = 1
     jitter: int = 0
-    block: int = 2**30  # restarts of one model that a peer runs together
+    block: int = 2**30
     dtype: torch.dtype = torch.float32
 
     @cached_property
     def networks(self) -> list[nn.Module]:
-        """Frozen, in evaluation mode, BatchNorm folded."""
+        """The networks, frozen, in evaluation mode, with BatchNorm folded."""
         built = [build(self.arch, seed).eval().requires_grad_(False) for seed in range(self.num_models)]
         has_norm = any(isinstance(part, nn.BatchNorm2d) for part in built[0].modules())
         return [(fuse(network) if has_norm else network).to(self.device, self.dtype) for network in built]
 
     @cached_property
     def lowered(self) -> list[FusedModel] | None:
+        """The networks as layer programs in float32. None where they cannot be lowered."""
         try:
-            return [lower(network, self.input_shape).to(self.device) for network in self.networks]  # in float32
+            return [lower(network, self.input_shape).to(self.device) for network in self.networks]
         except NotLowerable:
             return None
 
@@ -85,7 +89,7 @@ class Task:
 
     @cached_property
     def x(self) -> Tensor:
-        """The starts of `GradientAscent`."""
+        """The images [N, C, H, W] from which `GradientAscent` starts."""
         where: dict[str, Any] = {"label": self.label.cpu().numpy(), "restart": self.restart.cpu().numpy()}
         channels, height, width = self.input_shape
         noise = uniform(words(SEED, Phase.START, channels * height * width, **where))
@@ -94,7 +98,7 @@ class Task:
 
     @cached_property
     def shifts(self) -> list[Tensor] | None:
-        """For each step [N, 2], down and right; None without jitter."""
+        """The shifts of each step, [N, 2], down and right. None without jitter."""
         if self.jitter == 0:
             return None
         where: dict[str, Any] = {"label": self.label.cpu().numpy(), "restart": self.restart.cpu().numpy()}
@@ -103,13 +107,13 @@ class Task:
 
     @cached_property
     def corrections(self) -> list[tuple[Tensor, Tensor]]:
-        """For each step the rate of the first moment and the scale of the second one's root."""
+        """For each step the rate of the first moment, and the scale of the root of the second."""
         values = [(LEARNING_RATE / (1 - BETA1**t), (1 - BETA2**t) ** -0.5) for t in range(1, self.steps + 1)]
         table = torch.tensor(values, dtype=self.dtype, device=self.device)
         return [(row[0].clone(), row[1].clone()) for row in table]  # aligned, as compiled code wants its inputs
 
     def blocks(self, one: bool = False) -> Iterator[tuple[int, slice]]:
-        """Model and restarts of each block; `one`: all restarts of all models in one."""
+        """Yields model and restarts of each block. With `one` a single block has all restarts of all models."""
         if one:
             yield 0, slice(None)
             return
@@ -120,6 +124,7 @@ class Task:
 
 
 def native(task: Task, precision: Precision = "float32") -> Run:
+    """Runs the task by the native op."""
     models = task.lowered
     assert models is not None
     parameters, program = torch.stack([m.parameters() for m in models]), models[0].program()
@@ -135,6 +140,7 @@ def native(task: Task, precision: Precision = "float32") -> Run:
 
 
 def options(task: Task) -> dict[str, Any]:
+    """Returns the options of the ascent, as the ops take them."""
     return {
         "seed": SEED,
         "jitter": task.jitter,
@@ -151,7 +157,10 @@ def options(task: Task) -> dict[str, Any]:
 
 
 def generic(task: Task, steps: int | None = None) -> Run:
-    """pydrift's own path for networks that cannot be lowered; a hook makes this one such."""
+    """Runs the task by pydrift's path for networks that cannot be lowered.
+
+    A forward hook makes any network one that cannot be lowered.
+    """
     network = copy.deepcopy(task.networks[0])
     network.register_forward_hook(lambda *_: None)
     classifier = freeze(network, task.input_shape, task.device)

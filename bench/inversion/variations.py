@@ -1,4 +1,4 @@
-"""Beside the comparison at equal steps: all threads, jitter, the stop rule, and how the cost grows."""
+"""What is measured beside the comparison at equal steps: all threads, jitter, the stop rule, how the cost grows."""
 
 import os
 import statistics
@@ -23,7 +23,7 @@ _SLICE_S = 0.02
 
 
 def _in_turns(task: Task, others: dict[str, Callable[[], object]], threads: int = 1) -> dict[str, Any]:
-    """Time of ours, and the others' ratios to it."""
+    """Returns our time, and the ratios of the others to it."""
     ours = Peer(native(task), "float32")
     samples = interleaved({"native": ours, **others}, task.device, _ROUNDS, _SLICE_S, threads)
     seconds = statistics.median(samples["native"]) / (task.num_restarts * task.steps)
@@ -31,7 +31,7 @@ def _in_turns(task: Task, others: dict[str, Callable[[], object]], threads: int 
 
 
 def all_threads(task: Task, best: str) -> dict[str, Any]:
-    """Wall time with every core: ours against eager and the best peer, each in blocks and with all restarts at once."""
+    """Measures wall time on every core, against eager and the best peer, in blocks and with all restarts at once."""
     threads = os.cpu_count() or 1
     others: dict[str, Callable[[], object]] = {}
     for suffix, variant in (("", task), (", in one block", replace(task, block=2**30))):
@@ -41,14 +41,14 @@ def all_threads(task: Task, best: str) -> dict[str, Any]:
 
 
 def with_jitter(task: Task, best: str) -> dict[str, Any]:
-    """Every image is rolled before its gradient is taken, by shifts that the peers are given."""
+    """Measures with jitter: every image is rolled before its gradient is taken. The peers are given the shifts."""
     shaken = replace(task, jitter=2)
     found = peers(shaken)
     return _in_turns(shaken, {name: found[name] for name in dict.fromkeys((best, "eager"))})
 
 
 def scale_sweep(task: Task) -> list[dict[str, Any]]:
-    """Our seconds per restart-step for more restarts, more models, more threads."""
+    """Measures our seconds per restart-step for more restarts, more models and more threads."""
     all_cores = (os.cpu_count() or 1) if task.device.type == "cpu" else 1
     points = [(restarts, 1, 1) for restarts in (1, 4, 16, 64, 256, 1000)]  # of each class
     points += [(64 // models, models, 1) for models in (4, 16, 64)]
@@ -78,12 +78,12 @@ _MAX_STEPS = 100
 
 
 def early_stop(task: Task) -> dict[str, Any]:
-    """A trained network and the stop rule: ours retires each restart by itself, a peer's block waits for its slowest.
+    """Measures the stop rule on a trained network. Our restarts end alone, a peer's block waits for its slowest.
 
-    The peer takes its gradients by hand and pydrift's own fused update, and asks every five steps whether all are done.
+    The peer takes its gradients by hand and pydrift's fused update. It asks every five steps whether all are done.
     """
     trained = replace(task, restarts=min(task.restarts, 32))
-    trained.__dict__["networks"] = [_train(trained)]  # in the place of the random ones
+    trained.__dict__["networks"] = [_train(trained)]  # in place of the random ones
     taken: list[Tensor] = []
     waited: list[int] = []
     ours, theirs = _ours_with_stop(trained, taken), _lockstep(trained, waited)
@@ -100,8 +100,11 @@ def early_stop(task: Task) -> dict[str, Any]:
 
 
 def _train(task: Task) -> nn.Module:
-    """A minute training on noisy copies of random images. The later a class, the more of its labels are wrong, so that
-    some restarts reach the threshold early and others only run out of patience."""
+    """Trains briefly on noisy copies of random images.
+
+    The later a class, the more of its labels are wrong. So some restarts reach the threshold early, and others only run
+    out of patience.
+    """
     generator = torch.Generator().manual_seed(0)
     network, classes = build(task.arch, 0), task.num_classes
     centers = torch.rand(classes, *task.input_shape, generator=generator)
@@ -109,9 +112,9 @@ def _train(task: Task) -> nn.Module:
     for _ in range(60):
         label, other = torch.randint(0, classes, (2, 64), generator=generator)
         noise = torch.randn(64, *task.input_shape, generator=generator)
-        told = torch.where(torch.rand(64, generator=generator) < label / classes, other, label)
+        target = torch.where(torch.rand(64, generator=generator) < label / classes, other, label)
         optimizer.zero_grad()
-        F.cross_entropy(network((centers[label] + 0.3 * noise).clamp(0, 1)), told).backward()
+        F.cross_entropy(network((centers[label] + 0.3 * noise).clamp(0, 1)), target).backward()
         optimizer.step()
     return network.eval().requires_grad_(False).to(task.device)
 
@@ -120,11 +123,11 @@ def _ours_with_stop(task: Task, taken: list[Tensor]) -> Run:
     models = task.lowered or []
     parameters = torch.stack([m.parameters() for m in models])
     model, label, restart = task.model, task.label.int(), task.restart.int()
-    how = {**options(task), **_STOP, "program": models[0].program(), "max_steps": _MAX_STEPS}
+    settings = {**options(task), **_STOP, "program": models[0].program(), "max_steps": _MAX_STEPS}
 
     def run() -> Tensor:
         x = task.x.clone()
-        taken.append(invert(x, parameters, model, label, restart, **how).steps)
+        taken.append(invert(x, parameters, model, label, restart, **settings).steps)
         return x
 
     return run
@@ -141,12 +144,24 @@ def _lockstep(task: Task, waited: list[int]) -> Run:
             x, label = task.x[block].clone(), task.label[block]
             m, v, count = torch.zeros_like(x), torch.zeros_like(x), len(x)
             best = torch.full((count,), torch.inf, device=task.device)
-            stale, steps = (torch.zeros(count, dtype=torch.int32, device=task.device) for _ in range(2))
+            steps_without_improvement, steps = (
+                torch.zeros(count, dtype=torch.int32, device=task.device) for _ in range(2)
+            )
             active = torch.ones(count, dtype=torch.bool, device=task.device)
             for step in range(_MAX_STEPS):
                 log_probability, gradient = gradient_of(x, label)
                 ascent_update(
-                    x, gradient.contiguous(), m, v, log_probability, best, stale, steps, active, **rule, **_STOP
+                    x,
+                    gradient.contiguous(),
+                    m,
+                    v,
+                    log_probability,
+                    best,
+                    steps_without_improvement,
+                    steps,
+                    active,
+                    **rule,
+                    **_STOP,
                 )
                 if step % 5 == 4 and not active.any():
                     break

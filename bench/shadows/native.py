@@ -1,4 +1,4 @@
-"""Ours: the calls of the ops that the comparison times, and that they do what float64 says they should."""
+"""Our side: the calls of the ops that the comparison times, and the check of their results against float64."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,39 +13,45 @@ from bench.shadows.training_peers import flat, with_autograd
 from pydrift import ops
 
 STATISTICS_TOLERANCE = 1e-5
-# Of the way that the parameters have gone, of which rounding them to float32 at each step is a part; Adam takes a whole
-# step where a gradient is all rounding, and a pooled maximum may change its place. So what torch's own float32 does in
-# the same run says how near one can come, but never less near than shows wrong arithmetic. For that of the weight decay
-# it is one that moves the parameters as much as their gradients do.
+# The tolerance is a share of the way that the parameters have gone. Rounding them to float32 at each step takes a part of
+# it. Adam takes a whole step where a gradient is all rounding, and a pooled maximum may change its place. So the error of
+# torch's own float32 in the same run says how near one can come. MOST is the limit beyond which arithmetic is wrong. The
+# weight decay here moves the parameters as much as their gradients do, so that an error in it shows.
 TRAINING_TOLERANCE, TIMES_TORCH, MOST = 1e-5, 3.0, 1e-3
 DECAY = 1.0
 
 
 def native(task: Task) -> Callable[[], Any]:
-    """What the peers are compared with."""
+    """Returns the run that the peers are compared with."""
     return training(task) if task.steps else statistics(task)
 
 
 def statistics(task: Task, pixels: bool = False) -> Callable[[], Any]:
-    """`pixels`: the images as bytes."""
+    """Returns a run of shadow_statistics. With `pixels` the images are bytes."""
     x, label, parameters = task.pixels if pixels else task.x, task.label.int(), task.parameters
     program = task.lowered[0].program()
     return lambda: ops.shadow_statistics(x, parameters, label, program=program)
 
 
 def moments(task: Task) -> Callable[[], Any]:
+    """Returns a run of shadow_moments."""
     x, label, parameters, member = task.x, task.label.int(), task.parameters, task.member
     program = task.lowered[0].program()
     return lambda: ops.shadow_moments(x, parameters, label, member, program=program)
 
 
 def training(task: Task) -> Callable[[], Tensor]:
-    """-> the parameters [K, P], which go on changing. A call goes on where the last one ended."""
+    """Returns a run of shadow_train, which returns the parameters [K, P].
+
+    The parameters go on changing, because each call continues where the last one ended.
+    """
     parameters = task.parameters.clone()
     first, second = torch.zeros_like(parameters), torch.zeros_like(parameters)
     models, device = task.num_models, task.device
     beta1 = BETA1 if task.optimizer == ADAM else MOMENTUM
-    hyper = torch.tensor([[beta1, BETA2, EPSILON, task.weight_decay, 0.0]], dtype=torch.float64, device=device)
+    hyperparameters = torch.tensor(
+        [[beta1, BETA2, EPSILON, task.weight_decay, 0.0]], dtype=torch.float64, device=device
+    )
     done = torch.zeros(models, dtype=torch.int64, device=device)
     arguments = (
         task.x,
@@ -59,7 +65,7 @@ def training(task: Task) -> Callable[[], Tensor]:
         torch.full((models,), task.steps, dtype=torch.int32, device=device),
         torch.full((models,), task.batch_size, dtype=torch.int32, device=device),
         torch.full((models * task.steps,), task.learning_rate, dtype=torch.float64, device=device),
-        hyper.repeat(models, 1),
+        hyperparameters.repeat(models, 1),
     )
     program = task.lowered[0].program()
 
@@ -75,14 +81,14 @@ def training(task: Task) -> Callable[[], Tensor]:
 
 
 def verify(task: Task, few: int) -> list[dict[str, Any]]:
-    """Errors by what they are of, each with its tolerance; `few` images, or models where they train."""
+    """Returns the errors of each figure with its tolerance, for `few` images, or `few` models where they train."""
     if task.steps:
         return [_training_error(replace(task, num_models=few, steps=n, weight_decay=DECAY), n) for n in (1, 10)]
     return _statistics_errors(replace(task, num_images=few, block=2**30))
 
 
 def _statistics_errors(task: Task) -> list[dict[str, Any]]:
-    """Largest errors, relative where the value is above 1."""
+    """Returns the largest errors. They are relative where the value is above 1."""
     expected = _in_float64(task)
     rows = []
     for pixels in (False, True):
@@ -117,16 +123,19 @@ def _error(name: str, ours: Tensor, theirs: Tensor) -> dict[str, Any]:
 
 
 def _training_error(task: Task, steps: int) -> dict[str, Any]:
-    """Of the model that is worst off, the norm of the error by the norm of the way that the parameters have gone."""
+    """Returns the norm of the error divided by the norm of the way that the parameters have gone.
+
+    The figure is that of the worst model.
+    """
     double = replace(task, dtype=torch.float64)
-    how = {"foreach": False, "fused": False}
+    plain = {"foreach": False, "fused": False}
     start = task.parameters.double()
-    way = flat(with_autograd(double, how)()) - start
+    way = flat(with_autograd(double, plain)()) - start
 
     def error_of(parameters: Tensor) -> float:
         return float(((parameters.double() - start - way).norm(dim=1) / way.norm(dim=1)).max())
 
-    of_torch = max(error_of(flat(with_autograd(task, how, last)())) for last in {False, task.is_convnet})
+    of_torch = max(error_of(flat(with_autograd(task, plain, last)())) for last in {False, task.is_convnet})
     return {
         "of": f"parameters after {steps} steps",
         "max": error_of(training(task)()),

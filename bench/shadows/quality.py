@@ -1,10 +1,10 @@
-"""Are natively trained shadows as good as torch-trained ones? Many of each, by the same recipe and from other seeds.
+"""Are natively trained shadows as good as those that torch trains?
 
-Every model is trained on a half of a pool (complementary ones, as shadows are) and asked about that half and about the
-test split. A difference of the means is told with Welch's 95 % interval, and beside the spread over seeds that one kind
-has by itself.
+Many of each are trained by the same recipe from different seeds. Every model sees a half of a pool, and the halves are
+complementary, as those of shadows are. It is measured on that half and on the test split. The difference of the means is
+reported with Welch's 95 % interval, beside the spread over seeds of the models that torch trained.
 
-    python bench/bench_shadow_quality.py --data fashion-mnist:DIR [--json FILE] [--quick]
+    python -m bench.shadows.quality --data fashion-mnist:DIR [--json FILE] [--quick]
 """
 
 import argparse
@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,9 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from bench.common.harness import machine
+from bench.common.harness import write_result
+from bench.common.options import script_parser
 from pydrift.core.parallel import each
-from pydrift.core.store import check_writable, write_json
 from pydrift.data import LabelledImages, load_data
 from pydrift.models.arch import build
 from pydrift.models.recipe import TrainingRecipe
@@ -39,28 +38,28 @@ RECIPES = {
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--arch", help="default: a small convnet; with --quick, and for digits, an MLP")
-    parser.add_argument("--models", type=int, default=16, help="of each kind, an even number")
-    parser.add_argument("--size", type=int, default=20_000, help="images of the pool")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="digits, one recipe")
+    parser = script_parser(__doc__)
+    parser.add_argument("--data", default="digits", help="use this data set; it needs a train and a test split")
+    parser.add_argument("--arch", help="train this architecture; the default is a small convnet, and an MLP for digits")
+    parser.add_argument("--models", type=int, default=16, help="train so many models of each kind, an even number")
+    parser.add_argument("--size", type=int, default=20_000, help="use a pool of so many images")
+    parser.add_argument("--quick", action="store_true", help="measure one recipe on digits")
     options = parser.parse_args()
     if options.quick:
         options.data = "digits"
     if options.models < 4 or options.models % 2:
-        parser.error("--models: an even number, at least 4")
+        parser.error("--models must be an even number of at least 4")
     return options
 
 
 def trained(
     kind: str, arch: str, pool: LabelledImages, recipe: TrainingRecipe, drawn: list[np.ndarray], seeds: list[int]
 ) -> list[nn.Module]:
+    """Trains one model for each seed, in torch or natively. Each sees the images of the pool that were drawn for it."""
     starts = [build(arch, seed) for seed in seeds]
     if kind == "native":
         if native_program(starts[0], pool.x, torch.device("cpu")) is None:
-            raise SystemExit(f"bench_shadow_quality: {arch} cannot be trained natively here; see pydrift doctor")
+            raise SystemExit(f"{arch} cannot be trained natively here; see pydrift doctor")
         recipes = [recipe] * len(seeds)
         return train_many(starts, pool.x, pool.y, drawn, recipes, seeds, device=torch.device("cpu"), built_in=True)
 
@@ -71,6 +70,7 @@ def trained(
 
 
 def quality(model: nn.Module, seen: LabelledImages, test: LabelledImages) -> dict[str, float]:
+    """Returns test accuracy and losses of a model."""
     with torch.no_grad():
         logits = {
             name: torch.cat([model(x) for x in part.x.split(512)]) for name, part in (("seen", seen), ("test", test))
@@ -84,7 +84,7 @@ def quality(model: nn.Module, seen: LabelledImages, test: LabelledImages) -> dic
 
 
 def compared(values: dict[str, list[float]]) -> dict[str, Any]:
-    """Means, standard deviations, their difference, native less torch, with Welch's interval."""
+    """Returns means, standard deviations and the difference, native less torch, with Welch's interval."""
     welch = stats.ttest_ind(values["native"], values["torch"], equal_var=False)
     interval = welch.confidence_interval(0.95)
     difference = statistics.mean(values["native"]) - statistics.mean(values["torch"])
@@ -103,6 +103,7 @@ def compared(values: dict[str, list[float]]) -> dict[str, Any]:
 def measure(
     arch: str, pool: LabelledImages, test: LabelledImages, recipe: TrainingRecipe, models: int
 ) -> dict[str, Any]:
+    """Trains and compares both kinds by one recipe."""
     rows: dict[str, list[dict[str, float]]] = {}
     seconds: dict[str, float] = {}
     for i, kind in enumerate(KINDS):
@@ -119,7 +120,8 @@ def measure(
     }
 
 
-def show(name: str, row: dict[str, Any]) -> None:
+def print_rows(name: str, row: dict[str, Any]) -> None:
+    """Prints the rows of one recipe, in Markdown."""
     for key in ("test accuracy", "train-test loss gap", "train loss"):
         part = row[key]
         cells = [f"{part[kind]['mean']:.4f} ± {part[kind]['sd']:.4f}" for kind in KINDS]
@@ -132,8 +134,6 @@ def show(name: str, row: dict[str, Any]) -> None:
 
 def main() -> None:
     options = arguments()
-    if options.json:
-        check_writable(options.json)
     pool, test = load_data(options.data), load_data(options.data, "test")
     pool = pool.subset(np.random.default_rng(0).permutation(len(pool))[: options.size].tolist())
     channels, height, width = pool.input_shape
@@ -141,7 +141,6 @@ def main() -> None:
     small = f"mlp:{shape}:64:10" if options.data == "digits" else f"convnet:{shape}:8,16:64:10"
     arch = options.arch or small
     result: dict[str, Any] = {
-        "machine": machine(torch.device("cpu")),
         "data": {"source": options.data.partition(":")[0], "images": len(pool), "test_images": len(test)},
         "arch": arch,
         "models": options.models,
@@ -151,11 +150,10 @@ def main() -> None:
     print("| recipe | | torch | native | native - torch [95 %] | within the spread | interval holds 0 |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, recipe in list(RECIPES.items())[: 1 if options.quick else None]:
-        recipe = replace(recipe, epochs=0) if options.data == "digits" else recipe  # few images: as many steps
+        recipe = replace(recipe, epochs=0) if options.data == "digits" else recipe  # 0: as many steps, of few images
         result["recipes"][name] = measure(arch, pool, test, recipe, options.models)
-        show(name, result["recipes"][name])
-        if options.json:
-            write_json(options.json, result)
+        print_rows(name, result["recipes"][name])
+        write_result(options.json, torch.device("cpu"), **result)
     for name, row in result["recipes"].items():
         print(f"\n{name}: torch {row['seconds']['torch']:.0f} s, native {row['seconds']['native']:.0f} s (wall time)")
 

@@ -1,33 +1,32 @@
-"""Many networks at once: shadow_statistics and shadow_train against every way to do the same in torch.
+"""Times many networks at once: shadow_statistics and shadow_train against every way to do the same in torch.
 
-First the ops are compared with float64. Then an op and its peers run in turns on random networks and images; on the CPU
-on one thread with CPU time as the clock, and once more on all threads in wall time.
+First the ops are compared with float64. Then an op and its peers run in turns on random networks and images. On the CPU
+they run on one thread with CPU time as the clock, and once more on all threads in wall time.
 
     w4  statistics of many convnets on the same images      w5  the same of MLPs
-    w6  training of many convnets, each on batches of its own, the optimizer included; with SGD, and with AdamW
+    w6  training of many convnets, each on its own batches, the optimizer included; with SGD, and with AdamW
 
-The fractions of the ceilings count necessary operations only, padding included: of w4 and w5 the forward's, of w6 three
-times the forward's less the gradient of the images.
+The shares of the ceilings count necessary operations only, padding included. These are the forward pass in w4 and w5. In
+w6 they are three times the forward pass, less the gradient of the images.
 
-    python bench/bench_shadow.py [--workload w4|w5|w6] [--device cpu|cuda] [--json FILE] [--quick]
+    python -m bench.shadows.speed [--workload w4|w5|w6] [--device cpu|cuda] [--json FILE] [--quick]
 
-The exit code is 1 where the result is not the one of float64.
+The exit code is 1 where the result differs from float64.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.common.ceilings import ceilings
-from bench.common.compare import Peer, attempt, best_of, fractions
-from bench.common.harness import interleaved, ratio, write_json
+from bench.common.compare import Peer, attempt, best_of, ceiling_runs, print_comparison, shares_of_ceilings
+from bench.common.harness import interleaved, ratio, write_result
+from bench.common.options import script_parser
 from bench.shadows import statistics_peers, training_peers
 from bench.shadows.native import native, verify
 from bench.shadows.task import ADAM, SGD, Task
@@ -39,9 +38,10 @@ CONVNET, MLP = "convnet:1x28x28:32,64:128:10", "mlp:1x28x28:256-128:10"
 
 @dataclass(frozen=True)
 class Workload:
-    """Models and images on the CPU and on a GPU; blocks of the peers there; batch size and steps of training.
+    """Says what a run does. Pairs are for the CPU and for a GPU.
 
-    The time is linear in the models, and in the images or steps; a GPU's goal is set for `full_images` of each model.
+    full_images  images of each model for which a GPU's goal is set; the time is linear in models, images and steps
+    block        images that a peer passes through a network together
     """
 
     arch: str
@@ -73,7 +73,7 @@ WORKLOADS = {
     "w5": Workload(MLP, (32, 128), (2048, 60_000), 60_000, (256, 7500)),
     "w6": Workload(CONVNET, (8, 64), (4096, 30_000), 300_000, (0, 0), (64, 128), (4, 20), (SGD, ADAM)),
 }
-GOALS = {  # of the CPU: fraction of the register peak, ratio to the best peer, ratio to vmap
+GOALS = {  # on the CPU: share of the register peak, ratio to the best peer, ratio to vmap
     "w4": (0.80, 1.9, 8.0),
     "w5": (0.88, 1.2, 1.4),
     "w6": (0.60, 1.7, 3.5),
@@ -81,11 +81,12 @@ GOALS = {  # of the CPU: fraction of the register peak, ratio to the best peer, 
 
 
 def peers_of(task: Task, quick: bool) -> dict[str, Peer]:
+    """Returns the peers of the task's op by name."""
     return (training_peers if task.steps else statistics_peers).peers(task, quick)
 
 
 def read_of(task: Task) -> Callable[[Any], Tensor]:
-    """What a run leaves, as one tensor: the margins, or how far the parameters have gone."""
+    """Returns a function that makes one tensor of a result: the margins, or the way that the parameters have gone."""
     if not task.steps:
         return lambda result: result[0]
     start = task.parameters.clone()
@@ -93,14 +94,12 @@ def read_of(task: Task) -> Callable[[Any], Tensor]:
 
 
 def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
-    """Times and ratios of the peers and of the ceilings, measured in turns with ours."""
+    """Measures the peers and the ceilings in turns with ours. Returns times and ratios."""
     found = {"native": Peer(native(task), "float32"), **found}
     results, failures = attempt(found, read_of(task))
-    if "native" in failures:
-        raise RuntimeError(failures["native"])
-    limits, missing = ceilings(task.device)
+    limits, no_ceiling = ceilings(task.device)
     runs: dict[str, Callable[[], object]] = {name: found[name] for name in results}
-    runs |= {f"ceiling {name}": limit.run for name, limit in limits.items()}
+    runs |= ceiling_runs(limits)
     samples = interleaved(runs, task.device, rounds, slice_s=0.02 if task.device.type == "cuda" else 0)
     norm = results["native"].norm()
     entries = {
@@ -112,14 +111,10 @@ def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
         }
         for name, result in results.items()
     }
-    work = {name: limit.work for name, limit in limits.items()}
     ours = entries.pop("native")
     return {
         "s_per_image": ours["s_per_image"],
-        "flops_per_s": task.flops() / statistics.median(samples["native"]),
-        "ceilings_per_s": {name: work[name] / statistics.median(samples[f"ceiling {name}"]) for name in work},
-        "no_ceiling": missing,
-        **fractions(samples, work, task.flops()),
+        **shares_of_ceilings(samples, limits, no_ceiling, task.flops()),
         **best_of(entries),
         **best_public(entries),
         "ratio_vs_vmap": entries["vmap"]["ratio"] if "vmap" in entries else None,
@@ -129,14 +124,14 @@ def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
 
 
 def best_public(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The fastest peer in float32 without torch's private operations, which those by hand are made of."""
+    """Returns the fastest float32 peer that needs none of torch's private operations, as those by hand do."""
     public = {name: e["ratio"] for name, e in entries.items() if "by hand" not in name and e["precision"] == "float32"}
     best = min(public, key=lambda name: float(public[name]))
     return {"best_public_peer": best, "ratio_vs_best_public": public[best]}
 
 
 def measure(name: str, optimizer: str, device: torch.device, quick: bool) -> dict[str, Any]:
-    """The row of a workload."""
+    """Measures one workload. Returns its row of the result file."""
     workload = WORKLOADS[name]
     task = workload.task(device, optimizer, quick)
     if reason := missing(task):
@@ -182,7 +177,7 @@ def measure(name: str, optimizer: str, device: torch.device, quick: bool) -> dic
 
 
 def missing(task: Task) -> str | None:
-    """Why ours does not run: a native library without this op for the device."""
+    """Says why our op does not run, where the native library has none for the device."""
     op, device = "shadow_train" if task.steps else "shadow_statistics", task.device.type
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     if native_status().runs_on(device) and not has_kernel(f"pydrift::{op}", device.upper()):
@@ -190,7 +185,8 @@ def missing(task: Task) -> str | None:
     return None
 
 
-def show(row: dict[str, Any]) -> None:
+def print_row(row: dict[str, Any]) -> None:
+    """Prints what is known of one workload."""
     if reason := row.get("not_run"):
         print(f"{row['workload']}: {reason}")
         return
@@ -209,19 +205,7 @@ def show(row: dict[str, Any]) -> None:
     print(f"  {right}; largest error: {worst['max']:.1e} of the {worst['of']}")
     if not row["verified"]:
         return
-    shares = ", ".join(
-        f"{share:.2f} of {name} ({row['ceilings_per_s'][name] / 1e9:.0f} G/s)"
-        for name, share in row["fraction_of"].items()
-    )
-    for reason in row["no_ceiling"]:
-        print(f"  {reason}")
-    print(f"  {'native':46s} {row['s_per_image'] * 1e6:9.3f} us an image   {shares}")
-    for name, entry in sorted(row["peers"].items(), key=lambda item: float(item[1]["ratio"])):
-        precision = "" if entry["precision"] == "float32" else entry["precision"]
-        time = f"{entry['s_per_image'] * 1e6:9.3f} us  {entry['ratio']:6.2f}x"
-        print(f"  {name:46s} {time}  differs by {entry['difference']:.0e}  {precision}")
-    for name, reason in row["failed_peers"].items():
-        print(f"  {name:46s} does not run: {reason}")
+    print_comparison(row, "s_per_image", "an image")
     vmap = "does not run" if row["ratio_vs_vmap"] is None else f"{row['ratio_vs_vmap']:.2f}x"
     print(
         f"  {row['fraction_of_peak']:.2f} of {row['peak']}; best peer: {row['best_peer']}, "
@@ -244,28 +228,27 @@ def show(row: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workload", choices=list(WORKLOADS), action="append", help="may be repeated; default: all")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="write machine, versions and numbers to this file")
-    parser.add_argument("--quick", action="store_true", help="eager, vmap and the fastest peers, fewer rounds")
+    parser = script_parser(__doc__, device=True)
+    parser.add_argument(
+        "--workload",
+        choices=list(WORKLOADS),
+        action="append",
+        help="run this workload; may be repeated. The default is all",
+    )
+    parser.add_argument("--quick", action="store_true", help="run eager, vmap and the fastest peers in fewer rounds")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("bench_shadow: there is no CUDA device here", file=sys.stderr)
-        return 1
+    device = arguments.device
     torch.set_num_threads(1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in arguments.workload or list(WORKLOADS):
         for optimizer in WORKLOADS[name].optimizers:
             rows.append(measure(name, optimizer, device, arguments.quick))
-            show(rows[-1])
+            print_row(rows[-1])
             sys.stdout.flush()
-            if arguments.json:
-                write_json(arguments.json, device, rows)
+            write_result(arguments.json, device, rows=rows)
     wrong = sorted({row["workload"] for row in rows if row["verified"] is False})
     if wrong:
-        print(f"bench_shadow: the results of {', '.join(wrong)} are not those of float64", file=sys.stderr)
+        print(f"the results of {', '.join(wrong)} differ from those of float64", file=sys.stderr)
     return bool(wrong)
 
 

@@ -1,8 +1,8 @@
 """The peers of `shadow_statistics`: the ways to ask many networks about the same images in torch.
 
-All of them give margin, loss, confidence and prediction of every (model, image), computed from the logits of a whole
-model, or of a whole block where the models run together. On the CPU the images go in blocks, as the activations of all
-would leave the caches. Weights are frozen, and every layout and packing of them is made beforehand.
+All of them return margin, loss, confidence and prediction of every (model, image). They compute these from the logits of
+a whole model, or of a whole block where the models run together. On the CPU the images go in blocks, because the
+activations of all would leave the caches. Weights are frozen, and laid out and packed beforehand.
 """
 
 import copy
@@ -20,18 +20,18 @@ from pydrift.models.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear
 
 Network = Callable[[Tensor], Tensor]
 Result = tuple[Tensor, Tensor, Tensor, Tensor]
-Run = Callable[[], Result]  # -> margin, loss, confidence, prediction [K, N]
+Run = Callable[[], Result]  # returns margin, loss, confidence and prediction, each [K, N]
 
 
 def statistics_of(logits: Tensor, label: Tensor) -> Result:
-    """Of logits [..., N, C] and labels [N]. With the margin m, p_y is sigmoid(m)."""
+    """Returns the statistics of logits [..., N, C] and labels [N]. With the margin m, p_y is sigmoid(m)."""
     own = label.expand(logits.shape[:-1]).unsqueeze(-1)
     margin = logits.gather(-1, own).squeeze(-1) - logits.scatter(-1, own, -torch.inf).logsumexp(-1)
     return margin, -F.logsigmoid(margin), margin.sigmoid(), logits.argmax(-1)
 
 
 def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
-    """The peers by name. `quick`: eager, vmap and the fastest ones that are known."""
+    """Returns the peers by name. With `quick` these are eager, vmap and the fastest that are known."""
     found: dict[str, Peer] = {}
 
     def add(name: str, run: Run, precision: str = "float32") -> None:
@@ -88,7 +88,7 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
 def loop(
     task: Task, networks: list[Any], block: int | None = None, statistics: Callable[..., Result] = statistics_of
 ) -> Run:
-    """Model by model; each [N, C, H, W] -> [N, classes]."""
+    """Runs model by model. Each network turns [N, C, H, W] into [N, classes]."""
 
     def run() -> Result:
         with torch.no_grad():
@@ -101,7 +101,7 @@ def loop(
 
 
 def at_once(task: Task, network: Network, statistics: Callable[..., Result] = statistics_of) -> Run:
-    """All models on each block of images: [N, C, H, W] -> [K, N, classes]."""
+    """Runs all models on each block of images. The network turns [N, C, H, W] into [K, N, classes]."""
 
     def run() -> Result:
         with torch.no_grad():
@@ -116,7 +116,7 @@ def at_once(task: Task, network: Network, statistics: Callable[..., Result] = st
 
 
 def compiled_each(task: Task, last: bool = False, dtype: torch.dtype = torch.float32) -> list[Network]:
-    """Each network compiled: one code for all, which takes the weights as arguments."""
+    """Compiles the networks to one code, which takes the weights as arguments."""
     skeleton = copy.deepcopy(task.networks[0]).to("meta")
 
     def logits(weights: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -135,11 +135,13 @@ def compiled_each(task: Task, last: bool = False, dtype: torch.dtype = torch.flo
 
 
 def by_hand(model: FusedModel, block: int, pool: Any = None) -> Network:
-    """oneDNN's convolutions and products on packed weights, channels last to the end, pooling before ReLU; both
-    compiled to one loop where `pool` is that function."""
+    """Returns the network made of oneDNN's convolutions and products on packed weights.
+
+    The channels are last to the end, and pooling comes before ReLU. `pool` may be a function compiled from both.
+    """
     functions: list[Network] = []
     probe = torch.zeros(1, *model.input_shape)
-    shape = probe.shape  # where the last Flatten stood
+    shape = probe.shape  # at the last Flatten
     before: Layer | None = None
     for layer, after in zip(model.layers, [*model.layers[1:], None], strict=True):
         match layer:
@@ -155,9 +157,9 @@ def by_hand(model: FusedModel, block: int, pool: Any = None) -> Network:
                 shape = probe.shape
                 functions.append(lambda x: x.permute(0, 2, 3, 1).flatten(1))
             case ReLU() if isinstance(before, Linear) or isinstance(after, MaxPool2d):
-                pass  # it is in the product, or behind the pooling: the same function on a quarter of the values
+                pass  # it is part of the product, or follows the pooling, where it is the same function of a quarter of the values
             case _:
-                raise NotImplementedError(f"{type(layer).__name__} by hand")
+                raise NotImplementedError(f"there is no {type(layer).__name__} by hand")
         probe, before = layer(probe), layer
 
     def logits(x: Tensor) -> Tensor:
@@ -178,10 +180,10 @@ def _pooling(layer: MaxPool2d) -> Network:
 
 
 def pooling(model: FusedModel) -> Network:
-    """ReLU of the max-pooling that all of the model's are, compiled."""
+    """Compiles max-pooling and ReLU to one function, for a model whose poolings are all alike."""
     kind = {layer for layer in model.layers if isinstance(layer, MaxPool2d)}
     if len(kind) != 1:
-        raise NotImplementedError("different poolings by hand")
+        raise NotImplementedError("poolings by hand must be alike")
     (pooled,) = kind
     relu_of: Network = compiled(fresh(lambda x: F.relu(pooled(x))))
     return relu_of
@@ -191,7 +193,7 @@ def pooling(model: FusedModel) -> Network:
 
 
 def stacked(task: Task, dtype: torch.dtype = torch.float32) -> Network:
-    """vmap over the stacked weights."""
+    """Runs all networks by vmap over their stacked weights."""
     parameters, buffers = torch.func.stack_module_state(task.networks)
     weights = {name: tensor.detach().to(dtype) for name, tensor in parameters.items()}
     skeleton = copy.deepcopy(task.networks[0]).to("meta")
@@ -204,7 +206,7 @@ def stacked(task: Task, dtype: torch.dtype = torch.float32) -> Network:
 
 
 def _layers_of(task: Task, kind: type) -> list[tuple[Tensor, Tensor]]:
-    """Of each layer of that kind, the weights and the biases of all models."""
+    """Returns the weights and the biases of all models for each layer of that kind."""
     models = [[layer for layer in model.layers if isinstance(layer, kind)] for model in task.lowered]
     return [
         (torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers]))
@@ -213,7 +215,7 @@ def _layers_of(task: Task, kind: type) -> list[tuple[Tensor, Tensor]]:
 
 
 def concatenated(task: Task, dtype: torch.dtype = torch.float32) -> Network:
-    """An MLP's first layer is one product for all models, as they share the images; then batched products."""
+    """Runs the first layer of all MLPs as one product, because they share the images. Batched products follow."""
     (weight, bias), *rest = _layers_of(task, Linear)
     first, shift = weight.flatten(0, 1).t().contiguous().to(dtype), bias.flatten().to(dtype)
     behind = [(b.unsqueeze(1).to(dtype), w.transpose(1, 2).contiguous().to(dtype)) for w, b in rest]
@@ -229,7 +231,7 @@ def concatenated(task: Task, dtype: torch.dtype = torch.float32) -> Network:
 
 
 def concatenated_by_hand(task: Task) -> Network:
-    """The same with oneDNN's products, those of the layers behind model by model."""
+    """Does the same with oneDNN's products. Those of the later layers run model by model."""
     (weight, bias), *rest = _layers_of(task, Linear)
     first = product(weight.flatten(0, 1), bias.flatten(), task.block, "relu")
     behind = [
@@ -251,7 +253,10 @@ def concatenated_by_hand(task: Task) -> Network:
 
 
 def grouped(task: Task) -> Network:
-    """A convnet's first layer is one convolution for all models; then one group a model, channels last; then bmm."""
+    """Runs the first layer of all convnets as one convolution.
+
+    Later convolutions have one group for each model, with the channels last. Batched products follow.
+    """
     (weight, bias), *convolutions = _layers_of(task, Conv2d)
     linear = [(b.unsqueeze(1), w.transpose(1, 2).contiguous()) for w, b in _layers_of(task, Linear)]
     first = (nhwc(weight.flatten(0, 1)), bias.flatten())

@@ -1,4 +1,4 @@
-"""What is run: statistics of many random networks on the same images; training steps of many networks, each its own."""
+"""The work that is timed: statistics of many random networks on the same images, and training steps of many."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from bench.common.flops import first_layer_flops, forward_flops
 from pydrift.models.arch import build, lower
 from pydrift.models.arch.fused import FusedModel
 
@@ -20,7 +20,8 @@ class Task:
     """`num_models` random networks and `num_images` random images.
 
     block       images that a peer passes through a network together
-    batch_size  of training, which takes `steps` batches of the images for each model
+    batch_size  images of a training step
+    steps       training steps of each model; 0: statistics are measured, and nothing is trained
     """
 
     arch: str
@@ -35,21 +36,22 @@ class Task:
     dtype: torch.dtype = torch.float32
 
     def built(self) -> list[nn.Module]:
-        """The networks, made anew: what is trained changes."""
+        """Makes the networks anew, because training changes them."""
         return [build(self.arch, seed).to(self.device, self.dtype) for seed in range(self.num_models)]
 
     @cached_property
     def networks(self) -> list[nn.Module]:
-        """Frozen."""
+        """The networks, frozen."""
         return [network.eval().requires_grad_(False) for network in self.built()]
 
     @cached_property
     def lowered(self) -> list[FusedModel]:
-        return [lower(network, self.input_shape).to(self.device) for network in self.networks]  # in float32
+        """The networks as layer programs in float32."""
+        return [lower(network, self.input_shape).to(self.device) for network in self.networks]
 
     @cached_property
     def parameters(self) -> Tensor:
-        """[K, P] float32, as the ops take them."""
+        """The weights as the ops take them, float32 [K, P]."""
         return torch.stack([model.parameters() for model in self.lowered])
 
     @property
@@ -71,40 +73,41 @@ class Task:
 
     @property
     def per_call(self) -> int:
-        """Images that a run passes through its networks."""
+        """The number of images that a run passes through its networks."""
         return self.num_models * (self.steps * self.batch_size or self.num_images)
 
     @cached_property
     def pixels(self) -> Tensor:
-        """uint8 [N, C, H, W]"""
+        """The images as bytes, uint8 [N, C, H, W]."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.num_images, *self.input_shape)
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(self.device)
 
     @cached_property
     def x(self) -> Tensor:
-        """Of bytes, in float32 whatever the dtype, as the ops read them."""
+        """The images as numbers, [N, C, H, W]. The bytes are divided in float32 whatever the dtype, as the ops do it."""
         return (self.pixels / 255.0).to(self.dtype)
 
     @cached_property
     def label(self) -> Tensor:
-        """int64 [N]"""
+        """The labels, int64 [N]."""
         return (torch.arange(self.num_images) * 7919 % self.num_classes).to(self.device)
 
     @cached_property
     def member(self) -> Tensor:
-        """bool [K, N]: every image is IN for half of an even number of models."""
+        """Which models saw which images, bool [K, N]. Every image is IN for half of an even number of models."""
         generator = torch.Generator().manual_seed(1)
         order = torch.rand(self.num_models, self.num_images, generator=generator).argsort(0)
         return (order < self.num_models // 2).to(self.device)
 
     def blocks(self) -> Iterator[slice]:
+        """Yields the images of each block."""
         for begin in range(0, self.num_images, self.block):
             yield slice(begin, begin + self.block)
 
     @cached_property
     def drawn(self) -> Tensor:
-        """int64 [K, steps, batch_size]: the images of each model's batches, none twice in as many as there are."""
+        """The images of each model's batches, int64 [K, steps, batch_size]. None repeats before all were drawn."""
         generator = torch.Generator().manual_seed(2)
         count = self.steps * self.batch_size
         rows = [torch.randperm(self.num_images, generator=generator) for _ in range(self.num_models)]
@@ -112,27 +115,21 @@ class Task:
         return repeated.view(self.num_models, self.steps, self.batch_size).to(self.device)
 
     def batch(self, model: int, step: int) -> tuple[Tensor, Tensor]:
-        """Images [B, C, H, W] and labels [B]."""
+        """Returns one model's batch: images [B, C, H, W] and labels [B]."""
         chosen = self.drawn[model, step]
         return self.x[chosen], self.label[chosen]
 
     def batches(self, step: int) -> tuple[Tensor, Tensor]:
-        """Of all models: images [K, B, C, H, W] and labels [K, B]."""
+        """Returns all models' batches: images [K, B, C, H, W] and labels [K, B]."""
         chosen = self.drawn[:, step]
         return self.x[chosen], self.label[chosen]
 
     def flops(self) -> float:
-        """The necessary operations of a run. Training: three times the forward's (forward, gradients of the activations
-        and of the weights), less the gradient of the images, which nobody needs."""
-        forward, first = _forward_flops(self.networks[0], self.x[:1])
+        """Returns the necessary operations of a run.
+
+        Training takes three times those of the forward pass: the pass itself and the gradients of activations and
+        weights. The gradient of the images is not counted, because nobody needs it.
+        """
+        network, x = self.networks[0], self.x[:1]
+        forward, first = forward_flops(network, x), first_layer_flops(network, x)
         return self.per_call * (3 * forward - first if self.steps else forward)
-
-
-def _forward_flops(network: nn.Module, x: Tensor) -> tuple[float, float]:
-    """Of one image: of all layers, padding included, and of the first."""
-    first = next(part for part in network.modules() if isinstance(part, nn.Linear | nn.Conv2d))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(x)
-        total = float(counter.get_total_flops())
-        first(x if isinstance(first, nn.Conv2d) else x.flatten(1))
-    return total, float(counter.get_total_flops()) - total

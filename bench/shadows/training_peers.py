@@ -1,13 +1,15 @@
 """The peers of `shadow_train`: the ways to train many networks, each on batches of its own, in torch.
 
-All of them gather a batch, take the gradient of the mean cross-entropy and update weights and moments in place: SGD
-with Nesterov momentum, or AdamW. A call goes on where the last one ended. Where nothing else is said the optimizer is
-torch's fused one: on a CPU for each model while its gradients are in the caches, on a GPU once for all models.
+All of them gather a batch, take the gradient of the mean cross-entropy, and update weights and moments in place. The
+optimizer is SGD with Nesterov momentum, or AdamW. A call continues where the last one ended. Where a name says nothing
+else, the optimizer is torch's fused one. On a CPU it runs for each model while its gradients are in the caches, on a GPU
+once for all models.
 """
 
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,16 +21,16 @@ from bench.common.forms import compiled, fresh, graphed, nhwc
 from bench.shadows.task import ADAM, BETA1, BETA2, EPSILON, MOMENTUM, Task
 
 Weights = dict[str, Tensor]
-Run = Callable[[], list[Weights]]  # -> of each model the weights by name, which go on changing
+Run = Callable[[], list[Weights]]  # returns each model's weights by name, which go on changing
 
 
 def flat(models: list[Weights]) -> Tensor:
-    """[K, P], in the order of the layers, as the ops have them."""
+    """Returns the weights as the ops have them: [K, P], in the order of the layers."""
     return torch.stack([torch.cat([w.detach().contiguous().flatten() for w in weights.values()]) for weights in models])
 
 
 def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
-    """The peers by name. `quick`: eager, vmap and the fastest ones that are known."""
+    """Returns the peers by name. With `quick` these are eager, vmap and the fastest that are known."""
     found: dict[str, Peer] = {}
 
     def add(name: str, run: Run, precision: str = "float32") -> None:
@@ -70,8 +72,9 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
 # ---- torch's optimizers
 
 
-def optimizer_of(task: Task, parameters: list[Tensor], how: dict[str, bool] | None = None) -> torch.optim.Optimizer:
-    kind: dict[str, Any] = {"fused": True} if how is None else dict(how)
+def optimizer_of(task: Task, parameters: list[Tensor], form: dict[str, bool] | None = None) -> torch.optim.Optimizer:
+    """Returns torch's optimizer for the task. `form` has torch's words for its implementation, by default the fused."""
+    kind: dict[str, Any] = {"fused": True} if form is None else dict(form)
     if task.optimizer == ADAM:
         kind["capturable"] = task.device.type == "cuda"
         betas = (BETA1, BETA2)
@@ -80,16 +83,16 @@ def optimizer_of(task: Task, parameters: list[Tensor], how: dict[str, bool] | No
 
 
 def with_autograd(
-    task: Task, how: dict[str, bool] | None = None, last: bool = False, dtype: torch.dtype | None = None
+    task: Task, form: dict[str, bool] | None = None, last: bool = False, dtype: torch.dtype | None = None
 ) -> Run:
-    """Model by model. `how`: torch's words for the optimizer's kind; `dtype`: of autocast."""
+    """Trains model by model with autograd. `form` is that of `optimizer_of`, `dtype` that of autocast."""
     networks = [network.train() for network in task.built()]
     for network in networks if last else []:
         _to_nhwc(network)
     weights: list[Weights] = [dict(network.named_parameters()) for network in networks]
     together = task.device.type == "cuda"
     groups = [[w for own in weights for w in own.values()]] if together else [list(own.values()) for own in weights]
-    optimizers = [optimizer_of(task, group, how) for group in groups]
+    optimizers = [optimizer_of(task, group, form) for group in groups]
 
     def run() -> list[Weights]:
         for step in range(task.steps):
@@ -119,7 +122,7 @@ def _to_nhwc(network: nn.Module) -> None:
 
 
 def _update(task: Task, weights: Weights, state: dict[str, Any], gradients: Weights) -> None:
-    """In place, as torch's optimizers have it; compiled, it is one loop over each tensor."""
+    """Updates in place, as torch's optimizers do. Compiled, it is one loop over each tensor."""
     state["t"].add_(1)
     for name, w in weights.items():
         g, m = gradients[name], state["m"][name]
@@ -154,7 +157,7 @@ def _loss(
 
 
 def whole_step(task: Task, last: bool = False, dtype: torch.dtype = torch.float32) -> Run:
-    """Model by model, gradient and update in one compiled function."""
+    """Trains model by model, with gradient and update in one compiled function."""
     networks = task.built()
     for network in networks if last else []:
         _to_nhwc(network)
@@ -189,6 +192,7 @@ def _apart(task: Task, weights: Weights) -> list[Weights]:
 
 
 def with_vmap(task: Task) -> Run:
+    """Trains all models at once with vmap over their gradients."""
     weights = _stacked(task)
     gradient = torch.func.vmap(torch.func.grad(_loss(task)))
     optimizer = optimizer_of(task, list(weights.values()))
@@ -204,6 +208,7 @@ def with_vmap(task: Task) -> Run:
 
 
 def compiled_vmap(task: Task) -> Run:
+    """Trains all models at once, with the gradients by vmap and the update in one compiled function."""
     weights = _stacked(task)
     state = _state_of(task, weights)
     gradient = torch.func.vmap(torch.func.grad(_loss(task)))
@@ -222,7 +227,7 @@ def compiled_vmap(task: Task) -> Run:
 
 
 def grouped(task: Task) -> Run:
-    """One group of channels a model in convolutions, channels last; batched products behind them."""
+    """Trains all convnets at once, with one group of channels for each model. Batched products follow."""
     weights = {name: w.requires_grad_() for name, w in _stacked(task).items()}
     optimizer = optimizer_of(task, list(weights.values()))
     convolutions = [name[: -len(".weight")] for name, w in weights.items() if w.ndim == 5]
@@ -251,82 +256,102 @@ def grouped(task: Task) -> Run:
 # ---- By hand
 
 
-def by_hand(task: Task) -> Run:
-    """Model by model: forward and backward by torch's primitives without autograd, channels last, pooling before ReLU,
-    no gradient of the images; the weights behind the flattening keep their inputs in the order of the pooled image."""
-    aten = torch.ops.aten
-    networks = task.built()
-    kinds = [part for part in networks[0].children() if isinstance(part, nn.Conv2d | nn.Linear | nn.MaxPool2d)]
+@dataclass(frozen=True)
+class _Layout:
+    """The layers of a network by name. `flattened` is (C, H, W) where the convolutions end, empty without them."""
+
+    convolutions: list[str]
+    linear: list[str]
+    flattened: list[int]
+
+
+def _layout(task: Task, network: nn.Module) -> _Layout:
+    kinds = [part for part in network.children() if isinstance(part, nn.Conv2d | nn.Linear | nn.MaxPool2d)]
     if any(isinstance(part, nn.MaxPool2d) and part.kernel_size != 2 for part in kinds):
-        raise NotImplementedError("pooling by hand is 2x2")
-    weights = []
-    for network in networks:
-        _to_nhwc(network)
-        weights.append({name: p.detach() for name, p in network.named_parameters()})
-    names = [name[: -len(".weight")] for name in weights[0] if name.endswith(".weight")]
-    convolutions = [name for name in names if weights[0][f"{name}.weight"].ndim == 4]
-    linear = names[len(convolutions) :]
-    shape: list[int] = []  # (C, H, W) where it is flattened
+        raise NotImplementedError("pooling by hand must be 2x2")
+    weights = dict(network.named_parameters())
+    names = [name[: -len(".weight")] for name in weights if name.endswith(".weight")]
+    convolutions = [name for name in names if weights[f"{name}.weight"].ndim == 4]
+    flattened: list[int] = []
     if convolutions:
         side = 2 ** len(convolutions)
-        shape = [len(weights[0][f"{convolutions[-1]}.bias"]), *(s // side for s in task.input_shape[1:])]
-        for own in weights:
-            w = own[f"{linear[0]}.weight"]
-            own[f"{linear[0]}.weight"] = w.view(len(w), *shape).permute(0, 2, 3, 1).flatten(1).contiguous()
-    optimizers = [optimizer_of(task, list(own.values())) for own in weights]
-    window = [[2, 2], [2, 2], [0, 0], [1, 1], False]
-    around = [[1, 1], [1, 1], [1, 1], False, [0, 0], 1]
+        flattened = [len(weights[f"{convolutions[-1]}.bias"]), *(s // side for s in task.input_shape[1:])]
+    return _Layout(convolutions, names[len(convolutions) :], flattened)
 
-    def step(own: Weights, x: Tensor, label: Tensor) -> None:
-        h, kept = nhwc(x), []
-        for name in convolutions:
-            raw = F.conv2d(h, own[f"{name}.weight"], own[f"{name}.bias"], padding=1)
-            pooled, index = aten.max_pool2d_with_indices(raw, *window)
-            kept.append((h, raw, pooled.relu_(), index))
-            h = pooled
-        h = h.permute(0, 2, 3, 1).flatten(1) if convolutions else h.flatten(1)
-        inputs = []
-        for name in linear:
-            inputs.append(h)
-            h = _product(h, own[f"{name}.weight"].t(), own[f"{name}.bias"])
-            h = h.relu_() if name != linear[-1] else h
-        d = (h.softmax(1) - F.one_hot(label, h.shape[1])).div_(len(label))
-        for name, h in zip(reversed(linear), reversed(inputs), strict=True):
-            w = own[f"{name}.weight"]
-            w.grad, own[f"{name}.bias"].grad = _product(d.t(), h), d.sum(0)
-            if convolutions or name != linear[0]:
-                d = aten.threshold_backward(_product(d, w), h, 0)
-        if convolutions:
-            channels, height, width = shape
-            d = d.view(-1, height, width, channels).permute(0, 3, 1, 2)
-        for name, (h, raw, pooled, index) in zip(reversed(convolutions), reversed(kept), strict=True):
-            d = aten.threshold_backward(d, pooled, 0) if name != convolutions[-1] else d
-            d = aten.max_pool2d_with_indices_backward(d, raw, *window, index)
-            w = own[f"{name}.weight"]
-            wanted = [name != convolutions[0], True, True]
-            d, w.grad, own[f"{name}.bias"].grad = aten.convolution_backward(d, h, w, [len(w)], *around, wanted)
+
+def by_hand(task: Task) -> Run:
+    """Trains model by model with forward and backward passes by torch's primitives, without autograd.
+
+    The channels are last, pooling comes before ReLU, and the images get no gradient. The weights after the flattening
+    keep their inputs in the order of the pooled image.
+    """
+    networks = task.built()
+    layout, weights = _layout(task, networks[0]), []
+    for network in networks:
+        _to_nhwc(network)
+        own = {name: p.detach() for name, p in network.named_parameters()}
+        if layout.convolutions:
+            w = own[f"{layout.linear[0]}.weight"]
+            w = w.view(len(w), *layout.flattened).permute(0, 2, 3, 1).flatten(1).contiguous()
+            own[f"{layout.linear[0]}.weight"] = w
+        weights.append(own)
+    optimizers = [optimizer_of(task, list(own.values())) for own in weights]
 
     def run() -> list[Weights]:
         with torch.no_grad():
             for i in range(task.steps):
                 for k, own in enumerate(weights):
-                    step(own, *task.batch(k, i))
+                    _gradients_by_hand(layout, own, *task.batch(k, i))
                     optimizers[k].step()
-        return [_as_built(own, linear[0], shape) for own in weights]
+        return [_as_built(own, layout) for own in weights]
 
     return run
 
 
+def _gradients_by_hand(layout: _Layout, own: Weights, x: Tensor, label: Tensor) -> None:
+    """Sets the gradients of a model's weights."""
+    aten, convolutions, linear = torch.ops.aten, layout.convolutions, layout.linear
+    window = [[2, 2], [2, 2], [0, 0], [1, 1], False]
+    around = [[1, 1], [1, 1], [1, 1], False, [0, 0], 1]
+    h, kept = nhwc(x), []
+    for name in convolutions:
+        raw = F.conv2d(h, own[f"{name}.weight"], own[f"{name}.bias"], padding=1)
+        pooled, index = aten.max_pool2d_with_indices(raw, *window)
+        kept.append((h, raw, pooled.relu_(), index))
+        h = pooled
+    h = h.permute(0, 2, 3, 1).flatten(1) if convolutions else h.flatten(1)
+    inputs = []
+    for name in linear:
+        inputs.append(h)
+        h = _product(h, own[f"{name}.weight"].t(), own[f"{name}.bias"])
+        h = h.relu_() if name != linear[-1] else h
+    d = (h.softmax(1) - F.one_hot(label, h.shape[1])).div_(len(label))
+    for name, h in zip(reversed(linear), reversed(inputs), strict=True):
+        w = own[f"{name}.weight"]
+        w.grad, own[f"{name}.bias"].grad = _product(d.t(), h), d.sum(0)
+        if convolutions or name != linear[0]:
+            d = aten.threshold_backward(_product(d, w), h, 0)
+    if convolutions:
+        channels, height, width = layout.flattened
+        d = d.view(-1, height, width, channels).permute(0, 3, 1, 2)
+    for name, (h, raw, pooled, index) in zip(reversed(convolutions), reversed(kept), strict=True):
+        d = aten.threshold_backward(d, pooled, 0) if name != convolutions[-1] else d
+        d = aten.max_pool2d_with_indices_backward(d, raw, *window, index)
+        w = own[f"{name}.weight"]
+        wanted = [name != convolutions[0], True, True]
+        d, w.grad, own[f"{name}.bias"].grad = aten.convolution_backward(d, h, w, [len(w)], *around, wanted)
+
+
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b + bias by oneDNN, on some processors twice as fast as torch's own."""
+    """Returns a b + bias, computed by oneDNN. On some processors it is twice as fast as torch."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
     return result
 
 
-def _as_built(own: Weights, name: str, shape: list[int]) -> Weights:
-    """A view of the weights with the first product's inputs in the order of the network."""
-    if not shape:
+def _as_built(own: Weights, layout: _Layout) -> Weights:
+    """Returns a view of the weights in which the first product's inputs have the order of the network."""
+    if not layout.convolutions:
         return own
-    channels, height, width = shape
-    w = own[f"{name}.weight"]
-    return {**own, f"{name}.weight": w.view(len(w), height, width, channels).permute(0, 3, 1, 2)}
+    name, (channels, height, width) = f"{layout.linear[0]}.weight", layout.flattened
+    w = own[name]
+    return {**own, name: w.view(len(w), height, width, channels).permute(0, 3, 1, 2)}

@@ -1,4 +1,4 @@
-"""Beside the comparison on one thread: all threads, other forms of the same op, and how the cost grows."""
+"""What is measured beside the comparison on one thread: all threads, other forms of the op, how the cost grows."""
 
 import os
 import statistics
@@ -17,8 +17,11 @@ _ROUNDS = 5
 
 
 def all_threads(task: Task, peers: Callable[[Task], dict[str, Peer]]) -> dict[str, Any]:
-    """Wall time with every core: the peers with torch's threads inside each operation, and with a share of the models
-    for each thread and no threads inside."""
+    """Measures wall time on every core.
+
+    The peers run with torch's threads inside each operation. They run again with a share of the models for each thread
+    and no threads inside.
+    """
     threads = os.cpu_count() or 1
     runs: dict[str, Callable[[], object]] = {"native": native(task), **peers(task)}
     samples = interleaved(runs, task.device, _ROUNDS, 0, threads)
@@ -31,7 +34,7 @@ def all_threads(task: Task, peers: Callable[[Task], dict[str, Peer]]) -> dict[st
             return lambda: list(pool.map(lambda own: own[name](), shares))
 
         apart = {name: side_by_side(name) for name in shares[0]}
-        # The op brings its own threads, as many as torch has; a peer's threads must have one each. So not in one turn.
+        # The op starts as many threads as torch has, and a peer's threads must have one each. So they take no turns.
         alone = interleaved(apart, task.device, _ROUNDS, 0, threads=1)
     ours = statistics.median(samples["native"])
     ratios |= {f"{name}, models over threads": statistics.median(alone[name]) / ours for name in apart}
@@ -39,7 +42,7 @@ def all_threads(task: Task, peers: Callable[[Task], dict[str, Peer]]) -> dict[st
 
 
 def other_forms(task: Task) -> dict[str, Any]:
-    """The statistics of images that are bytes, and moments over the models, against the form that is compared."""
+    """Measures the statistics of images that are bytes, and the moments over the models, against the compared form."""
     runs = {
         "native": statistics_run(task),
         "images of bytes": statistics_run(task, pixels=True),
@@ -54,7 +57,7 @@ def other_forms(task: Task) -> dict[str, Any]:
 
 
 def scale_sweep(task: Task) -> list[dict[str, Any]]:
-    """Our seconds per image for more models, more images or steps, more threads."""
+    """Measures our seconds per image for more models, more images or steps, and more threads."""
     all_cores = (os.cpu_count() or 1) if task.device.type == "cpu" else 1
     models = task.num_models
     points = [(task, 1)]
