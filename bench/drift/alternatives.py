@@ -1,14 +1,14 @@
-"""What a team would do instead of pydrift to notice that an updated classifier means something else by a class.
+"""What a team would do without pydrift to notice that a candidate means something else by a class.
 
-Each method gets the most that a team could have for it, and judges by its own usual rule at ALPHA:
+Each method gets the most data that a team could have for it, and decides by its own usual rule at ALPHA:
 
-original set  the labelled test set that the base was released with, if they still have it
-current set   the same with the update's drift planted, as if drawn from the update's own distribution; of a benign
-              update it is the original set
-two samples   for the methods that ask whether the data have changed: a random half of the original set, and the other
-              half with the drift planted. The images are disjoint, so that a benign update is a true null: on the same
-              images twice such a method could not be wrong. The halves are drawn anew for each update; these methods
-              ask the base alone, and would else judge all benign updates of one base by a single draw.
+original set  the labelled test set that the base was released with, if the team still has it
+current set   the same with the candidate's drift planted, as if drawn from the candidate's own distribution. For a
+              benign candidate it is the original set
+two samples   for methods that ask whether the data have changed: a random half of the original set, and the other half
+              with the drift planted. The images are disjoint, so that a benign candidate is a true null. On the same
+              images twice such a method could not be wrong. These methods ask the base alone. So the halves are drawn
+              anew for each candidate. Else a single draw would decide about all benign candidates of one base
 """
 
 from collections.abc import Iterator
@@ -32,17 +32,17 @@ from pydrift.drift.baselines import relative_weight_change
 ALPHA = 0.05
 _BATCH = 128  # images of a forward pass: small ones stay in the cache
 _FREQUENCIES = 256
-_MEDIAN_OF = 1000  # images whose distances give the width of the kernel
+_MEDIAN_OF = 1000  # images; the median of their distances is the width of the kernel
 _PERMUTATIONS = 199
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a method says of one update.
+    """What a method says of one candidate.
 
-    score  the higher, the more drift; orders updates, and never saturates as a p-value does
-    alarm  the method's own rule at ALPHA; None where it has none
-    first  the class that it names first; None where it names none, or sees no difference at all
+    score  higher means more drift. It orders candidates, and never saturates as a p-value does
+    alarm  the method's own rule at ALPHA. None where it has none
+    first  the class that the method names first. None where it names none, or sees no difference at all
     """
 
     score: float
@@ -52,21 +52,23 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """A model's answers: the input of its last linear layer, float32 [N, D], and its softmax, float64 [N, classes]."""
+    """What a model computes: the input of its last layer, float32 [N, D], and its softmax, float64 [N, classes]."""
 
     features: NDArray[np.float32]
     probabilities: NDArray[np.float64]
 
     @property
     def predictions(self) -> NDArray[np.int64]:
+        """The predicted classes, [N]."""
         return self.probabilities.argmax(axis=1)
 
     def at(self, rows: NDArray[np.int64]) -> "Outputs":
+        """Returns the outputs for some of the images."""
         return Outputs(self.features[rows], self.probabilities[rows])
 
 
 class Alternatives:
-    """The methods for all updates of one base, whose answers on the original test set are kept."""
+    """Applies the methods to all candidates of one base, whose outputs on the original test set are kept."""
 
     def __init__(self, base: nn.Module, original: LabelledImages) -> None:
         self._base, self._original = base, original
@@ -74,12 +76,12 @@ class Alternatives:
         self._row = {key: row for row, key in enumerate(_bytes(original.x))}
         self._outputs = outputs(base, original.x)
 
-    def judge(self, new: nn.Module, drift: str | None = None, seed: int = 0) -> dict[str, Finding]:
-        """What each method says of `new`: a pure function of the arguments for one machine and torch.
+    def findings(self, candidate: nn.Module, drift: str | None = None, seed: int = 0) -> dict[str, Finding]:
+        """Returns what each method says of a candidate. On one machine with one torch it is a pure function.
 
-        new    of the base's architecture
-        drift  what was planted into the data that it was trained on (see pydrift.data.plant); None: a benign update
-        seed   of the halves, of what is planted into the test images, and of the MMD's frequencies and permutations
+        candidate  a model of the base's architecture
+        drift      what was planted into its training data (see pydrift.data.plant). None: it is benign
+        seed       of the halves, of what is planted into the test images, and of the random parts of the MMD
         """
         random = np.random.default_rng(seed)
         order = random.permutation(len(self._original))
@@ -89,8 +91,8 @@ class Alternatives:
             current = plant(current, drift, int(random.integers(2**31)), "test")
             arriving = plant(arriving, drift, int(random.integers(2**31)), "test")
 
-        before, after = self._outputs, outputs(new, self._original.x)
-        after_current = self._recall(new, after, current.x)
+        before, after = self._outputs, outputs(candidate, self._original.x)
+        after_current = self._recall(candidate, after, current.x)
         was, now = before.at(kept), self._recall(self._base, before, arriving.x)
         return {
             "accuracy, current set": accuracy_on_current(before, self._labels, after_current, current.y.numpy()),
@@ -103,29 +105,29 @@ class Alternatives:
             "BBSD of the data": bbsd(was, now),
             "KS of features": ks_of_features(was, now),
             "MMD of features": mmd_of_features(was, now, random),
-            "weight distance": weight_distance(self._base, new),
+            "weight distance": weight_distance(self._base, candidate),
             "CKA": cka(before, after),
         }
 
     def _recall(self, module: nn.Module, known: Outputs, x: Tensor) -> Outputs:
-        """`module` on `x`, where `known` is what it said of the original images: only the others are asked."""
+        """Returns the outputs for `x`. Those for original images are taken from `known`, the others are computed."""
         rows = np.array([self._row.get(key, -1) for key in _bytes(x)])
         found = known.at(rows)
         if (asked := rows < 0).any():
-            told = outputs(module, x[torch.from_numpy(asked)])
-            found.features[asked], found.probabilities[asked] = told.features, told.probabilities
+            computed = outputs(module, x[torch.from_numpy(asked)])
+            found.features[asked], found.probabilities[asked] = computed.features, computed.probabilities
         return found
 
 
-# ---- Methods that look at labels or answers
+# ---- Methods that look at labels or predictions
 
 
 def accuracy_on_current(
     before: Outputs, labels_before: NDArray[np.int64], after: Outputs, labels_after: NDArray[np.int64]
 ) -> Finding:
-    """How much lower the new model's accuracy is on data of its own than the base's was on the base's data.
+    """Measures how far the candidate's accuracy on its own data is below the base's accuracy on the base's data.
 
-    Rule: Fisher's exact test, one-sided, as the current set is another sample to whoever has drawn it. Here the two
+    The rule is Fisher's exact test, one-sided, because to a team the current set is another sample. Here the two sets
     share most of their images, which makes the drop less noisy and the test cautious.
     """
     right_before, right_after = before.predictions == labels_before, after.predictions == labels_after
@@ -137,7 +139,7 @@ def accuracy_on_current(
 
 
 def accuracy_on_original(before: Outputs, after: Outputs, labels: NDArray[np.int64]) -> Finding:
-    """Whether fewer of the same images are right: McNemar's test (1947), exact, one-sided, as a gate would use it."""
+    """Asks whether fewer of the same images are right, by McNemar's exact test (1947), one-sided, as in a gate."""
     right_before, right_after = before.predictions == labels, after.predictions == labels
     lost, won = int((right_before & ~right_after).sum()), int((right_after & ~right_before).sum())
     alarm = lost + won > 0 and stats.binomtest(lost, lost + won, alternative="greater").pvalue <= ALPHA
@@ -147,7 +149,7 @@ def accuracy_on_original(before: Outputs, after: Outputs, labels: NDArray[np.int
 
 
 def disagreement(before: Outputs, after: Outputs, labels: NDArray[np.int64]) -> Finding:
-    """The share of images that the two models put into different classes, and the class where it is largest."""
+    """Returns the share of images that the two models put into different classes, and the class where it is largest."""
     differs = before.predictions != after.predictions
     return Finding(float(differs.mean()), first=_largest(_by_class(differs, labels, before.probabilities.shape[1])))
 
@@ -156,24 +158,24 @@ def disagreement(before: Outputs, after: Outputs, labels: NDArray[np.int64]) -> 
 
 
 def bbsd(before: Outputs, after: Outputs) -> Finding:
-    """Black box shift detection: a Kolmogorov-Smirnov test of each class's softmax output, Bonferroni.
+    """Black box shift detection: a Kolmogorov-Smirnov test of each class's softmax output, with Bonferroni.
 
-    Lipton, Wang, Smola: "Detecting and Correcting for Label Shift with Black Box Predictors", ICML 2018; with this test
-    in Rabanser, Günnemann, Lipton: "Failing Loudly", NeurIPS 2019. Meant for one model on two samples; for two models
-    on the same images the samples are not independent.
+    Lipton, Wang, Smola: "Detecting and Correcting for Label Shift with Black Box Predictors", ICML 2018. Rabanser,
+    Günnemann, Lipton use it with this test: "Failing Loudly", NeurIPS 2019. It is meant for one model on two samples.
+    For two models on the same images the samples are not independent.
     """
     statistic, p_value = kolmogorov_smirnov(before.probabilities, after.probabilities)
     return Finding(float(statistic.max()), bool((p_value <= ALPHA / len(p_value)).any()), _largest(statistic))
 
 
 def ks_of_features(before: Outputs, after: Outputs) -> Finding:
-    """A Kolmogorov-Smirnov test of each feature, Bonferroni, as in alibi-detect and TorchDrift."""
+    """Tests each feature by Kolmogorov-Smirnov with Bonferroni, as alibi-detect and TorchDrift do."""
     statistic, p_value = kolmogorov_smirnov(before.features, after.features)
     return Finding(float(statistic.max()), bool((p_value <= ALPHA / len(p_value)).any()))
 
 
 def mmd_of_features(before: Outputs, after: Outputs, random: Generator) -> Finding:
-    """The kernel two-sample test: Gretton et al., JMLR 2012; on features as in alibi-detect and TorchDrift."""
+    """The kernel two-sample test (Gretton et al., JMLR 2012) on features, as in alibi-detect and TorchDrift."""
     statistic, p_value = maximum_mean_discrepancy(before.features, after.features, random)
     return Finding(statistic, p_value <= ALPHA)
 
@@ -181,7 +183,7 @@ def mmd_of_features(before: Outputs, after: Outputs, random: Generator) -> Findi
 def kolmogorov_smirnov(
     first: NDArray[np.floating], second: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Statistic [D] and asymptotic p [D] of each column of two samples, [N, D] and [M, D]."""
+    """Returns the statistic [D] and the asymptotic p [D] of each column of two samples, [N, D] and [M, D]."""
     result = stats.ks_2samp(first, second, axis=0, method="asymp")
     return result.statistic, result.pvalue
 
@@ -189,11 +191,12 @@ def kolmogorov_smirnov(
 def maximum_mean_discrepancy(
     first: NDArray[np.float32], second: NDArray[np.float32], random: Generator
 ) -> tuple[float, float]:
-    """Unbiased MMD^2 of two samples, [N, D] and [M, D], and its permutation p, (k + 1) / (permutations + 1).
+    """Returns the unbiased MMD^2 of two samples, [N, D] and [M, D], and its p, (k + 1) / (permutations + 1).
 
-    The kernel is exp(-d^2 / median d^2), as alibi-detect and TorchDrift take it, by random Fourier features (Rahimi,
-    Recht: "Random Features for Large-Scale Kernel Machines", NeurIPS 2007). The cost is then linear in the images, and
-    all of them can be used: this finds far more than the kernel itself on the thousand images that cost as much.
+    The kernel is exp(-d^2 / median d^2), as in alibi-detect and TorchDrift. Random Fourier features stand for it
+    (Rahimi, Recht: "Random Features for Large-Scale Kernel Machines", NeurIPS 2007). So the cost is linear in the
+    images, and all of them can be used. That finds far more than the kernel itself on the thousand images that cost as
+    much.
     """
     n, m, both = len(first), len(second), np.concatenate([first, second])
     median = np.median(pdist(random.permutation(both)[:_MEDIAN_OF], "sqeuclidean"))
@@ -201,7 +204,7 @@ def maximum_mean_discrepancy(
     angles = both @ frequencies
     waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)  # the kernel is their dot product / _FREQUENCIES
 
-    is_first = np.zeros((1 + _PERMUTATIONS, n + m), np.float32)  # row 0: the samples as they are
+    is_first = np.zeros((1 + _PERMUTATIONS, n + m), np.float32)  # row 0 has the samples as they are
     is_first[:, :n] = 1
     is_first[1:] = random.permuted(is_first[1:], axis=1)
     x = (is_first @ waves).astype(np.float64)
@@ -214,24 +217,27 @@ def maximum_mean_discrepancy(
 # ---- Distances between the models, without a rule
 
 
-def weight_distance(base: nn.Module, new: nn.Module) -> Finding:
-    """|w_new - w_base| / |w_base|, as in WeightWatcher's distances; NaN where the architectures differ."""
-    change = relative_weight_change(base, new)
+def weight_distance(base: nn.Module, candidate: nn.Module) -> Finding:
+    """Returns |w_candidate - w_base| / |w_base|, a distance of WeightWatcher. NaN where the architectures differ."""
+    change = relative_weight_change(base, candidate)
     return Finding(nan if change is None else change)
 
 
 def cka(before: Outputs, after: Outputs) -> Finding:
-    """1 - linear CKA of the features. Kornblith et al.: "Similarity of Neural Network Representations", ICML 2019."""
+    """Returns 1 - linear CKA of the features.
+
+    Kornblith et al.: "Similarity of Neural Network Representations Revisited", ICML 2019.
+    """
     x, y = (o.features - o.features.mean(axis=0, dtype=np.float64) for o in (before, after))
     alike = np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
     return Finding(max(0.0, 1 - float(alike)))
 
 
-# ---- A model's answers
+# ---- A model's outputs
 
 
 def outputs(module: nn.Module, x: Tensor) -> Outputs:
-    """What `module`, which has a linear layer at its end, makes of images [N, C, H, W]."""
+    """Returns the outputs of a module for images [N, C, H, W]. It must end with a linear layer."""
     asked = deepcopy(module).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     logits = []
     with torch.inference_mode(), _inputs_of_last_linear(asked) as features:
@@ -242,7 +248,7 @@ def outputs(module: nn.Module, x: Tensor) -> Outputs:
 
 @contextmanager
 def _inputs_of_last_linear(module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list to which every forward pass adds what the last linear layer is given."""
+    """Yields a list to which every forward pass adds the input of the last linear layer."""
     seen: list[Tensor] = []
     last = [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -257,12 +263,12 @@ def _bytes(x: Tensor) -> Iterator[bytes]:
 
 
 def _by_class(values: NDArray[np.bool_], labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """The share of `values` that hold in each class, NaN for a class without images."""
+    """Returns the share of `values` that hold in each class, NaN for a class without images."""
     with np.errstate(invalid="ignore"):
         return np.bincount(labels, values, classes) / np.bincount(labels, minlength=classes)
 
 
 def _largest(by_class: NDArray[np.float64]) -> int | None:
-    """The class of the largest value; None where none is above 0."""
+    """Returns the class of the largest value. None where none is above 0."""
     values = np.nan_to_num(by_class)
     return int(values.argmax()) if values.max() > 0 else None

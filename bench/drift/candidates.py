@@ -1,4 +1,4 @@
-"""The updates of the drift suite: what is trained on what, and which of it is drift."""
+"""The candidates of the drift suite: what is trained on what, and which of them have drifted."""
 
 from dataclasses import dataclass, replace
 
@@ -7,13 +7,16 @@ from pydrift.models.recipe import TrainingRecipe
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a cell is made with.
+    """What the models of one data set are made with.
 
-    source  a data spec; the part before the colon is its name
-    size    images that a model sees, of the larger pool
-    foreign another data set of the same image shape, of which `expand` takes its images; None: no such drift
-    classes those that the drifts of one class take turns in; pairs: of classes, the first three from alike to unlike
-    bases   base models, each with its own calibration; benign, rounds: how many updates of each kind
+    source   a data spec; the part before the colon is its name
+    size     images of the larger pool that a model sees
+    foreign  another data set of the same image shape, from which `expand` takes its images. None: no such drift
+    classes  those in which the drifts of one class take turns
+    pairs    of classes; the first three go from alike to unlike
+    bases    base models, each with its own calibration
+    benign   candidates of the same recipe; each changed recipe has a third as many
+    rounds   drifted candidates of each kind and strength
     """
 
     name: str
@@ -24,18 +27,18 @@ class DataSet:
     classes: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     bases: int
-    benign: int  # of the same recipe; of each of the changed ones a third
-    rounds: int  # drifted updates of each kind and strength
+    benign: int
+    rounds: int
 
 
 @dataclass(frozen=True)
-class Update:
-    """One update of one base.
+class Candidate:
+    """One candidate that follows one base.
 
     kind      of drift, or of benign change
-    strength  0 subtle, 1 between, 2 blatant; None where it is benign
-    drift     what is planted (see pydrift.data.plant); None where it is benign
-    classes   the classes that mean something else afterwards; empty: all of them, or none
+    strength  0 subtle, 1 between, 2 blatant. None where it is benign
+    drift     what is planted (see pydrift.data.plant). None where it is benign
+    classes   the classes that mean something else afterwards. Empty: all of them, or none
     """
 
     base: int
@@ -49,15 +52,16 @@ class Update:
 
     @property
     def benign(self) -> bool:
+        """Whether nothing was planted."""
         return self.drift is None
 
 
 RECIPE = TrainingRecipe()
-MODES = ("retrain", "finetune")
+UPDATE_MODES = ("retrain", "finetune")
 
 
 def datasets(folder: str) -> dict[str, DataSet]:
-    """The data sets of the suite, of which `folder` holds the standard files."""
+    """Returns the data sets of the suite by name. `folder` holds their standard files."""
     fashion, mnist, cifar = (f"{name}:{folder}" for name in ("fashion-mnist", "mnist", "cifar10"))
     sets = (
         DataSet("digits", "digits", "mlp:1x8x8:48:10", 1000, None, (1, 4, 6), ((3, 8), (1, 7), (0, 6)), 2, 12, 2),
@@ -75,7 +79,7 @@ def datasets(folder: str) -> dict[str, DataSet]:
 
 
 def benign_changes(data: DataSet) -> dict[str, list[tuple[TrainingRecipe, int]]]:
-    """Recipes and sizes of benign updates that were not made quite as the base was."""
+    """Returns recipes and sizes of benign candidates that were not made quite as the base was."""
     epochs = RECIPE.epochs_for(data.size)
     return {
         "augmentation": [(replace(RECIPE, augment=f"shift:{n}"), data.size) for n in (1, 2)],
@@ -88,7 +92,7 @@ def benign_changes(data: DataSet) -> dict[str, list[tuple[TrainingRecipe, int]]]
 
 
 def drifts(data: DataSet) -> list[tuple[str, int, str, tuple[int, ...]]]:
-    """(kind, strength, what to plant, classes concerned), one round of them for each class and pair in turn."""
+    """Returns (kind, strength, what to plant, classes concerned). Each round takes the next class and pair."""
     found: list[tuple[str, int, str, tuple[int, ...]]] = []
     for turn in range(data.rounds):
         c, (a, b) = data.classes[turn], data.pairs[turn]
@@ -113,13 +117,13 @@ def drifts(data: DataSet) -> list[tuple[str, int, str, tuple[int, ...]]]:
     return found
 
 
-def updates(data: DataSet) -> list[Update]:
-    """All updates of a data set, the same ones for both modes; each has the next base in turn."""
-    plans: list[Update] = [Update(0, "same recipe", 0, RECIPE, data.size) for _ in range(data.benign)]
+def candidates(data: DataSet) -> list[Candidate]:
+    """Returns all candidates of a data set, the same for both update modes. Each has the next base in turn."""
+    plans: list[Candidate] = [Candidate(0, "same recipe", 0, RECIPE, data.size) for _ in range(data.benign)]
     for kind, recipes in benign_changes(data).items():
         for i in range(max(1, data.benign // 3)):
             recipe, size = recipes[i % len(recipes)]
-            plans.append(Update(0, kind, 0, recipe, size))
+            plans.append(Candidate(0, kind, 0, recipe, size))
     for kind, strength, spec, concerned in drifts(data):
-        plans.append(Update(0, kind, 0, RECIPE, data.size, strength, spec, concerned))
+        plans.append(Candidate(0, kind, 0, RECIPE, data.size, strength, spec, concerned))
     return [replace(plan, base=i % data.bases, seed=5000 + i) for i, plan in enumerate(plans)]

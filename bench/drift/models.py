@@ -1,7 +1,5 @@
-"""Trains and keeps the models of the drift suite: each in a file whose name is the hash of all that made it."""
+"""Trains and keeps the models of the drift suite. The name of a file is the hash of all that made its model."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -11,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from bench.drift.candidates import RECIPE, DataSet, Update
+from bench.common.digest import digest_of
+from bench.drift.candidates import RECIPE, Candidate, DataSet
 from pydrift.data import LabelledImages, load_data
 from pydrift.models.file import load_model
 from pydrift.models.recipe import TrainingRecipe
@@ -21,7 +20,7 @@ from pydrift.version import __version__
 
 @dataclass(frozen=True)
 class Job:
-    """A model to be trained; `init` is the file of the model that it continues from."""
+    """A model to be trained. `init` is the file of the model that training continues from."""
 
     source: str
     arch: str
@@ -32,23 +31,26 @@ class Job:
     init: str | None = None
 
     def file(self, folder: Path) -> Path:
-        # A path to data does not change the model; another version of pydrift may.
-        told = asdict(self) | {"source": self.source.partition(":")[0], "version": __version__}
-        told["init"] = None if self.init is None else Path(self.init).name
-        return folder / f"{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:20]}.safetensors"
+        """Returns the file of the model in `folder`."""
+        # A path to data does not change the model. Another version of pydrift may.
+        made_from = asdict(self) | {"source": self.source.partition(":")[0], "version": __version__}
+        made_from["init"] = None if self.init is None else Path(self.init).name
+        return folder / f"{digest_of(made_from, 20)}.safetensors"
 
 
 def base_job(data: DataSet, base: int) -> Job:
+    """Returns the job of a base model."""
     return Job(data.source, data.arch, data.size, 100 + base, RECIPE)
 
 
-def update_job(data: DataSet, mode: str, update: Update, folder: Path) -> Job:
-    init = None if mode == "retrain" else str(base_job(data, update.base).file(folder))
-    return Job(data.source, data.arch, update.size, update.seed, update.recipe, update.drift, init)
+def candidate_job(data: DataSet, update_mode: str, candidate: Candidate, folder: Path) -> Job:
+    """Returns the job of a candidate. With "finetune" it continues from its base, whose file is in `folder`."""
+    init = None if update_mode == "retrain" else str(base_job(data, candidate.base).file(folder))
+    return Job(data.source, data.arch, candidate.size, candidate.seed, candidate.recipe, candidate.drift, init)
 
 
 def train_all(jobs: Sequence[Job], folder: Path, workers: int) -> Iterable[Path]:
-    """The jobs' files, in order, training those that are not there. Inits must be there."""
+    """Trains the models that have no file yet, and yields all files in order. Files to continue from must exist."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
         yield from pool.map(_train, jobs, [folder] * len(jobs))

@@ -1,13 +1,12 @@
-"""False alarms and power where only the base's own training images are at hand, and updates are trained on others.
+"""Measures false alarms and power where candidates are trained on images that nobody has at hand.
 
-The base has seen 720 of scikit-learn's digits, which are also the reference data; updates are trained on the same
-images, on half of them and as many others, or on others only. Two draws of what a shadow sees are compared: a third of
-the images (the default for retrained ones), and a bootstrap of all of them (for fine-tuned ones).
+The base has seen 720 of scikit-learn's digits, which are also the reference data. Candidates are trained on the same
+images, on half of them and as many others, or on others only. Two draws of a shadow's images are compared: a third of
+all (the default for retrained shadows), and a bootstrap of all (the default for fine-tuned ones).
 
-    python bench/null_draw.py [--mode retrain|finetune] [--json FILE]
+    python -m bench.drift.null_draw [--update-mode retrain|finetune] [--json FILE]
 """
 
-import argparse
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,17 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common.harness import machine
+from bench.common.harness import write_result
+from bench.common.intervals import exact_interval
+from bench.common.options import script_parser
+from bench.drift.candidates import UPDATE_MODES
 from pydrift import DriftAuditor, load_data
-from pydrift.core.store import check_writable, write_json
 from pydrift.data import plant
 from pydrift.models.file import load_model
-from pydrift.stats.intervals import clopper_pearson
 from pydrift.training.train_model import train_model
 
-ARCH, SIZE, BASES, UPDATES = "mlp:1x8x8:48:10", 720, 6, 5
+ARCH, SIZE, BASES, CANDIDATES = "mlp:1x8x8:48:10", 720, 6, 5
 DRAWS = {"a third": SIZE // 3, "bootstrap": SIZE}  # size=
-HONEST = ("the same images", "half of them others", "all others")
+BENIGN = ("the same images", "half of them others", "all others")
 DRIFTED = {  # of classes a and b, on other images
     "a quarter of two classes exchanged": "swap:{a},{b},.25",
     "a quarter of a class labelled as another": "relabel:{a},{b},.25",
@@ -37,32 +37,29 @@ DRIFTED = {  # of classes a and b, on other images
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", action="append", choices=("retrain", "finetune"), help="default: both")
-    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--json", type=Path)
+    parser = script_parser(__doc__)
+    parser.add_argument("--update-mode", action="append", choices=UPDATE_MODES, help="use this mode; default: both")
+    parser.add_argument("--workers", type=int, default=2, help="run so many processes, of one thread each")
     options = parser.parse_args()
-    if options.json is not None:
-        check_writable(options.json)
     results = {}
-    for mode in options.mode or ("retrain", "finetune"):
+    for mode in options.update_mode or UPDATE_MODES:
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
             rows = [row for found in pool.map(of_base, [mode] * BASES, range(BASES)) for row in found]
         results[mode] = rows
         print(f"{mode}: drift found")
-        for kind in (*HONEST, *DRIFTED):
+        for kind in (*BENIGN, *DRIFTED):
             parts = []
             for draw in DRAWS:
                 verdicts = [row["verdict"] for row in rows if (row["kind"], row["draw"]) == (kind, draw)]
                 found = verdicts.count("drift")
-                low, high = clopper_pearson(found, len(verdicts))
+                low, high = exact_interval(found, len(verdicts))
                 parts.append(f"{draw}: {found} of {len(verdicts)} [{low:.0%}, {high:.0%}]")
             print(f"  {kind:42}", "   ".join(parts), flush=True)
-    if options.json is not None:
-        write_json(options.json, {"machine": machine(torch.device("cpu")), "rows": results})
+    write_result(options.json, torch.device("cpu"), rows=results)
 
 
 def of_base(mode: str, base: int) -> list[dict[str, Any]]:
+    """Returns the verdicts about all candidates of one base, by both draws."""
     torch.set_num_threads(1)
     data = load_data("digits")
     order = np.random.default_rng(base).permutation(len(data))
@@ -78,11 +75,11 @@ def of_base(mode: str, base: int) -> list[dict[str, Any]]:
             )
             for draw, size in DRAWS.items()
         }
-        for i in range(UPDATES):
+        for i in range(CANDIDATES):
             rng = np.random.default_rng([base, i])
             mixed = np.concatenate([rng.choice(side, SIZE // 2, replace=False) for side in (own, others)])
             a, b = rng.choice(data.num_classes, 2, replace=False)
-            seen = dict(zip(HONEST, (own, mixed, others), strict=True)) | dict.fromkeys(DRIFTED, others)
+            seen = dict(zip(BENIGN, (own, mixed, others), strict=True)) | dict.fromkeys(DRIFTED, others)
             for kind, chosen in seen.items():
                 images = data.subset(torch.from_numpy(chosen))
                 if kind in DRIFTED:

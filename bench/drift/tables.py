@@ -1,6 +1,6 @@
-"""The README's tables of the drift suite, from its committed results.
+"""Prints the tables of the drift suite in Markdown, from its committed results.
 
-python bench/drift_tables.py bench/results/drift_suite_*.json
+python -m bench.drift.tables bench/results/drift_suite_*.json
 """
 
 import argparse
@@ -24,7 +24,7 @@ METHODS = {
     "accuracy of the base, current set": "the base's accuracy on current data",
     "accuracy, original set": "accuracy on the old test set",
     "disagreement": "disagreement on it",
-    "BBSD of the models": "BBSD, old and new model",
+    "BBSD of the models": "BBSD, base and candidate",
     "BBSD of the data": "BBSD, old and current data",
     "KS of features": "KS of features, old and current data",
     "MMD of features": "MMD of features, old and current data",
@@ -36,12 +36,12 @@ KINDS = {
     "swap": "10, 25, 100 % of two classes exchanged",
     "rotate": "a class turned by 15, 30, 90 degrees",
     "darken": "a class at .8, .6, .4 of its brightness",
-    "patch": "a mark on 25, 50, 100 % of a class",
+    "patch": "a patch on 25, 50, 100 % of a class",
     "noise": "noise of .1, .2, .3 on all images",
     "remove": "75, 90, 100 % of a class missing",
     "expand": "foreign images added to a class, 10, 25, 50 % of its number",
     "flip": "25, 50, 100 % of a class mirrored",
-    "backdoor": "a mark that makes a class, on 2, 5, 10 % of all images",
+    "backdoor": "a patch that makes a class, on 2, 5, 10 % of all images",
     "merge": "two classes made one: alike, between, unlike",
 }
 Cell = dict[str, Any]
@@ -49,7 +49,7 @@ Cell = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+", help="files of drift_suite.py")
+    parser.add_argument("results", type=Path, nargs="+", help="result files of the drift suite")
     cells = [cell for path in parser.parse_args().results for cell in json.loads(path.read_text())["cells"]]
     cells.sort(key=lambda cell: list(SETS).index(cell["set"]))  # stable: the modes keep their order
     of_all = {method: [summary(cell["rows"], method) for cell in cells] for method in METHODS}
@@ -66,24 +66,26 @@ def main() -> None:
     of_most = {m: [summary(cell["rows"], m, not_mirrored) for cell in cells] for m in (OURS, WITH_DATA)}
     rows = ((METHODS[m], map(auroc_and_found, lines)) for m, lines in of_most.items())
     table("without mirrored classes: AUROC, found at 5 %", cells, rows)
-    seen = ("drifted updates", (str(line["drifted"]) for line in blind[OURS]))
+    seen = ("drifted candidates", (str(line["drifted"]) for line in blind[OURS]))
     rows = ((METHODS[m], map(auroc_and_found, blind[m])) for m in METHODS)
     table("where accuracy on current data moves by < 1 %: AUROC, found at 5 %", cells, (seen, *rows))
     for method in (OURS, WITH_DATA):
         for of_cell in (by_strength, found_by_strength):
             kinds = ((name, [of_cell(cell, kind, method) for cell in cells]) for kind, name in KINDS.items())
             table(f"{METHODS[method]}: {of_cell.__doc__}", cells, kinds)
-        table(f"{METHODS[method]}: p of the classes of benign updates", cells, p_values(cells, method))
+        table(f"{METHODS[method]}: p of the classes of benign candidates", cells, p_values(cells, method))
 
 
 def not_mirrored(row: dict[str, Any]) -> bool:
-    return bool(row["update"]["kind"] != "flip")
+    """Whether the candidate's drift is no mirrored class."""
+    return bool(row["candidate"]["kind"] != "flip")
 
 
 def table(title: str, cells: list[Cell], rows: Iterable[tuple[str, Iterable[str]]]) -> None:
+    """Prints one table, with a column for each data set and update mode."""
     names: list[str] = []
     for of_set, some in groupby(cells, key=lambda cell: str(cell["set"])):
-        modes = [cell["mode"] for cell in some]
+        modes = [cell["update_mode"] for cell in some]
         names += [f"{SETS[of_set]}, {modes[0]}", *modes[1:]]
     for row in ((title, names), ("---", ["---"] * len(names)), *rows):
         print("|", " | ".join((row[0], *row[1])), "|")
@@ -91,6 +93,8 @@ def table(title: str, cells: list[Cell], rows: Iterable[tuple[str, Iterable[str]
 
 
 def own_rule(lines: list[dict[str, Any]]) -> Iterable[tuple[str, Iterable[str]]]:
+    """Yields the rows about a method's own rule."""
+
     def each(of_line: Callable[[dict[str, Any]], str]) -> Iterable[str]:
         return map(of_line, lines)
 
@@ -104,7 +108,7 @@ def own_rule(lines: list[dict[str, Any]]) -> Iterable[tuple[str, Iterable[str]]]
         "of the classes named, right; of those changed, named",
         each(lambda s: f"{percent(s['named_right'])}, {percent(s['named_found'])}"),
     )
-    yield "benign, drifted updates", each(lambda s: f"{s['benign']}, {s['drifted']}")
+    yield "benign, drifted candidates", each(lambda s: f"{s['benign']}, {s['drifted']}")
 
 
 def auroc_and_found(line: dict[str, Any]) -> str:
@@ -127,7 +131,8 @@ def found_by_strength(cell: Cell, kind: str, method: str) -> str:
 
 
 def of_kind(cell: Cell, kind: str, method: str) -> list[dict[str, Any]]:
-    if not any(row["update"]["kind"] == kind for row in cell["rows"]):
+    """Returns the figures of one kind of drift by strength. Empty where the data set has no such drift."""
+    if not any(row["candidate"]["kind"] == kind for row in cell["rows"]):
         return []
     return [
         summary(cell["rows"], method, partial(is_kind, kind=kind, strength=strength))
@@ -136,8 +141,9 @@ def of_kind(cell: Cell, kind: str, method: str) -> list[dict[str, Any]]:
 
 
 def p_values(cells: list[Cell], method: str) -> Iterable[tuple[str, Iterable[str]]]:
+    """Yields the rows about the p-values of benign candidates, which should be uniform."""
     of_cells = [
-        np.concatenate([r["methods"][method]["p_values"] for r in cell["rows"] if r["update"]["drift"] is None])
+        np.concatenate([r["methods"][method]["p_values"] for r in cell["rows"] if r["candidate"]["drift"] is None])
         for cell in cells
     ]
     for level in (0.01, 0.05, 0.5):

@@ -1,11 +1,12 @@
-"""Which images does a model not know? NeuralFP and the anchors on real data, and what scoring costs.
+"""Which images does a model not know? Measures NeuralFP and the other detectors on real data, and what scoring costs.
 
-For each data set a model is trained, its features are collected once, every detector is fitted to them and calibrated
-on images that the model has not seen, and all score the same sets: other data, noise, and adversarial examples of the
-model's own test images. No detector sees an outlier before it scores it. Without --data only digits can be done,
-against noise. Throughput: CPU time of one thread, interleaved with a plain forward pass of the same images.
+For each data set a model is trained and its features are collected once. Every detector is fitted to them, and
+calibrated on images that the model has not seen. Then all score the same sets: other data, noise, and adversarial
+examples of the model's own test images. No detector sees an outlier before it scores it. Without --data only digits can
+be measured, against noise. The throughput is CPU time of one thread, in turns with a plain forward pass of the same
+images.
 
-    python bench/bench_fingerprint.py --data DIR --model mnist [--seed S]... [--json FILE] [--quick]
+    python -m bench.fingerprint.detectors --data DIR --model mnist [--seed S]... [--json FILE] [--quick]
 """
 
 import argparse
@@ -20,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.common.harness import interleaved, machine, ratio
+from bench.common.harness import interleaved, ratio, write_result
+from bench.common.options import script_parser
 from bench.fingerprint.gan import dcgan_images
 from bench.fingerprint.outliers import NAMES, adversarial_sets, in_blocks, outlier_sets, source
 from pydrift.core.parallel import one_intra_op_thread
-from pydrift.core.store import check_writable, write_json
 from pydrift.data import LabelledImages, load_data
 from pydrift.fingerprint import (
     DETECTORS,
@@ -45,8 +46,10 @@ from pydrift.training.train_model import train_model
 
 @dataclass(frozen=True)
 class Setting:
+    """How a model is trained. It sees `size` images, and the others calibrate the detectors."""
+
     arch: str
-    size: int  # images the model sees; the others calibrate
+    size: int
     epochs: int
 
 
@@ -60,18 +63,19 @@ SETTINGS = {
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of MNIST, FashionMNIST, cifar-10-batches-py and olivetti.npz")
-    parser.add_argument("--model", action="append", choices=list(SETTINGS), help="trained on what; default: digits")
-    parser.add_argument("--detector", action="append", choices=list(DETECTORS), help="default: all")
-    parser.add_argument("--seed", type=int, action="append", help="of model and detectors; repeatable; default: 0")
-    parser.add_argument("--most", type=int, default=2000, help="images of each outlier set")
-    parser.add_argument("--inliers", type=int, default=10_000, help="test images of the model's own kind, at most")
-    parser.add_argument("--epochs", type=int, help="of every model, instead of its own")
-    parser.add_argument("--rounds", type=int, default=9, help="of the throughput; 0: leave it out")
-    parser.add_argument("--gan-steps", type=int, default=0, help="of a DCGAN of the model's own data; 0: leave it out")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one epoch, 500 images a set")
+    parser = script_parser(__doc__)
+    parser.add_argument(
+        "--data", type=Path, help="read MNIST, FashionMNIST, cifar-10-batches-py and olivetti.npz in this folder"
+    )
+    parser.add_argument("--model", action="append", choices=list(SETTINGS), help="train this model; default: digits")
+    parser.add_argument("--detector", action="append", choices=list(DETECTORS), help="fit this detector; default: all")
+    parser.add_argument("--seed", type=int, action="append", help="use this seed; may be repeated. Default: 0")
+    parser.add_argument("--most", type=int, default=2000, help="score so many images of each outlier set")
+    parser.add_argument("--inliers", type=int, default=10_000, help="score so many test images of the model's own set")
+    parser.add_argument("--epochs", type=int, help="train every model for so many epochs")
+    parser.add_argument("--rounds", type=int, default=9, help="time so many rounds; 0 leaves out the throughput")
+    parser.add_argument("--gan-steps", type=int, default=0, help="train a DCGAN for so many steps; 0 leaves it out")
+    parser.add_argument("--quick", action="store_true", help="train for one epoch and score 500 images of a set")
     options = parser.parse_args()
     if options.quick:
         options.most, options.inliers, options.epochs, options.rounds = 500, 1000, 1, 3
@@ -81,14 +85,15 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def of_kind(name: str, options: argparse.Namespace, split: str) -> LabelledImages:
+def data_of(name: str, options: argparse.Namespace, split: str) -> LabelledImages:
+    """Returns a split of the data set that a model is trained on."""
     return load_data(source(name.removesuffix("-mlp"), options.data), split)
 
 
 def sets(
     name: str, probe: Probe, module: torch.nn.Module, test: LabelledImages, options: argparse.Namespace
 ) -> Iterator[tuple[str, torch.Tensor, float | None]]:
-    """Name and images of each set, and how often an attack succeeded; None where the set is no attack."""
+    """Yields name and images of each set, and how often an attack succeeded. None where the set is no attack."""
     own = name.removesuffix("-mlp")
     if options.data is not None:
         for outliers, x in outlier_sets(own, probe.input_shape, options.data, options.most, seed=0):
@@ -100,14 +105,17 @@ def sets(
     for attacked in adversarial_sets(in_blocks(module), some.x, some.y):
         yield attacked.name, attacked.x, attacked.success
     if options.gan_steps:
-        images = of_kind(name, options, "train").x
+        images = data_of(name, options, "train").x
         yield "DCGAN", dcgan_images(images, options.gan_steps, options.most, seed=0), None
 
 
 def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One model: accuracy, how often attacks succeeded, the separations of every detector and set, the throughput."""
+    """Trains and measures one model.
+
+    Returns its accuracy, how often attacks succeeded, the separations of every detector and set, and the throughput.
+    """
     setting = SETTINGS[name]
-    train, test = of_kind(name, options, "train"), of_kind(name, options, "test")
+    train, test = data_of(name, options, "train"), data_of(name, options, "test")
     recipe = TrainingRecipe(epochs=options.epochs or setting.epochs)
     model = train_model(setting.arch, train, size=setting.size, seed=seed, recipe=recipe)
     module = model.module.eval().requires_grad_(False)
@@ -145,13 +153,14 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
 
 
 def scores(fitted: Fitted, features: Features) -> NDArray[np.float64]:
+    """Returns a detector's scores, [N]."""
     return fitted.score(features).double().numpy()
 
 
 def throughput(
     probe: Probe, chosen: dict[str, Detector], fitted: dict[str, Fitted], x: torch.Tensor, rounds: int
 ) -> dict[str, Any]:
-    """Images a second, and in units of a plain forward pass of the same images in the same blocks."""
+    """Measures images a second, and the time in plain forward passes of the same images in the same blocks."""
 
     def scoring(key: str) -> Callable[[], object]:
         return lambda: [fitted[key].score(f) for f in probe.stream([x], chosen[key].needs)]
@@ -168,8 +177,8 @@ def throughput(
 # ---- Tables
 
 
-def show(name: str, runs: list[dict[str, Any]]) -> None:
-    """Tables in Markdown; means over the seeds, with the standard deviation where there are several."""
+def print_tables(name: str, runs: list[dict[str, Any]]) -> None:
+    """Prints tables in Markdown: means over the seeds, with the standard deviation where there are several."""
     accuracy = statistics.mean(run["accuracy"] for run in runs)
     print(f"\n### {name}: {SETTINGS[name].arch}, accuracy {100 * accuracy:.2f} %, {len(runs)} models\n")
     for attack in runs[0]["attack_success"]:
@@ -207,16 +216,14 @@ def show(name: str, runs: list[dict[str, Any]]) -> None:
 
 
 def spread(values: list[float]) -> str:
+    """Returns the mean as text, with the standard deviation where there are several values."""
     mean = f"{statistics.mean(values):.4f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.4f}"
 
 
 def main() -> int:
     options = arguments()
-    if options.json:
-        check_writable(options.json)
     result: dict[str, Any] = {
-        "machine": machine(torch.device("cpu")),
         "options": {k: v for k, v in vars(options).items() if k not in ("json", "data")},
         "models": {},
     }
@@ -224,9 +231,8 @@ def main() -> int:
         for name in options.model:
             runs = [measured(name, seed, options) for seed in options.seed]
             result["models"][name] = {"setting": asdict(SETTINGS[name]), "runs": runs}
-            show(name, runs)
-            if options.json:
-                write_json(options.json, result)
+            print_tables(name, runs)
+            write_result(options.json, torch.device("cpu"), **result)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A small DCGAN (Radford, Metz, Chintala, ICLR 2016), trained here: images that try to look like a data set."""
+"""Trains a small DCGAN (Radford, Metz, Chintala, ICLR 2016), whose images imitate a data set."""
 
 import torch
 import torch.nn.functional as F
@@ -8,16 +8,16 @@ _LATENT, _BATCH, _RATE = 64, 64, 2e-4
 
 
 def dcgan_images(x: Tensor, steps: int, count: int, seed: int) -> Tensor:
-    """`count` images float32 [count, C, H, W] in [0, 1] of a generator trained on x [N, C, H, W] for `steps` steps."""
+    """Trains a generator on x [N, C, H, W]. Returns `count` of its images, float32 [count, C, H, W] in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     channels, height, width = x.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        make, judge = _generator(channels, height, width), _discriminator(channels, height, width)
-    for part in (*make.modules(), *judge.modules()):
+        make, tell = _generator(channels, height, width), _discriminator(channels, height, width)
+    for part in (*make.modules(), *tell.modules()):
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(part.weight, 0, 0.02, generator=generator)
-    own, other = (torch.optim.Adam(net.parameters(), _RATE, betas=(0.5, 0.999)) for net in (make, judge))
+    own, other = (torch.optim.Adam(net.parameters(), _RATE, betas=(0.5, 0.999)) for net in (make, tell))
 
     def made(number: int) -> Tensor:
         return make(torch.randn(number, _LATENT, generator=generator))[:, :, :height, :width]
@@ -26,10 +26,10 @@ def dcgan_images(x: Tensor, steps: int, count: int, seed: int) -> Tensor:
         real = x[torch.randint(len(x), (_BATCH,), generator=generator)]
         fake = made(_BATCH)
         other.zero_grad()
-        (F.softplus(-judge(real)).mean() + F.softplus(judge(fake.detach())).mean()).backward()
+        (F.softplus(-tell(real)).mean() + F.softplus(tell(fake.detach())).mean()).backward()
         other.step()
         own.zero_grad()
-        F.softplus(-judge(fake)).mean().backward()
+        F.softplus(-tell(fake)).mean().backward()
         own.step()
     make.eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Images that a model was not trained on, brought to the shape that it takes: what detectors are asked to reject."""
+"""Images that detectors are asked to reject: those that a model was not trained on, brought to the shape it takes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def reshaped(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Images of any size, grey or RGB, as float32 [N, *shape] in [0, 1]: luma or three equal channels, bilinear."""
+    """Turns grey or RGB images of any size into float32 [N, *shape] in [0, 1].
+
+    Colour becomes luma, grey becomes three equal channels, and the size changes bilinearly.
+    """
     channels, height, width = shape
     if x.shape[1] == 3 and channels == 1:
         x = (x * torch.tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
@@ -29,14 +32,14 @@ def reshaped(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def source(name: str, folder: Path) -> str:
-    """The spec of a data set below `folder`."""
+    """Returns the spec of a data set in `folder`."""
     return name if name == "digits" else f"{name}:{folder}"
 
 
 def outlier_sets(
     own: str, shape: tuple[int, int, int], folder: Path, most: int, seed: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and images of each set that is there, but for the model's own: at most `most` of each."""
+    """Yields name and images of each set that is there, at most `most` of each. The model's own set is left out."""
     for name in NAMES:
         if name != own:
             yield name, reshaped(load_data(source(name, folder), "test").x[:most], shape)
@@ -52,9 +55,9 @@ def outlier_sets(
 
 @dataclass(frozen=True)
 class Attacked:
-    """Adversarial images float32 [N, C, H, W] of images that the model got right.
+    """Adversarial images, float32 [N, C, H, W], made of images that the model got right.
 
-    success  share of them that it no longer gets right
+    success  the share of them that the model no longer gets right
     """
 
     name: str
@@ -63,7 +66,7 @@ class Attacked:
 
 
 def adversarial_sets(logits: Logits, x: Tensor, y: Tensor) -> Iterator[Attacked]:
-    """Of the model's own test images, those that it gets right: two sizes of FGSM, and DeepFool."""
+    """Attacks those of the model's own test images that it gets right: by FGSM of two sizes, and by DeepFool."""
 
     def attacked(name: str, images: Tensor) -> Attacked:
         with torch.no_grad():
@@ -79,7 +82,7 @@ def adversarial_sets(logits: Logits, x: Tensor, y: Tensor) -> Iterator[Attacked]
 
 
 def fgsm(logits: Logits, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
-    """x + epsilon sign(gradient of the loss), clipped (Goodfellow, Shlens, Szegedy, ICLR 2015)."""
+    """Returns x + epsilon sign(gradient of the loss), clipped (Goodfellow, Shlens, Szegedy, ICLR 2015)."""
     found = []
     for images, labels in zip(x.split(250), y.split(250), strict=True):
         images = images.clone().requires_grad_(True)
@@ -89,10 +92,10 @@ def fgsm(logits: Logits, x: Tensor, y: Tensor, epsilon: float) -> Tensor:
 
 
 def deepfool(logits: Logits, x: Tensor, steps: int = 50, overshoot: float = 0.02) -> Tensor:
-    """The nearest images of another predicted class, by linearising the logits, in l2 (Moosavi-Dezfooli et al., 2016).
+    """Returns the nearest images of another predicted class, in l2, by linear logits (Moosavi-Dezfooli et al., 2016).
 
-    All images at once; one that has crossed stays where it is. The step's overshoot is the paper's. Every step is
-    clipped to [0, 1]: clipping at the end alone would lead most images back over the boundary.
+    All images move at once, and one that has crossed stays where it is. The step's overshoot is the paper's. Every step
+    is clipped to [0, 1]. Clipping at the end alone would lead most images back over the boundary.
     """
     with torch.no_grad():
         first = logits(x).argmax(dim=1)
@@ -113,7 +116,7 @@ def deepfool(logits: Logits, x: Tensor, steps: int = 50, overshoot: float = 0.02
         own = first[inside]
         each = torch.arange(len(inside))
         directions = gradients - gradients[own, each]
-        gap = (z[inside] - z[inside, own][:, None]).detach().T  # [classes, images], 0 of its own
+        gap = (z[inside] - z[inside, own][:, None]).detach().T  # [classes, images], 0 for its own class
         length = directions.flatten(2).norm(dim=2).clamp_min(1e-12)
         distance = (gap.abs() / length).index_put((own, each), torch.tensor(torch.inf))
         nearest = distance.argmin(dim=0)
@@ -124,5 +127,5 @@ def deepfool(logits: Logits, x: Tensor, steps: int = 50, overshoot: float = 0.02
 
 
 def in_blocks(module: nn.Module) -> Logits:
-    """The module's logits, 250 images at a time, differentiable."""
+    """Returns a differentiable function for the module's logits, which computes 250 images at a time."""
     return lambda x: torch.cat([module(block) for block in x.split(250)])

@@ -1,14 +1,14 @@
-"""Every membership-inference attack on targets that are trained well, overfitted, and with differential privacy.
+"""Runs every membership attack on targets that are trained well, overfitted, and with differential privacy.
 
-For each kind of training `--shadows` + 2 models are trained, each on a random half of the population. Each of them in
-turn is the target, the others its shadows, but for the one that saw the other half (see _membership_models.py): many
-targets at the cost of one. They share images and shadows, so that their spread says how much a figure depends on the
-target, not how exact their mean is; the intervals of the first target's figures do that. Beside ours runs the black-box
-attack of the Adversarial Robustness Toolbox on the first targets.
+For each kind of training `--shadows` + 2 models are trained, each on a random half of the population. Each in turn is
+the target and the others are its shadows, but for the one that saw the other half (see models.py). So many targets cost
+as much as one. They share images and shadows. So their spread says how much a figure depends on the target, and not how
+exact the mean is. The intervals of the first target's figures say that. On the first targets the black-box attack of
+the Adversarial Robustness Toolbox runs beside ours.
 
-    python bench/bench_membership.py --data cifar10:DIR --work DIR [--size N] [--json FILE] [--quick]
+    python -m bench.membership.attacks --data cifar10:DIR --resume-dir DIR [--size N] [--json FILE] [--quick]
 
-The toolbox and Opacus are in bench/requirements.txt; without them their parts are left out, with a sentence.
+The toolbox and Opacus are in bench/requirements.txt. Without them a sentence says that their parts are left out.
 """
 
 import argparse
@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.common.harness import machine
+from bench.common.harness import write_result
+from bench.common.options import script_parser
 from bench.membership.models import (
     KINDS,
     Kind,
     bank_of,
-    described,
+    describe,
     gap,
-    note,
     opacus_is_missing,
     scaled,
     shadows_of,
@@ -39,7 +39,6 @@ from bench.membership.models import (
 )
 from bench.membership.toolbox import art_black_box, art_is_missing
 from pydrift.core.progress import Progress, for_terminal
-from pydrift.core.store import check_writable, write_json
 from pydrift.data import LabelledImages, load_data
 from pydrift.membership import ATTACKS, Attack
 from pydrift.membership.attacks.boundary import BoundaryDistance
@@ -49,33 +48,34 @@ from pydrift.shadows import ShadowBank
 from pydrift.shadows.statistics import Statistics
 
 ART = {"rf": "ART black-box (random forest)", "nn": "ART black-box (network)", "gb": "ART black-box (boosting)"}
-SLOW = ("shokri", "boundary")  # done for the first targets only
+SLOW = ("shokri", "boundary")  # these attack the first targets only
 DIGITS = "mlp:1x8x8:64:10"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="the population; its train split")
-    parser.add_argument("--size", type=int, default=0, help="so many images of it, drawn at random; 0: all")
-    parser.add_argument("--arch", help="of target and shadows")
-    parser.add_argument("--kind", action="append", help="convnet (regular), overfit, private; default: all")
-    parser.add_argument("--shadows", type=int, default=16, help="of each target")
-    parser.add_argument("--private-shadows", type=int, default=6, help="the same where training is private, and slow")
-    parser.add_argument("--epochs", type=float, default=1.0, help="so many times the epochs of every recipe")
-    parser.add_argument("--attack", action="append", choices=list(ATTACKS), help="default: all")
-    parser.add_argument("--slow-targets", type=int, default=2, help=f"targets of {', '.join(SLOW)} and of the toolbox")
-    parser.add_argument("--boundary", type=int, default=1000, help="images of the boundary attack, which asks much")
-    parser.add_argument("--art", action="append", choices=list(ART), help="attack models of the toolbox; default: rf")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume-dir", type=Path, help="folder for finished models: a killed run goes on")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="under two minutes: digits, few shadows")
+    parser = script_parser(__doc__)
+    parser.add_argument("--data", default="digits", help="take the train split of this data set as the population")
+    parser.add_argument("--size", type=int, default=0, help="draw so many images of it at random; 0 takes all")
+    parser.add_argument("--arch", help="train target and shadows of this architecture")
+    parser.add_argument("--kind", action="append", help="train so: convnet (regular), overfit, private; default: all")
+    parser.add_argument("--shadows", type=int, default=16, help="use so many shadows for each target")
+    parser.add_argument("--private-shadows", type=int, default=6, help="use so many where training is private and slow")
+    parser.add_argument("--epochs", type=float, default=1.0, help="train for so many times the epochs of every recipe")
+    parser.add_argument("--attack", action="append", choices=list(ATTACKS), help="run this attack; default: all")
+    parser.add_argument(
+        "--slow-targets", type=int, default=2, help=f"attack so many targets by {', '.join(SLOW)} and the toolbox"
+    )
+    parser.add_argument("--boundary", type=int, default=1000, help="walk from so many images in the boundary attack")
+    parser.add_argument("--art", action="append", choices=list(ART), help="use this model of the toolbox; default: rf")
+    parser.add_argument("--seed", type=int, default=0, help="draw and train with this seed")
+    parser.add_argument("--resume-dir", type=Path, help="keep finished models here, so that a killed run goes on")
+    parser.add_argument("--quick", action="store_true", help="use digits and few shadows, in under two minutes")
     options = parser.parse_args()
     if options.quick:
         options.shadows, options.private_shadows, options.boundary, options.slow_targets = 8, 4, 200, 1
     for count in (options.shadows, options.private_shadows):
         if count < 4 or count % 2:
-            parser.error("--shadows and --private-shadows: even numbers, at least 4")
+            parser.error("--shadows and --private-shadows must be even numbers of at least 4")
     return options
 
 
@@ -85,7 +85,10 @@ def arguments() -> argparse.Namespace:
 def figures(
     name: str, title: str, scores: NDArray[np.float64], member: NDArray[np.bool_], data: LabelledImages, seed: int
 ) -> dict[str, Any]:
-    """Of one attack on one target, each with its 95 % interval: DeLong's of the AUC, exact ones of the rates."""
+    """Returns the figures of one attack on one target, each with its 95 % interval.
+
+    DeLong's is that of the AUC, and the rates have exact ones.
+    """
     result = evaluate(name, title, scores, member, data.y.numpy(), data.num_classes, seed=seed)
     kept = {k: v for k, v in asdict(result).items() if k not in ("name", "title", "roc", "classes", "constant")}
     return {**kept, "images": len(scores)}
@@ -99,7 +102,7 @@ def attacked(
     target: int,
     options: argparse.Namespace,
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Name, title and figures of every attack on one target."""
+    """Yields name, title and figures of every attack on one target."""
     y, member = data.y.numpy(), bank.member[target]
     shadow, shadow_member = without(answers, target), shadows_of(bank.member, target)
     own = answers.models(slice(target, target + 1))
@@ -120,8 +123,11 @@ def attacked(
 def by_the_toolbox(
     bank: ShadowBank, answers: Statistics, data: LabelledImages, target: int, options: argparse.Namespace
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """The toolbox's attack, fitted as its examples do on the target itself with half of its members known, and fitted
-    on one shadow of which everything is known; images that it was fitted on with the target are not scored."""
+    """Yields name, title and figures of the toolbox's attacks.
+
+    Each is fitted in two ways: on the target with half of its members known, as in the toolbox's examples, and on one
+    shadow of which everything is known. Images of the target that an attack was fitted on are not scored.
+    """
     assert answers.posterior is not None
     posterior, member, y = answers.posterior, bank.member, data.y.numpy()
     half, everything = _sample(member[target], len(data) // 2, options.seed), np.arange(len(data))
@@ -139,7 +145,7 @@ def by_the_toolbox(
 
 
 def _sample(member: NDArray[np.bool_], count: int, seed: int) -> NDArray[np.int64]:
-    """Indices of members and of others, half of each."""
+    """Returns the indices of members and of others, half of each."""
     random = np.random.default_rng(seed)
     kinds = (np.flatnonzero(member), np.flatnonzero(~member))
     return np.concatenate([random.permutation(kind)[: max(2, count // 2)] for kind in kinds])
@@ -149,7 +155,7 @@ def _sample(member: NDArray[np.bool_], count: int, seed: int) -> NDArray[np.int6
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over the targets; with one target there is no deviation."""
+    """Returns mean and standard deviation over the targets. With one target there is no deviation."""
 
     def spread(values: list[float]) -> dict[str, float | None]:
         return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
@@ -160,8 +166,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"targets": len(rows), **found}
 
 
-def show(name: str, part: dict[str, Any]) -> None:
-    """A table in Markdown."""
+def print_table(name: str, part: dict[str, Any]) -> None:
+    """Prints the table of one kind of training, in Markdown."""
 
     def cell(value: float, interval: list[float], over: dict[str, float | None], percent: bool = False) -> str:
         low, high = interval
@@ -192,16 +198,16 @@ def show(name: str, part: dict[str, Any]) -> None:
 def measure(
     name: str, kind: Kind, arch: str, data: LabelledImages, options: argparse.Namespace, progress: Progress
 ) -> Iterator[dict[str, Any]]:
-    """What is known of a kind, after each target more."""
+    """Yields what is known of a kind of training, after each target more."""
     count = 2 + (options.shadows if kind.epsilon is None else options.private_shadows)
     suite = {n: ATTACKS[n] for n in options.attack or ATTACKS}
     with progress:
-        bank = bank_of(name, kind, arch, data, count, options.seed, options.work, progress)
+        bank = bank_of(name, kind, arch, data, count, options.seed, options.resume_dir, progress)
     toolbox = art_is_missing() is None
     posterior = toolbox or any(attack.needs.posterior for attack in suite.values())
     answers = bank.statistics(data.x, data.y, device="cpu", queries=kind.queries, posterior=posterior)
     part: dict[str, Any] = {
-        "training": described(kind),
+        "training": describe(kind),
         "shadows_of_a_target": count - 2,
         "models": gap(bank, answers, data.y.numpy()),
         "attacks": {},
@@ -219,8 +225,6 @@ def measure(
 
 def main() -> int:
     options = arguments()
-    if options.json:
-        check_writable(options.json)
     data = load_data(options.data)
     if options.size:
         data = data.subset(np.random.default_rng(options.seed).permutation(len(data))[: options.size].tolist())
@@ -228,10 +232,9 @@ def main() -> int:
     arch = options.arch or ("convnet:3x32x32:16,32,64:128:10" if source == "cifar10" else DIGITS)
     kinds = {name: scaled(kind, options.epochs) for name, kind in KINDS.get(source, KINDS["other"]).items()}
     for reason in filter(None, (art_is_missing(), opacus_is_missing())):
-        note(reason)
+        print(reason, file=sys.stderr)
     result: dict[str, Any] = {
-        "machine": machine(torch.device("cpu")),
-        "options": {k: v for k, v in vars(options).items() if k not in ("work", "json", "data")},
+        "options": {k: v for k, v in vars(options).items() if k not in ("resume_dir", "json", "data")},
         "data": {"source": source, "images": len(data), "sha256": data.sha256},
         "arch": arch,
         "kinds": {},
@@ -240,12 +243,11 @@ def main() -> int:
         if (options.kind and name not in options.kind) or (kind.epsilon is not None and opacus_is_missing()):
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of the toolbox
+            warnings.simplefilter("ignore", FutureWarning)  # from the toolbox
             for part in measure(name, kind, arch, data, options, for_terminal()):
                 result["kinds"][name] = part
-                if options.json:
-                    write_json(options.json, result)
-        show(name, result["kinds"][name])
+                write_result(options.json, torch.device("cpu"), **result)
+        print_table(name, result["kinds"][name])
     return 0
 
 

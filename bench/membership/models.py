@@ -1,12 +1,9 @@
-"""The models of bench_membership: for each kind of training a bank, in which every model in turn is the target.
+"""Makes the models of the membership benchmark: one bank for each kind of training. Every model in turn is the target.
 
-Shadows 2j and 2j + 1 see complementary halves. So where one of them is the target, both are left out: among those that
-stay every image is IN for exactly half, whether the target saw it or not, and their number gives nothing away.
+Shadows 2j and 2j + 1 see complementary halves. So where one of them is the target, both are left out. Among the others
+every image is IN for exactly half, whether the target saw it or not. So that number gives nothing away.
 """
 
-import hashlib
-import json
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.common.digest import digest_of
 from pydrift.core.progress import Progress
 from pydrift.data import LabelledImages
 from pydrift.models.arch import build
@@ -30,9 +28,10 @@ DELTA = 1e-5
 
 @dataclass(frozen=True)
 class Kind:
-    """How target and shadows are trained, and how images are shown to them.
+    """How target and shadows are trained, and how they are asked about images.
 
-    epsilon  of differential privacy at DELTA, by Opacus, with plain SGD and momentum; None: trained natively
+    epsilon  of differential privacy at DELTA, by Opacus, with SGD and momentum. None: they are trained natively
+    clip     the norm to which the gradient of an image is clipped
     """
 
     recipe: TrainingRecipe
@@ -56,32 +55,41 @@ KINDS = {
 
 
 def bank_of(
-    name: str, kind: Kind, arch: str, data: LabelledImages, count: int, seed: int, work: Path | None, progress: Progress
+    name: str,
+    kind: Kind,
+    arch: str,
+    data: LabelledImages,
+    count: int,
+    seed: int,
+    resume_dir: Path | None,
+    progress: Progress,
 ) -> ShadowBank:
-    """`count` models of a kind. In `work` the finished ones are kept, in a folder named after all they depend on."""
+    """Trains `count` models of a kind.
+
+    Finished models are kept below `resume_dir`, in a folder named after all that they depend on.
+    """
     own = None if kind.epsilon is None else private_training(arch, kind)
-    how = {"arch": arch, "data": data.sha256, "count": count, "seed": seed, **asdict(kind)}
-    digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
-    folder = None if work is None else work / f"{name}-{digest[:12]}"
+    made_from = {"arch": arch, "data": data.sha256, "count": count, "seed": seed, **asdict(kind)}
+    folder = None if resume_dir is None else resume_dir / f"{name}-{digest_of(made_from, 12)}"
     return train_shadows(
         arch, data, count, recipe=kind.recipe, train=own, seed=seed, resume_dir=folder, device="cpu", progress=progress
     )
 
 
 def without(statistics: Statistics, target: int) -> Statistics:
-    """All models but the target and the one that saw the other half."""
+    """Returns the statistics of all models but the target and the one that saw the other half."""
     first = target - target % 2
     return statistics.models(np.delete(np.arange(statistics.num_models), [first, first + 1]))
 
 
 def shadows_of(member: NDArray[np.bool_], target: int) -> NDArray[np.bool_]:
-    """The rows of `member` that `without` keeps."""
+    """Returns the rows of `member` that `without` keeps."""
     first = target - target % 2
     return np.delete(member, [first, first + 1], axis=0)
 
 
 def gap(bank: ShadowBank, statistics: Statistics, y: NDArray[np.int64]) -> dict[str, list[float]]:
-    """Of each model the accuracy and the mean loss on its members and on the other images."""
+    """Returns for each model the accuracy and the mean loss on its members and on the other images."""
     right, loss = statistics.prediction[:, 0] == y, statistics.loss[:, 0].astype(np.float64)
     rows = {"members": bank.member, "others": ~bank.member}
     return {
@@ -95,25 +103,25 @@ def gap(bank: ShadowBank, statistics: Statistics, y: NDArray[np.int64]) -> dict[
 
 
 def opacus_is_missing() -> str | None:
-    """A sentence where Opacus cannot be imported."""
+    """Returns a sentence where Opacus cannot be imported."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import opacus  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ImportError as error:
-        return f"no privately trained target: Opacus cannot be imported ({error}); pip install 'pydrift[dp]'"
+        return f"private training is left out, because Opacus cannot be imported ({error}): pip install 'pydrift[dp]'"
     return None
 
 
 def private_training(arch: str, kind: Kind) -> Callable[[Tensor, Tensor, int], nn.Module]:
-    """DP-SGD (Abadi et al., CCS 2016): every image's gradient is clipped, and noise is added to their sum."""
+    """Returns training by DP-SGD (Abadi et al., CCS 2016), which clips each image's gradient and adds noise."""
 
     def train(x: Tensor, y: Tensor, seed: int) -> nn.Module:
         from opacus import PrivacyEngine  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         module, recipe = build(arch, seed), kind.recipe
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the noise is from an ordinary generator, and two of torch's own
+            warnings.simplefilter("ignore")  # about its ordinary random generator, and two from torch
             private, optimizer, criterion, batches = PrivacyEngine().make_private_with_epsilon(
                 module=module,
                 optimizer=torch.optim.SGD(module.parameters(), recipe.learning_rate, recipe.momentum),
@@ -123,7 +131,7 @@ def private_training(arch: str, kind: Kind) -> Callable[[Tensor, Tensor, int], n
                 target_delta=DELTA,
                 epochs=recipe.epochs,
                 max_grad_norm=kind.clip,
-                grad_sample_mode="ghost",  # the norms of the images' gradients without the gradients: a third faster
+                grad_sample_mode="ghost",  # finds norms without the gradients, a third faster
             )
             for _ in range(recipe.epochs):
                 for images, labels in batches:
@@ -140,13 +148,10 @@ def private_training(arch: str, kind: Kind) -> Callable[[Tensor, Tensor, int], n
 
 
 def scaled(kind: Kind, epochs: float) -> Kind:
-    """The same with so many times the epochs, one at least."""
+    """Returns the kind with so many times the epochs, and at least one."""
     return replace(kind, recipe=replace(kind.recipe, epochs=max(1, round(epochs * kind.recipe.epochs))))
 
 
-def note(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def described(kind: Kind) -> dict[str, Any]:
+def describe(kind: Kind) -> dict[str, Any]:
+    """Returns the kind as JSON."""
     return {**asdict(kind), "delta": None if kind.epsilon is None else DELTA}

@@ -1,9 +1,9 @@
-"""Theft of a model by one who has it and no image: adversarial distillation with a generator.
+"""Steals a model without any image, by adversarial distillation with a generator.
 
-In the manner of Fang et al., "Data-Free Adversarial Distillation" (arXiv:1912.11006), and of Micaelli and Storkey,
-"Zero-shot Knowledge Transfer via Adversarial Belief Matching" (NeurIPS 2019): a generator learns to make images on
-which student and teacher differ, the student to agree on them. Minutes on one core are little for that. What helped
-most in so short a time were small batches and images that cannot but be smooth.
+The method follows Fang et al., "Data-Free Adversarial Distillation" (arXiv:1912.11006), and Micaelli and Storkey,
+"Zero-shot Knowledge Transfer via Adversarial Belief Matching" (NeurIPS 2019). A generator learns to make images on
+which student and teacher differ, and the student learns to agree on them. Minutes on one core are little for that.
+Small batches, and images that are always smooth, helped most in so short a time.
 """
 
 import math
@@ -19,10 +19,10 @@ _LATENT = 64
 
 @dataclass(frozen=True)
 class DataFree:
-    """How long and how hard the two play.
+    """How generator and student are trained.
 
-    rounds      each of one step of the generator and `steps` of the student, on a new batch each
-    width       channels of the generator before its last convolution
+    rounds  of one step of the generator and `steps` of the student, each on a new batch
+    width   channels of the generator before its last convolution
     """
 
     rounds: int = 2000
@@ -34,56 +34,59 @@ class DataFree:
 
 
 def extracted(
-    teacher: nn.Module, student: nn.Module, input_shape: tuple[int, int, int], how: DataFree, seed: int
+    teacher: nn.Module, student: nn.Module, input_shape: tuple[int, int, int], settings: DataFree, seed: int
 ) -> nn.Module:
-    """Trains `student` in place to answer as `teacher` does, without data; returns it in eval mode."""
+    """Trains `student` in place to compute what `teacher` computes, without data. Returns it in evaluation mode."""
     random = torch.Generator().manual_seed(seed)
     with seeded(seed):
-        generator = _generator(input_shape, how.width)
+        generator = _generator(input_shape, settings.width)
     for module in (generator, student):
         module.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     of_generator = torch.optim.Adam(generator.parameters(), betas=(0.5, 0.999))
     of_student = torch.optim.Adam(student.parameters())
 
     def images() -> Tensor:
-        return generator(torch.randn(how.batch_size, _LATENT, generator=random))
+        return generator(torch.randn(settings.batch_size, _LATENT, generator=random))
 
-    for turn in range(how.rounds):
-        left = 0.5 * (1 + math.cos(math.pi * turn / how.rounds))
-        of_generator.param_groups[0]["lr"] = how.generator_rate * left
-        of_student.param_groups[0]["lr"] = how.student_rate * left
+    for turn in range(settings.rounds):
+        left = 0.5 * (1 + math.cos(math.pi * turn / settings.rounds))
+        of_generator.param_groups[0]["lr"] = settings.generator_rate * left
+        of_student.param_groups[0]["lr"] = settings.student_rate * left
         x = images()
         of_generator.zero_grad()
-        (-_difference(teacher(x), student(x)).log()).backward()  # its logarithm: the same pull however close they are
+        (-_difference(teacher(x), student(x)).log()).backward()  # the logarithm pulls as hard however close they are
         of_generator.step()
-        for _ in range(how.steps):
+        for _ in range(settings.steps):
             with torch.no_grad():
                 x = images()
-                answers = teacher(x)
+                target = teacher(x)
             of_student.zero_grad()
-            _difference(answers, student(x)).backward()
+            _difference(target, student(x)).backward()
             of_student.step()
     return student.eval()
 
 
 def _difference(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of logits [N, K], each up to a constant, which does not change its probabilities."""
+    """Returns the mean absolute difference of logits [N, K].
+
+    A constant for each image is taken out, because it does not change the probabilities.
+    """
     difference = a - b
     return (difference - difference.mean(1, keepdim=True)).abs().mean()
 
 
 class _Contrast(nn.Module):
-    """Values of mean 0 and deviation 1 to [0, 1]."""
+    """Maps values of mean 0 and deviation 1 to [0, 1]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(1.5 * x)
 
 
 def _generator(input_shape: tuple[int, int, int], width: int) -> nn.Module:
-    """Noise [N, 64] to images [N, C, H, W] in [0, 1] whose channels have a fixed mean and contrast over a batch.
+    """Returns a network from noise [N, 64] to images [N, C, H, W] in [0, 1].
 
-    Images of 16x16 pixels are made and brought to their size bilinearly: larger ones are then smooth, as natural ones
-    are, and without convolutions at full size.
+    The channels have a fixed mean and contrast over a batch. Images of 16x16 pixels are made and resized bilinearly. So
+    larger images are smooth, as natural ones are, and need no convolution at full size.
     """
     channels, *size = input_shape
     return nn.Sequential(
@@ -101,6 +104,6 @@ def _generator(input_shape: tuple[int, int, int], width: int) -> nn.Module:
 
 
 def _doubled(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
-    """Twice the height and width."""
+    """Returns layers that double height and width."""
     convolution = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
     return nn.Upsample(scale_factor=2), convolution, nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2)

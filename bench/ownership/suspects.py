@@ -1,4 +1,4 @@
-"""The models of the dataset-inference bench: victims, those that were stolen from them, and benign ones.
+"""Makes the models of the ownership benchmark: victims, models stolen from them, and benign models.
 
 The ways of theft are those of Maini, Yaghini and Papernot, "Dataset Inference: Ownership Resolution in Machine
 Learning" (ICLR 2021), with training that fits small networks. Each model is kept in a file whose name is the hash of
@@ -7,7 +7,6 @@ all that made it, so that a killed run goes on.
 
 import copy
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.common.digest import digest_of
 from bench.ownership.data_free import extracted
 from bench.ownership.world import Indices, World
 from pydrift.core.parallel import one_intra_op_thread
@@ -35,8 +35,8 @@ STOLEN = (
     "adversarial",
 )
 INDEPENDENT = 24
-_TESTED = 2000  # images, for each accuracy
-_SECONDS = "seconds"  # what training took; in the header of a model's file
+_TESTED = 2000  # images for each accuracy
+_SECONDS = "seconds"  # key in the header of a model's file, for the time of its training
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Model:
     """A finished model.
 
     kind        "victim", "independent" or one of STOLEN
-    trained_on  indices int64 of the images that its own training used, with whatever labels; none for "data-free"
-    variant     of an independent model: "same recipe", "other recipe" or "other architecture"; else empty
-    seconds     of one core, that its own training took
+    trained_on  indices int64 of the images that its own training used, with whatever labels. None for "data-free"
+    variant     "same recipe", "other recipe" or "other architecture" for an independent model, else empty
+    seconds     of its own training, on one core
     """
 
     kind: str
@@ -59,12 +59,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of a model, by true labels.
+    """The accuracy of a model.
 
-    train      on the images that it was trained on; None: on none
+    train      on the images that it was trained on. None: it was trained on none
     private    on the victim's training images
     test       on the public images
-    agreement  with the victim's answers, on the public images
+    agreement  share of the public images for which it predicts what the victim predicts
     """
 
     train: float | None
@@ -75,7 +75,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class _Job:
-    """A model to be made: of shared ones `index` says which, and the world's seed does not matter."""
+    """A model to be made. `index` says which of the shared models, for which the world's seed does not matter."""
 
     world: World
     kind: str
@@ -83,10 +83,10 @@ class _Job:
 
     @property
     def name(self) -> str:
-        """Of its file. A path to data does not change the model; another version of pydrift may."""
+        """The name of its file. A path to data does not change the model. Another version of pydrift may."""
         setting = self.world.setting
         own = {"data-free": asdict(setting.data_free), "adversarial": [setting.radius, setting.attack_steps]}
-        told = {
+        made_from = {
             "source": self.world.source.partition(":")[0],
             "kind": self.kind,
             "seed": self.seed,
@@ -97,22 +97,23 @@ class _Job:
             "owner": None if self.owner is None else self.owner.name,
             "version": __version__,
         }
-        return f"{self.kind}-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:20]}.safetensors"
+        return f"{self.kind}-{digest_of(made_from, 20)}.safetensors"
 
     @property
     def owner(self) -> "_Job | None":
-        """The victim, whom only thieves ask."""
+        """The victim, for a stolen model."""
         return _Job(self.world, "victim") if self.kind in STOLEN else None
 
     @property
     def variant(self) -> str:
+        """The variant of an independent model, else empty."""
         if self.kind != "independent":
             return ""
         return ("same recipe", "other recipe", "other architecture")[self.index % 3]
 
     @property
     def arch(self) -> str:
-        """What is built for it."""
+        """The architecture."""
         setting = self.world.setting
         if self.variant == "other architecture":
             return setting.others[self.index // 3 % len(setting.others)]
@@ -141,60 +142,60 @@ class _Job:
 
     @property
     def seed(self) -> int:
-        """Of initial weights and of the order of images: no two models share it."""
+        """The seed of initial weights and of the order of images. No two models share it."""
         family = ("victim", "independent", *STOLEN).index(self.kind)
         return 10_000 * family + (self.index if self.kind == "independent" else self.world.seed)
 
 
-# ---- What the bench asks for
+# ---- What the benchmark asks for
 
 
-def victim(world: World, work: Path) -> Model:
-    """The owner's model, trained on the private images."""
-    return _model(_Job(world, "victim"), work)
+def victim(world: World, folder: Path) -> Model:
+    """Returns the owner's model, trained on the private images."""
+    return _model(_Job(world, "victim"), folder)
 
 
-def independents(world: World, work: Path, count: int = INDEPENDENT) -> list[Model]:
-    """Models that nobody stole, on draws of the independent pool, a third of each variant. The same for all seeds."""
-    return [_model(_Job(world, "independent", i), work) for i in range(count)]
+def independents(world: World, folder: Path, count: int = INDEPENDENT) -> list[Model]:
+    """Returns models that nobody stole, a third of each variant. They are the same for all seeds."""
+    return [_model(_Job(world, "independent", i), folder) for i in range(count)]
 
 
-def suspects(world: World, work: Path) -> dict[str, Model]:
-    """The stolen models by kind, in the order of STOLEN.
+def suspects(world: World, folder: Path) -> dict[str, Model]:
+    """Returns the stolen models by kind, in the order of STOLEN.
 
     copy          the victim itself
-    fine-tuning   the victim, trained on with surrogate images and their true labels
+    fine-tuning   the victim, trained further on surrogate images and their true labels
     architecture  another architecture, on the private images and their labels
     distillation  a narrower network, on the private images with the victim's probabilities, for twice the epochs
-    label-query   a new network, on surrogate images with the classes that the victim gives them
+    label-query   a new network, on surrogate images with the classes that the victim predicts
     logit-query   a new network, on surrogate images with the victim's probabilities
-    data-free     a new network, on images that a generator makes (see _ownership_data_free)
-    adversarial   a new network, on the private images and their labels, attacked at every step: not theft of another
-                  kind, but where dataset inference is known to miss it (Szyller et al., "On the Robustness of Dataset
-                  Inference", TMLR 2023)
+    data-free     a new network, on images that a generator makes (see data_free.py)
+    adversarial   a new network, on the private images and their labels, which are attacked at every step. Dataset
+                  inference is known to miss such a theft (Szyller et al., "On the Robustness of Dataset Inference",
+                  TMLR 2023)
     """
-    return {kind: _model(_Job(world, kind), work) for kind in STOLEN}
+    return {kind: _model(_Job(world, kind), folder) for kind in STOLEN}
 
 
 def train_all(
-    worlds: Sequence[World], work: Path, workers: int, *, num_independent: int = INDEPENDENT
+    worlds: Sequence[World], folder: Path, workers: int, *, num_independent: int = INDEPENDENT
 ) -> Iterator[str]:
-    """Trains what is not there yet in as many processes, each on one thread; yields the files' names as they are done.
+    """Trains the models that have no file yet, in so many processes of one thread. Yields the names of finished files.
 
-    `worlds` are of one source. The functions above train, too, one model after another.
+    All worlds have the same source. The functions above train, too, but one model after another.
     """
-    work.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     first = worlds[0]
     shared = [_Job(first, "independent", i) for i in range(num_independent)]
     victims = [_Job(world, "victim") for world in worlds]
-    stolen = [_Job(world, kind) for kind in reversed(STOLEN) for world in worlds if kind != "copy"]  # long ones first
+    stolen = [_Job(world, kind) for kind in reversed(STOLEN) for world in worlds if kind != "copy"]  # the longest first
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         for jobs in (victims, stolen + shared):
-            yield from pool.map(_keep, jobs, [work] * len(jobs))
+            yield from pool.map(_keep, jobs, [folder] * len(jobs))
 
 
 def accuracy(world: World, owner: Model, model: Model) -> Accuracy:
-    """What a model gets right in a world whose victim is `owner`, of the first _TESTED images of each kind."""
+    """Measures a model in a world whose victim is `owner`, on the first _TESTED images of each part."""
 
     def right(indices: Indices, truth: Tensor | None = None) -> float:
         x, y = _some(world, indices[:_TESTED])
@@ -202,31 +203,31 @@ def accuracy(world: World, owner: Model, model: Model) -> Accuracy:
             return float((predict(model.module, x) == (y if truth is None else truth)).double().mean())
 
     with one_intra_op_thread():
-        answers = predict(owner.module, _some(world, world.public[:_TESTED])[0])
+        predicted = predict(owner.module, _some(world, world.public[:_TESTED])[0])
     return Accuracy(
         train=right(model.trained_on) if len(model.trained_on) else None,
         private=right(world.private),
         test=right(world.public),
-        agreement=right(world.public, answers),
+        agreement=right(world.public, predicted),
     )
 
 
 # ---- Making one
 
 
-def _model(job: _Job, work: Path) -> Model:
-    """The model of a job, trained where its file is not there."""
+def _model(job: _Job, folder: Path) -> Model:
+    """Returns the model of a job, and trains it where it has no file."""
     if job.kind == "copy":
-        return replace(victim(job.world, work), kind="copy")
-    _keep(job, work)
-    file = load_model(work / job.name)
+        return replace(victim(job.world, folder), kind="copy")
+    _keep(job, folder)
+    file = load_model(folder / job.name)
     return Model(job.kind, file.module, file.arch, job.trained_on, job.variant, float(file.metadata[_SECONDS]))
 
 
-def _keep(job: _Job, work: Path) -> str:
-    path = work / job.name
+def _keep(job: _Job, folder: Path) -> str:
+    path = folder / job.name
     if not path.exists():
-        owner = None if job.owner is None else _model(job.owner, work).module
+        owner = None if job.owner is None else _model(job.owner, folder).module
         x, y = _some(job.world, job.trained_on)
         with one_intra_op_thread():
             start = time.process_time()
@@ -236,7 +237,7 @@ def _keep(job: _Job, work: Path) -> str:
 
 
 def _trained(job: _Job, owner: nn.Module | None, x: Tensor, y: Tensor) -> nn.Module:
-    """A new model for the job, from its images with true labels; `owner` is the victim's module."""
+    """Trains a new model for the job, from its images with true labels. `owner` is the victim's module."""
     setting, start = job.world.setting, build(job.arch, job.seed)
     if owner is None or job.kind == "architecture":
         return _by_labels(start, x, y, job)
@@ -268,7 +269,7 @@ def _by_labels(start: nn.Module, x: Tensor, y: Tensor, job: _Job) -> nn.Module:
 
 
 def _by_loss(module: nn.Module, images: int, job: _Job, loss: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Trains `module` in place by the job's recipe for Adam, but on any loss of a batch of indices."""
+    """Trains `module` in place by the job's recipe for Adam, on any loss of a batch of indices."""
     recipe = job.recipe
     module.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(module.parameters(), weight_decay=recipe.weight_decay)
@@ -286,8 +287,10 @@ def _by_loss(module: nn.Module, images: int, job: _Job, loss: Callable[[Tensor],
 
 
 def _attacked(module: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) -> Tensor:
-    """Images within `radius` of x in the maximum norm that the module gets wrong, if `steps` steps of projected
-    gradient ascent find them (Madry et al., ICLR 2018); they begin at x."""
+    """Looks for images within `radius` of x, in the maximum norm, that the module gets wrong.
+
+    It takes `steps` steps of projected gradient ascent from x (Madry et al., ICLR 2018).
+    """
     low, high = (x - radius).clamp(min=0), (x + radius).clamp(max=1)
     found = x
     for _ in range(steps):

@@ -1,12 +1,12 @@
-"""Dataset inference on real thefts: who is found out, with how few private images, and who is accused wrongly.
+"""Runs the ownership audit on real thefts. Who is found, with how few private images, and who is accused wrongly?
 
-For each seed a victim is trained, and stolen in every way of _ownership_suspects.py; independent suspects, of which a
-third have the victim's recipe, a third another recipe and a third another architecture, are shared by all seeds. All
-are judged by `pydrift.ownership.ownership_audit`, by both embeddings.
+For each seed a victim is trained, and stolen in every way of suspects.py. All seeds share the independent suspects. A
+third of these have the victim's recipe, a third another recipe, and a third another architecture. The ownership audit
+decides about all of them, with both embeddings.
 
-    python bench/bench_ownership.py --data cifar10:DIR --work DIR [--seeds N] [--embedding NAME] [--json FILE] [--quick]
+    python -m bench.ownership.thefts --data cifar10:DIR --resume-dir DIR [--seeds N] [--embedding NAME] [--json FILE]
 
-Models are kept in --work, so that a killed run goes on. With --quick: digits, one seed.
+Models are kept in --resume-dir, so that a killed run goes on.
 """
 
 import argparse
@@ -19,34 +19,37 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common.harness import machine
+from bench.common.harness import write_result
+from bench.common.intervals import exact_interval
+from bench.common.options import script_parser
 from bench.ownership.suspects import INDEPENDENT, STOLEN, Model, accuracy, independents, suspects, train_all, victim
 from bench.ownership.world import World
 from pydrift.core.progress import for_terminal
-from pydrift.core.store import check_writable, tensors_digest, write_json
+from pydrift.core.store import tensors_digest
 from pydrift.models.intake import AuditedModel
 from pydrift.ownership import OwnershipReport, SuspectResult, ownership_audit
 from pydrift.ownership.roles import Roles
-from pydrift.stats.intervals import clopper_pearson
 
 ALPHA = 0.01
-SAMPLES = {"min-gd": 12, "blind-walk": 60}  # a MinGD image takes ten times as long
-FITTED_AND_ASKED = {"cifar10": 220, "digits": 160}  # public images, with both embeddings: so benign models are shared
+SAMPLES = {"min-gd": 12, "blind-walk": 60}  # an image takes MinGD ten times as long
+FITTED_AND_ASKED = {
+    "cifar10": 220,
+    "digits": 160,
+}  # public images; the same for both embeddings, so that they share the benign models
 TESTS = ("knowledge", "agreement", "membership", "confidence: perceptron", "confidence: logistic regression")
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="digits or cifar10:DIR")
-    parser.add_argument("--resume-dir", type=Path, required=True, help="folder for finished models")
-    parser.add_argument("--seeds", type=int, default=5, help="victims")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--embedding", action="append", choices=list(SAMPLES), help="may be repeated; default: all")
-    parser.add_argument("--samples", type=int, help=f"private images that are asked about; default: {SAMPLES}")
-    parser.add_argument("--honest", type=int, default=100, help="independent models that p is calibrated on")
-    parser.add_argument("--workers", type=int, default=2, help="processes that train suspects")
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    parser.add_argument("--quick", action="store_true")
+    parser = script_parser(__doc__)
+    parser.add_argument("--data", default="digits", help="use this data set: digits or cifar10:DIR")
+    parser.add_argument("--resume-dir", type=Path, required=True, help="keep finished models here")
+    parser.add_argument("--seeds", type=int, default=5, help="train so many victims")
+    parser.add_argument("--first-seed", type=int, default=0, help="give the first victim this seed")
+    parser.add_argument("--embedding", action="append", choices=list(SAMPLES), help="use this embedding; default: all")
+    parser.add_argument("--samples", type=int, help=f"ask about so many private images; default: {SAMPLES}")
+    parser.add_argument("--benign", type=int, default=100, help="calibrate p on so many independent models")
+    parser.add_argument("--workers", type=int, default=2, help="train suspects in so many processes")
+    parser.add_argument("--quick", action="store_true", help="use digits and one victim")
     options = parser.parse_args()
     options.embedding = options.embedding or list(SAMPLES)
     if options.quick:
@@ -56,16 +59,13 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    if options.json is not None:
-        check_writable(options.json)
     worlds = [World(options.data, options.first_seed + k) for k in range(options.seeds)]
-    for name in train_all(worlds, options.work / "suspects", options.workers):
+    for name in train_all(worlds, options.resume_dir / "suspects", options.workers):
         print(f"trained {name}", file=sys.stderr)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for world in worlds:
         rows += list(judged(world, options))
-        if options.json is not None:  # as they come: a long run may be killed
-            write_json(options.json, {"machine": machine(torch.device("cpu")), "rows": rows})
+        write_result(options.json, torch.device("cpu"), rows=rows)  # each time, because a long run may be killed
     for embedding in options.embedding:
         of_embedding = [row for row in rows if row["embedding"] == embedding]
         print(f"\n{embedding}, {options.samples or SAMPLES[embedding]} private samples, {options.seeds} victims")
@@ -74,17 +74,17 @@ def main() -> int:
 
 
 def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for each suspect and embedding."""
-    work = options.work / "suspects"
-    owner = victim(world, work)
-    accused = suspects(world, work)
-    accused |= {f"independent-{k}": model for k, model in enumerate(independents(world, work, INDEPENDENT))}
+    """Yields a row for each suspect and embedding."""
+    folder = options.resume_dir / "suspects"
+    owner = victim(world, folder)
+    accused = suspects(world, folder)
+    accused |= {f"independent-{k}": model for k, model in enumerate(independents(world, folder, INDEPENDENT))}
     found = {name: accuracy(world, owner, model) for name, model in accused.items()}
     for embedding in options.embedding:
         samples = options.samples or SAMPLES[embedding]
         report = ownership_audit(
-            subject(world, owner),
-            {name: subject(world, model) for name, model in accused.items()},
+            audited(world, owner),
+            {name: audited(world, model) for name, model in accused.items()},
             world.images.subset(torch.from_numpy(world.private)),
             world.images.subset(torch.from_numpy(world.public)),
             embedding=embedding,
@@ -92,7 +92,7 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
             fit_on=FITTED_AND_ASKED[options.data.partition(":")[0]] - Roles.PUBLIC_PER_PRIVATE * samples,
             independents=options.benign,
             alpha=max(ALPHA, 1 / (options.benign + 1)),
-            resume_dir=options.work / "benign",
+            resume_dir=options.resume_dir / "benign",
             progress=for_terminal(),
         )
         for result in report.suspects:
@@ -109,12 +109,14 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
             }
 
 
-def subject(world: World, model: Model) -> AuditedModel:
+def audited(world: World, model: Model) -> AuditedModel:
+    """Returns a model as the audit takes it."""
     digest = tensors_digest(model.module.state_dict())
     return AuditedModel(model.module, model.kind, digest, model.arch, world.setting.recipe, len(model.trained_on))
 
 
 def figures(result: SuspectResult, report: OwnershipReport) -> dict[str, Any]:
+    """Returns what the audit says of one suspect."""
     return {
         "verdict": result.verdict,
         "p": result.p,
@@ -129,6 +131,7 @@ def figures(result: SuspectResult, report: OwnershipReport) -> dict[str, Any]:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints a line for each kind of suspect, the wrong claims and the queries."""
     print(
         f"{'suspect':32}{'test':>6}{'same':>6}  {'knowledge':>10}{'largest p':>10}{'p <= .01':>9}{'samples':>8}"
         f"  {'agreement':>9}{'p':>8}  {'membership':>10}{'p':>8}"
@@ -151,12 +154,14 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def claims(p: list[float]) -> tuple[int, tuple[float, float]]:
+    """Returns how many of the p-values claim a theft, with the exact interval of their share."""
     wrong = sum(value <= ALPHA for value in p)
-    low, high = clopper_pearson(wrong, len(p))
-    return wrong, (float(low), float(high))
+    return wrong, exact_interval(wrong, len(p))
 
 
 def print_row(name: str, rows: list[dict[str, Any]]) -> None:
+    """Prints means over the suspects of one kind, and medians of p."""
+
     def mean(values: Iterable[float]) -> float:
         return statistics.mean(values)
 
@@ -168,10 +173,10 @@ def print_row(name: str, rows: list[dict[str, Any]]) -> None:
     needed = [enough(row) for row in rows]
     few = "-" if any(n is None for n in needed) else str(max(n for n in needed if n is not None))
     line = f"{name:32}{mean(r['test_accuracy'] for r in rows):6.3f}{mean(r['same_answers'] for r in rows):6.3f}  "
-    line += f"{mean(of(knowledge, 'drift_score')):10.2f}{max(p):10.4f}"
+    line += f"{mean(of(knowledge, 'effect')):10.2f}{max(p):10.4f}"
     line += f"{sum(value <= ALPHA for value in p):5}/{len(p):3}{few:>8}"
     for test in others:
-        line += f"  {mean(of(test, 'drift_score')):+9.3f}"
+        line += f"  {mean(of(test, 'effect')):+9.3f}"
         if rows[0]["evidence"][test]["p_welch"] is not None:
             line += f"{np.median(of(test, 'p_welch')):10.4f}"
         line += f"{np.median(of(test, 'p_calibrated')):8.3f}"
@@ -179,7 +184,7 @@ def print_row(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def enough(row: Mapping[str, Any]) -> int | None:
-    """The fewest private samples from which on the median p stays at or below ALPHA; None: never."""
+    """Returns the fewest private samples from which on the median p is at most ALPHA. None: there are none."""
     found = None
     for point in reversed(row["by_samples"]):
         if point["median"] > ALPHA:

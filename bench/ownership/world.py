@@ -1,4 +1,4 @@
-"""Who has which images in the dataset-inference bench, and how its models are made."""
+"""Says who has which images in the ownership benchmark, and how its models are made."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -18,10 +18,11 @@ Indices = NDArray[np.int64]
 class Setting:
     """How the models of one data set are made.
 
-    arch       of the victim and most suspects
-    others     architectures of those who choose another one
-    student    of distillation: about half as wide
-    radius, attack_steps  of adversarial training: PGD in the maximum norm
+    arch          of the victim and most suspects
+    others        architectures of those who choose another one
+    student       architecture of distillation, about half as wide
+    radius        of adversarial training in the maximum norm
+    attack_steps  of projected gradient descent (PGD) in adversarial training
     """
 
     arch: str
@@ -59,13 +60,16 @@ SETTINGS = {
 class World:
     """Who has which images, for one victim.
 
-    source  a data spec; its train split is dealt out. The part before the colon is in SETTINGS
+    source  a data spec whose train split is dealt out. SETTINGS has the part before the colon
     seed    of the victim. Worlds of all seeds share the public and the independent images, and with them the benign
-            models; each deals the rest anew
+            models. Each deals the rest anew
 
-    All are indices int64 of images. In parts of all images: `public` 44 %, which everybody knows; `independent_pool`
-    18 %, of which independent suspects are trained on draws; `private` 12 %, which the victim is trained on;
-    `surrogate` 26 %, which thieves have who do not have the private images. No two of them share an image.
+    All parts are indices int64 of images, and no two share an image:
+
+    public            44 %, which everybody knows
+    independent_pool  18 %; independent suspects are trained on draws from it
+    private           12 %, which the victim is trained on
+    surrogate         26 %, for thieves who do not have the private images
     """
 
     source: str
@@ -73,6 +77,7 @@ class World:
 
     @property
     def setting(self) -> Setting:
+        """How models of this data set are made. UsageError where SETTINGS has none."""
         name = self.source.partition(":")[0]
         if name not in SETTINGS:
             raise UsageError(f"no suspects are made for {self.source!r}, only for {', '.join(SETTINGS)}")
@@ -100,7 +105,7 @@ class World:
 
     @property
     def size(self) -> int:
-        """Images that a model is trained on which is not a thief's: 12 % of all."""
+        """The number of images that a model is trained on, other than a thief's: 12 % of all."""
         return round(0.12 * len(self.images))
 
     @cached_property
@@ -113,7 +118,7 @@ class World:
         return np.random.default_rng(100 + self.seed).permutation(self._shared[2])
 
     def draw(self, pool: Indices, index: int) -> Indices:
-        """`size` images of a pool, for the model of that index."""
+        """Draws `size` images from a pool, for the model of that index."""
         return np.random.default_rng((index, len(pool))).permutation(pool)[: self.size]
 
 

@@ -13,10 +13,10 @@ from bench.shadows.training_peers import flat, with_autograd
 from pydrift import ops
 
 STATISTICS_TOLERANCE = 1e-5
-# The tolerance is a share of the way that the parameters have gone. Rounding them to float32 at each step takes a part of
-# it. Adam takes a whole step where a gradient is all rounding, and a pooled maximum may change its place. So the error of
-# torch's own float32 in the same run says how near one can come. MOST is the limit beyond which arithmetic is wrong. The
-# weight decay here moves the parameters as much as their gradients do, so that an error in it shows.
+# The tolerance is a share of the way that the parameters have gone. Rounding them to float32 at each step takes a part
+# of it. Adam takes a whole step where a gradient is all rounding, and a pooled maximum may change its place. So the
+# error of torch's own float32 in the same run says how near one can come. MOST is the limit beyond which arithmetic is
+# wrong. The weight decay here moves the parameters as much as their gradients do, so that an error in it shows.
 TRAINING_TOLERANCE, TIMES_TORCH, MOST = 1e-5, 3.0, 1e-3
 DECAY = 1.0
 

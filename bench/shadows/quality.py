@@ -1,8 +1,8 @@
 """Are natively trained shadows as good as those that torch trains?
 
 Many of each are trained by the same recipe from different seeds. Every model sees a half of a pool, and the halves are
-complementary, as those of shadows are. It is measured on that half and on the test split. The difference of the means is
-reported with Welch's 95 % interval, beside the spread over seeds of the models that torch trained.
+complementary, as those of shadows are. It is measured on that half and on the test split. The difference of the means
+is reported with Welch's 95 % interval, beside the spread over seeds of the models that torch trained.
 
     python -m bench.shadows.quality --data fashion-mnist:DIR [--json FILE] [--quick]
 """

@@ -6,8 +6,8 @@ they run on one thread with CPU time as the clock, and once more on all threads 
     w4  statistics of many convnets on the same images      w5  the same of MLPs
     w6  training of many convnets, each on its own batches, the optimizer included; with SGD, and with AdamW
 
-The shares of the ceilings count necessary operations only, padding included. These are the forward pass in w4 and w5. In
-w6 they are three times the forward pass, less the gradient of the images.
+The shares of the ceilings count necessary operations only, padding included. These are the forward pass in w4 and w5.
+In w6 they are three times the forward pass, less the gradient of the images.
 
     python -m bench.shadows.speed [--workload w4|w5|w6] [--device cpu|cuda] [--json FILE] [--quick]
 

@@ -1,7 +1,7 @@
 """The peers of `shadow_statistics`: the ways to ask many networks about the same images in torch.
 
-All of them return margin, loss, confidence and prediction of every (model, image). They compute these from the logits of
-a whole model, or of a whole block where the models run together. On the CPU the images go in blocks, because the
+All of them return margin, loss, confidence and prediction of every (model, image). They compute these from the logits
+of a whole model, or of a whole block where the models run together. On the CPU the images go in blocks, because the
 activations of all would leave the caches. Weights are frozen, and laid out and packed beforehand.
 """
 
@@ -157,7 +157,7 @@ def by_hand(model: FusedModel, block: int, pool: Any = None) -> Network:
                 shape = probe.shape
                 functions.append(lambda x: x.permute(0, 2, 3, 1).flatten(1))
             case ReLU() if isinstance(before, Linear) or isinstance(after, MaxPool2d):
-                pass  # it is part of the product, or follows the pooling, where it is the same function of a quarter of the values
+                pass  # part of the product, or after the pooling: the same function of fewer values
             case _:
                 raise NotImplementedError(f"there is no {type(layer).__name__} by hand")
         probe, before = layer(probe), layer

@@ -85,7 +85,7 @@ class Task:
 
     @cached_property
     def x(self) -> Tensor:
-        """The images as numbers, [N, C, H, W]. The bytes are divided in float32 whatever the dtype, as the ops do it."""
+        """The images as numbers, [N, C, H, W]. As in the ops, the bytes are divided in float32 whatever the dtype."""
         return (self.pixels / 255.0).to(self.dtype)
 
     @cached_property

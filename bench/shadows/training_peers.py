@@ -2,8 +2,8 @@
 
 All of them gather a batch, take the gradient of the mean cross-entropy, and update weights and moments in place. The
 optimizer is SGD with Nesterov momentum, or AdamW. A call continues where the last one ended. Where a name says nothing
-else, the optimizer is torch's fused one. On a CPU it runs for each model while its gradients are in the caches, on a GPU
-once for all models.
+else, the optimizer is torch's fused one. On a CPU it runs for each model while its gradients are in the caches, on a
+GPU once for all models.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""The drift suite's other methods: quiet on nothing, loud on a swap, with p-values that are uniform under the null."""
+"""The drift suite's other methods see a swap, and nothing in nothing. Their p-values are uniform under the null."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def alternatives(models, digits):
 
 
 def test_the_same_model_twice(alternatives, models):
-    found = alternatives.judge(models["base"])
+    found = alternatives.findings(models["base"])
     assert found.keys() == RULES | RULES_ON_DATA | NO_RULE
     for name in RULES | NO_RULE:
         assert found[name].score == pytest.approx(0, abs=1e-12)
@@ -39,23 +39,23 @@ def test_the_same_model_twice(alternatives, models):
 
 
 def test_swapped_classes(alternatives, models):
-    found = alternatives.judge(models["swapped"], "swap:3,8")
+    found = alternatives.findings(models["swapped"], "swap:3,8")
     for name in ("accuracy, original set", "accuracy of the base, current set", "disagreement", "BBSD of the models"):
         assert found[name].first in (3, 8)
         assert found[name].alarm is (None if name in NO_RULE else True)
     # Its own accuracy is as good as ever, and no pixel of the data has changed.
     assert not any(found[name].alarm for name in RULES_ON_DATA | {"accuracy, current set"})
-    benign = alternatives.judge(models["benign"])
+    benign = alternatives.findings(models["benign"])
     for name in ("accuracy, original set", "disagreement", "BBSD of the models"):  # the features are as good as before
         assert found[name].score > benign[name].score
 
 
 def test_images_that_changed(alternatives, models):
-    found = alternatives.judge(models["benign"], "noise:0.5")
+    found = alternatives.findings(models["benign"], "noise:0.5")
     accuracies = {"accuracy, current set", "accuracy of the base, current set"}
     assert all(found[name].alarm for name in RULES_ON_DATA | accuracies)
-    assert found == alternatives.judge(models["benign"], "noise:0.5")
-    assert found["MMD of features"] != alternatives.judge(models["benign"], "noise:0.5", seed=1)["MMD of features"]
+    assert found == alternatives.findings(models["benign"], "noise:0.5")
+    assert found["MMD of features"] != alternatives.findings(models["benign"], "noise:0.5", seed=1)["MMD of features"]
 
 
 @pytest.mark.parametrize("drift", ["remove:4", "remove:4,0.5", "darken:1,0.3", "expand:2,digits,7,0.5"])
@@ -65,7 +65,7 @@ def test_only_new_images_are_asked(alternatives, models, digits, drift):
     known, asked = alternatives._recall(models["base"], alternatives._outputs, x), suite.outputs(models["base"], x)
     np.testing.assert_allclose(known.probabilities, asked.probabilities, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(known.features, asked.features, rtol=1e-4, atol=1e-5)
-    assert alternatives.judge(models["benign"], drift).keys() == RULES | RULES_ON_DATA | NO_RULE
+    assert alternatives.findings(models["benign"], drift).keys() == RULES | RULES_ON_DATA | NO_RULE
 
 
 def test_outputs_are_the_input_of_the_last_layer_and_the_softmax():

@@ -1,10 +1,10 @@
-"""The drift suite's updates are as many and as various as they should be, and its tables say what its rows say."""
+"""The drift suite has candidates enough of every kind, and its tables say what its rows say."""
 
 from collections import Counter
 
 import pytest
 
-from bench.drift.candidates import datasets, updates
+from bench.drift.candidates import candidates, datasets
 from bench.drift.summary import accuracy_blind, summary
 
 
@@ -12,25 +12,25 @@ from bench.drift.summary import accuracy_blind, summary
     ("name", "benign", "drifted"),
     [("fashion-mnist", 60, 100), ("mnist", 30, 50), ("cifar10", 30, 50), ("digits", 30, 50)],
 )
-def test_enough_updates_of_every_kind_and_strength(name, benign, drifted):
+def test_enough_candidates_of_every_kind_and_strength(name, benign, drifted):
     data = datasets("data")[name]
-    every = updates(data)
-    assert sum(u.benign for u in every) >= benign
-    assert sum(not u.benign for u in every) >= drifted
-    kinds = {u.kind for u in every if not u.benign}
+    every = candidates(data)
+    assert sum(c.benign for c in every) >= benign
+    assert sum(not c.benign for c in every) >= drifted
+    kinds = {c.kind for c in every if not c.benign}
     assert len(kinds) == (11 if data.foreign else 10)
-    counts = Counter((u.kind, u.strength) for u in every if not u.benign)
+    counts = Counter((c.kind, c.strength) for c in every if not c.benign)
     assert set(counts) >= {(kind, strength) for kind in kinds for strength in range(3)}
-    assert len({u.seed for u in every}) == len(every)
-    assert {u.base for u in every} == set(range(data.bases))
-    assert {u.kind for u in every if u.benign} >= {"same recipe", "augmentation", "label smoothing", "more data"}
+    assert len({c.seed for c in every}) == len(every)
+    assert {c.base for c in every} == set(range(data.bases))
+    assert {c.kind for c in every if c.benign} >= {"same recipe", "augmentation", "label smoothing", "more data"}
 
 
 def row(score, first=None, *, alarm=False, drift=None, classes=(), moved=0.0, named=()):
     """A row of two methods: the one that is tried, and what accuracy on current data says."""
     method = {"score": score, "first": first, "alarm": alarm, "named": list(named)}
     return {
-        "update": {"drift": drift, "classes": list(classes)},
+        "candidate": {"drift": drift, "classes": list(classes)},
         "methods": {"tried": method, "accuracy, current set": {"score": moved}},
     }
 

@@ -1,4 +1,4 @@
-"""The adversarial images of the fingerprint bench: inside [0, 1], and of another class."""
+"""The adversarial images of the fingerprint benchmark are inside [0, 1] and of another class."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The models of the dataset-inference bench, on digits: who has which images, and that theft takes something."""
+"""The models of the ownership benchmark, on digits: who has which images, and that theft takes something."""
 
 from itertools import combinations
 
@@ -77,7 +77,7 @@ def test_only_those_with_access_to_the_private_images_train_on_them(suspects):
         assert np.array_equal(suspects[kind].trained_on, WORLD.surrogate)
 
 
-def test_honest_models_never_saw_a_private_image(work):
+def test_benign_models_never_saw_a_private_image(work):
     benign = bench.independents(WORLD, work, 3)
     assert [model.variant for model in benign] == ["same recipe", "other recipe", "other architecture"]
     for model in benign:
