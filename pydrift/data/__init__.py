@@ -3,6 +3,6 @@
 from pydrift.data.images import LabelledImages, as_images
 from pydrift.data.members import checked_members
 from pydrift.data.plant import plant
-from pydrift.data.sources import load_data
+from pydrift.data.sources import load_data, take_images
 
-__all__ = ["LabelledImages", "as_images", "checked_members", "load_data", "plant"]
+__all__ = ["LabelledImages", "as_images", "checked_members", "load_data", "plant", "take_images"]

@@ -8,13 +8,14 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.store import read_file
 from pydrift.data.cifar import load_cifar10
-from pydrift.data.images import LabelledImages, checked_images, checked_labels
+from pydrift.data.images import LabelledImages, as_images, checked_images, checked_labels
 
 _MAX_BYTES = 4 << 30  # of a data file, and of what is unpacked from it
 _MAX_IMAGE_FILE = 64 << 20
@@ -51,6 +52,11 @@ def load_data(spec: str, split: str = "train") -> LabelledImages:
             "known are digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE and folder:DIR"
         )
     return _SOURCES[name](Path(argument), split)
+
+
+def take_images(data: Any) -> LabelledImages:
+    """The images that a user hands over: a spec such as "fashion-mnist:DIR" is loaded, all else goes to `as_images`."""
+    return load_data(data) if isinstance(data, str) else as_images(data)
 
 
 def _load_digits(_: Path, split: str) -> LabelledImages:

@@ -26,8 +26,8 @@ from pydrift.fingerprint.detector import Detector, Fitted, moved, restored, stat
 from pydrift.fingerprint.probe import BLOCK, Probe, blocks
 from pydrift.fingerprint.registry import detector_named, fitted_class
 from pydrift.models.classifier import choose_device, exact_arithmetic
-from pydrift.models.file import LoadedModel, read_tensors
-from pydrift.models.intake import AuditedModel, as_audited_model
+from pydrift.models.file import read_tensors
+from pydrift.models.intake import Model, as_audited_model
 
 SCHEMA_VERSION = 2
 _KEY = "pydrift.fingerprint"
@@ -154,7 +154,7 @@ class Fingerprint:
 
     def scorer(
         self,
-        model: nn.Module | LoadedModel | AuditedModel | str | Path,
+        model: Model,
         *,
         arch: str | None = None,
         device: str | None = None,
@@ -179,9 +179,7 @@ class Fingerprint:
             )
         return Scorer(self, probe)
 
-    def score(
-        self, model: nn.Module | LoadedModel | AuditedModel | str | Path, x: Tensor, **options: Any
-    ) -> InputScores:
+    def score(self, model: Model, x: Tensor, **options: Any) -> InputScores:
         """`scorer(model, **options).score(x)`."""
         return self.scorer(model, **options).score(x)
 

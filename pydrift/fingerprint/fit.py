@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.checks import check_seed
+from pydrift.core.errors import InputRefused
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.progress import Progress, Silent
-from pydrift.data import LabelledImages, as_images, checked_members, load_data
+from pydrift.data import LabelledImages, checked_members, take_images
 from pydrift.fingerprint.conformal import Conformal
 from pydrift.fingerprint.detector import moved
 from pydrift.fingerprint.features import Features, Needs, joined
@@ -23,8 +23,7 @@ from pydrift.fingerprint.fingerprint import Fingerprint, FingerprintOrigin, iden
 from pydrift.fingerprint.probe import BLOCK, Probe
 from pydrift.fingerprint.registry import detector_named
 from pydrift.models.classifier import choose_device, exact_arithmetic
-from pydrift.models.file import LoadedModel
-from pydrift.models.intake import AuditedModel, as_audited_model
+from pydrift.models.intake import Model, as_audited_model, check_num_classes
 from pydrift.version import __version__
 
 MAX_FITTED = 20_000  # images; of more, as many are drawn
@@ -34,7 +33,7 @@ _SHARE_HELD_OUT = 0.2  # where nobody says what the model was trained on
 
 
 def fit_fingerprint(
-    model: nn.Module | LoadedModel | AuditedModel | str | Path,
+    model: Model,
     data: Any,
     members: ArrayLike | None = None,
     *,
@@ -61,17 +60,12 @@ def fit_fingerprint(
     out (19).
     """
     chosen = detector_named(detector, settings, seed)
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
-    images = load_data(data) if isinstance(data, str) else as_images(data)
+    check_seed(seed)
+    images = take_images(data)
     subject = as_audited_model(model, "model", arch)
     with exact_arithmetic(), progress or Silent() as told:
         probe = Probe(subject.module, images.input_shape, choose_device(device), subject.name)
-        if probe.num_classes != images.num_classes:
-            raise InputRefused(
-                f"{subject.name} tells {probe.num_classes} classes apart, "
-                f"but {images.source} names {images.num_classes}"
-            )
+        check_num_classes(probe.num_classes, subject.name, images.num_classes, images.source)
         if chosen.needs.head and probe.head is None:
             raise InputRefused(f"{subject.name}: its logits are no Linear layer's, which {chosen.title} needs")
         fitted_on, held_out = _split(images, members, seed)

@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 
+from pydrift.core.checks import check_seed
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.progress import Clock, Progress, Silent
 from pydrift.core.store import refuse_manifest_folder, tensors_digest
-from pydrift.data import LabelledImages, as_images, checked_members, load_data
+from pydrift.data import LabelledImages, checked_members, take_images
 from pydrift.membership import DEFAULT, Attack, BoundaryDistance, select_attacks
 from pydrift.membership.evaluation import FPRS, AttackResult, evaluate
 from pydrift.membership.result import MembershipProvenance, MembershipReport, Population, ShadowSummary
 from pydrift.membership.shadow_selection import check_enough, kept_shadows, left_out, origin_of, shadow_mismatches
 from pydrift.models.classifier import Classifier, choose_device, exact_arithmetic, freeze
-from pydrift.models.file import LoadedModel
-from pydrift.models.intake import AuditedModel, as_audited_model
+from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import native_status
 from pydrift.shadows import ShadowBank, train_shadows
@@ -32,7 +31,7 @@ from pydrift.version import __version__
 
 
 def membership_audit(
-    model: nn.Module | LoadedModel | AuditedModel | str | Path,
+    model: Model,
     data: Any,
     members: ArrayLike,
     *,
@@ -80,9 +79,8 @@ def membership_audit(
     count = _needed(suite, shadows) if bank is None else 0
     if not 0 < alpha < 1 or not 0 <= delta < 1:
         raise UsageError(f"alpha must lie between 0 and 1 and delta in [0, 1), got {alpha:g} and {delta:g}")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
-    images = load_data(data) if isinstance(data, str) else as_images(data)
+    check_seed(seed)
+    images = take_images(data)
     member = checked_members(members, images)
     if bank is not None and bank.plan.data_sha256 != images.sha256:
         raise InputRefused(f"bank: its shadows were trained on other data than {images.source}")
@@ -92,10 +90,7 @@ def membership_audit(
         view(images.x[:1], query)  # refuses unknown ones before the work
     subject = as_audited_model(model, "target", arch)
     target = freeze(subject.module, images.input_shape, choose_device(device), "target")
-    if target.num_classes != images.num_classes:
-        raise InputRefused(
-            f"the target tells {target.num_classes} classes apart, but {images.source} names {images.num_classes}"
-        )
+    check_num_classes(target.num_classes, "the target", images.num_classes, images.source)
     known, clock = recipe or subject.recipe, Clock()
     likeness = [] if bank is None else list(shadow_mismatches(bank, subject, known, train))
     if count and not (known or train):

@@ -45,9 +45,11 @@ class AuditedModel:
         return None if self.architecture is None else resolve(self.architecture)
 
 
-def as_audited_model(
-    model: nn.Module | LoadedModel | AuditedModel | str | Path, what: str, arch: str | None = None
-) -> AuditedModel:
+Model = nn.Module | LoadedModel | AuditedModel | str | Path
+"""What every audit takes as a model: a live module, a loaded file, a model taken in before, or the path of a file."""
+
+
+def as_audited_model(model: Model, what: str, arch: str | None = None) -> AuditedModel:
     """Takes a model file (safetensors or state dict), what `load_model` returned, or any nn.Module (copied)."""
     if isinstance(model, AuditedModel):
         return model
@@ -66,6 +68,12 @@ def as_audited_model(
     kind = type(model)
     identity = f"{kind.__module__}.{kind.__qualname__} {module!r} {tensors_digest(module.state_dict())}"
     return AuditedModel(module, kind.__name__, sha256_bytes(identity.encode()), None, None, None)
+
+
+def check_num_classes(found: int, what: str, expected: int, of_what: str) -> None:
+    """InputRefused unless `what` has as many classes as `of_what`, a model or data."""
+    if found != expected:
+        raise InputRefused(f"{what} has {found} classes, but {of_what} has {expected}")
 
 
 def _from_file(loaded: LoadedModel, name: str) -> AuditedModel:

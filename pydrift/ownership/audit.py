@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pydrift.core.checks import check_seed
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.parallel import each, with_one_blas_thread
 from pydrift.core.progress import Clock, Progress, Silent
 from pydrift.core.store import refuse_manifest_folder, sha256_bytes
-from pydrift.data import LabelledImages, as_images, load_data
+from pydrift.data import LabelledImages, take_images
 from pydrift.models.classifier import Classifier, choose_device, exact_arithmetic, freeze
-from pydrift.models.file import LoadedModel
-from pydrift.models.intake import AuditedModel, as_audited_model
+from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import native_status
 from pydrift.ownership.blind_walk import MAX_QUERIES, BlindWalk
@@ -40,8 +40,6 @@ MIN_SAMPLES, MIN_INDEPENDENTS, MIN_REFERENCES = 5, 10, 8
 _CLASSES = 10  # nearest ones that distances are measured to
 _MODELS_AT_ONCE = 16  # that are made ready together
 _MUCH_BETTER = 0.1  # in accuracy on the public images that are asked about, which are few
-
-Model = nn.Module | LoadedModel | AuditedModel | str | Path
 
 
 def ownership_audit(
@@ -94,7 +92,7 @@ def ownership_audit(
     named = _named(suspects)
     owner = as_audited_model(victim, "victim", arch)
     accused = {name: as_audited_model(model, name, arch) for name, model in named.items()}
-    ours, theirs = (load_data(data) if isinstance(data, str) else as_images(data) for data in (private, public))
+    ours, theirs = take_images(private), take_images(public)
     where, clock = choose_device(device), Clock()
     shape = ours.input_shape
     asked = freeze(owner.module, shape, where, "victim")
@@ -102,8 +100,7 @@ def ownership_audit(
     roles = Roles.of(len(ours), len(theirs), samples, fit_on, seed)
     models = {name: freeze(subject.module, shape, where, name) for name, subject in accused.items()}
     for name, model in models.items():
-        if model.num_classes != asked.num_classes:
-            raise InputRefused(f"{name}: tells {model.num_classes} classes apart, the victim {asked.num_classes}")
+        check_num_classes(model.num_classes, name, asked.num_classes, "the victim")
     known = recipe or owner.recipe
     shown = _joined(ours.subset(roles.private_asked), theirs.subset(roles.public_asked))
     fitted_on = _joined(ours.subset(roles.private_fitted), theirs.subset(roles.public_fitted))
@@ -209,8 +206,7 @@ def _check_settings(samples: int, fit_on: int, independents: int, references: in
             f"with {independents} independent models no p is below 1/{independents + 1}; alpha {alpha:g} needs "
             f"{2 * ceil((1 / alpha - 1) / 2 - 1e-9)} of them"
         )
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed must be in 0..2**63 - 1, got {seed}")
+    check_seed(seed)
 
 
 def _named(suspects: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
@@ -246,7 +242,7 @@ def _fitting(private: LabelledImages, public: LabelledImages, classes: int) -> t
         if images.class_names != names[: images.num_classes]:
             raise InputRefused("public: the private images have other class names, or in another order")
     if len(names) > classes:
-        raise InputRefused(f"the victim tells {classes} classes apart, but the images are of {len(names)}")
+        check_num_classes(classes, "the victim", len(names), "the set of images")
     names += tuple(str(k) for k in range(len(names), classes))
     seen: dict[str, int] = {}
     fitting = []

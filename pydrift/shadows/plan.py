@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.store import sha256_bytes, tensors_digest
@@ -66,8 +67,7 @@ class ShadowPlan:
             raise UsageError(f"the number of shadows must be in 1..{MAX_SHADOWS}, got {self.count}")
         if self.draw.kind == "halves" and self.count % 2:
             raise UsageError(f"complementary halves need an even number of shadows, got {self.count}")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed must be in 0..2**63 - 1, got {self.seed}")
+        check_seed(self.seed)
 
     @classmethod
     def make(

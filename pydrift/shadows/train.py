@@ -21,11 +21,11 @@ from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.parallel import each, intra_op_threads
 from pydrift.core.progress import Progress, Silent
 from pydrift.core.store import tensors_digest
-from pydrift.data import LabelledImages, as_images, load_data
+from pydrift.data import LabelledImages, load_data, take_images
 from pydrift.models.arch import resolve
 from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
-from pydrift.models.file import LoadedModel, load_model, save_model
-from pydrift.models.intake import AuditedModel, as_audited_model
+from pydrift.models.file import load_model, save_model
+from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows.bank import ShadowBank, WeightStack, template_for
 from pydrift.shadows.checkpoint import BlockCheckpoint
@@ -33,8 +33,6 @@ from pydrift.shadows.draw import Draw
 from pydrift.shadows.plan import ShadowPlan, arithmetic
 from pydrift.shadows.tasks import TaskFolder, Trained, start_file
 from pydrift.training import Train, native_program, predict, seeded, train_many
-
-Model = nn.Module | LoadedModel | AuditedModel | str | Path
 
 _GPU_MODELS, _GPU_STATES = 64, 4 << 30  # side by side on a GPU: at most so many, with so many bytes of state
 
@@ -79,7 +77,7 @@ def train_shadows(
     """
     start = _start(model, update_mode, arch)
     source = _absolute(data) if isinstance(data, str) else None
-    images = load_data(data) if isinstance(data, str) else as_images(data)
+    images = take_images(data)
     where, progress = choose_device(device), progress or Silent()
     plan = _plan(start, images, count, update_mode, draw, recipe, recipes, seed, train, where)
     size = _block(start, plan, images.x, block)
@@ -291,10 +289,7 @@ def _plan(
     device: torch.device,
 ) -> ShadowPlan:
     classes = freeze(start.module, images.input_shape, torch.device("cpu"), start.name).num_classes
-    if classes != images.num_classes:
-        raise InputRefused(
-            f"{start.name} tells {classes} classes apart, but {images.source} names {images.num_classes}"
-        )
+    check_num_classes(classes, start.name, images.num_classes, images.source)
     return ShadowPlan.make(
         start,
         images,

@@ -182,7 +182,7 @@ def test_the_recipe_may_be_changed(call):
         (("{folder}/nobody", *MINE, "--alpha", "0.05"), 2, "no such file"),
         (("{thief}", *MINE, "--members", "{victim}"), 4, "not an npy file"),
         (("{thief}", *MINE, "--alpha", "0.05", "--samples", "290"), 4, "290 samples need 310 private images"),
-        (("{three}", *MINE, "--alpha", "0.05"), 4, "three.safetensors: tells 3 classes apart, the victim 10"),
+        (("{three}", *MINE, "--alpha", "0.05"), 4, "three.safetensors has 3 classes, but the victim has 10"),
         (("{members}", *MINE, "--alpha", "0.05"), 4, "members.npy"),
         (
             ("{thief}", *MINE[:2], "--private", "npz:{folder}/few.npz", "--public", "digits", *FEW, "--alpha", "0.05"),

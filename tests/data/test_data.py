@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.data import LabelledImages, as_images, load_data, sources
+from pydrift.data import LabelledImages, as_images, load_data, sources, take_images
 from pydrift.data.cifar import CLASSES
 
 Mutate = Callable[[bytes, int], bytes]
@@ -441,3 +441,15 @@ def test_real_data(shared_data: Path, kind: str, shape: tuple[int, int, int], co
     assert len(test) == 10_000
     assert train.class_names[9] == last
     assert 0.2 < float(train.x.mean()) < 0.5 or kind == "mnist"
+
+
+# --- what a user hands over
+
+
+def test_a_spec_is_loaded_and_all_else_is_adapted() -> None:
+    digits = load_data("digits")
+    assert same(take_images("digits"), digits)
+    assert take_images(digits) is digits
+    assert same(take_images((X, Y)), as_images((X, Y)))
+    with pytest.raises(UsageError, match="unknown data 'nothing'"):
+        take_images("nothing")

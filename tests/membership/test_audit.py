@@ -336,7 +336,7 @@ def test_a_target_of_other_images_or_classes_is_refused(population):
         membership_audit(other_shape, population, INDICES)
     other_classes = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
     with pytest.raises(
-        InputRefused, match=r"^the target tells 7 classes apart, but digits, some labels wrong names 10"
+        InputRefused, match=r"^the target has 7 classes, but digits, some labels wrong has 10"
     ):
         membership_audit(other_classes, population, INDICES)
 

@@ -365,7 +365,7 @@ def test_other_classes_are_refused(world, victim):
 
 def test_suspects_that_do_not_fit_are_refused(world, victim):
     private, public, _ = world
-    with pytest.raises(InputRefused, match="small: tells 4 classes apart, the victim 10"):
+    with pytest.raises(InputRefused, match="small has 4 classes, but the victim has 10"):
         ownership_audit(victim, {"small": build("mlp:1x8x8:8:4", 0)}, private, public, **FEW)
     with pytest.raises(InputRefused, match="large: does not take images of shape 1x8x8"):
         ownership_audit(victim, {"large": build("mlp:1x28x28:8:10", 0)}, private, public, **FEW)
