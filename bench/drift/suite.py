@@ -35,8 +35,8 @@ from pydrift import DriftAuditor
 from pydrift.core.store import write_atomic
 from pydrift.data import LabelledImages, load_data
 from pydrift.drift.calibration import FORMAT, Calibration
-from pydrift.drift.responses import Responses, candidate_responses, of_models, reference_responses
-from pydrift.drift.verdict import judge
+from pydrift.drift.responses import Responses, candidate_responses, reference_responses, select_models
+from pydrift.drift.verdict import Evidence, decide
 from pydrift.models.classifier import exact_arithmetic, freeze
 from pydrift.models.file import load_model
 from pydrift.shadows import train_shadows, update_draw
@@ -167,15 +167,12 @@ def _verdicts(
     gray = fitted.attack.invert(candidate, fitted.restarts, fitted.seed)
     of_candidate = candidate_responses(models, candidate, fitted.consensus, gray.images, lambda: None)
     probes = options.probes.split(",") if options.probes else list(of_candidate)
-    benign, of_candidate = ({probe: views[probe] for probe in probes} for views in (fitted.answers, of_candidate))
-    of_data = of_models(reference_responses([candidate], test, lambda: None), 0)
+    benign, own = ({probe: found[probe] for probe in probes} for found in (fitted.responses, of_candidate))
+    of_data = select_models(reference_responses([candidate], test, lambda: None), 0)
     found = {}
-    for name, known, responses in (
-        (OURS, benign, of_candidate),
-        (WITH_DATA, benign | of_known, of_candidate | of_data),
-    ):
-        shadows = of_models(known, slice(1, None))
-        verdict = judge(shadows, responses, None, fitted.confidence, fitted.class_names, ALPHA)
+    for name, known, responses in ((OURS, benign, own), (WITH_DATA, benign | of_known, own | of_data)):
+        shadows = select_models(known, slice(1, None))
+        verdict = decide(Evidence(shadows, responses, fitted.confidence, fitted.class_names), ALPHA)
         p_values = [1.0 if c.p_value is None else c.p_value for c in verdict.classes]
         found[name] = {
             "score": -float(np.log10(min(p_values))),

@@ -13,27 +13,28 @@ def dcgan_images(x: Tensor, steps: int, count: int, seed: int) -> Tensor:
     channels, height, width = x.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        make, tell = _generator(channels, height, width), _discriminator(channels, height, width)
-    for part in (*make.modules(), *tell.modules()):
+        maker, discriminator = _generator(channels, height, width), _discriminator(channels, height, width)
+    for part in (*maker.modules(), *discriminator.modules()):
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(part.weight, 0, 0.02, generator=generator)
-    own, other = (torch.optim.Adam(net.parameters(), _RATE, betas=(0.5, 0.999)) for net in (make, tell))
+    networks = (maker, discriminator)
+    of_maker, of_discriminator = (torch.optim.Adam(net.parameters(), _RATE, betas=(0.5, 0.999)) for net in networks)
 
-    def made(number: int) -> Tensor:
-        return make(torch.randn(number, _LATENT, generator=generator))[:, :, :height, :width]
+    def images(number: int) -> Tensor:
+        return maker(torch.randn(number, _LATENT, generator=generator))[:, :, :height, :width]
 
     for _ in range(steps):
         real = x[torch.randint(len(x), (_BATCH,), generator=generator)]
-        fake = made(_BATCH)
-        other.zero_grad()
-        (F.softplus(-tell(real)).mean() + F.softplus(tell(fake.detach())).mean()).backward()
-        other.step()
-        own.zero_grad()
-        F.softplus(-tell(fake)).mean().backward()
-        own.step()
-    make.eval()
+        fake = images(_BATCH)
+        of_discriminator.zero_grad()
+        (F.softplus(-discriminator(real)).mean() + F.softplus(discriminator(fake.detach())).mean()).backward()
+        of_discriminator.step()
+        of_maker.zero_grad()
+        F.softplus(-discriminator(fake)).mean().backward()
+        of_maker.step()
+    maker.eval()
     with torch.no_grad():
-        return torch.cat([made(min(250, count - start)) for start in range(0, count, 250)])
+        return torch.cat([images(min(250, count - start)) for start in range(0, count, 250)])
 
 
 def _generator(channels: int, height: int, width: int) -> nn.Module:

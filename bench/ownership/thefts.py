@@ -32,10 +32,8 @@ from pydrift.ownership.roles import Roles
 
 ALPHA = 0.01
 SAMPLES = {"min-gd": 12, "blind-walk": 60}  # an image takes MinGD ten times as long
-FITTED_AND_ASKED = {
-    "cifar10": 220,
-    "digits": 160,
-}  # public images; the same for both embeddings, so that they share the benign models
+# The number of public images. Both embeddings have the same, so that they share the benign models.
+FITTED_AND_ASKED = {"cifar10": 220, "digits": 160}
 TESTS = ("knowledge", "agreement", "membership", "confidence: perceptron", "confidence: logistic regression")
 
 
