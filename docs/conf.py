@@ -18,9 +18,9 @@ release = version = __version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "generated_pages",
+    "mathml",
 ]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "html_image"]
@@ -31,8 +31,11 @@ nitpicky = False  # docstrings write types in prose
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("ArrayLike", "Model", "NDArray")}
+maximum_signature_line_length = 88
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"pydrift {release}"
 html_static_path = ["_static"]
 html_css_files = ["pydrift.css"]
