@@ -33,7 +33,7 @@ from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import resolve_stored
 from pydrift.models.intake import AuditedModel
 
-FORMAT = 3  # also raised when other probes are shown: answers to other questions cannot be compared
+FORMAT = 3  # also raised when other probes are shown: responses to other questions cannot be compared
 
 GUESSED = {
     "recipe": "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where "
@@ -57,7 +57,7 @@ class Calibration:
 
     gray          of the base
     consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
-    answers       of each probe, of each view float64 [K + 1, ..., classes], the base first (see pydrift.drift.responses)
+    responses       of each probe, of each view float64 [K + 1, ..., classes], the base first (see pydrift.drift.responses)
     confidence    float64 [classes]: the shadows' mean confidence in the consensus images that they made
     base_p_value  p of the base as if it were a update; None where it is not one (shadows that continue from it)
     """
@@ -66,7 +66,7 @@ class Calibration:
     shadows: tuple[nn.Module, ...]
     gray: GrayData
     consensus: NDArray[np.float32]
-    answers: dict[str, dict[str, NDArray[np.float64]]]
+    responses: dict[str, dict[str, NDArray[np.float64]]]
     confidence: NDArray[np.float64]
     base_p_value: float | None
     class_names: tuple[str, ...]
@@ -131,14 +131,14 @@ class Calibration:
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
         models = range(raw["shadows"] + 1)
         classes, shape = len(raw["class_names"]), (raw["restarts"], *raw["input_shape"])
-        tables = {name: tensor.numpy() for name, tensor in _below("answers.", state).items()}
-        answers = {i: {v: tables[f"{i}.{v}"] for v in raw["asked"][i]} for i in PROBES if i in raw["asked"]}
+        tables = {name: tensor.numpy() for name, tensor in _below("responses.", state).items()}
+        responses = {i: {v: tables[f"{i}.{v}"] for v in raw["asked"][i]} for i in PROBES if i in raw["asked"]}
         named = sum(map(len, raw["asked"].values()))
-        fits = 0 < named == sum(map(len, answers.values())) == len(tables)
-        for probe, views in answers.items():
+        fits = 0 < named == sum(map(len, responses.values())) == len(tables)
+        for probe, views in responses.items():
             for table in views.values():
                 fits &= table.ndim >= 2 and (table.shape[0], table.shape[-1]) == (len(models), classes)
-                fits &= not PROBES[probe].made_of or table.shape[1:] == (classes, classes)
+                fits &= not PROBES[probe].per_class or table.shape[1:] == (classes, classes)
         fits &= state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
         fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
         if not (fits and isinstance(raw["seed"], int) and isinstance(raw["settings"]["guessed"], list)):
@@ -149,7 +149,7 @@ class Calibration:
             shadows=tuple(modules[1:]),
             gray=GrayData(**{name: tensor.numpy() for name, tensor in _below("gray.", state).items()}),
             consensus=state["consensus"].numpy(),
-            answers=answers,
+            responses=responses,
             confidence=state["confidence"].numpy(),
             class_names=tuple(raw["class_names"]),
             input_shape=tuple(raw["input_shape"]),
@@ -164,7 +164,9 @@ class Calibration:
 
     def _tensors(self) -> dict[str, Tensor]:
         arrays = {"consensus": self.consensus, "confidence": self.confidence}
-        arrays |= {f"answers.{name}.{v}": table for name, views in self.answers.items() for v, table in views.items()}
+        arrays |= {
+            f"responses.{name}.{v}": table for name, views in self.responses.items() for v, table in views.items()
+        }
         arrays |= {f"gray.{name}": values for name, values in vars(self.gray).items()}
         tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
         for m, module in enumerate((self.base.module, *self.shadows)):
@@ -175,7 +177,7 @@ class Calibration:
         base = {"name": self.base.name, "sha256": self.base.sha256, "architecture": self.base.architecture}
         return {
             **{name: getattr(self, name) for name in _PLAIN},
-            "asked": {name: list(views) for name, views in self.answers.items()},
+            "asked": {name: list(views) for name, views in self.responses.items()},
             "base": base,
             "shadows": len(self.shadows),
             "attack": describe_attack(self.attack),
