@@ -1,7 +1,7 @@
 """Makes docs/_static/report.png, the picture of a report in the README, by a headless Chromium.
 
-    make demo
-    python docs/make_report_picture.py demo/drifted/report.html
+make demo
+python docs/make_report_picture.py demo/drifted/report.html
 """
 
 from __future__ import annotations

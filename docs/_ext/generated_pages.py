@@ -1,7 +1,7 @@
 """The pages that are made of the program itself: the commands from typer, the Python API from docstrings.
 
-A page asks for them by a line `<!-- generated: commands -->` or `<!-- generated: python -->`. Nothing is copied by hand,
-so help and docs cannot say two things.
+A page asks for them by a line `<!-- generated: commands -->` or `<!-- generated: python -->`. Nothing is copied by
+hand, so help and docs cannot say two things.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def _metavar(parameter: Any) -> str:
 
 
 def _row(parameter: Any) -> str:
+    bar = "\\|"  # in a table, even within code
     option = parameter.param_type_name != "argument"
     shown = f"{_name(parameter)} {_metavar(parameter)}".strip() if option else _name(parameter)
     words = (getattr(parameter, "help", None) or "").strip()
@@ -90,7 +91,7 @@ def _row(parameter: Any) -> str:
         notes.append("May be repeated.")
     if option and isinstance(parameter.default, str | int | float) and not isinstance(parameter.default, bool):
         notes.append(f"Default: {parameter.default}.")
-    return f"| `{shown}` | {_escaped(' '.join(filter(None, notes)))} |".replace("CALIBRATION|BASE", "CALIBRATION\\|BASE")
+    return f"| `{shown.replace('|', bar)}` | {_escaped(' '.join(filter(None, notes)))} |"
 
 
 def _escaped(text: str) -> str:

@@ -1,7 +1,7 @@
 """Is the English plain? Measures the sentences of README and docs, and finds words that the project has retired.
 
-    python tests/docs/prose.py            a line per page, long sentences, retired words; exit code 1 if any is wrong
-    python tests/docs/prose.py --quiet    only what is wrong
+python tests/docs/prose.py            a line per page, long sentences, retired words; exit code 1 if any is wrong
+python tests/docs/prose.py --quiet    only what is wrong
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ RETIRED = {
     r"\bteam_\w+": "block_*",
 }
 # Where a retired word is the word: other programs' options, and titles of papers.
-ALLOWED = (
-    r"python bench/.*",
-)
+ALLOWED = (r"python bench/.*",)
 
 
 class Sentence(NamedTuple):
@@ -53,7 +51,15 @@ def pages() -> list[Path]:
     """README and everything in Markdown that readers see."""
     top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
     built = ROOT / "docs" / "_build"
-    return [*top, *(p for folder in ("docs", "examples") for p in sorted((ROOT / folder).rglob("*.md")) if built not in p.parents)]
+    return [
+        *top,
+        *(
+            p
+            for folder in ("docs", "examples")
+            for p in sorted((ROOT / folder).rglob("*.md"))
+            if built not in p.parents
+        ),
+    ]
 
 
 def prose(text: str) -> str:
