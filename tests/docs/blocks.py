@@ -13,7 +13,8 @@ from tests.docs.prose import ROOT, pages
 #   <!-- output: NAME -->      the block is the output NAME, which outputs.py makes
 #   <!-- not executed: WHY --> the names of a Python block are checked, but the block does not run
 _BLOCK = re.compile(
-    r"^(?:<!-- (?P<note>[^>]*) -->\n)?(?P<indent> *)(?P<fence>`{3,})(?P<kind>[^\n`]*)\n(?P<code>.*?)^(?P=indent)(?P=fence)$",
+    r"^(?:<!-- (?P<note>[^>]*) -->\n)?(?P<indent> *)(?P<fence>`{3,})(?P<kind>[^\n`]*)\n"
+    r"(?P<code>.*?)^(?P=indent)(?P=fence)$",
     re.DOTALL | re.MULTILINE,
 )
 KINDS = {"console", "python", "text", "bash", "yaml", ""}
