@@ -14,6 +14,7 @@ from pydrift.cli.app import (
     SOURCES,
     ArchOption,
     DeviceOption,
+    Group,
     JsonOption,
     SeedOption,
     app,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 fingerprint = typer.Typer(
     name="fingerprint",
+    cls=Group,
     help="Tell images of a model's own kind from others. No outliers are needed.",
     no_args_is_help=True,
 )
@@ -42,7 +44,7 @@ _DETECTORS = (
 
 @fingerprint.command()
 def fit(
-    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     data: Annotated[
         str, typer.Option("--data", help=f"The images that it was trained on, and others like them: {SOURCES}.")
     ],

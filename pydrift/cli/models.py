@@ -47,9 +47,9 @@ def train(
         str | None,
         typer.Option(
             "--plant",
-            help="Plant a drift in the training images: swap:A,B[,FRACTION], relabel:A,B,FRACTION, remove:A[,FRACTION],"
-            " flip:A[,FRACTION], rotate:A,DEGREES, darken:A,FACTOR, patch:A,FRACTION, backdoor:A,FRACTION, noise:SIGMA "
-            "or expand:A,DATA,B[,SHARE].",
+            help="Plant a drift in the training images: swap:A,B[,FRACTION], relabel:A,B,FRACTION, "
+            "remove:A[,FRACTION], flip:A[,FRACTION], rotate:A,DEGREES, darken:A,FACTOR, patch:A,FRACTION, "
+            "backdoor:A,FRACTION, noise:SIGMA or expand:A,DATA,B[,SHARE].",
         ),
     ] = None,
     epochs: Annotated[
@@ -111,7 +111,7 @@ def _print_accuracies(module: Module, drawn: LabelledImages, data: str, drift: s
 
 @app.command(rich_help_panel=MODELS)
 def invert(
-    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     out: Annotated[Path, typer.Option("--out", help="Write the images, confidences and steps to this npz file.")],
     png: Annotated[
         Path | None, typer.Option("--png", help="Also write one picture of all images, one row per class.")

@@ -1,9 +1,8 @@
-"""The report of a dataset inference: every promised section with the right numbers, hostile names harmless."""
+"""The page of an ownership audit: every promised section with the right numbers, hostile names harmless."""
 
 from __future__ import annotations
 
 import io
-import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -12,17 +11,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pydrift import InputRefused
 from pydrift.ownership import Evidence, OwnershipReport, SuspectResult
 from pydrift.ownership.evidence import Departures, ReferenceScale, SamplePoint
 from pydrift.ownership.result import Null, OwnershipProvenance
-from pydrift.report import figures, render_ownership_html, render_ownership_terminal
-from pydrift.report.ownership import by_p, headline, meaning
+from pydrift.report import figures
+from pydrift.report.ownership import by_p, headline, meaning, render_ownership_html, render_ownership_terminal
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = (SCRIPT, "n" * 10_000, "a\x1b[31mb\x00\x07\u202ec\nd", "[bold red]&amp;{{ 7*7 }}", "\udc80 \"'")
-HONEST = tuple(-0.2 + 0.01 * k for k in range(40))  # the three most alike at 0.17, 0.18 and 0.19
-FOUND = tuple(value / 1.25 for value in HONEST)
+BENIGN = tuple(-0.2 + 0.01 * k for k in range(40))  # the three most alike at 0.17, 0.18 and 0.19
+FOUND = tuple(value / 1.25 for value in BENIGN)
 
 
 def suspect(name: str, effect: float, verdict: str, p: float, reasons: tuple[str, ...] = ()) -> SuspectResult:
@@ -47,7 +45,7 @@ def suspect(name: str, effect: float, verdict: str, p: float, reasons: tuple[str
 
 
 THIEF = suspect("thief.safetensors", 0.61, "stolen", 1 / 41)
-HONEST_ONE = suspect("benign.safetensors", -0.055, "independent", 27 / 41)
+INDEPENDENT = suspect("benign.safetensors", -0.055, "independent", 27 / 41)
 UNCLEAR = suspect("unclear.safetensors", 0.155, "inconclusive", 5 / 41, ("p lies between: reveal more samples",))
 
 
@@ -55,7 +53,7 @@ def make(*suspects: SuspectResult, **changes: object) -> OwnershipReport:
     report = OwnershipReport(
         suspects=suspects,
         victim=suspect("victim", 1.0, "stolen", 1 / 41),
-        null=Null(8, 40, "300 of 541 images without replacement", (0.913, None, 0.987), FOUND, HONEST),
+        null=Null(8, 40, "300 of 541 images without replacement", (0.913, None, 0.987), FOUND, BENIGN),
         alpha=0.05,
         samples=20,
         embedding="MinGD (white box)",
@@ -81,7 +79,7 @@ def make(*suspects: SuspectResult, **changes: object) -> OwnershipReport:
     return replace(report, **changes)  # type: ignore[arg-type]
 
 
-ALL = make(HONEST_ONE, THIEF, UNCLEAR)
+ALL = make(INDEPENDENT, THIEF, UNCLEAR)
 
 
 def hostile(name: str) -> OwnershipReport:
@@ -123,7 +121,7 @@ def rows(html: str) -> list[list[str]]:
 MANY = make(*(suspect(f"{HOSTILE[n % 5]} {n}", 0.3 - n / 1000, "stolen", 1 / 41) for n in range(400)))
 
 
-@pytest.mark.parametrize("report", [ALL, make(HONEST_ONE), MANY, *map(hostile, HOSTILE)])
+@pytest.mark.parametrize("report", [ALL, make(INDEPENDENT), MANY, *map(hostile, HOSTILE)])
 def test_page_is_one_small_harmless_well_formed_file(report: OwnershipReport) -> None:
     html = render_ownership_html(report)
     assert len(html.encode()) < 2_000_000
@@ -177,19 +175,19 @@ def test_page_says_everything_promised() -> None:
     text = text_of(render_ownership_html(ALL))
     for promised in (
         "▲ Stolen: thief.safetensors comes from the private images, or from the victim.",
-        "how many of 40 benign models, trained without the private images, show as much knowledge of them",
+        "p is a rank among 40 benign models that were trained without the private images.",
         "Stolen: p is at most 0.05.",
-        "for that they are spread from their mean, 1.25 times.",
+        "Therefore they are spread from their mean, by a factor of 1.25.",
         "each benign model saw 300 images and the victim 400",
         "none of 40 benign models shows as much knowledge of the private images, p = (0 + 1) / (40 + 1) = 0.0244",
         "4 of 40 benign models show as much knowledge of the private images, p = (4 + 1) / (40 + 1) = 0.122",
         "; p lies between: reveal more samples",
         "MinGD (white box)",
         "historical, no p-value",
-        "each trained on 300 of 541 images without replacement",
-        "Their accuracy on images that were not in their draw: 91.3 % to 98.7 %.",
+        "Each was trained on 300 of 541 images without replacement.",
+        "Their accuracy on images that they were not trained on is 91.3 % to 98.7 %.",
         "adversarial training on the private images is a known false negative",
-        "Whoever had them for another reason",
+        "Somebody may have them for another reason",
         "How benign models of other data behave",
         "pydrift ownership thief.safetensors --victim mine.safetensors",
         "embedding.max_steps 500",
@@ -212,19 +210,19 @@ def test_the_banner_is_of_the_gravest_verdict() -> None:
             "Stolen: thief.safetensors, b come from the private images, or from the victim.",
         ),
         (
-            make(UNCLEAR, HONEST_ONE),
+            make(UNCLEAR, INDEPENDENT),
             "inconclusive",
-            "Inconclusive: whether unclear.safetensors comes from the private images cannot be told.",
+            "Inconclusive: this audit cannot decide whether unclear.safetensors comes from the private images.",
         ),
         (
-            make(HONEST_ONE),
+            make(INDEPENDENT),
             "stable",
-            "Independent: nothing says that benign.safetensors comes from the private images.",
+            "Independent: this audit found no sign that benign.safetensors comes from the private images.",
         ),
         (
-            make(HONEST_ONE, HONEST_ONE),
+            make(INDEPENDENT, INDEPENDENT),
             "stable",
-            "Independent: nothing says that any suspect comes from the private images.",
+            "Independent: this audit found no sign that any suspect comes from the private images.",
         ),
     ):
         assert headline(report) == words
@@ -237,10 +235,10 @@ def test_the_banner_is_of_the_gravest_verdict() -> None:
 
 def test_suspects_stand_by_their_p_and_then_by_their_knowledge() -> None:
     weaker = suspect("weaker", 0.4, "stolen", 1 / 41)
-    assert by_p(make(HONEST_ONE, weaker, UNCLEAR, THIEF)) == [THIEF, weaker, UNCLEAR, HONEST_ONE]
+    assert by_p(make(INDEPENDENT, weaker, UNCLEAR, THIEF)) == [THIEF, weaker, UNCLEAR, INDEPENDENT]
 
 
-def test_p_in_words_counts_the_honest_models() -> None:
+def test_p_in_words_counts_the_benign_models() -> None:
     for rank, begins in (
         (1, "none of 40 benign models shows as much knowledge"),
         (2, "1 of 40 benign models shows as much knowledge"),
@@ -254,15 +252,15 @@ def test_what_does_not_fit_is_counted() -> None:
     html = render_ownership_html(MANY)
     text = text_of(html)
     assert "Shown: the first 250 of 400 suspects; the rest are in ownership.json." in text
-    assert "drawn are the first 20" in text
+    assert "and the first 20 suspects are drawn" in text
     assert html.count("<figure>") == 1 + 20 + 1  # the benign models, the curves of 20 and that of the victim
-    assert "drawn are" not in text_of(render_ownership_html(ALL))
+    assert "suspects are drawn" not in text_of(render_ownership_html(ALL))
 
 
-def test_figure_of_honest_models() -> None:
+def test_figure_of_benign_models() -> None:
     lines = [("1", "drift", THIEF.knowledge, 0.3), ("victim", "", ALL.victim.knowledge, None)]
-    svg = ET.fromstring(figures.knowledge_figure(HONEST, lines))
-    x = figures._scale(figures.span([*HONEST, 0.56, 0.66, 0.95, 1.05]), figures.STRIP_WIDTH)
+    svg = ET.fromstring(figures.knowledge_figure(BENIGN, lines))
+    x = figures._scale(figures.span([*BENIGN, 0.56, 0.66, 0.95, 1.05]), figures.STRIP_WIDTH)
     paths = {
         kind: [p.get("d", "") for p in svg.iter("path") if p.get("class") == kind] for kind in ("limit", "observed")
     }
@@ -275,7 +273,7 @@ def test_figure_of_honest_models() -> None:
         "knowledge of the private images: 40 benign models between -0.20 and 0.19, 1 0.61, victim 1.00"
     )
     further = [("1", "drift", THIEF.knowledge, 7.0)]
-    svg = ET.fromstring(figures.knowledge_figure(HONEST, further))
+    svg = ET.fromstring(figures.knowledge_figure(BENIGN, further))
     (limit,) = (p.get("d", "") for p in svg.iter("path") if p.get("class") == "limit")
     assert 0 < float(limit.split()[0][1:]) < figures.STRIP_WIDTH  # what is far away is still in the picture
 
@@ -286,19 +284,19 @@ def test_the_figure_and_the_words_are_the_verdict_s() -> None:
     random, disagreeing, stolen = np.random.default_rng(0), 0, 0
     for _ in range(150):
         null = random.normal(size=(40, 2)) * [0.1, 2.0]
-        yardstick = ReferenceScale(20, *[Departures(*np.zeros((3, 1, 1)))] * 2, np.zeros((1, 1)), null)
+        reference = ReferenceScale(20, *[Departures(*np.zeros((3, 1, 1)))] * 2, np.zeros((1, 1)), null)
         signs = null.mean(axis=0) + random.normal(size=2) * [0.3, 6.0]
-        p, effect = yardstick.p_value(signs), float(yardstick.knowledge(signs))
-        needed = yardstick.needed(signs, 0.05)
+        p, effect = reference.p_value(signs), float(reference.knowledge(signs))
+        needed = reference.needed(signs, 0.05)
         one = replace(suspect("one", effect, "", p), needed=needed)
-        drawn = tuple(map(float, yardstick.knowledge(yardstick.widened_null())))
+        drawn = tuple(map(float, reference.knowledge(reference.widened_null())))
         report = make(one, null=replace(ALL.null, knowledge_widened=drawn))
         svg = ET.fromstring(figures.knowledge_figure(drawn, [("1", "", one.knowledge, needed)]))
         marks = {path.get("class"): path.get("d", "") for path in svg.iter("path")}
         at = {kind: float(marks[kind].split()[0][1:]) for kind in ("observed", "limit") if kind in marks}
         assert (p <= 0.05) == (needed is not None and needed <= effect)
         assert (p <= 0.05) == ("limit" in at and at["limit"] <= at["observed"])
-        everybody = np.concatenate([yardstick.widened_null(), signs[None]])
+        everybody = np.concatenate([reference.widened_null(), signs[None]])
         scale = everybody.mean(axis=0), everybody.std(axis=0, ddof=1)
         *benign, own = np.sqrt((np.maximum((everybody - scale[0]) / scale[1], 0) ** 2).sum(axis=1))
         count = sum(value >= own for value in benign)
@@ -366,15 +364,3 @@ def test_terminal_obeys_no_name(name: str, encoding: str) -> None:
     colours = printed(hostile(name), encoding=encoding, force_terminal=True, color_system="standard")
     assert "\x1b[1;31m" in colours  # the verdict's own colour
     assert "\x1b[31mb" not in colours
-
-
-def test_report_saves_its_page_and_comes_back(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    ALL.save(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"ownership.html", "ownership.json"}
-    assert (tmp_path / "ownership.html").read_text("utf-8") == render_ownership_html(ALL)
-    assert OwnershipReport.load(tmp_path) == ALL
-    raw = json.loads((tmp_path / "ownership.json").read_text())
-    for damaged in ({**raw, "schema_version": 1}, {**raw, "suspects": [{}]}, {**raw, "more": 1}):
-        (tmp_path / "ownership.json").write_text(json.dumps(damaged))
-        with pytest.raises(InputRefused, match="not a readable ownership report"):
-            OwnershipReport.load(tmp_path)
