@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pydrift.core.store import write_json
+from pydrift.core.strict_json import write_json
 from pydrift.ops import native_status
 
 Samples = dict[str, list[float]]  # seconds of one call, one value per round

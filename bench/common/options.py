@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from pydrift.core.errors import PydriftError
-from pydrift.core.store import check_writable
+from pydrift.core.files import check_writable
 
 
 def script_parser(doc: str | None, *, device: bool = False) -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from bench.common.options import result_file
 from bench.drift.candidates import Candidate, candidates, datasets
 from bench.drift.models import base_job, candidate_job, train_all
 from bench.drift.summary import OURS
-from pydrift.core.store import write_atomic
+from pydrift.core.files import write_atomic
 from pydrift.data import load_data
 from pydrift.inversion import GradientAscent
 from pydrift.inversion.gray import GrayData

@@ -32,9 +32,9 @@ from bench.drift.candidates import UPDATE_MODES, Candidate, DataSet, candidates,
 from bench.drift.models import base_job, candidate_job, train_all
 from bench.drift.summary import OURS, WITH_DATA, print_tables
 from pydrift import DriftAuditor
-from pydrift.core.store import write_atomic
+from pydrift.core.files import write_atomic
 from pydrift.data import LabelledImages, load_data
-from pydrift.drift.calibration import FORMAT, Calibration
+from pydrift.drift.calibration import Calibration
 from pydrift.drift.responses import Responses, candidate_responses, reference_responses, select_models
 from pydrift.drift.verdict import Evidence, decide
 from pydrift.models.classifier import exact_arithmetic, freeze
@@ -91,7 +91,7 @@ def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int,
     """
     trained_count = max(options.shadows, SHADOWS)
     file = base_job(data, base).file(folder)
-    made_from = [file.name, mode, options.shadows, options.restarts, options.recipes, FORMAT]
+    made_from = [file.name, mode, options.shadows, options.restarts, options.recipes, Calibration.format.schema_version]
     where = folder / f"calibration-{_hash(made_from)}"
     if not (where / "MANIFEST.json").exists():
         images = load_data(data.source)

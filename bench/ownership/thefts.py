@@ -25,7 +25,7 @@ from bench.common.options import script_parser
 from bench.ownership.suspects import INDEPENDENT, STOLEN, Model, accuracy, independents, suspects, train_all, victim
 from bench.ownership.world import World
 from pydrift.core.progress import for_terminal
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.models.intake import AuditedModel
 from pydrift.ownership import OwnershipReport, SuspectResult, ownership_audit
 from pydrift.ownership.roles import Roles

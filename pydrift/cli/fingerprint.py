@@ -67,7 +67,8 @@ def fit(
     """
     from dataclasses import asdict
 
-    from pydrift.core.store import check_writable, to_strict_json
+    from pydrift.core.files import check_writable
+    from pydrift.core.strict_json import to_strict_json
     from pydrift.data import load_data
     from pydrift.fingerprint import detector_named, fit_fingerprint
     from pydrift.models.intake import as_audited_model

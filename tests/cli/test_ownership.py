@@ -15,7 +15,7 @@ import torch
 
 import pydrift
 from pydrift.cli import main
-from pydrift.core.store import parse_strict_json
+from pydrift.core.strict_json import parse_strict_json
 from pydrift.data import load_data
 from pydrift.models.file import load_model
 from pydrift.ownership import EMBEDDINGS, OwnershipReport, judge, ownership_audit

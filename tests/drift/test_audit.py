@@ -7,17 +7,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydrift.report.wording import baseline_rows
 from torch import nn
 
 import pydrift
 from pydrift import DriftAuditor, InputRefused, TrainingRecipe, UsageError
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.drift.calibration import GUESSED
 from pydrift.drift.probes import OCCLUSION_COLOURS, SHAPE_KINDS, TRANSFORMS
 from pydrift.drift.responses import GRAY, OCCLUSIONS, OWN_GRAY, REFERENCE, SYNTHETIC_SHAPES
 from pydrift.models.file import load_model, save_model
-from pydrift.report.wording import baseline_rows
 from pydrift.training import train
 
 pytestmark = pytest.mark.slow

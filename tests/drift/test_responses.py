@@ -20,9 +20,9 @@ from pydrift.drift.responses import (
     SYNTHETIC_SHAPES,
     benign_responses,
     candidate_responses,
-    split_groups,
-    select_models,
     reference_responses,
+    select_models,
+    split_groups,
 )
 from pydrift.drift.scores import PROBES
 from pydrift.models.classifier import freeze
