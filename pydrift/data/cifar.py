@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import read_file
+from pydrift.core.files import read_file
 from pydrift.data.images import LabelledImages, checked_images, checked_labels
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pydrift.core.errors import InputRefused
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 
 _MAX_UNNAMED_CLASSES = 10_000
 

@@ -12,7 +12,7 @@ from numpy.random import Generator, Philox
 from torch import Tensor
 
 from pydrift.core.errors import UsageError
-from pydrift.core.store import sha256_bytes
+from pydrift.core.files import sha256_bytes
 from pydrift.data.images import LabelledImages
 from pydrift.data.rotation import rotated
 from pydrift.data.sources import load_data

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import read_file
+from pydrift.core.files import read_file
 from pydrift.data.cifar import load_cifar10
 from pydrift.data.images import LabelledImages, as_images, checked_images, checked_labels
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
+from pydrift.core.artifact import Format, Report, encode
 from pydrift.core.errors import InputRefused
 from pydrift.core.progress import Progress, Silent
-from pydrift.core.store import to_strict_json, write_atomic
 from pydrift.data import LabelledImages
 from pydrift.fingerprint.fingerprint import FingerprintOrigin, InputScores, Scorer
 from pydrift.fingerprint.probe import BLOCK
 from pydrift.stats.intervals import clopper_pearson
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Screening:
+class Screening(Report):
     """The result of screening N images.
 
     flagged         images with p <= alpha; `share` of all, with its exact (Clopper-Pearson) 95 % interval
@@ -42,37 +42,35 @@ class Screening:
     fingerprint: FingerprintOrigin
     scores: InputScores
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, with the p of every image."""
+    format = Format("screening", 2, "Screen the images again to get one.")
+    json_name = "screening.json"
+    arrays_name = "scores.npz"
+
+    def _document(self) -> dict[str, Any]:
+        """It has the p of every image."""
         names = ("flagged", "share", "p_set", "alpha", "data", "data_sha256")
         return {
-            "schema_version": SCHEMA_VERSION,
             "images": len(self.scores),
             **{name: getattr(self, name) for name in names},
             "interval": list(self.interval),
-            "fingerprint": asdict(self.fingerprint),
+            "fingerprint": encode(self.fingerprint),
             "p": [float(p) for p in self.scores.p],
         }
 
-    def to_json(self) -> str:
-        """One strict JSON document (no NaN)."""
-        return to_strict_json(self.to_dict())
+    def _tensors(self) -> dict[str, Tensor]:
+        import torch
+
+        return {name: torch.from_numpy(values) for name, values in vars(self.scores).items()}
 
     def strangest(self, count: int) -> NDArray[np.int64]:
         """Indices of the flagged images that are least at home, at most `count`, the strangest first."""
         return np.argsort(self.scores.score, kind="stable")[: min(count, self.flagged)]
 
-    def save_html(self, path: str | Path) -> None:
-        """Writes one HTML file, without images."""
-        from pydrift.report import render_screening_html
-
-        write_atomic(path, render_screening_html(self).encode())
-
-    def save_scores(self, path: str | Path) -> None:
-        """Writes an npz file with `p` and `score` float64 [N] and `prediction` int64 [N], atomically."""
+    def scores_npz(self) -> bytes:
+        """An npz file with `p` and `score` float64 [N] and `prediction` int64 [N]."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, p=self.scores.p, score=self.scores.score, prediction=self.scores.prediction)
-        write_atomic(path, buffer.getvalue())
+        return buffer.getvalue()
 
 
 def screen(scorer: Scorer, images: LabelledImages, alpha: float = 0.05, progress: Progress | None = None) -> Screening:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.files import sha256_bytes
+from pydrift.core.manifest import refuse_manifest_folder
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.parallel import each, with_one_blas_thread
 from pydrift.core.progress import Clock, Progress, Silent
-from pydrift.core.store import refuse_manifest_folder, sha256_bytes
 from pydrift.data import LabelledImages, take_images
 from pydrift.models.classifier import Classifier, choose_device, exact_arithmetic, freeze
 from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes
