@@ -51,15 +51,8 @@ def pages() -> list[Path]:
     """README and everything in Markdown that readers see."""
     top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
     built = ROOT / "docs" / "_build"
-    return [
-        *top,
-        *(
-            p
-            for folder in ("docs", "examples")
-            for p in sorted((ROOT / folder).rglob("*.md"))
-            if built not in p.parents
-        ),
-    ]
+    written = [page for folder in ("docs", "examples") for page in sorted((ROOT / folder).rglob("*.md"))]
+    return [*top, *(page for page in written if built not in page.parents)]
 
 
 def prose(text: str) -> str:
