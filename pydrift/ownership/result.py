@@ -82,7 +82,7 @@ class SuspectResult:
         return self.evidence[0]
 
     @property
-    def signs(self) -> tuple[Evidence, ...]:
+    def components(self) -> tuple[Evidence, ...]:
         """Agreement and membership, of which the knowledge is made."""
         return self.evidence[1:3]
 
