@@ -293,7 +293,7 @@ def test_knowledge_is_a_distance_from_independent_models():
 
 @pytest.mark.parametrize("count", [10, 30])
 def test_p_of_knowledge_is_exact(count):
-    """Where suspect and independents are exchangeable: components of one distribution, without the effect of widening."""
+    """Where suspect and independents are exchangeable: components of one distribution, with widening undone."""
     least = 0
     for k in range(3000):
         components = rng(k).normal(size=(count + 1, 2)) * [0.1, 3.0]
