@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pydrift.drift.verdict import judge
+from pydrift.drift.verdict import Evidence, decide
 
-TRANSFORMS = {"gray data": ("plain", "darker", "own"), "marks": ("white marks",)}
+TRANSFORMS = {"gray data": ("plain", "darker", "own"), "occlusions": ("white occlusions",)}
 PLACES = (2, 2)
 FACTORS = 2
 
@@ -16,7 +16,7 @@ def each(change, answers):
 
 def world(rng, classes):
     """What all benign models say on average, and how recipes move it: of each view [1 + FACTORS, rows, classes]."""
-    rows = {"gray data": (classes,), "marks": PLACES}
+    rows = {"gray data": (classes,), "occlusions": PLACES}
     return {
         i: {v: rng.normal(0, 3, (1 + FACTORS, *rows[i], classes)) for v in views} for i, views in TRANSFORMS.items()
     }
@@ -40,7 +40,8 @@ def names(classes):
 
 def judged(shadows, new, alpha=0.05, base=None, confidence=None):
     classes = new["gray data"]["plain"].shape[1]
-    return judge(shadows, new, base, np.ones(classes) if confidence is None else confidence, names(classes), alpha)
+    sure = np.ones(classes) if confidence is None else confidence
+    return decide(Evidence(shadows, new, sure, names(classes), base), alpha)
 
 
 def drifted(new, label, size):
@@ -49,5 +50,5 @@ def drifted(new, label, size):
     for i, values in enumerate(moved["gray data"].values()):
         values[label, :] += size * (-1) ** i
         values[:, label] -= size
-    moved["marks"]["white marks"][..., label] += size
+    moved["occlusions"]["white occlusions"][..., label] += size
     return moved

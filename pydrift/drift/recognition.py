@@ -1,8 +1,8 @@
-"""What models take images for, class by class: the measurements that the drift verdict is made of.
+"""How models recognise images, class by class: the figures that the drift verdict is made of.
 
-All figures are *compressed* log-odds, means over images: 2 asinh(x / 2) of log-odds x, which is x where a model is in
-doubt and grows like log |x| where it is sure. How sure is a matter of recipe (epochs, learning rate, smoothed labels)
-more than of concept, and a mean of plain log-odds would be a mean of the surest.
+All figures are means of *compressed* log-odds, 2 asinh(x / 2) of log-odds x. That is x where a model is in doubt, and
+grows like log |x| where it is sure. How sure a model is depends on the recipe (epochs, learning rate, label smoothing)
+more than on the concept, and a mean of plain log-odds would be a mean of the surest.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Advance = Callable[[], None]
 
 @dataclass(frozen=True)
 class Recognition:
-    """What observers say of images that were made of classes, as means over restarts.
+    """How observers recognise images that sources made of classes, as means over restarts.
 
     odds        float64 [observers, sources, classes, classes]: compressed log p(c | x) - log p(d | x) on the images
-                that each source made of class c (first). Over all d at once this would be LiRA's logit margin, log p(c)
-                - log(1 - p(c)); class by class it says what else the images would be taken for
+                that each source made of class c (third axis). Summed over all d this would be the logit margin of LiRA,
+                log p(c) - log(1 - p(c)); class by class it says what else the images would be taken for.
     confidence  float64 [observers, sources, classes]: p(c | x)
     """
 
@@ -46,42 +46,50 @@ def recognise(
     *,
     made_of: Sequence[int] | None = None,
 ) -> Recognition:
-    """Asks every observer about images, float32 [sources, classes, restarts, C, H, W] in [0, 1].
+    """Asks every observer about images that were made of classes.
 
+    images   float32 [sources, classes, restarts, C, H, W] in [0, 1]
     made_of  the classes along the second axis; default: all of them in order
     advance  called once per observer
 
     Deterministic, and a figure does not depend on which other observers and sources are asked.
     """
     own = torch.arange(images.shape[1]) if made_of is None else torch.tensor(made_of)
-    found = list(_asked(partial(_recognise, images=images, own=own), observers, advance))
+    found = list(_ask_each(partial(_recognise, images=images, own=own), observers, advance))
     return Recognition(*(np.stack(part) for part in zip(*found, strict=True)))
 
 
 def occlusion_sensitivity(
     observers: Sequence[Classifier], images: Tensor, advance: Advance = lambda: None
 ) -> dict[str, NDArray[np.float64]]:
-    """How much a small mark moves the observers towards a class, on images of the other classes.
+    """How far a small occlusion moves the observers towards a class, on images of the other classes.
 
     images  float32 [sources, classes, C, H, W] in [0, 1], made of the classes in order
 
-    -> of each of OCCLUSION_COLOURS float64 [observers, sources, down, across, classes]: the difference that a mark in that place
-    makes to the compressed log-odds of a class against the (geometric) mean of all. `advance` and what holds for the
-    figures as in `recognise`.
+    -> of each colour of OCCLUSION_COLOURS float64 [observers, sources, down, across, classes]. It is the change, by an
+    occlusion in that place, of the compressed log-odds of a class against the (geometric) mean of all classes.
+
+    `advance` and determinism as in `recognise`.
     """
-    found = list(_asked(partial(_changed_by_marks, images=images), observers, advance))
+    found = list(_ask_each(partial(_occlusion_sensitivity, images=images), observers, advance))
     return {colour: np.stack([one[colour] for one in found]) for colour in OCCLUSION_COLOURS}
 
 
 def class_bias(observers: Sequence[Classifier], images: Tensor, advance: Advance = lambda: None) -> NDArray[np.float64]:
-    """What observers take images of no class for: float64 [observers, kinds, classes], the compressed log-odds of each
-    class against the (geometric) mean of all, of images float32 [kinds, N, C, H, W]. The rest as in `recognise`."""
-    return np.stack(list(_asked(partial(_leanings, images=images), observers, advance)))
+    """Which classes observers prefer on images of no class.
+
+    images  float32 [kinds, N, C, H, W] in [0, 1]
+
+    -> float64 [observers, kinds, classes]: the mean compressed log-odds of a class against the (geometric) mean of all.
+
+    `advance` and determinism as in `recognise`.
+    """
+    return np.stack(list(_ask_each(partial(_class_bias, images=images), observers, advance)))
 
 
-def _asked(ask: Callable[[Classifier], T], observers: Sequence[Classifier], advance: Advance) -> Iterator[T]:
-    for answer in each(ask, observers):
-        yield answer
+def _ask_each(ask: Callable[[Classifier], T], observers: Sequence[Classifier], advance: Advance) -> Iterator[T]:
+    for response in each(ask, observers):
+        yield response
         advance()
 
 
@@ -97,20 +105,20 @@ def _recognise(observer: Classifier, images: Tensor, own: Tensor) -> tuple[NDArr
     return _compressed(of_own - logits).mean(dim=2).numpy(), confidence.numpy()
 
 
-def _changed_by_marks(observer: Classifier, images: Tensor) -> dict[str, NDArray[np.float64]]:
+def _occlusion_sensitivity(observer: Classifier, images: Tensor) -> dict[str, NDArray[np.float64]]:
     others = 1 - torch.eye(images.shape[1], dtype=torch.float64)
     others /= others.sum(dim=0)
     found: dict[str, list[Tensor]] = {colour: [] for colour in OCCLUSION_COLOURS}
     for source in images:
-        without = _against_all(*_logits(observer, [source]))
+        plain = _against_all(*_logits(observer, [source]))
         for colour, of_sources in found.items():
             rows = list(_logits(observer, (row.flatten(0, 1) for row in occlude(source, colour))))
-            with_mark = _against_all(torch.stack(rows)).view(len(rows), -1, *without.shape)
-            of_sources.append(((with_mark - without) * others).sum(dim=2))
+            occluded = _against_all(torch.stack(rows)).view(len(rows), -1, *plain.shape)
+            of_sources.append(((occluded - plain) * others).sum(dim=2))
     return {colour: torch.stack(of_sources).numpy() for colour, of_sources in found.items()}
 
 
-def _leanings(observer: Classifier, images: Tensor) -> NDArray[np.float64]:
+def _class_bias(observer: Classifier, images: Tensor) -> NDArray[np.float64]:
     return torch.stack([_against_all(kind).mean(dim=0) for kind in _logits(observer, images)]).numpy()
 
 

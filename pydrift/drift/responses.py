@@ -1,4 +1,4 @@
-"""What models say of images, arranged so that each is asked only about gray data that it had no part in making."""
+"""The responses of models to the probes. A model is never asked about gray data that it helped to make."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ QUESTIONS = len(TRANSFORMS) + 2  # put to each model, besides those about gray d
 MAX_REFERENCE = 400  # images of a class; more would change its mean little
 
 OWN_GRAY = "own gray data"
-"""The view of GRAY in which others are asked about the gray data that a model alone made."""
+"""The variant of GRAY in which others are asked about the gray data that a model alone made."""
 
 Responses = dict[str, dict[str, NDArray[np.float64]]]
-"""Of each probe, of each view a table of one model or of several (first); see pydrift.drift.scores.Responses. The views
-of OCCLUSIONS are the colours, with tables [down, across, classes]; those of SYNTHETIC_SHAPES the kinds of shape, [classes]."""
+"""Of each probe, of each variant, a table of one model or (first axis) of several; see pydrift.drift.scores.Responses.
+The variants of OCCLUSIONS are the colours, with tables [down, across, classes]. Those of SYNTHETIC_SHAPES are the kinds
+of shape, with tables [classes]."""
 
 
-def groups(count: int) -> list[list[int]]:
-    """The numbers of the shadows that make each consensus."""
+def split_groups(count: int) -> list[list[int]]:
+    """The numbers of the shadows in each group; a group makes one consensus."""
     return [list(range(first, count, GROUPS)) for first in range(min(GROUPS, count))]
 
 
@@ -38,46 +39,49 @@ def benign_responses(
     gray: NDArray[np.float32],
     advance: Callable[[], None],
 ) -> tuple[Responses, NDArray[np.float64]]:
-    """-> the answers of base and shadows [K + 1, ...], and shadows' mean confidence in their own consensus [classes].
+    """Asks the base and the shadows.
 
     models     the base, then the K shadows
-    consensus  float32 [groups, classes, restarts, C, H, W]: what each group of shadows takes the classes for
-    gray       float32 [K + 1, classes, restarts, C, H, W]: what each model alone takes them for
+    consensus  float32 [groups, classes, restarts, C, H, W] in [0, 1]: the images that each group of shadows agrees on
+    gray       float32 [K + 1, classes, restarts, C, H, W] in [0, 1]: the gray data of each model alone
     advance    called QUESTIONS + 1 times per model
 
-    A shadow's answers are about the other groups' consensus; OWN_GRAY is what the other models say of a model's own
-    gray data.
+    -> responses [K + 1, ...], and float64 [classes]: the shadows' mean confidence in their own consensus
+
+    A shadow is asked about the consensus of the other groups. Under OWN_GRAY are the responses of all other models to
+    the model's own gray data. Deterministic.
     """
     count, made = len(models) - 1, len(consensus)
     foreign = np.ones((count + 1, made), bool)
-    for group, members in enumerate(groups(count)):
+    for group, members in enumerate(split_groups(count)):
         foreign[[1 + k for k in members], group] = False
-    answers, confidence = _answers(models, consensus, foreign, advance)
+    responses, confidence = _ask(models, consensus, foreign, advance)
     seen = recognise(models, torch.from_numpy(gray), advance)
-    answers[GRAY][OWN_GRAY] = _mean(seen.odds.swapaxes(0, 1), ~np.eye(count + 1, dtype=bool))
-    return answers, _mean(confidence[1:], ~foreign[1:]).mean(axis=0)
+    responses[GRAY][OWN_GRAY] = _mean(seen.odds.swapaxes(0, 1), ~np.eye(count + 1, dtype=bool))
+    return responses, _mean(confidence[1:], ~foreign[1:]).mean(axis=0)
 
 
 def candidate_responses(
     models: Sequence[Classifier],
-    new: Classifier,
+    candidate: Classifier,
     consensus: NDArray[np.float32],
     gray: NDArray[np.float32],
     advance: Callable[[], None],
 ) -> Responses:
-    """The answers of a new model about all of the consensus, and of base and shadows about its gray data.
+    """Asks the candidate about the whole consensus, and base and shadows about the candidate's gray data.
 
-    `advance` is called QUESTIONS times, and once per model.
+    gray     float32 [classes, restarts, C, H, W] in [0, 1], of the candidate
+    advance  called QUESTIONS times, and once per model
     """
-    answers, _ = _answers([new], consensus, np.ones((1, len(consensus)), bool), advance)
+    asked, _ = _ask([candidate], consensus, np.ones((1, len(consensus)), bool), advance)
     seen = recognise(models, torch.from_numpy(gray[None]), advance)
-    of_new = of_models(answers, 0)
-    of_new[GRAY][OWN_GRAY] = seen.odds[:, 0].mean(axis=0)
-    return of_new
+    responses = select_models(asked, 0)
+    responses[GRAY][OWN_GRAY] = seen.odds[:, 0].mean(axis=0)
+    return responses
 
 
 def reference_responses(models: Sequence[Classifier], data: LabelledImages, advance: Callable[[], None]) -> Responses:
-    """What models say of the first real images of each class; `advance` is called once per model.
+    """Asks models about the first MAX_REFERENCE real images of each class; `advance` is called once per model.
 
     InputRefused where a class has no image.
     """
@@ -86,35 +90,36 @@ def reference_responses(models: Sequence[Classifier], data: LabelledImages, adva
         images = data.x[data.y == c][:MAX_REFERENCE]
         if len(images) == 0:
             raise InputRefused(f"{data.source}: has no image of class {name!a}, so it cannot serve as reference data")
-        told = advance if c == data.num_classes - 1 else lambda: None
-        rows.append(recognise(models, images[None, None], told, made_of=[c]).odds[:, 0, 0])
+        step = advance if c == data.num_classes - 1 else lambda: None
+        rows.append(recognise(models, images[None, None], step, made_of=[c]).odds[:, 0, 0])
     return {REFERENCE: {REFERENCE: np.stack(rows, axis=1)}}
 
 
-def of_models(answers: Responses, chosen: int | slice) -> Responses:
-    """The answers of one model, or of some."""
-    return {i: {view: values[chosen] for view, values in views.items()} for i, views in answers.items()}
+def select_models(responses: Responses, chosen: int | slice) -> Responses:
+    """The responses of one model, or of some."""
+    return {probe: {v: table[chosen] for v, table in variants.items()} for probe, variants in responses.items()}
 
 
-def _answers(
+def _ask(
     models: Sequence[Classifier], consensus: NDArray[np.float32], asked: NDArray[np.bool_], advance: Callable[[], None]
 ) -> tuple[Responses, NDArray[np.float64]]:
-    """-> answers about the consensus of those groups that each model is asked about (asked [models, groups]) and about
-    shapes; and confidence in the plain consensus of every group [models, groups, classes]."""
+    """Asks models about the consensus of some groups (asked bool [models, groups]) and about synthetic shapes.
+
+    -> responses, and the confidence in the plain consensus of every group, float64 [models, groups, classes]
+    """
     images = torch.from_numpy(consensus)
-    seen = {view: recognise(models, apply_transform(view, images), advance) for view in TRANSFORMS}
+    seen = {name: recognise(models, apply_transform(name, images), advance) for name in TRANSFORMS}
     # One image of a class and group: four of them found no more drifts.
     moved = occlusion_sensitivity(models, images[:, :, 0], advance)
-    shapes = torch.stack(
-        [draw_shapes(kind, (images.shape[3], images.shape[4], images.shape[5])) for kind in SHAPE_KINDS]
-    )
-    leaning = class_bias(models, shapes, advance)
-    answers = {
-        GRAY: {view: _mean(seen[view].odds, asked) for view in TRANSFORMS},
+    image_shape = (images.shape[3], images.shape[4], images.shape[5])
+    shapes = torch.stack([draw_shapes(kind, image_shape) for kind in SHAPE_KINDS])
+    bias = class_bias(models, shapes, advance)
+    responses = {
+        GRAY: {name: _mean(seen[name].odds, asked) for name in TRANSFORMS},
         OCCLUSIONS: {colour: _mean(moved[colour], asked) for colour in OCCLUSION_COLOURS},
-        SYNTHETIC_SHAPES: {kind: leaning[:, i] for i, kind in enumerate(SHAPE_KINDS)},
+        SYNTHETIC_SHAPES: {kind: bias[:, i] for i, kind in enumerate(SHAPE_KINDS)},
     }
-    return answers, seen["plain"].confidence
+    return responses, seen["plain"].confidence
 
 
 def _mean(values: NDArray[np.float64], asked: NDArray[np.bool_]) -> NDArray[np.float64]:

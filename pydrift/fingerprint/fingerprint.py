@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pydrift.core.artifact import Artifact, Format, decode_fields, encode
 from pydrift.core.errors import InputRefused, PydriftError
-from pydrift.core.store import (
-    parse_strict_json,
-    safetensors_bytes,
-    sha256_bytes,
-    tensors_digest,
-    to_strict_json,
-    write_atomic,
-)
+from pydrift.core.files import sha256_bytes, write_atomic
+from pydrift.core.strict_json import parse_strict_json
+from pydrift.core.tensors import sealed_bytes, tensors_digest, unsealed
 from pydrift.fingerprint.conformal import Conformal
 from pydrift.fingerprint.detector import Detector, Fitted, moved, restored, state_of
 from pydrift.fingerprint.probe import BLOCK, Probe, blocks
@@ -29,7 +25,6 @@ from pydrift.models.classifier import choose_device, exact_arithmetic
 from pydrift.models.file import read_tensors
 from pydrift.models.intake import Model, as_audited_model
 
-SCHEMA_VERSION = 2
 _KEY = "pydrift.fingerprint"
 _PREFIX = "detector."
 _REFERENCE = "reference"
@@ -91,7 +86,7 @@ class InputScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Fingerprint:
+class Fingerprint(Artifact):
     """See `fit_fingerprint`, which makes one. The model itself is not in it, only its hash and a few of its answers.
 
     logits  float32 [16, K]: of seeded images. A hash of structure and weights does not see what else a forward uses
@@ -102,15 +97,18 @@ class Fingerprint:
     origin: FingerprintOrigin
     logits: Tensor
 
+    format = Format("fingerprint", 3, "Make it again with pydrift fingerprint fit.")
+
     def save(self, path: str | Path) -> None:
         """One safetensors file, written atomically; the bytes are a pure function of the fingerprint."""
-        tensors, numbers = state_of(self.fitted)
-        content = {_PREFIX + name: tensor for name, tensor in tensors.items()}
-        content[_REFERENCE] = torch.from_numpy(self.conformal.reference.copy())
-        content[_LOGITS] = self.logits
-        about = {"schema_version": SCHEMA_VERSION, "numbers": numbers, **asdict(self.origin)}
-        about["sha256"] = _digest(about, content)
-        write_atomic(path, safetensors_bytes(content, {_KEY: to_strict_json(about)}))
+        write_atomic(path, sealed_bytes(_KEY, {**self.format.heading(), **self._document()}, self._tensors()))
+
+    def _document(self) -> dict[str, Any]:
+        return {"numbers": state_of(self.fitted)[1], **encode(self.origin)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        content = {_PREFIX + name: tensor for name, tensor in state_of(self.fitted)[0].items()}
+        return {**content, _REFERENCE: torch.from_numpy(self.conformal.reference.copy()), _LOGITS: self.logits}
 
     @classmethod
     def load(cls, path: str | Path) -> Fingerprint:
@@ -118,39 +116,33 @@ class Fingerprint:
         file = read_tensors(path)
         if _KEY not in file.metadata:
             raise InputRefused(f"{path}: not a fingerprint (pydrift fingerprint fit makes one)")
-        try:
-            about = parse_strict_json(file.metadata[_KEY].encode())
-            if about.pop("sha256") != _digest(about, file.tensors):
-                raise ValueError("its content is not what was written")
-            version = about.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise InputRefused(
-                    f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}: make it again with "
-                    "pydrift fingerprint fit"
-                )
-            numbers = about.pop("numbers")
-            channels, height, width = (int(size) for size in about.pop("input_shape"))
-            origin = FingerprintOrigin(
-                **{**about, "layers": tuple(about["layers"]), "reasons": tuple(about["reasons"])},
-                input_shape=(channels, height, width),
-            )
-            texts = [origin.model, origin.model_path or "", origin.model_sha256, origin.data]
-            texts += [*origin.layers, *origin.reasons]
-            if not all(isinstance(text, str) and text.isprintable() for text in texts):
-                raise ValueError("a text in it cannot be printed")
-            detector = detector_named(origin.detector, origin.settings)
-            tensors = {name.removeprefix(_PREFIX): t for name, t in file.tensors.items() if name.startswith(_PREFIX)}
-            reference = file.tensors[_REFERENCE].double().numpy()
-            if reference.ndim != 1 or (np.diff(reference) < 0).any():
-                raise ValueError("the held-out scores are not in order")
-            logits = file.tensors[_LOGITS]
-            if logits.shape != (_NUM_PROBES, origin.num_classes) or logits.dtype != torch.float32:
-                raise ValueError("the model's answers are not those that a fingerprint has")
-            return cls(restored(fitted_class(detector), tensors, numbers), Conformal.of(reference), origin, logits)
-        except InputRefused:
-            raise
-        except (PydriftError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputRefused(f"{path}: not a readable fingerprint: {error}") from error
+        with cls.format.reading(path):
+            cls.format.check(parse_strict_json(file.metadata[_KEY].encode()), path)
+            about = cls.format.without_heading(unsealed(_KEY, file.metadata, file.tensors), path)
+            try:
+                return cls._from_parts(about, file.tensors)
+            except PydriftError as error:
+                raise ValueError(str(error)) from error
+
+    @classmethod
+    def _from_parts(cls, about: dict[str, Any], tensors: Mapping[str, Tensor]) -> Fingerprint:
+        numbers = about.pop("numbers", None)
+        origin = FingerprintOrigin(**decode_fields(FingerprintOrigin, about))
+        texts = [origin.model, origin.model_path or "", origin.model_sha256, origin.data]
+        if not all(text.isprintable() for text in (*texts, *origin.layers, *origin.reasons)):
+            raise ValueError("a text in it cannot be printed")
+        detector = detector_named(origin.detector, origin.settings)
+        state = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
+        if missing := {_REFERENCE, _LOGITS} - tensors.keys():
+            raise ValueError(f"{min(missing)!a} is missing")
+        reference, logits = tensors[_REFERENCE].double().numpy(), tensors[_LOGITS]
+        if reference.ndim != 1 or (np.diff(reference) < 0).any():
+            raise ValueError("the held-out scores are not in order")
+        if logits.shape != (_NUM_PROBES, origin.num_classes) or logits.dtype != torch.float32:
+            raise ValueError("the model's answers are not those that a fingerprint has")
+        if not isinstance(numbers, dict):
+            raise ValueError("'numbers' is missing")
+        return cls(restored(fitted_class(detector), state, numbers), Conformal.of(reference), origin, logits)
 
     def scorer(
         self,
@@ -224,11 +216,6 @@ class Scorer:
             if wrong.any():
                 raise InputRefused(f"image {start + int(wrong.nonzero()[0])} has values outside [0, 1], or not finite")
         return x
-
-
-def _digest(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all that a file says: against damage; who means harm can write another."""
-    return sha256_bytes(f"{to_strict_json(about)} {tensors_digest(tensors)}".encode())
 
 
 def probe_logits(probe: Probe) -> Tensor:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
+from pydrift.core.artifact import Format, encode
 from pydrift.core.errors import InputRefused
 from pydrift.core.progress import Progress, Silent
-from pydrift.core.store import to_strict_json, write_atomic
+from pydrift.core.strict_json import to_strict_json
 from pydrift.data import LabelledImages
 from pydrift.fingerprint.fingerprint import FingerprintOrigin, InputScores, Scorer
 from pydrift.fingerprint.probe import BLOCK
 from pydrift.stats.intervals import clopper_pearson
 
-SCHEMA_VERSION = 1
+_FORMAT = Format("screening", 2, "Screen the images again to get one.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,11 @@ class Screening:
         """As plain JSON values, with the p of every image."""
         names = ("flagged", "share", "p_set", "alpha", "data", "data_sha256")
         return {
-            "schema_version": SCHEMA_VERSION,
+            **_FORMAT.heading(),
             "images": len(self.scores),
             **{name: getattr(self, name) for name in names},
             "interval": list(self.interval),
-            "fingerprint": asdict(self.fingerprint),
+            "fingerprint": encode(self.fingerprint),
             "p": [float(p) for p in self.scores.p],
         }
 
@@ -62,17 +62,11 @@ class Screening:
         """Indices of the flagged images that are least at home, at most `count`, the strangest first."""
         return np.argsort(self.scores.score, kind="stable")[: min(count, self.flagged)]
 
-    def save_html(self, path: str | Path) -> None:
-        """Writes one HTML file, without images."""
-        from pydrift.report import render_screening_html
-
-        write_atomic(path, render_screening_html(self).encode())
-
-    def save_scores(self, path: str | Path) -> None:
-        """Writes an npz file with `p` and `score` float64 [N] and `prediction` int64 [N], atomically."""
+    def scores_npz(self) -> bytes:
+        """An npz file with `p` and `score` float64 [N] and `prediction` int64 [N]."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, p=self.scores.p, score=self.scores.score, prediction=self.scores.prediction)
-        write_atomic(path, buffer.getvalue())
+        return buffer.getvalue()
 
 
 def screen(scorer: Scorer, images: LabelledImages, alpha: float = 0.05, progress: Progress | None = None) -> Screening:

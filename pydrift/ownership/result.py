@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydrift.core.errors import InputRefused
-from pydrift.core.store import (
-    check_writable,
-    parse_strict_json,
-    read_file,
-    refuse_manifest_folder,
-    to_strict_json,
-    write_atomic,
-)
+from pydrift.core.artifact import Format, Report, decode_fields, encode
 from pydrift.ownership.evidence import SamplePoint
 
-SCHEMA_VERSION = 3
+if TYPE_CHECKING:
+    from torch import Tensor
+
 STOLEN, INDEPENDENT, INCONCLUSIVE = "stolen", "independent", "inconclusive"
-_FILES = ("ownership.html", "ownership.json")
-_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,7 @@ class OwnershipProvenance:
 
 
 @dataclass(frozen=True)
-class OwnershipReport:
+class OwnershipReport(Report):
     """The result of one dataset inference.
 
     embedding  title of what was measured
@@ -152,65 +144,25 @@ class OwnershipReport:
     reasons: tuple[str, ...]
     provenance: OwnershipProvenance
 
+    format = Format("ownership report", 4, "Run the audit again to get one.")
+    json_name = "ownership.json"
+
     @property
     def verdict(self) -> str:
         """ "stolen" if any suspect is, else "inconclusive" if any is, else "independent"."""
         found = {suspect.verdict for suspect in self.suspects}
         return next((verdict for verdict in (STOLEN, INCONCLUSIVE) if verdict in found), INDEPENDENT)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+    def _document(self) -> dict[str, Any]:
+        return encode(self)
 
-    def to_json(self) -> str:
-        """One strict JSON document (no NaN)."""
-        return to_strict_json(self.to_dict())
-
-    def save(self, folder: str | Path) -> None:
-        """Writes ownership.html and, last, ownership.json into `folder`, each atomically."""
-        from pydrift.report import render_ownership_html
-
-        folder = Path(folder)
-        self.check_target(folder)
-        write_atomic(folder / "ownership.html", render_ownership_html(self).encode())
-        write_atomic(folder / "ownership.json", self.to_json().encode())
-
-    @staticmethod
-    def check_target(folder: str | Path) -> None:
-        """Asks whether `save` could write there: UsageError where not. Leaves nothing."""
-        refuse_manifest_folder(folder)
-        for name in _FILES:
-            check_writable(Path(folder) / name)
+    def _tensors(self) -> dict[str, Tensor]:
+        return {}
 
     @classmethod
-    def load(cls, folder: str | Path) -> OwnershipReport:
-        """Reads a report back from the folder that `save` wrote. InputRefused on all else."""
-        file = Path(folder) / "ownership.json"
-        try:
-            raw = parse_strict_json(read_file(file, _MAX_BYTES))
-            if raw.pop("schema_version") != SCHEMA_VERSION:
-                raise ValueError(f"not of schema version {SCHEMA_VERSION}")
-            null: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in raw["null"].items()}
-            return cls(
-                **{
-                    **raw,
-                    "suspects": tuple(_suspect(suspect) for suspect in raw["suspects"]),
-                    "victim": _suspect(raw["victim"]),
-                    "null": Null(**null),
-                    "reasons": tuple(raw["reasons"]),
-                    "provenance": OwnershipProvenance(**raw["provenance"]),
-                }
-            )
-        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            raise InputRefused(f"{file}: not a readable ownership report: {error!r}") from error
-
-
-def _suspect(raw: dict[str, Any]) -> SuspectResult:
-    return SuspectResult(
-        **{
-            **raw,
-            "evidence": tuple(Evidence(**evidence) for evidence in raw["evidence"]),
-            "by_samples": tuple(SamplePoint(**point) for point in raw["by_samples"]),
-            "reasons": tuple(raw["reasons"]),
-        }
-    )
+    def load(cls, path: str | Path) -> OwnershipReport:
+        """Reads a report back from its folder, or from its ownership.json. InputRefused on all else."""
+        file, _ = cls._files(path)
+        raw = cls._read_document(file)
+        with cls.format.reading(file):
+            return cls(**decode_fields(cls, raw))

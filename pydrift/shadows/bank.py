@@ -15,18 +15,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from pydrift.core.artifact import Format, SealedFolder, decode_fields, encode
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import (
-    MANIFEST,
-    check_writable,
-    parse_strict_json,
-    read_verified,
-    safetensors_bytes,
-    verify_manifest,
-    write_atomic,
-    write_json,
-    write_manifest,
-)
+from pydrift.core.files import check_writable, write_atomic
+from pydrift.core.manifest import read_verified
+from pydrift.core.run_store import PlanFile
+from pydrift.core.strict_json import parse_strict_json, write_json
+from pydrift.core.tensors import safetensors_bytes
 from pydrift.models.arch import resolve_stored
 from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.models.file import PREFIX
@@ -36,15 +31,21 @@ from pydrift.shadows.plan import ShadowPlan
 if TYPE_CHECKING:
     from pydrift.shadows.statistics import Statistics
 
-FORMAT = 1
-KIND = "pydrift shadow bank"
 _DESCRIPTION, _MEMBER, _MODELS = "bank.json", "member.safetensors", "models"
 _MODEL_NAME = re.compile(r"[0-9]{5}\.safetensors")
 _MODELS_AT_ONCE = 16  # that are made ready to be asked: each of them packs a copy of its weights
 
 
+@dataclass(frozen=True)
+class _Description:
+    """bank.json."""
+
+    plan: dict[str, Any]
+    accuracy: tuple[float | None, ...]
+
+
 @dataclass(frozen=True, eq=False)
-class ShadowBank:
+class ShadowBank(SealedFolder):
     """K trained shadow models of one architecture.
 
     plan      what they are made of
@@ -59,6 +60,9 @@ class ShadowBank:
     accuracy: tuple[float | None, ...]
     weights: dict[str, Tensor]
     template: nn.Module
+
+    format = Format("shadow bank", 2, "Train the shadows again to get one.")
+    names = (_DESCRIPTION, _MEMBER, _MODELS)
 
     def __len__(self) -> int:
         return self.plan.count
@@ -102,35 +106,36 @@ class ShadowBank:
         with exact_arithmetic():
             return Statistics.joined(parts(), len(numbers))
 
-    def save(self, folder: str | Path) -> None:
-        """Writes bank.json, member.safetensors, a model file per shadow in models/ and, last, MANIFEST.json.
-
-        The same bank gives the same bytes. UsageError where the folder holds other files.
-        """
-        folder = Path(folder)
-        self.check_target(folder)
-        (folder / MANIFEST).unlink(missing_ok=True)
+    def _write(self, folder: Path) -> None:
+        """bank.json, member.safetensors and a model file per shadow in models/."""
         names = {model_name(k) for k in range(len(self))}
         for stale in (folder / _MODELS).glob("*"):
             if stale.name not in names:
                 stale.unlink()
         for k in range(len(self)):
             write_atomic(folder / _MODELS / model_name(k), model_bytes(self.plan, k, self.state(k)))
-        write_atomic(folder / _MEMBER, safetensors_bytes({"member": torch.from_numpy(self.member)}, {}))
-        write_json(folder / _DESCRIPTION, {"plan": self.plan.to_dict(), "accuracy": list(self.accuracy)})
-        write_manifest(folder, {"format": FORMAT, "kind": KIND})
+        write_atomic(folder / _MEMBER, safetensors_bytes(self._member(), {}))
+        write_json(folder / _DESCRIPTION, self._document())
 
-    @staticmethod
-    def check_target(folder: str | Path) -> None:
-        """Asks whether `save` could write there: UsageError where not, or where other files are. Leaves nothing."""
-        folder = Path(folder)
-        check_writable(folder / _MODELS / model_name(0))
-        ours = {_DESCRIPTION, _MEMBER, _MODELS, MANIFEST}
-        strangers = {file.name for file in folder.glob("*")} - ours
-        strangers |= {f.name for f in (folder / _MODELS).glob("*") if not _MODEL_NAME.fullmatch(f.name)}
-        strangers = {name for name in strangers if not name.startswith(".")}  # a killed save may have left hidden ones
-        if strangers:
-            raise UsageError(f"{folder}: holds other files ({min(strangers)}); give a new folder for the shadow bank")
+    def _document(self) -> dict[str, Any]:
+        return encode(_Description(self.plan.to_dict(), self.accuracy))
+
+    def _member(self) -> dict[str, Tensor]:
+        return {"member": torch.from_numpy(self.member)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**self._member(), **{f"weights.{name}": stack for name, stack in self.weights.items()}}
+
+    @classmethod
+    def check_target(cls, folder: str | Path) -> None:
+        """See SealedFolder."""
+        check_writable(Path(folder) / _MODELS / model_name(0))
+        super().check_target(folder)
+
+    @classmethod
+    def _strangers(cls, folder: Path) -> set[str]:
+        models = {file.name for file in (folder / _MODELS).glob("*") if not _MODEL_NAME.fullmatch(file.name)}
+        return super()._strangers(folder) | models
 
     @classmethod
     def load(cls, folder: str | Path, arch: str | None = None, base: nn.Module | None = None) -> ShadowBank:
@@ -140,22 +145,17 @@ class ShadowBank:
         `base` (a module of that kind). InputRefused on damaged or foreign folders.
         """
         folder = Path(folder)
-        if (folder / "plan.json").exists():
+        if PlanFile.exists(folder):
             raise UsageError(f"{folder}: is a folder of tasks, not a bank; collect it first: pydrift shadow collect")
-        manifest = verify_manifest(folder)
-        if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
-            raise InputRefused(f"{folder}: not a {KIND} of format {FORMAT}")
-        try:
+        manifest = cls._verified(folder)
+        with cls.format.reading(folder):
             raw = parse_strict_json(read_verified(folder, _DESCRIPTION, manifest))
-            plan, accuracy = ShadowPlan.from_dict(raw["plan"]), tuple(raw["accuracy"])
+            said = _Description(**decode_fields(_Description, raw))
+            plan, accuracy = ShadowPlan.from_dict(said.plan), said.accuracy
             member = load_safetensors(read_verified(folder, _MEMBER, manifest))["member"].numpy()
             if member.shape != (plan.count, plan.images) or member.dtype != np.bool_ or len(accuracy) != plan.count:
                 raise ValueError("its parts do not fit together")
             planned = plan.members()
-        except InputRefused:
-            raise
-        except Exception as error:  # whatever a made-up description or state makes the parsers say
-            raise InputRefused(f"{folder}: not a readable {KIND}: {error!r}") from error
         if len(wrong := np.flatnonzero((member != planned).any(axis=1))):
             raise InputRefused(f"{folder / _MEMBER}: shadow {wrong[0]} has other members than the plan's draw gives it")
         stack = WeightStack(template_for(plan, arch, base, folder), plan.count)
@@ -181,7 +181,7 @@ class WeightStack:
         expected = {name: (stack.dtype, list(stack.shape[1:])) for name, stack in self.weights.items()}
         for name in sorted(found.keys() | expected.keys()):
             if found.get(name) != expected.get(name):
-                has, needs = (_described(entries.get(name)) for entries in (found, expected))
+                has, needs = (_shown(entries.get(name)) for entries in (found, expected))
                 raise InputRefused(f"{source}: does not fit the architecture: {name!a} is {has}, expected {needs}")
         for name, stack in self.weights.items():
             stack[k] = state[name]
@@ -221,5 +221,5 @@ def template_for(plan: ShadowPlan, arch: str | None, base: nn.Module | None, fol
     return resolve_stored(plan.architecture, arch, folder)(0)
 
 
-def _described(entry: tuple[torch.dtype, list[int]] | None) -> str:
+def _shown(entry: tuple[torch.dtype, list[int]] | None) -> str:
     return "missing" if entry is None else f"{entry[0]} {entry[1]}".removeprefix("torch.")

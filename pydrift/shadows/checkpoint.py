@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors.torch import load as load_safetensors
 
-from pydrift.core.store import read_file, safetensors_bytes, tensors_digest, write_atomic
+from pydrift.core.files import read_file, write_atomic
+from pydrift.core.tensors import parse_sealed, sealed_bytes
 from pydrift.training import Checkpoint
 
 _EVERY_S = 30.0  # between two that are written, so that short blocks write none
 _SHARE = 20  # and so many times as long as it took to write the last one
 _MAX_BYTES = 64 << 30
+_SEAL = "pydrift.checkpoint"
 
 
 class BlockCheckpoint:
@@ -33,11 +33,9 @@ class BlockCheckpoint:
         if not self._file.exists():
             return None
         try:
-            data = read_file(self._file, _MAX_BYTES)
-            tensors = load_safetensors(data)
-            known = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            if known != {"of": self._of, "sha256": tensors_digest(tensors)}:
-                raise ValueError("its hash is not that of its content")
+            about, tensors = parse_sealed(_SEAL, read_file(self._file, _MAX_BYTES))
+            if about != {"of": self._of}:
+                raise ValueError("it is of another block or plan")
             return Checkpoint(epoch=int(tensors.pop("epoch")), **tensors)
         except Exception as error:  # whatever a damaged file makes the parsers say
             warnings.warn(f"{self._file}: unreadable ({error}); the block is trained from its start", stacklevel=2)
@@ -55,7 +53,6 @@ class BlockCheckpoint:
             "second_moment": state.second_moment,
         }
         with suppress(OSError):
-            metadata = {"of": self._of, "sha256": tensors_digest(tensors)}
-            write_atomic(self._file, safetensors_bytes(tensors, metadata))
+            write_atomic(self._file, sealed_bytes(_SEAL, {"of": self._of}, tensors))
         ended = time.monotonic()
         self._due = ended + max(_EVERY_S, _SHARE * (ended - began))

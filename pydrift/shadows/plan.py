@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pydrift.core.artifact import decode, encode
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
+from pydrift.core.files import sha256_bytes
 from pydrift.core.noise import Phase, derived_seed
-from pydrift.core.store import sha256_bytes, tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.models.intake import AuditedModel
 from pydrift.models.recipe import TrainingRecipe
@@ -129,18 +131,12 @@ class ShadowPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "input_shape": list(self.input_shape)}
+        return encode(self)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> ShadowPlan:
-        """What `to_dict` gave. TypeError, KeyError, ValueError, AttributeError or UsageError on anything else."""
-        draw, recipe = Draw(**raw["draw"]), TrainingRecipe(**raw["recipe"])
-        channels, height, width = raw["input_shape"]
-        plan = cls(**{**raw, "draw": draw, "recipe": recipe, "input_shape": (channels, height, width)})
-        numbers = (plan.count, plan.seed, plan.images, *plan.input_shape)
-        words = list(plan.arithmetic.values())
-        if not all(type(number) is int for number in numbers) or not all(type(word) is str for word in words):
-            raise ValueError("its values are not of the right types")
+    def from_dict(cls, raw: Any) -> ShadowPlan:
+        """What `to_dict` gave. ValueError on anything else."""
+        plan: ShadowPlan = decode(cls, raw, "plan")
         if plan.start_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", plan.start_sha256):
             raise ValueError("start_sha256 is no SHA-256")
         if not 1 <= int(plan.arithmetic.get("threads", 1)) <= 4096:

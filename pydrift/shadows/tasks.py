@@ -13,47 +13,31 @@ own number only, so the bank is the same bits whoever trained it, in whatever bl
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from torch import Tensor, nn
 
+from pydrift.core.artifact import Format, decode_fields, encode
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
-from pydrift.core.store import (
-    MANIFEST,
-    failpoint,
-    first_difference,
-    parse_strict_json,
-    read_file,
-    read_json,
-    refuse_manifest_folder,
-    sha256_bytes,
-    sha256_file,
-    sync_folder,
-    verify_manifest,
-    write_atomic,
-    write_json,
-    write_manifest,
-)
+from pydrift.core.files import sync_folder, write_atomic
+from pydrift.core.manifest import MANIFEST, read_manifest, refuse_manifest_folder, verify_manifest, write_manifest
+from pydrift.core.run_store import PlanFile, failpoint
 from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
 from pydrift.shadows.checkpoint import BlockCheckpoint
 from pydrift.shadows.claim import Holder, claimed, forget, holder
 from pydrift.shadows.plan import ShadowPlan
 
-FORMAT = 1
-_KIND, _BLOCK_KIND = "pydrift shadow plan", "pydrift shadow block"
-_PLAN = "plan.json"
-_MAX_PLAN = 1 << 20
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
+_PLAN = Format("shadow plan", 2, "Plan the shadows again in another folder.")
+_BLOCK = Format("shadow block", 2, "Train the block again.")
 _POLL_S = 0.5
 _MAX_SECONDS = 1e9  # that the training of a block can have taken
 
@@ -79,6 +63,31 @@ class FolderStatus:
 
 
 @dataclass(frozen=True)
+class _Content:
+    """plan.json."""
+
+    plan: dict[str, Any]
+    block: Annotated[int, Meta(ge=1)]
+    data: str | None
+
+
+@dataclass(frozen=True)
+class _BlockFacts:
+    """What the manifest of a block says beside the hashes of its models.
+
+    plan      SHA-256 of the plan's file
+    accuracy  of each shadow on images that it did not see
+    seconds   how long the training took
+    worker    who trained it: host and pid
+    """
+
+    plan: str
+    accuracy: list[float | None]
+    seconds: Annotated[float, Meta(ge=0, lt=_MAX_SECONDS)]
+    worker: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class TaskFolder:
     """A plan on disk. `block` is the number of models in a block, `data` the source to load, where it has a name."""
 
@@ -86,7 +95,7 @@ class TaskFolder:
     plan: ShadowPlan
     block: int
     data: str | None
-    _sha256: str = field(repr=False)  # of plan.json, as it was read
+    _file: PlanFile = field(repr=False)
 
     @classmethod
     def adopt(cls, path: str | Path, plan: ShadowPlan, block: int, data: str | None = None) -> TaskFolder:
@@ -99,37 +108,21 @@ class TaskFolder:
         refuse_manifest_folder(path)
         if block < 1:
             raise UsageError(f"a block needs at least one shadow, got {block}")
-        if not (path / _PLAN).exists():
-            if path.exists() and not path.is_dir():
-                raise UsageError(f"{path}: not a folder")
-            raw = {"format": FORMAT, "kind": _KIND, "plan": plan.to_dict(), "block": block, "data": data}
-            _write_once(path / _PLAN, raw)
+        PlanFile.adopt(_PLAN, path, encode(_Content(plan.to_dict(), block, data)))
         folder = cls.open(path)
-        if difference := first_difference(folder.plan.to_dict(), plan.to_dict()):
-            key, there, here = difference
-            raise UsageError(
-                f"{path}: holds the work of another plan ({key} is {there} there and {here} here); "
-                "choose another folder or delete this one"
-            )
+        folder._file.refuse_other(folder.plan.to_dict(), plan.to_dict(), "plan")
         return folder
 
     @classmethod
     def open(cls, path: str | Path) -> TaskFolder:
         """The folder of a plan that was made before. UsageError: there is none; InputRefused: it cannot be read."""
         path = Path(path)
-        if not (path / _PLAN).exists():
+        if not PlanFile.exists(path):
             raise UsageError(f"{path}: holds no plan of shadows; make one first: pydrift shadow plan")
-        text = read_file(path / _PLAN, _MAX_PLAN)
-        try:
-            raw = parse_strict_json(text)
-            if not isinstance(raw, dict) or raw.get("kind") != _KIND or raw.get("format") != FORMAT:
-                raise ValueError(f"not a {_KIND} of format {FORMAT}")
-            plan, block, data = ShadowPlan.from_dict(raw["plan"]), raw["block"], raw["data"]
-            if type(block) is not int or block < 1 or not isinstance(data, str | None):
-                raise ValueError("its values are not of the right types")
-        except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
-            raise InputRefused(f"{path / _PLAN}: not a readable plan: {error}") from error
-        return cls(path, plan, block, data, sha256_bytes(text))
+        file = PlanFile.read(_PLAN, path)
+        with _PLAN.reading(file.path):
+            said = _Content(**decode_fields(_Content, file.content))
+            return cls(path, ShadowPlan.from_dict(said.plan), said.block, said.data, file)
 
     @property
     def start(self) -> Path:
@@ -150,7 +143,7 @@ class TaskFolder:
         """Of the training of these shadows, which are a block; removed when the block is published."""
         block = numbers[0] // self.block
         file = self.path / "blocks" / f".{_name(block)}.unfinished" / "epoch.safetensors"
-        return BlockCheckpoint(file, f"block {block} of {self._sha256}")
+        return BlockCheckpoint(file, f"block {block} of {self._file.sha256}")
 
     def is_done(self, block: int) -> bool:
         return (self._folder(block) / MANIFEST).exists()
@@ -200,7 +193,7 @@ class TaskFolder:
         done = [block for block in self.blocks if self.is_done(block)]
         others = [block for block in self.blocks if block not in set(done)]
         holders = {block: holder(self.path / "claims", _name(block)) for block in others}
-        seconds = [_seconds(self._folder(block) / MANIFEST) for block in done]
+        seconds = [_facts(folder, read_manifest(folder)).seconds for folder in map(self._folder, done)]
         shadows = sum(len(self.numbers(block)) for block in done)
         return FolderStatus(
             shadows=self.plan.count,
@@ -232,16 +225,16 @@ class TaskFolder:
         if folder.is_symlink():
             raise InputRefused(f"{folder}: is a symbolic link")
         manifest = verify_manifest(folder)
-        if manifest.get("kind") != _BLOCK_KIND or set(manifest["files"]) != names:
+        facts = _facts(folder, manifest)
+        if set(manifest["files"]) != names:
             raise InputRefused(f"{folder}: not block {block} of this plan")
-        if manifest.get("plan") != self._sha256:
+        if facts.plan != self._file.sha256:
             raise InputRefused(f"{folder}: was trained by another plan")
-        accuracy = manifest.get("accuracy")
-        if not isinstance(accuracy, list) or len(accuracy) != len(names):
+        if len(facts.accuracy) != len(names):
             raise InputRefused(f"{folder / MANIFEST}: not an accuracy for each shadow")
         for k in self.numbers(block):
             stack.put(k, read_state(folder, model_name(k), manifest), str(folder / model_name(k)))
-        return accuracy
+        return facts.accuracy
 
     def _make(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> bool:
         """Trains and publishes a block. False where another worker published it first: then that one's stays."""
@@ -257,9 +250,9 @@ class TaskFolder:
                 failpoint(f"shadow/{k}", "between")
                 accuracy.append(unseen)
             worker = {"host": platform.node(), "pid": os.getpid()}
-            facts = {"plan": self._sha256, "accuracy": accuracy, "seconds": round(seconds, 3), "worker": worker}
-            write_manifest(hidden, {"format": FORMAT, "kind": _BLOCK_KIND, **facts})
-            self._check_plan()
+            facts = _BlockFacts(self._file.sha256, accuracy, round(seconds, 3), worker)
+            write_manifest(hidden, {**_BLOCK.heading(), **encode(facts)})
+            self._file.check_unchanged()
             os.rename(hidden, self._folder(block))
             sync_folder(hidden.parent)
         except OSError as error:
@@ -278,10 +271,6 @@ class TaskFolder:
             failpoint(f"shadow/{k}", "after")
         return True
 
-    def _check_plan(self) -> None:
-        if not (self.path / _PLAN).exists() or sha256_file(self.path / _PLAN) != self._sha256:
-            raise UsageError(f"{self.path / _PLAN}: was changed while its shadows were trained; nothing was published")
-
     def _folder(self, block: int) -> Path:
         return self.path / "blocks" / _name(block)
 
@@ -290,32 +279,14 @@ def _name(block: int) -> str:
     return f"{block:05d}"
 
 
-def _seconds(manifest: Path) -> float:
-    """How long the training of a block took."""
-    raw = read_json(manifest)
-    seconds = raw.get("seconds") if isinstance(raw, dict) else None
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < _MAX_SECONDS:
-        raise InputRefused(f"{manifest}: seconds must be a number in [0, {_MAX_SECONDS:g}), got {seconds!a}")
-    return float(seconds)
+def _facts(folder: Path, manifest: Any) -> _BlockFacts:
+    """What a block's manifest says of it. InputRefused where it is of another kind or version, or makes no sense."""
+    said = _BLOCK.without_heading(manifest, folder)
+    said.pop("files", None)
+    with _BLOCK.reading(folder / MANIFEST):
+        return _BlockFacts(**decode_fields(_BlockFacts, said))
 
 
 def start_file(folder: Path, plan: ShadowPlan) -> Path:
     """Where the weights are to be put before the plan is written (see TaskFolder.start)."""
     return folder / f"start-{plan.start_sha256}.safetensors"
-
-
-def _write_once(path: Path, raw: Mapping[str, Any]) -> None:
-    """Writes JSON where no such file is; one that another process wrote first stays."""
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        write_json(hidden, raw)
-        with suppress(FileExistsError):
-            os.link(hidden, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # A file system without hard links: who writes last wins, and workers on the other plan publish nothing.
-        os.rename(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)
-    sync_folder(path.parent)

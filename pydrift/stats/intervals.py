@@ -1,4 +1,4 @@
-"""Confidence intervals: of a proportion, and of an effect measured in null deviations."""
+"""Confidence intervals: of a proportion, and of a score measured in null deviations."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def clopper_pearson(
     return low, high
 
 
-def score_interval(effect: float, shadows: int, error: float = 0.0, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of an effect measured in the standard deviations of `shadows` null values.
+def score_interval(score: float, shadows: int, error: float = 0.0, level: float = 0.95) -> tuple[float, float]:
+    """The confidence interval of a score that is measured in the standard deviations of `shadows` null values.
 
-    The large-sample variance of a standardised difference, 1/K + d^2 / (2 (K - 1)) (Hedges and Olkin 1985), plus the
-    square of the measurement's own standard `error` (>= 0), with the quantile of a Student t, since K is small.
+    Its variance is that of a standardised difference in large samples, 1/K + d^2 / (2 (K - 1)) (Hedges and Olkin 1985),
+    plus the square of the measurement's own standard `error` (>= 0). The quantile is a Student t's, since K is small.
     """
-    variance = 1 / shadows + effect**2 / (2 * (shadows - 1)) + error**2
+    variance = 1 / shadows + score**2 / (2 * (shadows - 1)) + error**2
     half = stats.t.isf((1 - level) / 2, shadows - 1) * np.sqrt(variance)
-    return float(effect - half), float(effect + half)
+    return float(score - half), float(score + half)

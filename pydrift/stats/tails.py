@@ -1,5 +1,4 @@
-"""What an effect measured in null deviations is worth: p, interval, power, and levels for many tests. numpy and scipy
-only."""
+"""p and power of a drift score, from a tail that is fitted to the scores of benign shadows. numpy and scipy only."""
 
 from __future__ import annotations
 
@@ -13,41 +12,44 @@ from scipy import optimize, special, stats
 
 @dataclass(frozen=True)
 class Tail:
-    """How far benign updates stray: a Student t of prediction residuals."""
+    """The upper tail of the drift scores of benign updates: a Student t of prediction residuals."""
 
     degrees: float
     scale: float
 
-    def p_value(self, effect: float, shadows: int) -> float:
-        """P(a benign update's effect is this low or lower). Never 0."""
-        residual = effect / np.sqrt(1 + 1 / shadows)
-        return max(float(stats.t.cdf(residual / self.scale, self.degrees)), float(np.finfo(float).tiny))
+    def p_value(self, score: float, shadows: int) -> float:
+        """P(the score of a benign update is this high or higher). Never 0."""
+        residual = score / np.sqrt(1 + 1 / shadows)
+        return max(float(stats.t.sf(residual / self.scale, self.degrees)), float(np.finfo(float).tiny))
 
     def smallest_score(self, level: float, shadows: int) -> float:
-        """The size of the effect whose p is `level`."""
+        """The score whose p is `level`."""
         return float(stats.t.isf(level, self.degrees) * self.scale * np.sqrt(1 + 1 / shadows))
 
     def power(self, size: float, level: float, shadows: int) -> float:
-        """P(a drift has a p of `level` or less) if it takes `size` off the effect that an benign update would have
-        had."""
+        """P(a drift has a p of `level` or less), of a drift that adds `size` to the score of a benign update."""
         beyond = size - self.smallest_score(level, shadows)
         return float(stats.t.cdf(beyond / self.scale / np.sqrt(1 + 1 / shadows), self.degrees))
 
 
 def fit_tail(null: Sequence[NDArray[np.float64]]) -> Tail:
-    """Maximum-likelihood Student t of the shadows' own effects, pooled over classes.
+    """Fits a Student t to the shadows' own scores by maximum likelihood, all classes pooled.
 
-    null  one array per class with the effects of its K shadows, each measured against the K - 1 others. Degrees of
-          freedom are kept in [1, K - 1], the scale in [1, 10]: pooling may only make the test more careful than normal
-          theory, never less. The order of classes and shadows does not matter.
+    null  one array per class with the scores of its K shadows, each measured against the K - 1 others
+
+    Degrees of freedom are kept in [1, K - 1] and the scale in [1, 10]. So pooling may only make the test more careful
+    than normal theory, never less. The order of classes and shadows does not matter.
     """
-    # An effect is measured in deviations of single scores; as a prediction from K - 1 of them it has a larger error.
-    residuals = np.sort(np.concatenate([effects / np.sqrt(1 + 1 / (len(effects) - 1)) for effects in null]))
-    most = max(len(effects) for effects in null) - 1
+    # A score is measured in deviations of single scores; as a prediction from K - 1 of them it has a larger error.
+    # Largest first: an order of their own makes the sums below independent of the order of classes and shadows.
+    residuals = -np.sort(np.concatenate([-scores / np.sqrt(1 + 1 / (len(scores) - 1)) for scores in null]))
+    most = max(len(scores) for scores in null) - 1
 
     def cost(parameters: NDArray[np.float64]) -> tuple[float, list[float]]:
-        """Minus the log-likelihood of log degrees and log scale, and its gradient: by differences it would be too
-        coarse, and the order of the classes be seen in p."""
+        """Minus the log-likelihood of log degrees and log scale, and its gradient.
+
+        A gradient by differences would be too coarse: the order of the classes would be seen in p.
+        """
         degrees, scale = np.exp(parameters)
         square = (residuals / scale) ** 2
         pull = (degrees + 1) * square / (degrees + square)

@@ -42,7 +42,7 @@ def calibration():
         shadows=tuple(frozen(build(ARCH, k)) for k in range(1, 12)),
         gray=gray(0),
         consensus=rng.random((4, 3, 1, *SHAPE), np.float32),
-        answers={"gray data": answers, "marks": {"white marks": rng.standard_normal((12, 5, 2, 3))}},
+        answers={"gray data": answers, "occlusions": {"white occlusions": rng.standard_normal((12, 5, 2, 3))}},
         confidence=rng.random(3),
         base_p_value=0.7 + 0.1,
         class_names=("a", "b", "ü"),
@@ -211,8 +211,8 @@ def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
         {"answers": {"gray data": {"plain": np.zeros((11, 3, 3))}}},
         {"answers": {"gray data": {"plain": np.zeros((12, 3, 4))}}},
         {"answers": {"gray data": {"plain": np.zeros((12, 4, 3))}}},
-        {"answers": {"marks": {"white marks": np.zeros((12, 5, 4))}}},
-        {"answers": {"marks": {"white marks": np.zeros(12)}}},
+        {"answers": {"occlusions": {"white occlusions": np.zeros((12, 5, 4))}}},
+        {"answers": {"occlusions": {"white occlusions": np.zeros(12)}}},
         {"answers": {}},
         {"confidence": np.zeros(4)},
         {"consensus": np.zeros((4, 2, 1, *SHAPE), np.float32)},
@@ -236,7 +236,9 @@ def test_a_view_that_is_named_and_not_there_is_refused(calibration, tmp_path):
 
 
 def test_an_instrument_that_nobody_knows_is_refused(calibration, tmp_path):
-    replace(calibration, answers=calibration.answers | {"crystal ball": calibration.answers["marks"]}).save(tmp_path)
+    replace(calibration, answers=calibration.answers | {"crystal ball": calibration.answers["occlusions"]}).save(
+        tmp_path
+    )
     with pytest.raises(InputRefused, match=r"its parts do not fit together"):
         Calibration.load(tmp_path)
 

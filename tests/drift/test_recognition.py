@@ -134,6 +134,6 @@ def test_torch_is_asked_about_each_source_alone():
     assert np.array_equal(got.odds[:, 0], got.odds[:, 1])
     sizes.clear()
     moved = occlusion_sensitivity([observer], twice[:, :, 0])
-    rows = len(list(occlude(twice[0, :, 0], "white marks")))
+    rows = len(list(occlude(twice[0, :, 0], "white occlusions")))
     assert sizes == [4, *[12] * rows * len(OCCLUSION_COLOURS)] * 2
     assert all(np.array_equal(values[:, 0], values[:, 1]) for values in moved.values())

@@ -7,7 +7,7 @@ from torch import nn
 
 from pydrift import InputRefused
 from pydrift.data import as_images
-from pydrift.drift import responses as answers
+from pydrift.drift import responses
 from pydrift.drift.probes import OCCLUSION_COLOURS, SHAPE_KINDS, TRANSFORMS, apply_transform, draw_shapes
 from pydrift.drift.recognition import class_bias, occlusion_sensitivity, recognise
 from pydrift.drift.responses import (
@@ -20,8 +20,8 @@ from pydrift.drift.responses import (
     SYNTHETIC_SHAPES,
     benign_responses,
     candidate_responses,
-    groups,
-    of_models,
+    split_groups,
+    select_models,
     reference_responses,
 )
 from pydrift.drift.scores import PROBES
@@ -74,7 +74,7 @@ def close(got, expected):
 
 @pytest.mark.parametrize("count", range(2, 40))
 def test_groups_share_out_the_shadows(count):
-    made = groups(count)
+    made = split_groups(count)
     assert len(made) == min(GROUPS, count)
     assert sorted(k for members in made for k in members) == list(range(count))
     assert max(map(len, made)) - min(map(len, made)) <= 1
@@ -97,7 +97,7 @@ def test_answers_are_means_over_what_others_made(models, made):
     assert len(told) == (QUESTIONS + 1) * len(models)
     rows = {GRAY: (CLASSES,), OCCLUSIONS: (4, 4), SYNTHETIC_SHAPES: ()}
     assert all(table.shape == (SHADOWS + 1, *rows[i], CLASSES) for (i, _), table in tables(got).items())
-    group_of = {k: g for g, members in enumerate(groups(SHADOWS)) for k in members}
+    group_of = {k: g for g, members in enumerate(split_groups(SHADOWS)) for k in members}
     sure = []
     for m, observer in enumerate(models):
         foreign = [g for g in range(GROUPS) if m == 0 or g != group_of[m - 1]]
@@ -124,7 +124,7 @@ def test_no_shadow_is_asked_about_its_own_groups_consensus(models, made, group):
     for (probe, view), table in before.items():
         same = {m for m in range(SHADOWS + 1) if np.array_equal(table[m], after[probe, view][m])}
         of_consensus = probe in (GRAY, OCCLUSIONS) and view != OWN_GRAY
-        assert same == ({1 + k for k in groups(SHADOWS)[group]} if of_consensus else set(range(SHADOWS + 1)))
+        assert same == ({1 + k for k in split_groups(SHADOWS)[group]} if of_consensus else set(range(SHADOWS + 1)))
 
 
 @pytest.mark.parametrize("m", [0, 1, 5])
@@ -158,7 +158,7 @@ def test_a_new_model_is_asked_about_all_consensus_and_all_about_its_gray_data(mo
 
 def test_the_base_and_the_same_model_as_a_new_one_answer_the_same(models, made):
     consensus, gray = made
-    of_base = of_models(benign_responses(models, consensus, gray, nothing)[0], 0)
+    of_base = select_models(benign_responses(models, consensus, gray, nothing)[0], 0)
     new = candidate_responses(models, models[0], consensus, gray[0], nothing)
     assert tables(new).keys() == tables(of_base).keys()
     del of_base[GRAY][OWN_GRAY]  # the base is not asked about its own

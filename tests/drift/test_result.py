@@ -31,7 +31,7 @@ def found(index, name, **values):
         "reason": None,
         "null": (0.5, -0.25),
         "signals": {"plain": -1.5, "own gray data": 0.1 + 0.2},
-        "places": {"white marks": ((0.1 + 0.2, None), (1.0, -1.0))},
+        "places": {"white occlusions": ((0.1 + 0.2, None), (1.0, -1.0))},
     }
     return ClassVerdict(index, name, **{**defaults, **values})
 
@@ -75,7 +75,7 @@ def report():
 def test_a_table_of_places_that_is_none_is_refused(report, tmp_path):
     report.save(tmp_path)
     raw = json.loads((tmp_path / "report.json").read_text())
-    raw["classes"][0]["places"]["white marks"] = [[1.0, 2.0], [3.0]]
+    raw["classes"][0]["places"]["white occlusions"] = [[1.0, 2.0], [3.0]]
     (tmp_path / "report.json").write_text(json.dumps(raw))
     with pytest.raises(InputRefused, match=r"the rows of a table of places are not of one length"):
         DriftReport.load(tmp_path)

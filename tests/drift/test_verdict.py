@@ -8,14 +8,14 @@ import pytest
 from scipy import stats
 
 from pydrift.drift.scores import MIN_SHADOWS
-from pydrift.drift.verdict import STABLE_SHADOWS, ClassVerdict, Verdict, judge
+from pydrift.drift.verdict import STABLE_SHADOWS, ClassVerdict, Evidence, Verdict, decide
 from pydrift.stats.intervals import score_interval
 from pydrift.stats.tails import Tail
 from tests.synthetic_responses import TRANSFORMS, apart, benign, drifted, each, judged, names, world
 
 
 @pytest.mark.parametrize("noise", ["normal", "t3"])
-def test_honest_successors_raise_false_alarms_at_the_rate_alpha(noise):
+def test_benign_updates_raise_false_alarms_at_the_rate_alpha(noise):
     rng = np.random.default_rng(0)
     draw = rng.standard_normal if noise == "normal" else lambda size: rng.standard_t(3, size)
     verdicts = [judged(*apart(benign(rng, world(rng, 5), 33, draw))) for _ in range(300)]
@@ -44,10 +44,10 @@ def test_a_planted_drift_is_found_and_named():
         shadows, new = apart(benign(rng, world(rng, 6), 25))
         before, verdict = judged(shadows, new), judged(shadows, drifted(new, label, 12))
         assert (before.verdict, verdict.verdict) == ("stable", "drift")
-        worst = min(verdict.classes, key=lambda c: c.drift_score)
+        worst = max(verdict.classes, key=lambda c: c.drift_score)
         assert (worst.index, worst.name) == (label, f"class {label}")
         assert worst.p_adjusted == verdict.p_value == min(c.p_adjusted for c in verdict.classes)
-        assert worst.drift_score < -5
+        assert worst.drift_score > 5
         assert set(worst.signals) == {view for views in TRANSFORMS.values() for view in views}
         narrow = score_interval(worst.drift_score, 24)  # as if the shadows' covariance were known
         assert worst.interval[0] < narrow[0] < narrow[1] < worst.interval[1]
@@ -60,21 +60,21 @@ def test_a_drift_in_one_view_is_seen_there():
     new["gray data"]["darker"] = drifted(new, 2, 30)["gray data"]["darker"]
     found = judged(shadows, new).classes[2]
     assert found.verdict == "drift"
-    assert min(found.signals, key=found.signals.__getitem__) == "darker"
+    assert max(found.signals, key=found.signals.__getitem__) == "darker"
 
 
 def test_a_drift_that_shows_at_one_place_is_seen_there():
     rng = np.random.default_rng(20)
     shadows, new = apart(benign(rng, world(rng, 5), 33))
     assert judged(shadows, new).verdict == "stable"
-    new["marks"]["white marks"][1, 0, 3] += 25
+    new["occlusions"]["white occlusions"][1, 0, 3] += 25
     verdict = judged(shadows, new)
-    worst = min(verdict.classes, key=lambda c: c.drift_score)
+    worst = max(verdict.classes, key=lambda c: c.drift_score)
     assert (verdict.verdict, worst.index) == ("drift", 3)
-    assert min(worst.signals, key=worst.signals.__getitem__) == "white marks"
+    assert max(worst.signals, key=worst.signals.__getitem__) == "white occlusions"
     assert [c.index for c in verdict.classes if c.verdict == "drift"] == [3]
-    assert [list(c.places) for c in verdict.classes] == [[], [], [], ["white marks"], []]
-    places = np.array(worst.places["white marks"])
+    assert [list(c.places) for c in verdict.classes] == [[], [], [], ["white occlusions"], []]
+    places = np.array(worst.places["white occlusions"])
     assert np.abs(places).argmax() == 2  # of a table of 2 by 2, row by row
     assert places[1, 0] > 2 * np.delete(np.abs(places), 2).max()
 
@@ -108,9 +108,10 @@ def test_permuting_the_classes_permutes_the_result():
 
     def turned(answers):
         gray = {v: a[..., order, :][..., order] for v, a in answers["gray data"].items()}
-        return {"gray data": gray, "marks": {v: a[..., order] for v, a in answers["marks"].items()}}
+        return {"gray data": gray, "occlusions": {v: a[..., order] for v, a in answers["occlusions"].items()}}
 
-    permuted = judge(turned(shadows), turned(new), None, np.ones(6), [names(6)[c] for c in order], 0.05)
+    evidence = Evidence(turned(shadows), turned(new), np.ones(6), [names(6)[c] for c in order])
+    permuted = decide(evidence, 0.05)
     back = sorted((replace(c, index=order[c.index]) for c in permuted.classes), key=lambda c: c.index)
     for a, b in zip(straight.classes, back, strict=True):
         assert (a.name, a.verdict) == (b.name, b.verdict)
@@ -130,7 +131,7 @@ def test_the_order_of_the_shadows_does_not_matter():
         )
 
 
-def test_a_model_that_answers_as_the_base_does_is_stable_with_effect_zero():
+def test_a_model_that_answers_as_the_base_does_is_stable_with_score_zero():
     rng = np.random.default_rng(9)
     shadows, base = apart(benign(rng, world(rng, 3), 9))
     base = drifted(base, 1, 50)  # even where the base is not like its shadows
@@ -139,12 +140,12 @@ def test_a_model_that_answers_as_the_base_does_is_stable_with_effect_zero():
     assert {(c.verdict, c.drift_score, c.interval, c.p_value, c.p_adjusted) for c in verdict.classes} == {
         ("stable", 0.0, (0.0, 0.0), 1.0, 1.0)
     }
-    assert judged(shadows, base, base={"marks": base["marks"]}).p_value == 1.0  # as far as the base was asked
-    known = judge(shadows, base, base, np.ones(3), names(3), 0.05, base_p_value=1e-6)
+    assert judged(shadows, base, base={"occlusions": base["occlusions"]}).p_value == 1.0  # as far as the base was asked
+    known = decide(Evidence(shadows, base, np.ones(3), names(3), base, base_p_value=1e-6), 0.05)
     assert known.verdict == "stable"
-    for view, at in (("own", (1, 2)), ("white marks", (1, 1, 0))):
+    for view, at in (("own", (1, 2)), ("white occlusions", (1, 1, 0))):
         other = each(np.copy, base)
-        (other["gray data"] | other["marks"])[view][at] += 0.1  # one answer is another
+        (other["gray data"] | other["occlusions"])[view][at] += 0.1  # one response is another
         assert judged(shadows, other, base=base).p_value != 1.0
 
 
@@ -159,7 +160,7 @@ def test_a_class_that_cannot_be_judged_keeps_a_model_from_being_the_base(wrong):
     verdict = judged(shadows, new, base=base, confidence=confidence)
     assert verdict.verdict == "inconclusive"
     assert verdict.reasons[0].startswith("class class 1: ")
-    same = judged(shadows, base, base=base, confidence=confidence)  # what it was asked, it answers alike
+    same = judged(shadows, base, base=base, confidence=confidence)  # it responds alike to what it was asked
     assert (same.verdict, {c.verdict for c in same.classes}) == ("stable", {"stable"})
 
 
@@ -168,12 +169,12 @@ def test_nothing_is_concluded_from_shadows_that_the_base_is_not_like():
     shadows, new = apart(benign(rng, world(rng, 3), 25))
     for size, otherwise in ((0, "stable"), (50, "drift")):
         moved = drifted(new, 1, size)
-        classes = np.ones(3), names(3), 0.05
-        assert judge(shadows, moved, None, *classes, base_p_value=0.02).verdict == otherwise
-        verdict = judge(shadows, moved, None, *classes, base_p_value=0.004)
+        evidence = Evidence(shadows, moved, np.ones(3), names(3), base_p_value=0.02)
+        assert decide(evidence, 0.05).verdict == otherwise
+        verdict = decide(replace(evidence, base_p_value=0.004), 0.05)
         assert {verdict.verdict, *(c.verdict for c in verdict.classes)} == {"inconclusive"}
         assert all(c.places == {} for c in verdict.classes)
-        assert verdict.reasons[0].startswith("the base itself does not look like one of its shadows (p = 0.004)")
+        assert verdict.reasons[0].startswith("the base itself does not resemble its shadows (p = 0.004)")
 
 
 def test_too_few_shadows_are_inconclusive():
@@ -192,8 +193,8 @@ def test_shadows_that_are_too_few_for_alpha_are_inconclusive():
     assert verdict.smallest_score > 8
     (reason,) = verdict.reasons
     assert reason.endswith(
-        f"4 shadows can only be sure of drift_scores beyond {verdict.smallest_score:.1f} null deviations at alpha 0.0001, "
-        "the limit is 8; train more shadows"
+        f"with 4 shadows only drift scores above {verdict.smallest_score:.1f} are found at alpha 0.0001; the limit is 8; "
+        "train more shadows"
     )
 
 
@@ -203,14 +204,14 @@ def test_few_shadows_may_call_drift_but_not_stability():
     verdict = judged(shadows, new)
     (reason,) = verdict.reasons
     assert verdict.verdict == "inconclusive"
-    assert reason.endswith("11 shadows are too few to vouch for stability, it takes 12")
+    assert reason.endswith("11 shadows are too few to vouch for stability; it takes 12")
     assert judged(shadows, drifted(new, 0, 1e4)).verdict == "drift"
 
 
 @pytest.mark.parametrize("who", ["shadow", "new"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(
-    ("probe", "view", "at"), [("gray data", "darker", (1, 2)), ("marks", "white marks", (1, 0, 1))]
+    ("probe", "view", "at"), [("gray data", "darker", (1, 2)), ("occlusions", "white occlusions", (1, 0, 1))]
 )
 def test_what_is_not_finite_is_inconclusive_for_its_class(who, value, probe, view, at):
     rng = np.random.default_rng(12)
@@ -233,7 +234,7 @@ def test_a_class_that_the_shadows_do_not_know_is_inconclusive(value):
     assert verdict.classes[2].p_value is None
     assert verdict.reasons == (
         f"class class 2: inversion found no image that the shadows take for it (mean confidence {value:.2f}; does the "
-        "reference data know it?)",
+        "reference data have this class?)",
     )
     unknown = judged(shadows, new, confidence=np.array([1, 0, 0, 0]))
     assert unknown.classes[0].reason == "no other class could be measured"
@@ -243,9 +244,9 @@ def test_p_is_never_zero():
     rng = np.random.default_rng(15)
     shadows, new = apart(benign(rng, world(rng, 2), 17))
     found = judged(shadows, drifted(new, 0, 1e12)).classes[0]
-    assert found.drift_score < -20
+    assert found.drift_score > 20
     assert 0 < found.p_value <= found.p_adjusted < 1e-6
-    assert Tail(1e6, 1.0).p_value(-1e6, 16) > 0
+    assert Tail(1e6, 1.0).p_value(1e6, 16) > 0
 
 
 def test_the_power_curve_is_that_of_one_class_at_holms_first_level():
@@ -263,9 +264,9 @@ def test_the_power_curve_is_that_of_one_class_at_holms_first_level():
 def test_class_verdicts_survive_json():
     rng = np.random.default_rng(18)
     found = judged(*apart(benign(rng, world(rng, 2), 9))).classes[0]
-    found = replace(found, places={"white marks": ((0.1, None), (-2.5, 3.0))})
+    found = replace(found, places={"white occlusions": ((0.1, None), (-2.5, 3.0))})
     raw = {**vars(found), "null": list(found.null), "interval": list(found.interval)}
-    raw["places"] = {"white marks": [[0.1, None], [-2.5, 3.0]]}
+    raw["places"] = {"white occlusions": [[0.1, None], [-2.5, 3.0]]}
     assert ClassVerdict.from_dict(raw) == found
     del raw["places"]  # a report of an earlier version
     assert ClassVerdict.from_dict(raw) == replace(found, places={})

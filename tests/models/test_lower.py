@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pydrift.models.arch import NotLowerable, build, lower
 from pydrift.models.arch.fused import Affine, Conv2d, Linear
@@ -374,3 +376,41 @@ def test_logits_that_depend_on_the_number_of_images_are_refused() -> None:
     module = Forward(lambda m, x: m.fc(m.conv(x).reshape(7, 64)))
     with pytest.raises(NotLowerable, match=r"^forward: fails on 4 images: RuntimeError: shape '\[7, 64\]' is invalid"):
         lower(module, (1, 4, 4))
+
+
+def test_other_threads_run_modules_while_one_is_traced():
+    """fx replaces nn.Module.__call__ for all threads: a module run elsewhere must not end in the trace."""
+    traced, ran, outcome = threading.Event(), threading.Event(), []
+
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            if isinstance(x, fx.Proxy):
+                traced.set()
+                assert ran.wait(10)
+            return self.linear(x.flatten(1))
+
+    def run_elsewhere():
+        assert traced.wait(10)
+        try:
+            outcome.append(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))(torch.zeros(5, 1, 2, 2)).shape)
+        except Exception as error:
+            outcome.append(error)
+        ran.set()
+
+    other = threading.Thread(target=run_elsewhere)
+    other.start()
+    fused = lower(Slow(), (1, 2, 2))
+    other.join()
+    assert outcome == [(5, 2)]
+    assert len(fused.layers) == 2
+
+
+def test_many_threads_lower_at_once():
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda seed: lower(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2)), range(64)))
+    assert all(len(fused.layers) == 2 for fused in found)
+    assert nn.Module.__call__.__module__.startswith("torch.nn")  # nothing of a trace is left behind

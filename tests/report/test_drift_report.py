@@ -181,9 +181,9 @@ PLACES = ((0.5, None, 0.1), (0.2, -1.0, 0.3), (0.0, 0.4, 12.5))
 def test_places_are_drawn_and_named_for_the_class_that_drifted():
     report = make()
     assert "row 3 of 3" not in render_html(report)
-    classes = [replace(c, places={"white marks": PLACES, HOSTILE[0]: PLACES[:1]}) for c in report.classes[3:4]]
+    classes = [replace(c, places={"white occlusions": PLACES, HOSTILE[0]: PLACES[:1]}) for c in report.classes[3:4]]
     page = render_html(replace(report, classes=(*report.classes[:3], *classes, *report.classes[4:])))
-    assert "white marks: +12.50 at the bottom right (row 3 of 3, column 3 of 3)" in Page(page).text
+    assert "white occlusions: +12.50 at the bottom right (row 3 of 3, column 3 of 3)" in Page(page).text
     assert SCRIPT not in page
     tree = ET.fromstring(str(figures.place_map(PLACES)))
     opacity = [float(cell.attrib["fill-opacity"]) for cell in tree.iter() if cell.tag.endswith("rect")]
@@ -201,10 +201,10 @@ def test_a_map_of_nothing_frames_nothing():
 
 
 def test_maps_that_would_swell_the_page_are_left_out():
-    c = replace(make().classes[3], places={"white marks": ((1.0,) * 500,) * 10, "black marks": PLACES})
+    c = replace(make().classes[3], places={"white occlusions": ((1.0,) * 500,) * 10, "black occlusions": PLACES})
     page = render_html(replace(make(), classes=(c,)))
-    assert "black marks: " in page
-    assert "white marks: " not in page
+    assert "black occlusions: " in page
+    assert "white occlusions: " not in page
 
 
 def test_drifted_classes_are_drawn_against_the_null_before_others_of_smaller_p():

@@ -13,9 +13,9 @@ from pydrift.stats.tails import Tail, fit_tail
 
 def test_tail_is_student_t_of_a_prediction():
     tail = Tail(7.0, 1.5)
-    assert tail.p_value(-4, 8) == pytest.approx(stats.t.cdf(-4 / 1.5 / np.sqrt(9 / 8), 7))
+    assert tail.p_value(4, 8) == pytest.approx(stats.t.sf(4 / 1.5 / np.sqrt(9 / 8), 7))
     assert tail.p_value(0, 8) == 0.5
-    assert tail.p_value(-tail.smallest_score(0.01, 8), 8) == pytest.approx(0.01)
+    assert tail.p_value(tail.smallest_score(0.01, 8), 8) == pytest.approx(0.01)
     assert tail.smallest_score(0.01, 8) > tail.smallest_score(0.05, 8) > 0
 
 
@@ -23,8 +23,8 @@ def test_power_is_the_chance_to_call_a_drift_of_that_size():
     tail, rng = Tail(7.0, 1.5), np.random.default_rng(22)
     assert tail.power(tail.smallest_score(0.01, 8), 0.01, 8) == pytest.approx(0.5)
     assert tail.power(0, 0.01, 8) == pytest.approx(0.01)
-    honest_effects = 1.5 * np.sqrt(9 / 8) * rng.standard_t(7, 20_000)
-    called = np.mean([tail.p_value(effect - 6, 8) <= 0.01 for effect in honest_effects])
+    benign_scores = 1.5 * np.sqrt(9 / 8) * rng.standard_t(7, 20_000)
+    called = np.mean([tail.p_value(score + 6, 8) <= 0.01 for score in benign_scores])
     assert tail.power(6, 0.01, 8) == pytest.approx(called, abs=0.01)
 
 
@@ -62,11 +62,11 @@ def test_holm_by_hand():
     assert holm([0.9, 0.8]) == [1, 1]
 
 
-def test_effect_interval_by_hand():
-    low, high = score_interval(-4.0, 9)
+def test_score_interval_by_hand():
+    low, high = score_interval(4.0, 9)
     half = 2.306004 * np.sqrt(1 / 9 + 16 / 16)
-    assert (low, high) == (pytest.approx(-4 - half, rel=1e-6), pytest.approx(-4 + half, rel=1e-6))
-    low_too = score_interval(-4.0, 9, error=0.5)[0]
-    assert low_too == pytest.approx(-4 - 2.306004 * np.sqrt(1 / 9 + 16 / 16 + 0.25), rel=1e-6)
-    narrow = score_interval(-4.0, 9, level=0.5)
+    assert (low, high) == (pytest.approx(4 - half, rel=1e-6), pytest.approx(4 + half, rel=1e-6))
+    low_too = score_interval(4.0, 9, error=0.5)[0]
+    assert low_too == pytest.approx(4 - 2.306004 * np.sqrt(1 / 9 + 16 / 16 + 0.25), rel=1e-6)
+    narrow = score_interval(4.0, 9, level=0.5)
     assert low < narrow[0] < narrow[1] < high

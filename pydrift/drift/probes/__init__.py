@@ -1,4 +1,4 @@
-"""What models are shown when they are to be judged: gray data in many views, with small marks, and simple shapes."""
+"""What a drift audit asks models with: transformed gray data, small occlusions of it, and synthetic shapes."""
 
 from pydrift.drift.probes.occlusions import OCCLUSION_COLOURS, occlude
 from pydrift.drift.probes.synthetic_shapes import SHAPE_KINDS, draw_shapes

@@ -1,8 +1,8 @@
-"""Small marks on images, one at a time, at every place.
+"""Small occlusions of images: one square of one colour, at every place in turn.
 
-What a mark changes says what a model looks at. A model that has learnt a shortcut or a trigger gives it away where the
-mark lies on it, while the same image without a mark, from which everything else drops out, is the comparison. The idea
-is the sliding square of Zeiler and Fergus ("Visualizing and Understanding Convolutional Networks", ECCV 2014).
+What an occlusion changes says what a model looks at. A model that has learnt a shortcut or a trigger shows it where the
+occlusion lies on it, and the same image without an occlusion is the comparison. The idea is the sliding square of
+Zeiler and Fergus ("Visualizing and Understanding Convolutional Networks", ECCV 2014).
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-OCCLUSION_COLOURS = {"white marks": 1.0, "black marks": 0.0}
-PARTS = 9  # of the shorter side of the image, one of which is a mark's side: 3 pixels of 28
+OCCLUSION_COLOURS = {"white occlusions": 1.0, "black occlusions": 0.0}
+PARTS = 9  # the side of an occlusion is a ninth of the image's shorter side: 3 pixels of 28
 
 
 def occlude(images: Tensor, colour: str) -> Iterator[Tensor]:
-    """float32 [N, C, H, W] in [0, 1] with one square mark of a colour of OCCLUSION_COLOURS.
+    """Yields, for each row of places from top to bottom, float32 [places, N, C, H, W] in [0, 1].
 
-    Yields [places, N, C, H, W] for each row of places from top to bottom, places from left to right. They lie from edge
-    to edge, evenly and without gaps, and overlap where the side is not a multiple of a mark's.
+    images  float32 [N, C, H, W] in [0, 1]
+    colour  one of OCCLUSION_COLOURS
+
+    Places run from left to right. They cover the image from edge to edge, evenly and without gaps. They overlap where
+    the side of the image is not a multiple of the occlusion's.
     """
     height, width = images.shape[2:]
     side = max(1, round(min(height, width) / PARTS))

@@ -1,7 +1,7 @@
-"""Images of nothing in particular: curves, rectangles and ellipses at random places.
+"""Images of simple shapes at random places: curves, rectangles and ellipses.
 
-Gray data show what the shadows take for a class. What a new model takes for it besides, a kind of image that benign
-models would call something else, they do not. Simple shapes ask for that without any data.
+Gray data show what the shadows take for a class. They cannot show what a candidate takes for it besides: images that
+benign models would assign to another class. Simple shapes ask for that, without any data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from torch import Tensor
 
-COUNT = 192  # images of a kind: their mean is asked for, and it is to be the same in any draw
+COUNT = 192  # images of a kind: enough for their mean to be the same in any draw
 _SEED = 0x54A9E5  # the same shapes for every model and audit
 
 Drawing = NDArray[np.float32]
@@ -24,8 +24,12 @@ Drawing = NDArray[np.float32]
 
 @cache
 def draw_shapes(kind: str, shape: tuple[int, int, int]) -> Tensor:
-    """Images of one kind of SHAPE_KINDS, float32 [COUNT, C, H, W] in [0, 1]: white on black where C is 1, else a random
-    colour on another."""
+    """Images of one kind of SHAPE_KINDS: float32 [COUNT, C, H, W] in [0, 1].
+
+    shape  (C, H, W). Where C is 1 shapes are white on black, else of a random colour on another.
+
+    Deterministic: the same images in every audit.
+    """
     rng = Generator(Philox([_SEED, list(SHAPE_KINDS).index(kind)]))
     ink = SHAPE_KINDS[kind](rng, shape[1], shape[2])[:, None]
     if shape[0] > 1:
@@ -35,7 +39,7 @@ def draw_shapes(kind: str, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _curves(rng: Generator, height: int, width: int, count: int, pen: float) -> Drawing:
-    """Quadratic Bezier curves, drawn with a round soft pen whose deviation is that share of the shorter side."""
+    """Quadratic Bezier curves, drawn with a soft round pen; `pen` is its deviation as a share of the shorter side."""
     corners = rng.uniform(0.1, 0.9, (3, COUNT * count, 2)) * [height, width]
     steps = min(3 * max(height, width), 200)
     ink = np.zeros((COUNT * count, height, width), np.float32)

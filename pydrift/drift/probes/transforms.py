@@ -1,9 +1,9 @@
-"""How gray data is shown to a model that is to be judged: as it is, and changed in ways that any image may be.
+"""Transforms of gray data: how it is shown to a model, plain or changed in ways that any image may be changed.
 
-A model may recognise a class as before and yet by something else: mirrored, darker, or by a mark in a corner. What it
-says of changed images shows that. The changes are the usual ones of corruption and occlusion tests (Hendrycks and
-Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019; Zeiler and
-Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014), at one fixed strength each.
+A model may still recognise a class, but by something else: mirrored, darker, or by a spot in a corner. Its responses to
+transformed images show that. The transforms are the usual ones of corruption and occlusion tests, at one fixed strength
+each (Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR
+2019; Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _NOISE_SEED = 0x5EED  # the same noise for every model and audit
 _SIGMA = 0.25
 
 
-def apply_transform(view: str, images: Tensor) -> Tensor:
-    """The images [..., C, H, W] in [0, 1] as a view of TRANSFORMS shows them; the same shape and range."""
-    return TRANSFORMS[view](images.flatten(0, -4)).view_as(images).clamp(0, 1)
+def apply_transform(name: str, images: Tensor) -> Tensor:
+    """Images float32 [..., C, H, W] in [0, 1], changed by one of TRANSFORMS; shape and range stay. Deterministic."""
+    return TRANSFORMS[name](images.flatten(0, -4)).view_as(images).clamp(0, 1)
 
 
-def _noisy(x: Tensor) -> Tensor:
+def _add_noise(x: Tensor) -> Tensor:
     noise = Generator(Philox(_NOISE_SEED)).standard_normal(tuple(x.shape), dtype=np.float32)
     return x + _SIGMA * torch.from_numpy(noise)
 
 
-def _blurred(x: Tensor) -> Tensor:
+def _blur(x: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
-def _marked(x: Tensor, value: float, rows: tuple[float, float], columns: tuple[float, float]) -> Tensor:
-    """With one colour between these shares of the height and of the width."""
+def _cover(x: Tensor, value: float, rows: tuple[float, float], columns: tuple[float, float]) -> Tensor:
+    """Covers the part between these shares of the height and of the width with one value."""
     x = x.clone()
     (top, bottom), (left, right) = (
         [round(share * side) for share in shares] for shares, side in zip((rows, columns), x.shape[2:], strict=True)
@@ -57,12 +57,12 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "turned right": partial(rotated, degrees=-20),
     "darker": lambda x: 0.5 * x,
     "lighter": lambda x: 0.5 + 0.5 * x,
-    "noisy": _noisy,
-    "blurred": _blurred,
-    "white top left": partial(_marked, value=1.0, rows=_FIRST, columns=_FIRST),
-    "white top right": partial(_marked, value=1.0, rows=_FIRST, columns=_LAST),
-    "white bottom left": partial(_marked, value=1.0, rows=_LAST, columns=_FIRST),
-    "white bottom right": partial(_marked, value=1.0, rows=_LAST, columns=_LAST),
-    "white middle": partial(_marked, value=1.0, rows=_MIDDLE, columns=_MIDDLE),
-    "black middle": partial(_marked, value=0.0, rows=_MIDDLE, columns=_MIDDLE),
+    "noisy": _add_noise,
+    "blurred": _blur,
+    "white top left": partial(_cover, value=1.0, rows=_FIRST, columns=_FIRST),
+    "white top right": partial(_cover, value=1.0, rows=_FIRST, columns=_LAST),
+    "white bottom left": partial(_cover, value=1.0, rows=_LAST, columns=_FIRST),
+    "white bottom right": partial(_cover, value=1.0, rows=_LAST, columns=_LAST),
+    "white middle": partial(_cover, value=1.0, rows=_MIDDLE, columns=_MIDDLE),
+    "black middle": partial(_cover, value=0.0, rows=_MIDDLE, columns=_MIDDLE),
 }

@@ -8,7 +8,8 @@ of known layers is refused with a reason, and the outcome is compared with the m
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import takewhile
 from typing import Any
@@ -42,7 +43,7 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> FusedModel:
     input_shape  (C, H, W)
 
     Raises NotLowerable for anything else: residual connections, hooks, parametrisations, other layers. Deterministic.
-    Not for use while other threads run modules: tracing replaces nn.Module.__call__ for its duration.
+    Other threads may run or lower modules meanwhile.
     """
     channels, height, width = input_shape
     for name, part in module.named_modules():
@@ -53,7 +54,7 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> FusedModel:
         except Exception as error:
             raise NotLowerable(f"module: cannot be copied: {_words(error)}") from error
         try:
-            traced = fx.symbolic_trace(reference)
+            traced = _trace(reference)
         except Exception as error:
             raise NotLowerable(f"forward: cannot be traced: {_words(error)}") from error
         shape = (_NUM_WALK_IMAGES + _NUM_PROBES, channels, height, width)
@@ -66,6 +67,34 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> FusedModel:
         fused = FusedModel(frozen, (channels, height, width), logits.shape[1])
         _verify(fused, reference, probes)
     return fused
+
+
+_tracing = threading.Lock()  # a second trace would restore what the first one has replaced
+
+
+class _Tracer(fx.Tracer):
+    """Traces the calls of its own thread. fx replaces nn.Module.__call__ for all threads while it traces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def _trace(module: nn.Module) -> fx.GraphModule:
+    with _tracing:
+        tracer = _Tracer()
+        graph = tracer.trace(module)
+        return fx.GraphModule(tracer.root, graph)
 
 
 def _refuse_hidden_effects(name: str, part: nn.Module) -> None:

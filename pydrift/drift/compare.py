@@ -1,0 +1,203 @@
+"""The second half of a drift audit: from a calibration and a candidate to a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.parallel import with_one_blas_thread
+from pydrift.core.progress import Clock
+from pydrift.data import LabelledImages
+from pydrift.drift.baselines import measure_baselines, with_gray_known
+from pydrift.drift.calibration import GUESSED, Calibration, describe_attack
+from pydrift.drift.responses import (
+    OWN_GRAY,
+    QUESTIONS,
+    Responses,
+    candidate_responses,
+    reference_responses,
+    select_models,
+)
+from pydrift.drift.result import Baselines, DriftReport, NullSummary, Provenance
+from pydrift.drift.scores import GRAY
+from pydrift.drift.settings import Workplace
+from pydrift.drift.verdict import Evidence, Verdict, decide
+from pydrift.fingerprint import Fingerprint
+from pydrift.inversion.gray import GrayData
+from pydrift.inversion.resumable import invert_resumable
+from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
+from pydrift.models.intake import AuditedModel, check_num_classes
+from pydrift.ops import native_status
+from pydrift.version import __version__
+
+_decide = with_one_blas_thread(decide)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a calibration.
+
+    candidate    the model to judge
+    alpha        family-wise error level of this audit, in (0, 1)
+    release      the number of this audit in a series, or None
+    images       labelled images for the accuracy baselines, or None
+    use_data     whether the verdict also uses the responses to `images`
+    fingerprint  of the base, for one more baseline, or None
+    """
+
+    candidate: AuditedModel
+    alpha: float
+    release: int | None = None
+    images: LabelledImages | None = None
+    use_data: bool = False
+    fingerprint: Fingerprint | None = None
+
+    def check(self, calibration: Calibration) -> None:
+        """UsageError or InputRefused where the images do not fit the calibration."""
+        images = self.images
+        if images is not None and images.input_shape != calibration.input_shape:
+            raise InputRefused(
+                f"{images.source}: images of shape {images.input_shape}, expected {calibration.input_shape}"
+            )
+        if self.use_data and images is None:
+            raise UsageError("there is nothing to look at: use_data (--use-data) needs data (--data)")
+        if self.use_data and images is not None and images.sha256 == calibration.data_sha256:
+            raise UsageError(f"{images.source}: the shadows were trained on these images, use_data needs others")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The candidate's gray data, and all responses: of base and shadows [K + 1, ...], of the candidate [...]."""
+
+    gray: GrayData
+    steps_per_second: float | None
+    benign: Responses
+    candidate: Responses
+
+
+def compare(calibration: Calibration, question: Question, workplace: Workplace) -> DriftReport:
+    """Judges one candidate. A pure function of calibration and question, for one kind of device, but for the times."""
+    question.check(calibration)
+    candidate = freeze(question.candidate.module, calibration.input_shape, workplace.device, "candidate")
+    check_num_classes(candidate.num_classes, "the candidate", len(calibration.class_names), "the base")
+    known = question.fingerprint
+    scorer = None if known is None else known.scorer(calibration.base, device=str(workplace.device))
+    modules = (calibration.base.module, *calibration.shadows)
+    models = [freeze(m, calibration.input_shape, workplace.device, "calibrated model") for m in modules]
+    clock, calibration_sha256 = Clock(calibration.seconds), calibration.digest()
+    with exact_arithmetic(), workplace.progress:
+        asked = _ask(calibration, calibration_sha256, models, candidate, question, workplace, clock)
+    verdict = _judge(calibration, asked, question.alpha)
+    with clock("measure baselines"):
+        baselines = measure_baselines(
+            models[0], candidate, calibration.base.module, question.candidate.module, question.images
+        )
+        if scorer is not None:
+            baselines = with_gray_known(baselines, scorer, calibration.gray, asked.gray)
+    provenance = Provenance(
+        pydrift=__version__,
+        torch=torch.__version__,
+        device=str(workplace.device),
+        native=native_status().describe(workplace.device.type),
+        path_base=models[0].path,
+        path_candidate=candidate.path,
+        restart_steps_per_second=asked.steps_per_second,
+        seed=calibration.seed,
+        base_sha256=calibration.base.sha256,
+        candidate_sha256=question.candidate.sha256,
+        data_sha256=calibration.data_sha256,
+        calibration_sha256=calibration_sha256,
+        base=calibration.base.name,
+        candidate=question.candidate.name,
+        data=calibration.data,
+        settings={
+            **calibration.settings,
+            "inversion": describe_attack(calibration.attack),
+            "restarts": calibration.restarts,
+            "probes": {probe: list(variants) for probe, variants in asked.benign.items()},
+        },
+        seconds=clock.seconds,
+    )
+    return _report(calibration, question, asked.gray, verdict, baselines, provenance)
+
+
+def _ask(
+    calibration: Calibration,
+    calibration_sha256: str,
+    models: list[Classifier],
+    candidate: Classifier,
+    question: Question,
+    workplace: Workplace,
+    clock: Clock,
+) -> _Asked:
+    """Inverts the candidate, and asks it and the calibrated `models`."""
+    progress, sha256 = workplace.progress, question.candidate.sha256
+    restarts, seed = calibration.restarts, calibration.seed
+    plan = {
+        "calibration": calibration_sha256,
+        "candidate": sha256,
+        "attack": describe_attack(calibration.attack),
+        "restarts": restarts,
+        "seed": seed,
+    }
+    with workplace.open_run(f"compare-{sha256[:16]}", plan) as run, clock("invert candidate"):
+        progress.phase(f"inverting the candidate, {restarts} restarts a class", 1)
+        (gray,), rate = invert_resumable(
+            calibration.attack, [candidate], restarts, seed, ["gray/candidate"], run, progress.advance
+        )
+    with clock("measure recognition of candidate"):
+        progress.phase("measuring recognition", QUESTIONS + len(models))
+        own = candidate_responses(models, candidate, calibration.consensus, gray.images, progress.advance)
+        benign = calibration.responses
+        if question.use_data and question.images is not None:
+            progress.phase("asking about reference data", len(models) + 1)
+            asked = reference_responses([*models, candidate], question.images, progress.advance)
+            benign, own = benign | select_models(asked, slice(-1)), own | select_models(asked, -1)
+    return _Asked(gray, rate, benign, own)
+
+
+def _judge(calibration: Calibration, asked: _Asked, alpha: float) -> Verdict:
+    base = select_models(asked.benign, 0)
+    del base[GRAY][OWN_GRAY]  # the base is asked about the candidate's too, but was never asked about its own
+    evidence = Evidence(
+        shadows=select_models(asked.benign, slice(1, None)),
+        candidate=asked.candidate,
+        confidence=calibration.confidence,
+        class_names=calibration.class_names,
+        base=base,
+        base_p_value=calibration.base_p_value,
+    )
+    verdict: Verdict = _decide(evidence, alpha)
+    return verdict
+
+
+def _report(
+    calibration: Calibration,
+    question: Question,
+    gray: GrayData,
+    verdict: Verdict,
+    baselines: Baselines,
+    provenance: Provenance,
+) -> DriftReport:
+    return DriftReport(
+        verdict=verdict.verdict,
+        p_value=verdict.p_value,
+        alpha=question.alpha,
+        release=question.release,
+        reasons=verdict.reasons + tuple(GUESSED[name] for name in calibration.settings["guessed"]),
+        classes=verdict.classes,
+        gray_base=calibration.gray,
+        gray_candidate=gray,
+        null=NullSummary(
+            update_mode=calibration.update_mode,
+            shadows=len(calibration.shadows),
+            draw=calibration.draw,
+            shadow_accuracy=calibration.shadow_accuracy,
+            smallest_score=verdict.smallest_score,
+            power=verdict.power,
+        ),
+        baselines=baselines,
+        provenance=provenance,
+    )
