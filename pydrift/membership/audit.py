@@ -15,7 +15,7 @@ from pydrift.core.checks import check_seed
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.progress import Clock, Progress, Silent
 from pydrift.core.store import refuse_manifest_folder, tensors_digest
-from pydrift.data import LabelledImages, checked_members, take_images
+from pydrift.data import LabelledImages, as_member_mask, take_images
 from pydrift.membership import DEFAULT, Attack, BoundaryDistance, select_attacks
 from pydrift.membership.evaluation import FPRS, AttackResult, evaluate
 from pydrift.membership.result import MembershipProvenance, MembershipReport, Population, ShadowSummary
@@ -81,7 +81,7 @@ def membership_audit(
         raise UsageError(f"alpha must lie between 0 and 1 and delta in [0, 1), got {alpha:g} and {delta:g}")
     check_seed(seed)
     images = take_images(data)
-    member = checked_members(members, images)
+    member = as_member_mask(members, images)
     if bank is not None and bank.plan.data_sha256 != images.sha256:
         raise InputRefused(f"bank: its shadows were trained on other data than {images.source}")
     if not queries:

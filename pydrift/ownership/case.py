@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import sha256_bytes
+from pydrift.core.files import sha256_bytes
 from pydrift.data import LabelledImages, take_images
 from pydrift.models.classifier import Classifier, choose_device, freeze
 from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes

@@ -8,14 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.fingerprint import DETECTORS, Features, Head, NeuralFP, detector_named
-from pydrift.fingerprint.detector import restored, state_of
-from pydrift.fingerprint.detectors.ash import Ash, shaped
+from pydrift.fingerprint import DETECTORS, Features, Head, NeuralFP, select_detector
+from pydrift.fingerprint.detector import restore, state_of
+from pydrift.fingerprint.detectors.ash import Ash, shape_activations
 from pydrift.fingerprint.detectors.gen import Gen
 from pydrift.fingerprint.detectors.gram import Gram, gram_rows
-from pydrift.fingerprint.detectors.knn import Knn, evenly
+from pydrift.fingerprint.detectors.knn import Knn, spread_indices
 from pydrift.fingerprint.detectors.mahalanobis import RIDGE, Mahalanobis
-from pydrift.fingerprint.detectors.odin import EPSILON, TEMPERATURE, nudged
+from pydrift.fingerprint.detectors.odin import EPSILON, TEMPERATURE, nudge
 from pydrift.fingerprint.detectors.react import React
 from pydrift.fingerprint.registry import fitted_class
 
@@ -138,8 +138,8 @@ def test_knn_is_the_distance_to_the_kth_of_all(k):
 
 
 def test_the_bank_of_knn_is_spread_over_the_images():
-    assert evenly(10, 10).tolist() == list(range(10))
-    assert evenly(1000, 4).tolist() == [0, 250, 500, 750]
+    assert spread_indices(10, 10).tolist() == list(range(10))
+    assert spread_indices(1000, 4).tolist() == [0, 250, 500, 750]
     train, y = case(100)
     assert torch.equal(Knn(bank=50).fit(train, y).bank, F.normalize(train.penultimate[::2], dim=1))
 
@@ -170,14 +170,16 @@ def test_react_cuts_off_at_the_percentile_of_the_training_activations():
 
 def test_ash_keeps_the_largest_and_scales_them():
     x = torch.tensor([[4.0, 3, 2, 1, 0, 0, 0, 0, 0, 0], [0.0] * 10, [1.0] * 10])
-    got = shaped(x, 80)
+    got = shape_activations(x, 80)
     factor = np.exp(10 / 7)
     np.testing.assert_allclose(got[0], np.array([4, 3, 0, 0, 0, 0, 0, 0, 0, 0]) * factor, rtol=1e-6)
     assert got[1].tolist() == [0] * 10
     assert (got[2] > 0).sum() == 2
     np.testing.assert_allclose(got[2].max(), np.exp(5), rtol=1e-5)
     train, y = case()
-    expected = energy(float64(shaped(train.penultimate, 90)) @ float64(train.head.weight).T + float64(train.head.bias))
+    expected = energy(
+        float64(shape_activations(train.penultimate, 90)) @ float64(train.head.weight).T + float64(train.head.bias)
+    )
     np.testing.assert_allclose(Ash().fit(train, y).score(train), expected, rtol=1e-4)
 
 
@@ -242,7 +244,7 @@ def test_odin_steps_towards_the_predicted_class():
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 16, generator=generator)
     x = torch.rand(5, 1, 4, 4, generator=generator)
-    got = nudged(lambda images: images.flatten(1) @ weight.T, x)
+    got = nudge(lambda images: images.flatten(1) @ weight.T, x)
     assert not got.requires_grad
     z = float64(x.flatten(1) @ weight.T) / TEMPERATURE
     p = softmax(z)
@@ -379,11 +381,11 @@ def test_the_state_restores_the_detector(name):
     fitted = DETECTORS[name].fit(train, y)
     tensors, numbers = state_of(fitted)
     assert all(isinstance(value, int | float) for value in numbers.values())
-    again = restored(fitted_class(DETECTORS[name]), tensors, numbers)
+    again = restore(fitted_class(DETECTORS[name]), tensors, numbers)
     assert torch.equal(again.score(seen), fitted.score(seen))
     for missing in tensors:
         with pytest.raises(InputRefused, match=f"^{missing.partition('.')[0]} of a Fitted.* is missing or damaged$"):
-            restored(fitted_class(DETECTORS[name]), {k: v for k, v in tensors.items() if k != missing}, numbers)
+            restore(fitted_class(DETECTORS[name]), {k: v for k, v in tensors.items() if k != missing}, numbers)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -412,8 +414,8 @@ def test_features_that_are_missing_and_labels_that_do_not_fit_are_refused(name):
         (lambda: Gen(gamma=1.0), "GEN: gamma must be in (0, 1) and largest >= 1, got 1 and 100"),
         (lambda: NeuralFP(squeeze=0), "NeuralFP: squeeze, steps and batch must be >= 1, got 0, 1000 and 128"),
         (lambda: NeuralFP().fit(*(lambda f, y: (f[:9], y[:9]))(*case(20))), "NeuralFP needs at least 10 images, got 9"),
-        (lambda: detector_named("magic"), "no such detector: 'magic'; known are neuralfp, msp, "),
-        (lambda: detector_named("knn", {"radius": 2}), "knn: Knn.__init__() got an unexpected keyword argument"),
+        (lambda: select_detector("magic"), "no such detector: 'magic'; known are neuralfp, msp, "),
+        (lambda: select_detector("knn", {"radius": 2}), "knn: Knn.__init__() got an unexpected keyword argument"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

@@ -14,12 +14,12 @@ from torch import nn
 
 import pydrift
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import safetensors_bytes
+from pydrift.core.tensors import safetensors_bytes
 from pydrift.data import load_data
 from pydrift.fingerprint import DETECTORS, Conformal, Fingerprint, Scorer, separation
+from pydrift.fingerprint.extraction import BLOCK
 from pydrift.fingerprint.fingerprint import _digest
 from pydrift.fingerprint.metrics import average_precision
-from pydrift.fingerprint.probe import BLOCK
 from pydrift.models.file import load_model
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.training.train_model import train_model
@@ -192,7 +192,7 @@ def test_members_are_fitted_on_and_the_others_calibrate(digits, fingerprint, mem
     unknown = pydrift.fit_fingerprint(digits.path("base"), digits.data).origin
     assert (unknown.fitted_on, unknown.held_out) == (1154, 288)
     assert len(unknown.reasons) == 1
-    assert "nobody said which images" in unknown.reasons[0]
+    assert "it is not known which images" in unknown.reasons[0]
 
 
 def test_a_stream_is_scored_as_the_whole_is_and_one_block_at_a_time(digits, fingerprint, base):
@@ -267,8 +267,8 @@ def test_files_that_are_no_fingerprints_are_refused(digits, fingerprint, tmp_pat
             Fingerprint.load(path).scorer(digits.path("base"))
 
     refused("not a readable fingerprint: its content is not what was written", held_out=7, sha256=written)
-    moved = {**tensors, "detector.centre": tensors["detector.centre"] + 1e-6}
-    refused("not a readable fingerprint: its content is not what was written", moved, sha256=written)
+    changed = {**tensors, "detector.centre": tensors["detector.centre"] + 1e-6}
+    refused("not a readable fingerprint: its content is not what was written", changed, sha256=written)
     refused(r"schema version 1, expected 2: make it again with pydrift fingerprint fit$", schema_version=1)
     refused("not a readable fingerprint: the model's answers", {**tensors, "logits": tensors["logits"][:3]})
     refused("not a readable fingerprint: 'logits'", {k: v for k, v in tensors.items() if k != "logits"})

@@ -20,7 +20,7 @@ from pydrift.cli import app
 from pydrift.data import LabelledImages
 from pydrift.membership import ATTACKS, DEFAULT, BoundaryDistance, Rmia, Shokri, select_attacks
 from pydrift.membership import result as privacy_result
-from pydrift.membership.audit import checked_members
+from pydrift.membership.audit import as_member_mask
 from pydrift.membership.result import Limit
 from pydrift.report import render_membership_html, render_membership_terminal
 from pydrift.shadows import Draw, ShadowBank
@@ -303,9 +303,9 @@ def test_members_that_are_no_members_are_refused(population, overfit, members, m
 
 
 def test_members_may_come_as_any_integers_or_a_tensor(population):
-    expected = checked_members(INDICES, population)
+    expected = as_member_mask(INDICES, population)
     for given in (INDICES.astype(np.uint8), INDICES.tolist(), torch.from_numpy(INDICES), expected, INDICES[::-1]):
-        assert np.array_equal(checked_members(given, population), expected)
+        assert np.array_equal(as_member_mask(given, population), expected)
 
 
 @pytest.mark.parametrize(

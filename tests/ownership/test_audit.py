@@ -14,6 +14,7 @@ from pydrift.models.recipe import TrainingRecipe
 from pydrift.ownership import EMBEDDINGS, BlindWalk, MinGd, OwnershipReport, ownership_audit
 from pydrift.ownership.embeddings import nearest_classes
 from pydrift.ownership.roles import Roles
+from pydrift.report import write_report
 from pydrift.training import train_many
 
 ARCH, RECIPE = "mlp:1x8x8:32:10", TrainingRecipe(epochs=40)
@@ -270,7 +271,7 @@ def test_accuracies_are_of_the_images_asked_about(reports, world, victim):
 
 def test_saved_and_read_again(reports, tmp_path):
     report = reports["blind-walk"]
-    report.save(tmp_path / "out")
+    write_report(report, tmp_path / "out")
     assert OwnershipReport.load(tmp_path / "out") == report
     (tmp_path / "out" / "ownership.json").write_text("{}")
     with pytest.raises(InputRefused, match="not a readable ownership report"):
