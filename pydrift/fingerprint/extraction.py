@@ -2,7 +2,7 @@
 
 The features are the inputs of the weighted layers (Linear and Conv2d), in the order in which the layers run. These are
 the activations of each stage, after its ReLU and pooling, and they are found in any nn.Module. The image itself is left
-out. Inputs may be maps [N, C, H, W] or vectors [N, D]; a layer with another input, such as tokens [N, T, D], is skipped.
+out. Inputs may be maps [N, C, H, W] or vectors [N, D]; a layer with other inputs, such as tokens [N, T, D], is skipped.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class _Call:
 _REORDERS = {
     torch.ops.aten.permute.default,
     torch.ops.aten.transpose.int,
-}  # their outputs may have the channels in any place
+}  # may move the channels
 
 
 class _Maps(TorchDispatchMode):

@@ -151,7 +151,7 @@ class Fingerprint(Artifact):
         if reference.ndim != 1 or (np.diff(reference) < 0).any():
             raise ValueError("the held-out scores are not in order")
         if logits.shape != (_NUM_SAMPLES, origin.num_classes) or logits.dtype != torch.float32:
-            raise ValueError(f"the model's logits must be float32 [{_NUM_SAMPLES}, {origin.num_classes}]")
+            raise ValueError(f"the model's answers must be float32 [{_NUM_SAMPLES}, {origin.num_classes}]")
         if not isinstance(numbers, dict):
             raise ValueError("'numbers' is missing")
         return cls(restore(fitted_class(detector), state, numbers), Conformal.of(reference), origin, logits)

@@ -1,4 +1,4 @@
-"""What a fingerprint reads of a network: which layers, which of their inputs are maps, and what is refused."""
+"""Feature extraction: which layers are read, which of their inputs are maps, and which networks are refused."""
 
 from collections import OrderedDict
 
@@ -21,7 +21,7 @@ def images(count, shape=(1, 8, 8), seed=0):
     return torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_probe_reads_what_each_stage_gives():
+def test_an_extractor_reads_what_each_stage_gives():
     network = build("convnet:1x8x8:6,8:12:10", seed=0)
     extractor = FeatureExtractor(network, (1, 8, 8), CPU)
     assert extractor.layers == ("conv2", "fc1", "fc2")
@@ -117,7 +117,7 @@ def test_networks_without_a_linear_head_have_none():
     assert extractor.features(images(2), Needs(pooled=True)).pooled[0].shape == (2, 64)
     y = torch.arange(60) % 3
     with pytest.raises(
-        InputRefused, match=r"^Scaled: its logits do not come from a Linear layer, which ViM \(.*\) needs$"
+        InputRefused, match=r"^Scaled: its logits do not come from a Linear layer, which ViM \(.*needs$"
     ):
         pydrift.fit_fingerprint(network, (images(60), y), detector="vim")
     with pytest.raises(InputRefused, match="has no Linear or Conv2d layer"):
@@ -236,7 +236,7 @@ def test_layers_that_read_tokens_are_skipped_and_named():
     data = images(60), torch.arange(60) % 3
     (reason,) = pydrift.fit_fingerprint(Tokens(True), data, range(30)).origin.reasons
     assert reason == "not read, since their inputs are neither a map nor a vector of each image: block"
-    words = r"^Tokens: no Linear or Conv2d layer behind the first reads a map .* \(block, head read neither\), so there"
+    words = r"^Tokens: no Linear or Conv2d layer after the first reads a map .* \(block, head read neither\), so a"
     with pytest.raises(InputRefused, match=words):
         pydrift.fit_fingerprint(Tokens(False), data)
 

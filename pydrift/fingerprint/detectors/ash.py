@@ -18,7 +18,7 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class Ash:
-    """percentile  of an image's own penultimate activations, in [0, 100): those below it are dropped. The paper's: 90"""
+    """percentile  of an image's own penultimate activations, in [0, 100): smaller ones are dropped; the paper's: 90"""
 
     percentile: float = 90.0
     needs = Needs(penultimate=True, head=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def log_confidence(logits: Tensor) -> Tensor:
-    """log max softmax, [N] of logits [N, K]: -log1p(sum of the others / top). Exact even if the probability rounds to 1."""
+    """log max softmax, [N] of logits [N, K]: -log1p(sum of the others / top). Exact even if the softmax rounds to 1."""
     top, index = logits.max(dim=1, keepdim=True)
     others = (logits - top).exp().scatter(1, index, 0)
     return -others.sum(dim=1).log1p()

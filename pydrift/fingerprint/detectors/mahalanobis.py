@@ -24,7 +24,7 @@ RIDGE = 1e-4  # of the mean variance, added to every direction: units that are a
 
 @dataclass(frozen=True)
 class Mahalanobis:
-    """every_layer  an ensemble over the pooled activations of all layers, instead of the penultimate activations alone"""
+    """every_layer  an ensemble over the pooled activations of all layers, instead of the penultimate ones"""
 
     every_layer: bool = False
 

@@ -50,7 +50,7 @@ class FittedVim:
     alpha: float
 
     def score(self, features: Features) -> Tensor:
-        """float32 [N]: the energy minus the virtual logit. The paper's softmax of the virtual logit gives the same order."""
+        """float32 [N]: the energy minus the virtual logit. The paper's softmax of that logit gives the same order."""
         assert features.penultimate is not None
         length = ((features.penultimate - self.origin) @ self.residual).norm(dim=1)
         return free_energy(features.logits) - self.alpha * length
