@@ -216,12 +216,15 @@ def decode(kind: Any, raw: Any, name: str) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """Dataclasses, tuples and numpy's numbers as plain JSON values."""
-    return _listed(msgspec.to_builtins(value, enc_hook=_plain_number))
+    """Dataclasses, tuples, numpy's numbers and subclasses of plain types as plain JSON values."""
+    return _listed(msgspec.to_builtins(value, enc_hook=_plain))
 
 
-def _plain_number(value: Any) -> Any:
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+def _plain(value: Any) -> Any:
+    for plain in (str, int, float):
+        if isinstance(value, plain):  # torch's version and numpy's float64 are subclasses
+            return plain(value)
+    if getattr(value, "shape", None) == ():
         return value.item()
     raise TypeError(f"{type(value).__name__} has no place in a document")
 

@@ -146,9 +146,9 @@ class DriftReport(Report):
             gray = decode(_Gray, raw.pop("gray", None), "gray")
             values = decode_fields(cls, raw, skip=_GRAY)
             _check_places(values["classes"])
+            gray.check_shapes(len(values["classes"]))
         images = _load_images(arrays, len(values["classes"]), sha256_bytes(document.encode()))
-        with cls.format.reading(file):
-            return cls(**values, gray_base=gray.base.joined(images[0]), gray_candidate=gray.candidate.joined(images[1]))
+        return cls(**values, gray_base=gray.base.joined(images[0]), gray_candidate=gray.candidate.joined(images[1]))
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,12 @@ class _GrayFigures:
 class _Gray:
     base: _GrayFigures
     candidate: _GrayFigures
+
+    def check_shapes(self, classes: int) -> None:
+        """ValueError unless every table is [classes, restarts]."""
+        tables = (self.base.confidence, self.base.steps, self.candidate.confidence, self.candidate.steps)
+        if {len(table) for table in tables} != {classes} or len({len(row) for table in tables for row in table}) > 1:
+            raise ValueError("the tables of gray are not [classes, restarts]")
 
 
 def _check_places(classes: tuple[ClassVerdict, ...]) -> None:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from pydrift.core.artifact import Format, encode
+from pydrift.core.artifact import Format, Report, encode
 from pydrift.core.errors import InputRefused
 from pydrift.core.progress import Progress, Silent
-from pydrift.core.strict_json import to_strict_json
 from pydrift.data import LabelledImages
 from pydrift.fingerprint.extraction import BLOCK
 from pydrift.fingerprint.fingerprint import FingerprintOrigin, InputScores, Scorer
 from pydrift.stats.intervals import clopper_pearson
 
-_FORMAT = Format("screening", 2, "Screen the images again to get one.")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Screening:
+class Screening(Report):
     """The result of screening N images.
 
     flagged      how many images have p <= alpha
@@ -46,11 +46,14 @@ class Screening:
     fingerprint: FingerprintOrigin
     scores: InputScores
 
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values, with the p of every image."""
+    format = Format("screening", 2, "Screen the images again to get one.")
+    json_name = "screening.json"
+    arrays_name = "scores.npz"
+
+    def _document(self) -> dict[str, Any]:
+        """It has the p of every image."""
         names = ("flagged", "share", "p_set", "alpha", "data", "data_sha256")
         return {
-            **_FORMAT.heading(),
             "images": len(self.scores),
             **{name: getattr(self, name) for name in names},
             "interval": list(self.interval),
@@ -58,9 +61,10 @@ class Screening:
             "p": [float(p) for p in self.scores.p],
         }
 
-    def to_json(self) -> str:
-        """One strict JSON document (no NaN)."""
-        return to_strict_json(self.to_dict())
+    def _tensors(self) -> dict[str, Tensor]:
+        import torch
+
+        return {name: torch.from_numpy(values) for name, values in vars(self.scores).items()}
 
     def strangest(self, count: int) -> NDArray[np.int64]:
         """int64: indices of at most `count` flagged images, the lowest score first."""

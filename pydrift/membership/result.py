@@ -1,4 +1,4 @@
-"""What a membership audit returns: frozen, typed values, read by `report`, the command line and the user."""
+"""The result of a membership audit: frozen, typed values for the report, the command line and the user."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LIMIT = re.compile(r"(tpr@(?P<fpr>[^=]+)|auc|balanced-accuracy|epsilon)=(?P<val
 
 @dataclass(frozen=True)
 class Population:
-    """The images that were scored, and how the target does on those it was trained on and on the others."""
+    """The images that were scored, and how well the target does on members and on non-members."""
 
     source: str
     members: int
@@ -43,29 +43,29 @@ class Population:
 
 @dataclass(frozen=True)
 class ShadowSummary:
-    """How the shadows were made; count 0 where no attack needed any."""
+    """The shadows that the attacks used; count is 0 where no attack needed any."""
 
     count: int
     draw: str
-    accuracy: tuple[float | None, ...]  # of each on the images that it did not see
+    accuracy: tuple[float | None, ...]  # of each shadow on images that it did not see
 
 
 @dataclass(frozen=True)
 class MembershipProvenance:
-    """Where the result comes from, enough to repeat it."""
+    """Where the result comes from: enough to repeat the audit."""
 
     pydrift: str
     torch: str
     device: str
     native: str
-    path: str  # what answered: "native AVX-512" and the like | "generic: reason"
+    path: str  # what computed the answers: "native AVX-512" and the like, or "generic: <reason>"
     seed: int
     target: str
     target_sha256: str
     data_sha256: str
     members_sha256: str
     settings: dict[str, Any]
-    bank: dict[str, Any] | None = None  # of the shadows: their plan, and the SHA-256 over those of their weights
+    bank: dict[str, Any] | None = None  # the shadows' plan, and one SHA-256 over all their weights
     seconds: dict[str, float] = field(default_factory=dict)
     command: str | None = None
 
@@ -74,8 +74,10 @@ class MembershipProvenance:
 class MembershipReport(Report):
     """The result of one membership audit.
 
-    attacks  in the order asked for; `reasons` says in words what bare figures would hide
-    scores   float64 [attacks, N], the higher the more likely a member; member bool [N]; y int64 [N]
+    attacks  in the order in which they were asked for
+    reasons  sentences that a reader must know before believing the figures
+    scores   float64 [attacks, N]; a higher score means: more likely a member
+    member   bool [N]; y int64 [N]
     """
 
     attacks: tuple[AttackResult, ...]
@@ -95,18 +97,18 @@ class MembershipReport(Report):
 
     @property
     def strongest(self) -> AttackResult:
-        """The attack with the highest TPR at 1 % FPR, ties by AUC."""
+        """The attack with the highest TPR at 1 % FPR; the higher AUC decides between equals."""
         return strongest(self.attacks)
 
     def scores_of(self, attack: str) -> NDArray[np.float64]:
-        """[N]. KeyError where the attack was not asked for."""
+        """The scores of one attack: float64 [N]. KeyError where the attack was not asked for."""
         names = [result.name for result in self.attacks]
         if attack not in names:
             raise KeyError(attack)
         return self.scores[names.index(attack)]
 
     def exposed(self, count: int) -> list[tuple[int, float]]:
-        """The members that the strongest attack is surest of: index, and share of non-members that score as high."""
+        """The members that the strongest attack finds most easily: (index, share of non-members that score as high)."""
         scores = self.scores_of(self.strongest.name)
         members = np.flatnonzero(self.member)
         order = members[np.argsort(-scores[members], kind="stable")][:count]
@@ -125,10 +127,10 @@ class MembershipReport(Report):
         return buffer.getvalue()
 
     def _document(self) -> dict[str, Any]:
-        """Of the scores it has those of the most exposed members, and the SHA-256 of scores.npz.
+        """The report as plain values, with the SHA-256 of scores.npz in place of the scores.
 
-        exposed  by which attack, and of each member its index in the data, its class, its score, and the share of
-                 non-members that score as high: the FPR at which it is found
+        exposed  the strongest attack, and for each of the most exposed members its index in the data, its class, its
+                 score, and the share of non-members that score as high: the FPR at which it is found
         """
         scores = self.scores_of(self.strongest.name)
         exposed = [
@@ -173,7 +175,7 @@ class MembershipReport(Report):
 
 @dataclass(frozen=True)
 class Limit:
-    """A figure that no attack may exceed: "auc", "balanced-accuracy", "epsilon", or the TPR at an FPR."""
+    """A limit that no attack may exceed, on "auc", "balanced-accuracy", "epsilon" or the TPR at an FPR."""
 
     text: str
     figure: str
@@ -182,7 +184,7 @@ class Limit:
 
     @classmethod
     def parse(cls, text: str) -> Limit:
-        """From "tpr@0.01=0.05", "auc=0.6", "balanced-accuracy=0.6" or "epsilon=1". UsageError on anything else."""
+        """Reads "tpr@0.01=0.05", "auc=0.6", "balanced-accuracy=0.6" or "epsilon=1". UsageError for anything else."""
         match = _LIMIT.fullmatch(text)
         try:
             if match is None:
@@ -198,7 +200,7 @@ class Limit:
         return cls(text, match[1].partition("@")[0], fpr, value)
 
     def exceeded(self, report: MembershipReport) -> str | None:
-        """What exceeds it most, in words; None where nothing does. The estimate counts, not its interval."""
+        """A sentence about the attack that exceeds the limit most, by its estimate; None if none does."""
         figures = {attack.name: self._figure(report, attack) for attack in report.attacks}
         worst = max(figures, key=lambda name: figures[name])
         if not figures[worst] > self.value:

@@ -276,7 +276,7 @@ def test_a_guessed_recipe_is_said(auditor, digits):
 
 def test_own_training_of_another_architecture_is_refused(live, digits):
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(UsageError, match=r"^train= returned a model whose parameters are not named and shaped as"):
+    with pytest.raises(UsageError, match=r"^train= returned a model whose parameters do not have the names and shapes of"):
         DriftAuditor(live[0], shadows=3, train=lambda x, y, seed: other).fit(digits.data)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from pydrift import TrainingRecipe, UsageError
 from pydrift.core.errors import PydriftError
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import build
 from pydrift.ops import native_status
 from pydrift.training import native_program, predict, train, train_many
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_what_torch_trains_is_refused(digits):
     if not native_status().cpu:
         assert kept == []
         return
-    with pytest.raises(UsageError, match="only natively trained models can go on from a checkpoint"):
+    with pytest.raises(UsageError, match="resume: only native training can go on from a checkpoint"):
         many(digits, arch="resnet9:1x8x8:10", resume=kept[0])
 
 
