@@ -31,11 +31,11 @@ from pydrift.fingerprint import (
     DETECTORS,
     Conformal,
     Detector,
+    FeatureExtractor,
     Features,
     Fitted,
     Needs,
-    Probe,
-    detector_named,
+    select_detector,
     separation,
 )
 from pydrift.fingerprint.fit import MAX_FITTED, MAX_HELD_OUT
@@ -91,16 +91,16 @@ def data_of(name: str, options: argparse.Namespace, split: str) -> LabelledImage
 
 
 def sets(
-    name: str, probe: Probe, module: torch.nn.Module, test: LabelledImages, options: argparse.Namespace
+    name: str, extractor: FeatureExtractor, module: torch.nn.Module, test: LabelledImages, options: argparse.Namespace
 ) -> Iterator[tuple[str, torch.Tensor, float | None]]:
     """Yields name and images of each set, and how often an attack succeeded. None where the set is no attack."""
     own = name.removesuffix("-mlp")
     if options.data is not None:
-        for outliers, x in outlier_sets(own, probe.input_shape, options.data, options.most, seed=0):
+        for outliers, x in outlier_sets(own, extractor.input_shape, options.data, options.most, seed=0):
             yield outliers, x, None
     else:
         generator = torch.Generator().manual_seed(0)
-        yield "uniform noise", torch.rand((options.most, *probe.input_shape), generator=generator), None
+        yield "uniform noise", torch.rand((options.most, *extractor.input_shape), generator=generator), None
     some = test.subset(range(min(options.most, len(test))))
     for attacked in adversarial_sets(in_blocks(module), some.x, some.y):
         yield attacked.name, attacked.x, attacked.success
@@ -119,29 +119,29 @@ def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     recipe = TrainingRecipe(epochs=options.epochs or setting.epochs)
     model = train_model(setting.arch, train, size=setting.size, seed=seed, recipe=recipe)
     module = model.module.eval().requires_grad_(False)
-    probe = Probe(module, train.input_shape, torch.device("cpu"))
+    extractor = FeatureExtractor(module, train.input_shape, torch.device("cpu"))
     random = np.random.default_rng(seed)
     unseen = random.permutation(np.setdiff1d(np.arange(len(train)), model.drawn))[:MAX_HELD_OUT]
     fitted_on = train.subset(torch.from_numpy(random.permutation(model.drawn)[:MAX_FITTED]))
-    chosen = {key: detector_named(key, seed=seed) for key in options.detector or DETECTORS}
+    chosen = {key: select_detector(key, seed=seed) for key in options.detector or DETECTORS}
     needs = Needs()
     for detector in chosen.values():
         needs = needs | detector.needs
-    features, calibration = probe.features(fitted_on.x, needs), probe.features(train.x[unseen], needs)
-    inliers = probe.features(test.x[: options.inliers], needs)
+    features, calibration = extractor.features(fitted_on.x, needs), extractor.features(train.x[unseen], needs)
+    inliers = extractor.features(test.x[: options.inliers], needs)
     fitted = {key: detector.fit(features, fitted_on.y) for key, detector in chosen.items()}
     known = {key: (Conformal.of(scores(f, calibration)), scores(f, inliers)) for key, f in fitted.items()}
     accuracy = float((inliers.logits.argmax(dim=1) == test.y[: len(inliers)]).double().mean())
     found: dict[str, dict[str, Any]] = {key: {} for key in fitted}
     successes: dict[str, float] = {}
-    for outliers, x, success in sets(name, probe, module, test, options):
+    for outliers, x, success in sets(name, extractor, module, test, options):
         if success is not None:
             successes[outliers] = success
-        seen = probe.features(x, needs)
+        seen = extractor.features(x, needs)
         for key, each in fitted.items():
             conformal, own = known[key]
             found[key][outliers] = asdict(separation(own, scores(each, seen), conformal))
-    cost = throughput(probe, chosen, fitted, test.x[:1000], options.rounds) if options.rounds else {}
+    cost = throughput(extractor, chosen, fitted, test.x[:1000], options.rounds) if options.rounds else {}
     return {
         "seed": seed,
         "accuracy": accuracy,
@@ -158,14 +158,14 @@ def scores(fitted: Fitted, features: Features) -> NDArray[np.float64]:
 
 
 def throughput(
-    probe: Probe, chosen: dict[str, Detector], fitted: dict[str, Fitted], x: torch.Tensor, rounds: int
+    extractor: FeatureExtractor, chosen: dict[str, Detector], fitted: dict[str, Fitted], x: torch.Tensor, rounds: int
 ) -> dict[str, Any]:
     """Measures images a second, and the time in plain forward passes of the same images in the same blocks."""
 
     def scoring(key: str) -> Callable[[], object]:
-        return lambda: [fitted[key].score(f) for f in probe.stream([x], chosen[key].needs)]
+        return lambda: [fitted[key].score(f) for f in extractor.stream([x], chosen[key].needs)]
 
-    calls: dict[str, Callable[[], object]] = {"plain": lambda: [probe.logits(block) for block in x.split(250)]}
+    calls: dict[str, Callable[[], object]] = {"plain": lambda: [extractor.logits(block) for block in x.split(250)]}
     calls |= {key: scoring(key) for key in fitted}
     samples = interleaved(calls, torch.device("cpu"), rounds, slice_s=0)
     return {

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
 from pydrift.core.progress import Progress
-from pydrift.data import LabelledImages, checked_members
+from pydrift.data import LabelledImages, as_member_mask
 from pydrift.membership.attack import Attack, DistanceAttack
 from pydrift.membership.registry import select_attacks
 from pydrift.membership.shadow_selection import SelectedShadows
@@ -89,7 +89,7 @@ class ScoredImages:
         """InputRefused where `members` names no images or all; UsageError for a query that does not fit the images."""
         for query in queries:
             view(images.x[:1], query)  # refuses an unknown query before any work
-        return cls(images, checked_members(members, images))
+        return cls(images, as_member_mask(members, images))
 
     @property
     def y(self) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""What a fingerprint reads of a network: which layers, which of their inputs are maps, and what is refused."""
+"""Feature extraction: which layers are read, which of their inputs are maps, and which networks are refused."""
 
 from collections import OrderedDict
 
@@ -8,9 +8,9 @@ from torch import nn
 
 import pydrift
 from pydrift.core.errors import InputRefused
-from pydrift.fingerprint import Needs, Probe
+from pydrift.fingerprint import FeatureExtractor, Needs
 from pydrift.fingerprint.detectors.gram import gram_rows
-from pydrift.fingerprint.probe import BLOCK, blocks
+from pydrift.fingerprint.extraction import BLOCK, blocks
 from pydrift.models.arch import build
 
 CPU = torch.device("cpu")
@@ -21,10 +21,10 @@ def images(count, shape=(1, 8, 8), seed=0):
     return torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_probe_reads_what_each_stage_gives():
+def test_an_extractor_reads_what_each_stage_gives():
     network = build("convnet:1x8x8:6,8:12:10", seed=0)
-    probe = Probe(network, (1, 8, 8), CPU)
-    assert probe.layers == ("conv2", "fc1", "fc2")
+    extractor = FeatureExtractor(network, (1, 8, 8), CPU)
+    assert extractor.layers == ("conv2", "fc1", "fc2")
     x = images(7)
     with torch.no_grad():
         stages = list(network)
@@ -32,7 +32,7 @@ def test_a_probe_reads_what_each_stage_gives():
         second = nn.Sequential(*stages[3:6])(first)
         last = nn.Sequential(*stages[6:9])(second)
         logits = stages[9](last)
-    got = probe.features(images(7), ALL)
+    got = extractor.features(images(7), ALL)
     expected = (first.flatten(2), second.flatten(2), last[..., None])
     for i, layer in enumerate(expected):
         torch.testing.assert_close(got.pooled[i], layer.mean(dim=2))
@@ -45,11 +45,11 @@ def test_a_probe_reads_what_each_stage_gives():
     torch.testing.assert_close(got.head(got.penultimate), logits)
     assert got.nudged.shape == logits.shape
     assert not torch.equal(got.nudged, got.logits)
-    assert not any(part._forward_pre_hooks or part._forward_hooks for part in probe._module.modules())
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in extractor._module.modules())
 
 
 def test_only_what_is_needed_is_collected():
-    got = Probe(build("mlp:1x8x8:16-12:10", seed=0), (1, 8, 8), CPU).features(images(3), Needs())
+    got = FeatureExtractor(build("mlp:1x8x8:16-12:10", seed=0), (1, 8, 8), CPU).features(images(3), Needs())
     assert (got.penultimate, got.pooled, got.spread, got.grams, got.nudged, got.head) == (None, (), (), (), None, None)
 
 
@@ -63,8 +63,8 @@ def test_only_what_is_needed_is_collected():
     ],
 )
 def test_layers_of_the_built_in_networks(spec, shape, channels):
-    probe = Probe(build(spec, seed=0), shape, CPU)
-    got = probe.features(images(2, shape), Needs(pooled=True, head=True, penultimate=True))
+    extractor = FeatureExtractor(build(spec, seed=0), shape, CPU)
+    got = extractor.features(images(2, shape), Needs(pooled=True, head=True, penultimate=True))
     assert [layer.shape[1] for layer in got.pooled] == channels
     torch.testing.assert_close(got.head(got.penultimate), got.logits)
 
@@ -87,9 +87,9 @@ class Twice(nn.Module):
 
 def test_a_layer_that_runs_twice_or_is_read_twice_counts_once():
     network = Twice().eval()
-    probe = Probe(network, (1, 8, 8), CPU)
-    assert probe.layers == ("shared", "head")
-    got = probe.features(images(3), Needs(pooled=True, head=True))
+    extractor = FeatureExtractor(network, (1, 8, 8), CPU)
+    assert extractor.layers == ("shared", "head")
+    got = extractor.features(images(3), Needs(pooled=True, head=True))
     with torch.no_grad():
         torch.testing.assert_close(got.pooled[0], network.first(images(3).flatten(1)).relu())
     assert got.head.bias.tolist() == [0] * 5
@@ -101,23 +101,27 @@ def test_networks_without_a_linear_head_have_none():
             return 2 * super().forward(x)
 
     network = Scaled(OrderedDict(flatten=nn.Flatten(), a=nn.Linear(64, 8), relu=nn.ReLU(), b=nn.Linear(8, 3)))
-    assert Probe(network, (1, 8, 8), CPU).head is None
+    assert FeatureExtractor(network, (1, 8, 8), CPU).head is None
     again = nn.Linear(64, 64)
-    probe = Probe(nn.Sequential(nn.Flatten(), again, again), (1, 8, 8), CPU)
-    assert probe.head is None
+    extractor = FeatureExtractor(nn.Sequential(nn.Flatten(), again, again), (1, 8, 8), CPU)
+    assert extractor.head is None
     with torch.no_grad():  # what its second call reads: the first one reads the image
-        torch.testing.assert_close(probe.features(images(3), Needs(pooled=True)).pooled[0], again(images(3).flatten(1)))
-        last = probe.features(images(3), Needs(penultimate=True)).penultimate
+        torch.testing.assert_close(
+            extractor.features(images(3), Needs(pooled=True)).pooled[0], again(images(3).flatten(1))
+        )
+        last = extractor.features(images(3), Needs(penultimate=True)).penultimate
         torch.testing.assert_close(last, again(images(3).flatten(1)))
     softmax_regression = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    probe = Probe(softmax_regression, (1, 8, 8), CPU)
-    assert probe.layers == ("1",)  # there is nothing but the image
-    assert probe.features(images(2), Needs(pooled=True)).pooled[0].shape == (2, 64)
+    extractor = FeatureExtractor(softmax_regression, (1, 8, 8), CPU)
+    assert extractor.layers == ("1",)  # there is nothing but the image
+    assert extractor.features(images(2), Needs(pooled=True)).pooled[0].shape == (2, 64)
     y = torch.arange(60) % 3
-    with pytest.raises(InputRefused, match=r"^Scaled: its logits are no Linear layer's, which ViM \(.*\) needs$"):
+    with pytest.raises(
+        InputRefused, match=r"^Scaled: its logits do not come from a Linear layer, which ViM \(.*needs$"
+    ):
         pydrift.fit_fingerprint(network, (images(60), y), detector="vim")
     with pytest.raises(InputRefused, match="has no Linear or Conv2d layer"):
-        Probe(nn.Sequential(nn.Flatten(), nn.LayerNorm(64)), (1, 8, 8), CPU)
+        FeatureExtractor(nn.Sequential(nn.Flatten(), nn.LayerNorm(64)), (1, 8, 8), CPU)
 
 
 class Concatenated(nn.Module):
@@ -178,9 +182,9 @@ class Bare(nn.Module):
 )
 def test_only_flattened_maps_have_their_channels_back(kind, channels, places):
     torch.manual_seed(0)
-    probe = Probe(kind().eval(), (1, 8, 8), CPU)
-    assert {tap.name: tap.channels for tap in probe.taps} == channels
-    got = probe.features(images(3), Needs(pooled=True, spread=True))
+    extractor = FeatureExtractor(kind().eval(), (1, 8, 8), CPU)
+    assert {tap.name: tap.channels for tap in extractor.taps} == channels
+    got = extractor.features(images(3), Needs(pooled=True, spread=True))
     assert [layer.shape[1] for layer in got.pooled] == list(channels.values())
     assert [layer.shape[1] > 0 for layer in got.spread] == [count > 1 for count in places.values()]
 
@@ -199,11 +203,11 @@ class Adapted(nn.Linear):
 def test_a_layer_may_have_another_in_it():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), Adapted()).eval()
-    probe = Probe(network, (1, 8, 8), CPU)
-    got = probe.features(images(3), Needs(pooled=True, penultimate=True))
+    extractor = FeatureExtractor(network, (1, 8, 8), CPU)
+    got = extractor.features(images(3), Needs(pooled=True, penultimate=True))
     with torch.no_grad():
         read = network[:3](images(3))
-    assert [tap.channels for tap in probe.taps] == [64]
+    assert [tap.channels for tap in extractor.taps] == [64]
     torch.testing.assert_close(got.pooled[0], read)
     torch.testing.assert_close(got.penultimate, read)
 
@@ -227,22 +231,22 @@ class Tokens(nn.Module):
 
 def test_layers_that_read_tokens_are_skipped_and_named():
     torch.manual_seed(0)
-    probe = Probe(Tokens(True).eval(), (1, 8, 8), CPU)
-    assert (probe.layers, probe.skipped) == (("head",), ("block",))
+    extractor = FeatureExtractor(Tokens(True).eval(), (1, 8, 8), CPU)
+    assert (extractor.layers, extractor.skipped) == (("head",), ("block",))
     data = images(60), torch.arange(60) % 3
     (reason,) = pydrift.fit_fingerprint(Tokens(True), data, range(30)).origin.reasons
-    assert reason == "not looked at, since they read neither a map nor a vector of each image: block"
-    words = r"^Tokens: no Linear or Conv2d layer behind the first reads a map .* \(block, head read neither\), so there"
+    assert reason == "not read, since their inputs are neither a map nor a vector of each image: block"
+    words = r"^Tokens: no Linear or Conv2d layer after the first reads a map .* \(block, head read neither\), so a"
     with pytest.raises(InputRefused, match=words):
         pydrift.fit_fingerprint(Tokens(False), data)
 
 
 def test_features_do_not_depend_on_how_images_come():
-    probe = Probe(build("convnet:1x8x8:6:12:10", seed=0), (1, 8, 8), CPU)
+    extractor = FeatureExtractor(build("convnet:1x8x8:6:12:10", seed=0), (1, 8, 8), CPU)
     x = images(2 * BLOCK + 30)
-    whole = probe.features(x, ALL)
+    whole = extractor.features(x, ALL)
     for sizes in ([len(x)], [1, BLOCK, BLOCK + 5, 24], [10] * 53):
-        stream = list(probe.stream(iter(x.split(sizes)), ALL))
+        stream = list(extractor.stream(iter(x.split(sizes)), ALL))
         assert [len(part) for part in stream] == [BLOCK, BLOCK, 30]
         assert torch.equal(torch.cat([part.logits for part in stream]), whole.logits)
         assert torch.equal(torch.cat([part.grams[0] for part in stream]), whole.grams[0])
@@ -259,5 +263,5 @@ def test_a_map_that_was_permuted_has_no_channels_to_give_back():
         def forward(self, x):
             return self.head(self.conv(x).permute(0, 2, 3, 1).flatten(1))
 
-    probe = Probe(ChannelsLast().eval(), (1, 8, 8), CPU)
-    assert [layer.shape[1] for layer in probe.features(images(2), Needs(pooled=True)).pooled] == [144]
+    extractor = FeatureExtractor(ChannelsLast().eval(), (1, 8, 8), CPU)
+    assert [layer.shape[1] for layer in extractor.features(images(2), Needs(pooled=True)).pooled] == [144]

@@ -1,8 +1,8 @@
-"""A network with its layers tapped: the one place where features come from.
+"""Extracts the features that detectors read from any network.
 
-What is tapped is what the weighted layers (Linear and Conv2d) read, in the order in which they run: the activations of
-each stage, behind its ReLU and pooling, found in any nn.Module without knowing its kind. The image itself is not one.
-Maps [N, C, H, W] and vectors [N, D] are read; a layer that reads anything else, such as tokens [N, T, D], is skipped.
+The features are the inputs of the weighted layers (Linear and Conv2d), in the order in which the layers run. These are
+the activations of each stage, after its ReLU and pooling, and they are found in any nn.Module. The image itself is left
+out. Inputs may be maps [N, C, H, W] or vectors [N, D]; a layer with other inputs, such as tokens [N, T, D], is skipped.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pydrift.core.errors import InputRefused
 from pydrift.fingerprint.detectors.gram import gram_rows
-from pydrift.fingerprint.detectors.odin import nudged
-from pydrift.fingerprint.features import Features, Head, Needs, joined
+from pydrift.fingerprint.detectors.odin import nudge
+from pydrift.fingerprint.features import Features, Head, Needs, join_features
 from pydrift.models.arch import frozen_copy
 from pydrift.models.classifier import channels_last, check_logits
 
-BLOCK = 250  # images a pass: fixed, so that a result depends on no batch size
+BLOCK = 250  # images in one forward pass: fixed, so that the batch size never changes a result
 
 
 @dataclass(frozen=True)
 class Tap:
     """A layer whose input is read.
 
-    name      of the module in the network
-    channels  of its input
-    call      which of its calls in a pass is meant: a module may run more than once
+    name      the module's name in the network
+    channels  how many channels its input has
+    call      the number of the call that is read, from 0: a module may run more than once in a forward pass
     """
 
     name: str
@@ -43,20 +43,21 @@ class Tap:
     call: int = 0
 
     def as_map(self, x: Tensor) -> Tensor:
-        """[N, C, S] of what was read; the vector that a flattened map is has its channels back."""
+        """The input as [N, C, S]. A vector that is a flattened map gets its channels back."""
         return x.reshape(len(x), self.channels, -1)
 
 
-class Probe:
-    """A frozen network that gives Features. Not for use by two threads at once.
+class FeatureExtractor:
+    """A frozen network from which features are extracted. Not thread-safe.
 
-    module       maps float32 [N, C, H, W] in [0, 1] to logits [N, K]; it is copied, BatchNorm folded where possible
+    module       maps float32 [N, C, H, W] in [0, 1] to logits [N, K]; it is copied, with BatchNorm folded if possible
     input_shape  (C, H, W)
 
-    layers       the names of the modules whose inputs are read
-    skipped      of those that read neither maps nor vectors
+    layers       names of the modules whose inputs are read
+    skipped      names of the modules whose inputs are neither maps nor vectors
+    head         the last layer; None: the logits do not come from one Linear layer
 
-    InputRefused where it does not, or where no Linear or Conv2d layer reads such a thing.
+    InputRefused: the module does not accept such images, or no Linear or Conv2d layer reads a map or a vector.
     """
 
     def __init__(
@@ -66,20 +67,20 @@ class Probe:
         self._forward = channels_last(self._module)
         self.device, self.input_shape = device, input_shape
         self.num_classes = check_logits(self._forward, input_shape, device, name)
-        self.taps, self.skipped, self._last, self.head = self._explored(name)
+        self.taps, self.skipped, self._last, self.head = self._explore(name)
         self.layers = tuple(tap.name for tap in self.taps)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits [N, K] of images [N, C, H, W] on the probe's device: the plain forward pass."""
+        """Logits float32 [N, K] of images [N, C, H, W] on the extractor's device: the plain forward pass."""
         with torch.no_grad():
             return self._forward(x)
 
     def features(self, x: Tensor, needs: Needs) -> Features:
-        """Features of images float32 [N, C, H, W] in [0, 1], cut into blocks of 250 whatever N is."""
-        return joined([self._block(block, needs) for block in x.split(BLOCK)])
+        """Features of images float32 [N, C, H, W] in [0, 1], computed in blocks of 250 for any N."""
+        return join_features([self._block(block, needs) for block in x.split(BLOCK)])
 
     def stream(self, batches: Iterable[Tensor], needs: Needs) -> Iterator[Features]:
-        """Features of the images of all batches, 250 at a time: the same, and in the same memory, however they come."""
+        """Features of the images of all batches, 250 at a time, in constant memory. The batch sizes change nothing."""
         for block in blocks(batches):
             yield self._block(block, needs)
 
@@ -116,13 +117,13 @@ class Probe:
             tuple(pooled),
             tuple(spread),
             tuple(grams),
-            self.logits(nudged(self._forward, x)) if needs.nudged else None,
+            self.logits(nudge(self._forward, x)) if needs.nudged else None,
             self.head if needs.head else None,
         )
 
     @contextmanager
     def _reading(self, readers: Iterable[tuple[str, int, Callable[[Tensor], None]]]) -> Iterator[None]:
-        """Hands what a module (by name) reads in one of its calls over at once: no whole map outlives its layer."""
+        """Calls each reader with the input of its module, in the call that it names. No map outlives its layer."""
         parts = dict(self._module.named_modules())
         handles = []
         for name, call, function in readers:
@@ -133,9 +134,8 @@ class Probe:
             for handle in handles:
                 handle.remove()
 
-    def _explored(self, name: str) -> tuple[tuple[Tap, ...], tuple[str, ...], tuple[str, int], Head | None]:
-        """The taps, the names of skipped modules, the module that runs last with the number of that call, and the head,
-        by a pass of two images."""
+    def _explore(self, name: str) -> tuple[tuple[Tap, ...], tuple[str, ...], tuple[str, int], Head | None]:
+        """Runs two images and finds the taps, the skipped modules, the last module with its call, and the head."""
         calls: list[_Call] = []
         maps = _Maps()
         before: list[int] = []  # how many maps there were when a layer began; one may run within another
@@ -157,13 +157,13 @@ class Probe:
             for handle in handles:
                 handle.remove()
         if not calls:
-            raise InputRefused(f"{name}: has no Linear or Conv2d layer, so there is nothing to take a fingerprint of")
+            raise InputRefused(f"{name}: has no Linear or Conv2d layer, so a fingerprint is not possible")
         taps, skipped = _taps(calls, maps.seen)
         if not taps:
             why = f" ({', '.join(skipped)} read neither)" if skipped else ""
             raise InputRefused(
-                f"{name}: no Linear or Conv2d layer behind the first reads a map [N, C, H, W] or a vector [N, D]{why}, "
-                "so there is nothing to take a fingerprint of"
+                f"{name}: no Linear or Conv2d layer after the first reads a map [N, C, H, W] or a vector [N, D]{why}, "
+                "so a fingerprint is not possible"
             )
         last, head = calls[-1], None
         part, output = last.part, last.output
@@ -176,7 +176,7 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """A weighted layer as it ran: what it read, what it gave, and how many maps there were before."""
+    """One call of a weighted layer: its input, its output, and how many maps there were before it."""
 
     name: str
     part: nn.Module
@@ -185,11 +185,14 @@ class _Call:
     maps: int
 
 
-_REORDERS = {torch.ops.aten.permute.default, torch.ops.aten.transpose.int}  # what comes out may have C anywhere
+_REORDERS = {
+    torch.ops.aten.permute.default,
+    torch.ops.aten.transpose.int,
+}  # may move the channels
 
 
 class _Maps(TorchDispatchMode):
-    """Keeps every map [2, C, H, W] that an operation gives, whether a module or a function called it."""
+    """Keeps every map [2, C, H, W] that an operation returns, inside a module or not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +208,7 @@ class _Maps(TorchDispatchMode):
 
 
 def blocks(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The images of batches [n, C, H, W] of any sizes, 250 at a time, the last fewer."""
+    """The images of batches [n, C, H, W] of any size, 250 at a time; the last block may be smaller."""
     kept: list[Tensor] = []
     count = 0
     for batch in batches:
@@ -222,8 +225,10 @@ def blocks(batches: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _taps(calls: list[_Call], maps: list[Tensor]) -> tuple[tuple[Tap, ...], tuple[str, ...]]:
-    """Distinct inputs of the weighted layers, but for what the first one reads, unless it is all there is; and the
-    names of the layers whose inputs are neither maps nor vectors."""
+    """The distinct inputs of the weighted layers, and the names of the layers with neither a map nor a vector.
+
+    The input of the first layer is the image; it counts only if there is no other.
+    """
     seen = {calls[0].value.data_ptr()} if len(calls) > 1 else set()
     ran: Counter[str] = Counter()
     taps: dict[str, Tap] = {}
@@ -244,7 +249,7 @@ def _taps(calls: list[_Call], maps: list[Tensor]) -> tuple[tuple[Tap, ...], tupl
 
 
 def _channels(value: Tensor, maps: list[Tensor]) -> int:
-    """Of a vector [2, D]: those of the map that it is, flattened; D where it is none."""
+    """The channels of a vector [2, D]: if it is a flattened map, those of the map, else D."""
     for each in reversed(maps):
         if each.numel() == value.numel() and torch.equal(each.flatten(1), value):
             return each.shape[1]
@@ -252,14 +257,14 @@ def _channels(value: Tensor, maps: list[Tensor]) -> int:
 
 
 def _spread(value: Tensor, mean: Tensor) -> Tensor:
-    """The standard deviation over space, [N, C] of [N, C, S]; [N, 0] where there is no space."""
+    """The standard deviation over space: [N, C] of [N, C, S], or [N, 0] if S is 1."""
     if value.shape[2] == 1:
         return mean[:, :0]
     return (value - mean[..., None]).square().mean(dim=2).sqrt()
 
 
 def _at(call: int, function: Callable[[Tensor], None]) -> Callable[..., None]:
-    """A hook that reads in that call of the module only."""
+    """A hook that passes the input on in that call of the module only."""
     calls = itertools.count()
 
     def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
