@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
 from pydrift.core.progress import Progress
-from pydrift.data import LabelledImages, checked_members
-from pydrift.membership.attack import Attack
-from pydrift.membership.attacks.boundary import BoundaryDistance
+from pydrift.data import LabelledImages, as_member_mask
+from pydrift.membership.attack import Attack, DistanceAttack
 from pydrift.membership.registry import select_attacks
 from pydrift.membership.shadow_selection import SelectedShadows
 from pydrift.models.classifier import Classifier, choose_device, freeze
@@ -90,7 +89,7 @@ class ScoredImages:
         """InputRefused where `members` names no images or all; UsageError for a query that does not fit the images."""
         for query in queries:
             view(images.x[:1], query)  # refuses an unknown query before any work
-        return cls(images, checked_members(members, images))
+        return cls(images, as_member_mask(members, images))
 
     @property
     def y(self) -> NDArray[np.int64]:
@@ -204,7 +203,7 @@ def run_attacks(case: AuditCase, answers: Answers, progress: Progress) -> NDArra
     scores = np.empty((len(attacks), len(scored.images)))
     target = answers.target
     for row, attack in enumerate(attacks.values()):
-        if isinstance(attack, BoundaryDistance):
+        if isinstance(attack, DistanceAttack):
             distance = attack.distances(case.target.classifier, scored.images.x, scored.images.y)
             target = replace(target, distance=distance)
         scores[row] = attack.fit(answers.shadows, answers.selected.member, scored.y).score(target)

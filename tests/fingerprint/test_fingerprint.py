@@ -17,8 +17,8 @@ from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.tensors import content_digest, safetensors_bytes
 from pydrift.data import load_data
 from pydrift.fingerprint import DETECTORS, Conformal, Fingerprint, Scorer, separation
+from pydrift.fingerprint.extraction import BLOCK
 from pydrift.fingerprint.metrics import average_precision
-from pydrift.fingerprint.probe import BLOCK
 from pydrift.models.file import load_model
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.training.train_model import train_model
@@ -193,7 +193,7 @@ def test_members_are_fitted_on_and_the_others_calibrate(digits, fingerprint, mem
     unknown = pydrift.fit_fingerprint(digits.path("base"), digits.data).origin
     assert (unknown.fitted_on, unknown.held_out) == (1154, 288)
     assert len(unknown.reasons) == 1
-    assert "nobody said which images" in unknown.reasons[0]
+    assert "it is not known which images" in unknown.reasons[0]
 
 
 def test_a_stream_is_scored_as_the_whole_is_and_one_block_at_a_time(digits, fingerprint, base):

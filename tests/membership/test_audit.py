@@ -17,7 +17,7 @@ import pydrift
 import pydrift.core.progress
 from pydrift import InputRefused, MembershipReport, TrainingRecipe, UsageError, membership_audit, train_shadows
 from pydrift.cli import app
-from pydrift.data import LabelledImages, checked_members
+from pydrift.data import LabelledImages, as_member_mask
 from pydrift.membership import ATTACKS, DEFAULT_ATTACKS, BoundaryDistance, Rmia, Shokri, select_attacks
 from pydrift.membership import result as result_module
 from pydrift.membership.result import Limit
@@ -25,6 +25,8 @@ from pydrift.report import render_membership_html, render_membership_terminal
 from pydrift.shadows import Draw, ShadowBank
 from pydrift.stats.roc import roc, tpr_at_fpr
 from pydrift.training.train_model import train_model
+
+pytestmark = pytest.mark.slow
 
 ARCH, SHADOWS = "mlp:1x8x8:128:10", 8
 RECIPE = TrainingRecipe(epochs=60, batch_size=16)
@@ -306,9 +308,9 @@ def test_members_that_are_no_members_are_refused(population, overfit, members, m
 
 
 def test_members_may_come_as_any_integers_or_a_tensor(population):
-    expected = checked_members(INDICES, population)
+    expected = as_member_mask(INDICES, population)
     for given in (INDICES.astype(np.uint8), INDICES.tolist(), torch.from_numpy(INDICES), expected, INDICES[::-1]):
-        assert np.array_equal(checked_members(given, population), expected)
+        assert np.array_equal(as_member_mask(given, population), expected)
 
 
 @pytest.mark.parametrize(
