@@ -1,12 +1,14 @@
 """The verdict on synthetic answers whose truth is known."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from pydrift.core.artifact import decode, encode
 from pydrift.drift.scores import MIN_SHADOWS
 from pydrift.drift.verdict import STABLE_SHADOWS, ClassVerdict, Evidence, Verdict, decide
 from pydrift.stats.intervals import score_interval
@@ -265,8 +267,10 @@ def test_class_verdicts_survive_json():
     rng = np.random.default_rng(18)
     found = judged(*apart(benign(rng, world(rng, 2), 9))).classes[0]
     found = replace(found, places={"white occlusions": ((0.1, None), (-2.5, 3.0))})
-    raw = {**vars(found), "null": list(found.null), "interval": list(found.interval)}
-    raw["places"] = {"white occlusions": [[0.1, None], [-2.5, 3.0]]}
-    assert ClassVerdict.from_dict(raw) == found
-    del raw["places"]  # a report of an earlier version
-    assert ClassVerdict.from_dict(raw) == replace(found, places={})
+    raw = json.loads(json.dumps(encode(found)))
+    assert raw["null"] == list(found.null)
+    assert raw["places"] == {"white occlusions": [[0.1, None], [-2.5, 3.0]]}
+    assert decode(ClassVerdict, raw, "class") == found
+    del raw["places"]
+    with pytest.raises(ValueError, match=r"^class: has a key too many or too few$"):
+        decode(ClassVerdict, raw, "class")
