@@ -139,7 +139,8 @@ class DriftReport(Report):
 
         Where gray.npz is not beside the JSON, the gray images come back empty (shape [classes, 0, 0, 0, 0]).
         """
-        file, arrays = cls._files(path)
+        file = cls._document_file(path)
+        arrays = file.with_name(cls.arrays_name)
         raw = cls._read_document(file)
         with cls.format.reading(file):
             document = to_strict_json({**cls.format.heading(), **raw})
