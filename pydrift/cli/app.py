@@ -195,7 +195,7 @@ def read_members(path: Path) -> np.ndarray:
     """The array of an npy file: which images a model was trained on. InputRefused where it is no such file."""
     import numpy as np
 
-    from pydrift.core.store import read_file
+    from pydrift.core.files import read_file
 
     raw = read_file(path, _MAX_MEMBERS_BYTES)
     try:

@@ -67,13 +67,14 @@ def fit(
     """
     from dataclasses import asdict
 
-    from pydrift.core.store import check_writable, to_strict_json
+    from pydrift.core.files import check_writable
+    from pydrift.core.strict_json import to_strict_json
     from pydrift.data import load_data
-    from pydrift.fingerprint import detector_named, fit_fingerprint
+    from pydrift.fingerprint import fit_fingerprint, select_detector
     from pydrift.models.intake import as_audited_model
 
     check_writable(out)
-    detector_named(detector)  # refuses an unknown one before the work
+    select_detector(detector)  # refuses an unknown one before the work
     find_own_architectures(arch)
     made = fit_fingerprint(
         as_audited_model(model, str(model), arch),

@@ -65,7 +65,7 @@ def train(
     """Train a built-in architecture and record the recipe, so that shadows can repeat it."""
     import numpy as np
 
-    from pydrift.core.store import check_writable, write_atomic
+    from pydrift.core.files import check_writable, write_atomic
     from pydrift.data import load_data
     from pydrift.models.file import load_model
     from pydrift.models.recipe import TrainingRecipe
@@ -126,7 +126,7 @@ def invert(
     device: DeviceOption = None,
 ) -> None:
     """Make gray data of one model: images of what it takes each class to look like."""
-    from pydrift.core.store import check_writable, write_atomic
+    from pydrift.core.files import check_writable, write_atomic
     from pydrift.inversion import GradientAscent
     from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
     from pydrift.models.file import load_model

@@ -148,7 +148,7 @@ def _images(private: str, public: str | None, members: Path | None) -> tuple[Lab
     """The private images and the public ones, as the options name them."""
     import torch
 
-    from pydrift.data import checked_members, load_data
+    from pydrift.data import as_member_mask, load_data
 
     if public is None and members is None:
         raise UsageError("--public: name images that the victim was not trained on, or name its --members")
@@ -160,7 +160,7 @@ def _images(private: str, public: str | None, members: Path | None) -> tuple[Lab
     if members is None:
         assert public is not None
         return images, load_data(public)
-    member = torch.from_numpy(checked_members(read_members(members), images))
+    member = torch.from_numpy(as_member_mask(read_members(members), images))
     others = replace(images.subset(~member), source=f"the others of {images.source}")
     ours = replace(images.subset(member), source=f"the members of {images.source}")
     return ours, load_data(public) if public is not None else others

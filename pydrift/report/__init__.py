@@ -7,17 +7,16 @@ A report reads a result and computes nothing new. Results know nothing of report
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from pydrift.core.errors import UsageError
-from pydrift.core.store import check_writable, refuse_manifest_folder, write_atomic
+from pydrift.core.files import check_writable, write_atomic
+from pydrift.core.manifest import refuse_manifest_folder
 from pydrift.drift.result import DriftReport
 from pydrift.fingerprint.screening import Screening
 from pydrift.membership.result import MembershipReport
@@ -108,26 +107,13 @@ def _kind(type_of_result: type) -> _Kind:
     raise UsageError(f"there is no report of a {type_of_result.__name__}")
 
 
-def _gray_npz(report: DriftReport) -> bytes:
-    """The arrays `base` and `candidate`."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, base=report.gray_base.images, candidate=report.gray_candidate.images)
-    return buffer.getvalue()
-
-
-def _scores_npz(result: Screening) -> bytes:
-    """The arrays `p` and `score` float64 [N], and `prediction` int64 [N]."""
-    buffer = io.BytesIO()
-    scores = result.scores
-    np.savez_compressed(buffer, p=scores.p, score=scores.score, prediction=scores.prediction)
-    return buffer.getvalue()
-
-
 _KINDS: dict[type, _Kind] = {
-    DriftReport: _Kind("report", render_drift_html, render_drift_terminal, "gray.npz", _gray_npz, has_images=True),
+    DriftReport: _Kind(
+        "report", render_drift_html, render_drift_terminal, "gray.npz", DriftReport.gray_npz, has_images=True
+    ),
     MembershipReport: _Kind(
-        "membership", render_membership_html, render_membership_terminal, "scores.npz", lambda report: report.archive
+        "membership", render_membership_html, render_membership_terminal, "scores.npz", MembershipReport.scores_npz
     ),
     OwnershipReport: _Kind("ownership", render_ownership_html, render_ownership_terminal),
-    Screening: _Kind("screening", render_screening_html, render_screening_terminal, "scores.npz", _scores_npz),
+    Screening: _Kind("screening", render_screening_html, render_screening_terminal, "scores.npz", Screening.scores_npz),
 }

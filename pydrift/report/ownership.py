@@ -71,7 +71,7 @@ def render_ownership_terminal(report: OwnershipReport, console: Console) -> None
         line(f"  - {reason}")
     suspects = by_p(report)
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    by = [f"p by {sign.name}" for sign in report.victim.signs]
+    by = [f"p by {sign.name}" for sign in report.victim.components]
     table.add_column("suspect", no_wrap=True)
     for name in ("knowledge", "95 % interval", "p", *by, "queries"):
         table.add_column(literal(console, name), justify="right", no_wrap=name not in by)
@@ -136,7 +136,7 @@ def _cells(console: Console, suspect: SuspectResult, name: str) -> list[Text]:
     cells = [
         f"{knowledge.effect:+.2f}",
         f"{knowledge.low:+.2f} to {knowledge.high:+.2f}",
-        *(p_text(evidence.p_calibrated) for evidence in (knowledge, *suspect.signs)),
+        *(p_text(evidence.p_calibrated) for evidence in (knowledge, *suspect.components)),
         f"{suspect.queries:,}",
     ]
     return [literal(console, name, limit=CELL_LIMIT), *(literal(console, cell) for cell in cells)]

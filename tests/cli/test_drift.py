@@ -12,6 +12,8 @@ from html import unescape
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PYDRIFT = [sys.executable, "-m", "pydrift"]
 SMALL = ["--data", "digits", "--shadows", "4", "--restarts", "2", "--size", "300"]
 

@@ -138,7 +138,7 @@ def test_fit_prints_json_with_what_a_reader_must_know(digits, folder):
     assert result["file"] == str(out)
     assert result["fingerprint"]["settings"] == {"k": 50, "bank": 10_000}
     (reason,) = result["fingerprint"]["reasons"]
-    assert "nobody said which images" in reason
+    assert "it is not known which images" in reason
 
 
 @pytest.mark.parametrize(

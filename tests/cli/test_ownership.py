@@ -15,12 +15,14 @@ import torch
 
 import pydrift
 from pydrift.cli import main
-from pydrift.core.store import parse_strict_json
+from pydrift.core.strict_json import parse_strict_json
 from pydrift.data import load_data
 from pydrift.models.file import load_model
-from pydrift.ownership import EMBEDDINGS, OwnershipReport, judge, ownership_audit
+from pydrift.ownership import EMBEDDINGS, OwnershipReport, decision, ownership_audit
 from pydrift.report.page import p_text
 from pydrift.training.train_model import train_model
+
+pytestmark = pytest.mark.slow
 
 ARCH = "mlp:1x8x8:32:10"
 FEW = ("--samples", "20", "--fit-on", "40", "--independents", "40", "--references", "12")
@@ -134,7 +136,7 @@ def test_a_benign_model_is_not_accused_and_the_table_says_what_p_is(call, outcom
 
 
 def test_where_nothing_can_be_said_the_exit_code_is_three(call, monkeypatch):
-    monkeypatch.setattr(judge, "_SURELY_CLEAR", 1.0)
+    monkeypatch.setattr(decision, "_SURELY_CLEAR", 1.0)
     code, out, err = call("{benign}", *WHITE, *MINE, "--alpha", "0.1")
     assert code == 3, err
     assert out.startswith(

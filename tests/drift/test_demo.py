@@ -7,6 +7,8 @@ import pytest
 
 from pydrift import DriftReport
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from pydrift.ownership import Evidence, OwnershipReport, SuspectResult
-from pydrift.ownership.evidence import Departures, ReferenceScale, SamplePoint
+from pydrift.ownership.evidence import ReferenceScale, SamplePoint
+from pydrift.ownership.reference_profile import ReferenceProfile
 from pydrift.ownership.result import Null, OwnershipProvenance
 from pydrift.report import figures
 from pydrift.report.ownership import by_p, headline, meaning, render_ownership_html, render_ownership_terminal
@@ -284,19 +285,19 @@ def test_the_figure_and_the_words_are_the_verdict_s() -> None:
     random, disagreeing, stolen = np.random.default_rng(0), 0, 0
     for _ in range(150):
         null = random.normal(size=(40, 2)) * [0.1, 2.0]
-        reference = ReferenceScale(20, *[Departures(*np.zeros((3, 1, 1)))] * 2, np.zeros((1, 1)), null)
+        reference_scale = ReferenceScale(20, *[ReferenceProfile(*np.zeros((3, 1, 1)))] * 2, np.zeros((1, 1)), null)
         signs = null.mean(axis=0) + random.normal(size=2) * [0.3, 6.0]
-        p, effect = reference.p_value(signs), float(reference.knowledge(signs))
-        needed = reference.needed(signs, 0.05)
+        p, effect = reference_scale.p_value(signs), float(reference_scale.knowledge(signs))
+        needed = reference_scale.needed(signs, 0.05)
         one = replace(suspect("one", effect, "", p), needed=needed)
-        drawn = tuple(map(float, reference.knowledge(reference.widened_null())))
+        drawn = tuple(map(float, reference_scale.knowledge(reference_scale.widened_null())))
         report = make(one, null=replace(ALL.null, knowledge_widened=drawn))
         svg = ET.fromstring(figures.knowledge_figure(drawn, [("1", "", one.knowledge, needed)]))
         marks = {path.get("class"): path.get("d", "") for path in svg.iter("path")}
         at = {kind: float(marks[kind].split()[0][1:]) for kind in ("observed", "limit") if kind in marks}
         assert (p <= 0.05) == (needed is not None and needed <= effect)
         assert (p <= 0.05) == ("limit" in at and at["limit"] <= at["observed"])
-        everybody = np.concatenate([reference.widened_null(), signs[None]])
+        everybody = np.concatenate([reference_scale.widened_null(), signs[None]])
         scale = everybody.mean(axis=0), everybody.std(axis=0, ddof=1)
         *benign, own = np.sqrt((np.maximum((everybody - scale[0]) / scale[1], 0) ** 2).sum(axis=1))
         count = sum(value >= own for value in benign)

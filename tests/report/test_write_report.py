@@ -10,7 +10,7 @@ import pytest
 
 import pydrift
 from pydrift import DriftReport, InputRefused, OwnershipReport, UsageError
-from pydrift.core.store import write_manifest
+from pydrift.core.manifest import write_manifest
 from pydrift.report import check_report_folder, render_html, write_report
 from tests.report.drift_reports import make
 from tests.report.test_fingerprint import screening
