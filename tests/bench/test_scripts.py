@@ -11,6 +11,7 @@ import torch
 from bench.common.intervals import exact_interval
 from bench.common.odd_shapes import ARCHITECTURES, call_ops
 from bench.drift import tables
+from pydrift.ops import native_status
 from pydrift.stats.intervals import clopper_pearson
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,7 @@ def test_the_committed_records_give_the_tables(monkeypatch, capsys):
     assert "| benign, drifted candidates | 36, 60 | 36, 60 | 36, 60 | 36, 60 |" in rows
 
 
+@pytest.mark.skipif(not native_status().cpu, reason="the native CPU library is not loaded")
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_what_the_sanitizer_follows_runs(arch):
     call_ops(arch, torch.device("cpu"))
