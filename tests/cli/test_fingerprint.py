@@ -19,6 +19,8 @@ from pydrift.fingerprint.screening import p_of_count
 from pydrift.models.file import load_model
 from pydrift.report import render_screening_html
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments, **environment):
     return subprocess.run(
