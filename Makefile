@@ -24,22 +24,28 @@ export PYDRIFT_CUDA := 0
 INSTALLED := $(VENV)/installed-cpu
 endif
 
-.PHONY: demo test quick check install wheel test-wheel lock sbom clean
+.PHONY: demo test quick check lint docs install wheel test-wheel lock sbom clean
 
 demo: install
 	$(BIN)/pydrift demo --out demo
 
-test: install check
+test: check
 	$(PYTEST)
 
 # Before a commit: lint, types and the fast tests.
-quick: install check
+quick: check
 	$(PYTEST) -m "not slow"
 
-check: install
+check: lint docs
+
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages of docs/ as HTML in docs/_build/html; a warning is an error.
+docs: install
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
 
 install: $(INSTALLED)
 
@@ -69,7 +75,7 @@ test-wheel: wheel
 # The newest versions that the ranges in pyproject.toml allow.
 lock: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header \
-		--override requirements/without-torch.txt --extra dev --extra release \
+		--override requirements/without-torch.txt --extra dev --extra docs --extra release \
 		--output-file build/dev.lock pyproject.toml requirements/dev.in
 	cat requirements/dev.head build/dev.lock > requirements/dev.lock
 
@@ -80,4 +86,4 @@ sbom: install
 		--output-format JSON --output-file dist/pydrift.cdx.json $(BIN)/python
 
 clean:
-	rm -rf build dist *.egg-info pydrift/*.so demo $(VENV)
+	rm -rf build dist docs/_build *.egg-info pydrift/*.so demo $(VENV)

@@ -1,8 +1,14 @@
-"""The command line. stdout carries the result only, progress and errors go to stderr.
+"""The command line. stdout carries the result only; progress and errors go to stderr.
 
-Exit codes: 0 stable, independent or done, 1 drift, theft or a limit exceeded, 2 usage, 3 inconclusive, 4 input refused,
-5 runtime failure, 130 and 143 interrupted (what was finished is kept in the work folder). A crash is always 5, so 1 is
-always a finding.
+| exit code | meaning                                                                  |
+| --------- | ------------------------------------------------------------------------ |
+| 0         | stable, independent or done                                              |
+| 1         | drift, theft or a limit exceeded                                         |
+| 2         | usage                                                                    |
+| 3         | inconclusive                                                             |
+| 4         | input refused                                                            |
+| 5         | runtime failure; a crash is always 5, so 1 is always a finding           |
+| 130, 143  | interrupted; --resume-dir keeps what was finished                        |
 
 torch, numpy and scipy are imported inside the commands: `pydrift --help` and `--version` must answer at once.
 """
@@ -18,7 +24,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from pydrift.cli import drift, fingerprint, membership, ownership, shadow  # noqa: F401 their commands join the app
+from pydrift.cli import demo, doctor, drift, fingerprint, membership, models, ownership, shadow  # noqa: F401 commands
 from pydrift.cli.app import app
 from pydrift.core.errors import PydriftError, UsageError
 
@@ -43,12 +49,12 @@ def main() -> NoReturn:
     except OSError as error:
         print(f"pydrift: {error}", file=sys.stderr)
         code = _RUNTIME_FAILURE
-    except SystemExit as error:  # somebody else's: the commands leave by typer.Exit
+    except SystemExit as error:  # by other code: the commands leave by typer.Exit
         print(f"pydrift: ended early by code that it called (exit {error.code!r})", file=sys.stderr)
         code = _RUNTIME_FAILURE
     except Exception:
         traceback.print_exc()
-        print("pydrift: this is a failure of pydrift or of its surroundings, not a finding", file=sys.stderr)
+        print("pydrift: pydrift or its environment failed; this is not a finding", file=sys.stderr)
         code = _RUNTIME_FAILURE
     raise SystemExit(code or 0)
 

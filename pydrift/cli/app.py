@@ -1,72 +1,133 @@
-"""The command line's frame: the app, the options that commands share, and how they speak."""
+"""What all commands share: the app, common options, exit codes, and the end of every audit."""
 
 from __future__ import annotations
 
 import io
-import json
+import json as json_format
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from pydrift.core.errors import UsageError
+from pydrift.core.errors import InputRefused, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
     from pydrift.data import LabelledImages
     from pydrift.models.recipe import TrainingRecipe
+    from pydrift.report import Result
+
+DONE, FOUND, INCONCLUSIVE = 0, 1, 3  # exit codes; those of errors stand in core/errors.py
+
+# The panels of `pydrift --help`, and the commands in each.
+DRIFT, OTHER_AUDITS, MODELS, INSTALLATION = "Drift audit", "Other audits", "Models", "Installation"
+_ORDER = (
+    *("demo", "calibrate", "audit"),
+    *("membership", "ownership", "fingerprint"),
+    *("train", "invert", "shadow"),
+    "doctor",
+)
+
+_MAX_MEMBERS_BYTES = 1 << 30
+
+
+class Group(TyperGroup):
+    """Commands whose help the terminal wraps: typer itself keeps the line breaks of a docstring."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            paragraphs = cleandoc(command.help).split("\n\n")
+            command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+        return command
+
+
+class _Commands(Group):
+    """The commands in the order in which the help shows them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
 
 app = typer.Typer(
     name="pydrift",
-    help="Audits image classifiers: has a newer model's concept of a class drifted, even where accuracy did not move?",
+    cls=_Commands,
+    help="Audit image classifiers. Has a candidate's concept of a class drifted, even where its accuracy did not move?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-DATA_HELP = "digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE or folder:DIR"
+SOURCES = "digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE or folder:DIR"
+MODEL_HELP = "Model file (safetensors or a state dict)."
+MEMBERS_HELP = "An npy file with indices into the images or a boolean mask; train --members-out writes one."
+
 ArchOption = Annotated[
     str | None,
-    typer.Option("--arch", help="architecture of models that do not name their own: a spec or package.module:factory"),
+    typer.Option("--arch", help="Architecture of models that do not name their own: a spec or package.module:factory."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of everything random")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda; default: cuda if there is one")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The seed of everything random.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="Run on cpu or cuda.", show_default="cuda if there is one")
+]
 ResumeDirOption = Annotated[
-    Path | None, typer.Option("--resume-dir", help="folder for finished pieces, to resume a killed run")
+    Path | None,
+    typer.Option("--resume-dir", help="Folder that keeps finished pieces, so that a killed run can resume."),
 ]
-ShadowsOption = Annotated[int | None, typer.Option("--shadows", min=2, help="benign models in the null (default: 32)")]
+ShadowsOption = Annotated[
+    int | None,
+    typer.Option("--shadows", min=2, help="Number of benign models in the null distribution.", show_default="32"),
+]
 UpdateModeOption = Annotated[
-    str | None, typer.Option("--update-mode", help="how updates are made: retrain or finetune (default: retrain)")
+    str | None,
+    typer.Option(
+        "--update-mode",
+        help="How you update models: retrain (from scratch) or finetune (from the base's weights).",
+        show_default="retrain",
+    ),
 ]
 RecipesOption = Annotated[
     str | None,
-    typer.Option("--recipes", help="of the shadows: varied, as benign updates' may be, or same (default: varied)"),
+    typer.Option(
+        "--recipes",
+        help="Train the shadows by varied recipes, as benign models may be, or all by the same one.",
+        show_default="varied",
+    ),
 ]
 BenignVersionOption = Annotated[
     list[Path] | None,
-    typer.Option("--benign-version", help="an earlier version that was benign, to widen the null; may be repeated"),
+    typer.Option("--benign-version", help="An earlier version that was benign. It widens the null. You may repeat it."),
 ]
 RecipeOption = Annotated[
     list[str] | None,
-    typer.Option("--recipe", metavar="KEY=VALUE", help="of the training, for example epochs=10; may be repeated"),
+    typer.Option(
+        "--recipe",
+        metavar="KEY=VALUE",
+        help="Change the recipe of the training, for example epochs=10. You may repeat it.",
+    ),
 ]
 RestartsOption = Annotated[
-    int | None, typer.Option("--restarts", min=1, help="gray images per class and model (default: 4)")
+    int | None, typer.Option("--restarts", min=1, help="Number of gray images per class and model.", show_default="4")
 ]
 SizeOption = Annotated[
     int | None,
     typer.Option(
         "--size",
         min=2,
-        help="images a shadow sees (default: as many as the base's file says it saw; retrained ones at most a third of "
-        "--data)",
+        help="Number of images that a shadow is trained on. Retrained shadows take at most a third of --data.",
+        show_default="as many as the base's file says",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -93,7 +154,7 @@ def find_own_architectures(arch: str | None) -> None:
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given, so that the defaults stand in one place: DriftAuditor."""
+    """The options that were given. The others keep the defaults of the function that is called."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -103,7 +164,7 @@ def changed_recipe(pairs: Sequence[str], recorded: TrainingRecipe | None) -> Tra
 
     if not pairs:
         return None
-    return TrainingRecipe.from_json(json.dumps({**asdict(recorded or TrainingRecipe()), **key_values(pairs)}))
+    return TrainingRecipe.from_json(json_format.dumps({**asdict(recorded or TrainingRecipe()), **key_values(pairs)}))
 
 
 def key_values(pairs: Sequence[str]) -> dict[str, Any]:
@@ -114,22 +175,83 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
         if not (name.isidentifier() and equals):
             raise UsageError(f"expected KEY=VALUE, got {pair!r}")
         try:
-            values[name] = json.loads(text)
+            values[name] = json_format.loads(text)
         except ValueError:
             values[name] = text
     return values
 
 
-def test_split(source: str) -> LabelledImages | None:
+def read_test_split(source: str) -> LabelledImages | None:
+    """The test split of a source of data; None where it has none."""
     from pydrift.data import load_data
 
     try:
         return load_data(source, "test")
-    except UsageError:  # a source without one
+    except UsageError:
         return None
 
 
-def print_page(render: Callable[[Console], None]) -> None:
+def read_members(path: Path) -> np.ndarray:
+    """The array of an npy file: which images a model was trained on. InputRefused where it is no such file."""
+    import numpy as np
+
+    from pydrift.core.files import read_file
+
+    raw = read_file(path, _MAX_MEMBERS_BYTES)
+    try:
+        members = np.load(io.BytesIO(raw), allow_pickle=False)
+        if not isinstance(members, np.ndarray):
+            raise ValueError("an archive, not one array")
+    except (ValueError, EOFError, OSError) as error:
+        raise InputRefused(f"{path}: not an npy file of plain numbers: {error}") from error
+    return members
+
+
+def finish(
+    result: Result,
+    *,
+    json: bool,
+    out: Path | None,
+    images: bool = True,
+    exit_code: int = DONE,
+    exceeded: Sequence[str] = (),
+) -> NoReturn:
+    """The end of every audit: prints the result, writes its report, says where, and leaves with the exit code.
+
+    exceeded  in words, the limits that the result exceeds; if there are any, the exit code is FOUND
+    """
+    from pydrift.report import write_report
+
+    result = _with_command(result)
+    if json:
+        say(result.to_json(), end="")
+    else:
+        print_result(result)
+    if out is not None:
+        page = write_report(result, out, images=images)
+        if not json:
+            say(f"report: {page}")
+    for words in exceeded:
+        print(f"pydrift: {words}", file=sys.stderr)
+    raise typer.Exit(FOUND if exceeded else exit_code)
+
+
+def _with_command(result: Any) -> Any:
+    """The result with the command line that made it, if it has a place for that."""
+    if not hasattr(result, "provenance"):
+        return result
+    command = shlex.join(["pydrift", *sys.argv[1:]])
+    return replace(result, provenance=replace(result.provenance, command=command))
+
+
+def print_result(result: Result) -> None:
+    """Prints a result for people."""
+    from pydrift.report import render_terminal
+
+    _print_page(lambda console: render_terminal(result, console))
+
+
+def _print_page(render: Callable[[Console], None]) -> None:
     """Prints what `render` draws on a console: as wide as the terminal, or 120 columns of plain text elsewhere."""
     from rich.console import Console
 
@@ -141,7 +263,7 @@ def print_page(render: Callable[[Console], None]) -> None:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Prints a result. Whoever reads it may have left (`| head`), which must not change the exit code."""
+    """Prints a result. Its reader may have left (`| head`), which must not change the exit code."""
     try:
         print(text, end=end, flush=True)
     except BrokenPipeError:

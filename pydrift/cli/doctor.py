@@ -6,18 +6,30 @@ import importlib.util
 import platform
 from collections.abc import Iterator
 
-import torch
+from pydrift.cli.app import INSTALLATION, app, say
 
-from pydrift.ops import native_status
-from pydrift.version import __version__
+
+@app.command(rich_help_panel=INSTALLATION)
+def doctor() -> None:
+    """Say what this installation can do. Where something is missing, say why."""
+    for name, finding in examine():
+        say(f"{name:<18} {finding}")
 
 
 def examine() -> Iterator[tuple[str, str]]:
-    """(name, finding) pairs in the order they are shown."""
+    """(name, finding) pairs in the order in which they are shown."""
+    import torch
+
+    from pydrift.ops import native_status
+    from pydrift.version import __version__
+
     yield "pydrift", __version__
     yield "python", platform.python_version()
     yield "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"
-    yield "device", _device()
+    if torch.cuda.is_available():
+        yield "device", f"cuda: {torch.cuda.get_device_name()}"
+    else:
+        yield "device", "cpu (this torch sees no CUDA device)"
     status = native_status()
     yield "native cpu", "loaded" if status.cpu else "not loaded, plain torch runs instead"
     yield "native cuda", "loaded" if status.cuda else "not loaded"
@@ -25,12 +37,6 @@ def examine() -> Iterator[tuple[str, str]]:
         yield "why", reason
     yield from ((name, value) for name, value in status.build.items() if name != "version")
     yield "torchvision", _torchvision()
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return f"cuda: {torch.cuda.get_device_name()}"
-    return "cpu (this torch sees no CUDA device)"
 
 
 def _torchvision() -> str:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pydrift.cli.app import (
-    DATA_HELP,
+    MEMBERS_HELP,
+    MODEL_HELP,
+    OTHER_AUDITS,
+    SOURCES,
     ArchOption,
     DeviceOption,
+    Group,
+    JsonOption,
     SeedOption,
     app,
     find_own_architectures,
-    print_page,
+    finish,
+    read_members,
     say,
 )
-from pydrift.cli.membership import read_members
 from pydrift.core.errors import UsageError
 from pydrift.core.progress import for_terminal
 
@@ -27,12 +31,12 @@ if TYPE_CHECKING:
 
 fingerprint = typer.Typer(
     name="fingerprint",
-    help="Tell inputs that are of a model's own kind from others; no outliers are needed.",
+    cls=Group,
+    help="Tell images of a model's own kind from others. No outliers are needed.",
     no_args_is_help=True,
 )
-app.add_typer(fingerprint)
+app.add_typer(fingerprint, rich_help_panel=OTHER_AUDITS)
 
-_EXCEEDED = 1
 _DETECTORS = (
     "neuralfp, msp, max-logit, energy, odin, gen, react, ash, she, knn, vim, mahalanobis, mahalanobis-ensemble or gram"
 )
@@ -40,41 +44,47 @@ _DETECTORS = (
 
 @fingerprint.command()
 def fit(
-    model: Annotated[Path, typer.Argument(help="model file (safetensors or state dict)")],
-    data: Annotated[str, typer.Option("--data", help=f"what it was trained on, and others like it: {DATA_HELP}")],
-    out: Annotated[Path, typer.Option("--out", help="file for the fingerprint (safetensors)")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    data: Annotated[
+        str, typer.Option("--data", help=f"The images that it was trained on, and others like them: {SOURCES}.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="File for the fingerprint (safetensors).")],
     members: Annotated[
         Path | None,
         typer.Option(
-            "--members",
-            help="npy file: which of the data it was trained on (train --members-out); the others calibrate",
+            "--members", help=f"Which images it was trained on. The others calibrate the fingerprint. {MEMBERS_HELP}"
         ),
     ] = None,
-    detector: Annotated[str, typer.Option("--detector", help=_DETECTORS)] = "neuralfp",
-    json: Annotated[bool, typer.Option("--json", help="print what was made as one JSON document")] = False,
+    detector: Annotated[str, typer.Option("--detector", help=f"The detector: {_DETECTORS}.")] = "neuralfp",
+    json: Annotated[bool, typer.Option("--json", help="Print what was made as one JSON document.")] = False,
     seed: SeedOption = 0,
     arch: ArchOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Take a model's fingerprint.
 
-    Without --members a fifth of the data, drawn at random, calibrates.
+    Without --members, a random fifth of the data calibrates it.
     """
     from dataclasses import asdict
 
-    from pydrift.core.store import check_writable, to_strict_json
+    from pydrift.core.files import check_writable
+    from pydrift.core.strict_json import to_strict_json
     from pydrift.data import load_data
-    from pydrift.fingerprint import detector_named, fit_fingerprint
+    from pydrift.fingerprint import fit_fingerprint, select_detector
     from pydrift.models.intake import as_audited_model
 
     check_writable(out)
-    detector_named(detector)  # refuses unknown ones before the work
+    select_detector(detector)  # refuses an unknown one before the work
     find_own_architectures(arch)
-    indices = None if members is None else read_members(members)
     made = fit_fingerprint(
-        as_audited_model(model, str(model), arch), load_data(data), indices, detector=detector, seed=seed, device=device,
+        as_audited_model(model, str(model), arch),
+        load_data(data),
+        None if members is None else read_members(members),
+        detector=detector,
+        seed=seed,
+        device=device,
         progress=for_terminal(),
-    )  # fmt: skip
+    )
     made.save(out)
     origin = made.origin
     if json:
@@ -88,52 +98,48 @@ def fit(
 
 @fingerprint.command()
 def score(
-    file: Annotated[Path, typer.Argument(metavar="FINGERPRINT", help="what pydrift fingerprint fit made")],
-    data: Annotated[str, typer.Option("--data", help=f"images to score: {DATA_HELP}")],
+    file: Annotated[Path, typer.Argument(metavar="FINGERPRINT", help="File that pydrift fingerprint fit made.")],
+    data: Annotated[str, typer.Option("--data", help=f"Images to score: {SOURCES}.")],
     model: Annotated[
-        Path | None, typer.Option("--model", help="the model that it was made of; default: the file that it was then")
+        Path | None,
+        typer.Option("--model", help="File of the fingerprint's model.", show_default="the file that it was then"),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="train or test")] = "train",
-    alpha: Annotated[float, typer.Option("--alpha", help="images with p up to this are flagged")] = 0.05,
+    split: Annotated[str, typer.Option("--split", help="Which split of the data to score: train or test.")] = "train",
+    alpha: Annotated[float, typer.Option("--alpha", help="An image is flagged if its p is at most alpha.")] = 0.05,
     fail_above: Annotated[
         float | None,
-        typer.Option("--fail-above", min=0, max=1, help="exit 1 if more than this share of the images is flagged"),
+        typer.Option(
+            "--fail-above", min=0, max=1, help="Exit with 1 if more than this share of the images is flagged."
+        ),
     ] = None,
-    scores: Annotated[
-        Path | None, typer.Option("--scores", help="npz file for p, score and prediction of each image")
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for screening.html, screening.json and scores.npz.")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="HTML file of the result")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print the result as one JSON document")] = False,
+    json: JsonOption = False,
     arch: ArchOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Score images: which are of the kind that the model knows? Exit code 1 if too many are not (--fail-above)."""
-    from pydrift.core.store import check_writable
-    from pydrift.data import load_data
-    from pydrift.fingerprint import Fingerprint, screen
-    from pydrift.models.intake import as_audited_model
-    from pydrift.report import render_screening_terminal
+    """Score images: which are of the model's own kind?
 
-    for target in filter(None, (scores, html)):
-        check_writable(target)
+    The exit code is 1 if more than --fail-above of them are flagged.
+    """
+    from pydrift.data import load_data
+    from pydrift.fingerprint import Fingerprint, Screening, screen
+    from pydrift.models.intake import as_audited_model
+    from pydrift.report import check_report_folder
+
+    if out is not None:
+        check_report_folder(Screening, out)
     find_own_architectures(arch)
     known = Fingerprint.load(file)
     known.conformal.check_alpha(alpha)
     of = model or _model_of(known, file)
     scorer = known.scorer(as_audited_model(of, str(of), arch), device=device)
     result = screen(scorer, load_data(data, split), alpha, for_terminal())
-    if scores is not None:
-        result.save_scores(scores)
-    if html is not None:
-        result.save_html(html)
-    if json:
-        say(result.to_json(), end="")
-    else:
-        print_page(lambda console: render_screening_terminal(result, console))
-    exceeded = fail_above is not None and result.share > fail_above
-    if exceeded:
-        print(f"pydrift: {result.share:.4g} of the images are flagged, more than {fail_above:g}", file=sys.stderr)
-    raise typer.Exit(_EXCEEDED if exceeded else 0)
+    exceeded = []
+    if fail_above is not None and result.share > fail_above:
+        exceeded.append(f"{result.share:.4g} of the images are flagged, more than {fail_above:g}")
+    finish(result, json=json, out=out, exceeded=exceeded)
 
 
 def _model_of(known: Fingerprint, file: Path) -> Path:

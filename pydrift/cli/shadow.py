@@ -1,4 +1,4 @@
-"""The commands for shadow models: a plan on disk, workers that train its blocks, how far they are, the bank."""
+"""`pydrift shadow`: a plan on disk, workers that train its blocks, how far they are, and the bank."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pydrift.cli.app import (
-    DATA_HELP,
+    MODELS,
+    SOURCES,
     ArchOption,
     DeviceOption,
+    Group,
     RecipeOption,
     SeedOption,
     UpdateModeOption,
@@ -32,42 +34,57 @@ if TYPE_CHECKING:
 
 shadow = typer.Typer(
     name="shadow",
-    help="Train many shadow models, on this machine or on many: plan them into a folder, let workers train its blocks.",
+    cls=Group,
+    help="Train many shadow models, on this machine or on many. A folder holds the plan, and workers train its blocks.",
     no_args_is_help=True,
 )
-app.add_typer(shadow)
+app.add_typer(shadow, rich_help_panel=MODELS)
 
-FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of the plan")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the plan.")]
 
 
 @shadow.command()
 def plan(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder for plan and models, seen by all workers")],
-    data: Annotated[str, typer.Option("--data", help=DATA_HELP)],
-    count: Annotated[int, typer.Option("--count", min=1, help="how many shadows")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder for the plan and the models; all workers must see it.")
+    ],
+    data: Annotated[str, typer.Option("--data", help=f"Images to train on: {SOURCES}.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of shadows.")],
     arch: Annotated[
-        str | None, typer.Option("--arch", help="what they are like: a spec or package.module:factory")
+        str | None,
+        typer.Option("--arch", help="Architecture of the shadows: a spec or package.module:factory."),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="or a model file (with --update-mode finetune: it)")
+        Path | None,
+        typer.Option(
+            "--model",
+            help="A model file that the shadows are like, instead of --arch. With --update-mode finetune, they start "
+            "from its weights.",
+        ),
     ] = None,
     update_mode: UpdateModeOption = None,
-    draw: Annotated[str, typer.Option("--draw", help="halves, subset:SIZE or bootstrap:SIZE")] = "halves",
+    draw: Annotated[
+        str, typer.Option("--draw", help="How images are drawn: halves, subset:SIZE or bootstrap:SIZE.")
+    ] = "halves",
     recipe: RecipeOption = None,
     recipes: Annotated[
         str | None,
         typer.Option(
-            "--recipes", help="same: all by the recipe; varied: each by its own, as an audit's are (default: same)"
+            "--recipes",
+            help="Train all shadows by the same recipe, or by varied ones as in an audit.",
+            show_default="same",
         ),
     ] = None,
     block: Annotated[
         int | None,
-        typer.Option("--block", min=1, help="shadows in a block (default: as many as are trained side by side)"),
+        typer.Option(
+            "--block", min=1, help="Number of shadows in a block.", show_default="as many as are trained side by side"
+        ),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
 ) -> None:
-    """Write down which shadows are to be trained; workers with `pydrift shadow train` then do it."""
+    """Plan which shadows to train. Workers with `pydrift shadow train` then train them."""
     from pydrift.models.arch import resolve
     from pydrift.models.intake import as_audited_model
     from pydrift.shadows import Draw, plan_shadows
@@ -102,23 +119,28 @@ def plan(
 @shadow.command()
 def train(
     folder: FolderArgument,
-    claim_next: Annotated[bool, typer.Option("--claim-next", help="train one block, the next that is free")] = False,
-    block: Annotated[int | None, typer.Option("--block", min=0, help="train this block only")] = None,
+    claim_next: Annotated[bool, typer.Option("--claim-next", help="Train only the next free block.")] = False,
+    block: Annotated[int | None, typer.Option("--block", min=0, help="Train only this block.")] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="start so many workers and wait for them")
+        int | None, typer.Option("--workers", min=1, help="Start this number of workers and wait for them.")
     ] = None,
-    launcher: Annotated[str, typer.Option("--launcher", help="where they run: local, submitit or ray")] = "local",
+    launcher: Annotated[str, typer.Option("--launcher", help="Run the workers by local, submitit or ray.")] = "local",
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="of submitit or Ray, for example slurm_partition=cpu"),
+        typer.Option(
+            "--option",
+            metavar="KEY=VALUE",
+            help="An option of submitit or Ray, for example slurm_partition=cpu. You may repeat it.",
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option("--data", help="where the planned data lies on this machine")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Where the planned data lies on this machine.")] = None,
     arch: ArchOption = None,
 ) -> None:
-    """Train the blocks of a plan that nobody has trained and nobody is training.
+    """Train the blocks of a plan that no worker has trained or is training.
 
-    Any number of these may run at once, on any machines that share the folder, and be killed at any time. A block whose
-    worker ended is free at once on the same machine, and after 120 s without a sign of life from another one.
+    Any number of workers may run at once, on any machines that share the folder. You may kill them at any time. The
+    block of a worker that ended is free at once on the same machine. On other machines it is free after 120 s without a
+    sign of life.
     """
     from pydrift.shadows import TaskFolder, work_on
 
@@ -153,9 +175,9 @@ def train(
 @shadow.command()
 def status(
     folder: FolderArgument,
-    json: Annotated[bool, typer.Option("--json", help="as one JSON document")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the state as one JSON document.")] = False,
 ) -> None:
-    """Say how far a plan is: what is done, who is training what, what is free."""
+    """Say how far a plan is: which blocks are done, who trains which, and which are free."""
     from pydrift.shadows import TaskFolder
 
     tasks = TaskFolder.open(folder)
@@ -175,10 +197,13 @@ def status(
 @shadow.command()
 def collect(
     folder: FolderArgument,
-    out: Annotated[Path, typer.Option("--out", help="folder for the bank")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the bank.")],
     arch: ArchOption = None,
 ) -> None:
-    """Check a finished folder and write its bank: a model file per shadow, who saw what, and a manifest of hashes."""
+    """Check a finished folder and write its bank.
+
+    A bank holds a model file per shadow, the images that each was trained on, and a manifest of hashes.
+    """
     from pydrift.shadows import ShadowBank
     from pydrift.shadows import collect as collect_bank
 
@@ -187,7 +212,7 @@ def collect(
     bank = collect_bank(folder, arch=arch)
     bank.save(out)
     unseen = [accuracy for accuracy in bank.accuracy if accuracy is not None]
-    mean = f", mean accuracy {sum(unseen) / len(unseen):.1%} on images that they did not see" if unseen else ""
+    mean = f", mean accuracy {sum(unseen) / len(unseen):.1%} on images that they were not trained on" if unseen else ""
     say(f"{out}: {len(bank)} shadows{mean}")
 
 

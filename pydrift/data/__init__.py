@@ -1,8 +1,8 @@
 """Labelled images: from the standard on-disk layouts, from arrays and data loaders, and with planted drifts."""
 
 from pydrift.data.images import LabelledImages, as_images
-from pydrift.data.members import checked_members
+from pydrift.data.members import as_member_mask
 from pydrift.data.plant import plant
 from pydrift.data.sources import load_data, take_images
 
-__all__ = ["LabelledImages", "as_images", "checked_members", "load_data", "plant", "take_images"]
+__all__ = ["LabelledImages", "as_images", "as_member_mask", "load_data", "plant", "take_images"]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import read_file
-from pydrift.data.images import LabelledImages, checked_images, checked_labels
+from pydrift.core.files import read_file
+from pydrift.data.images import LabelledImages, check_images, check_labels
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _MAX_BATCH = 256 << 20
@@ -75,7 +75,7 @@ def load_cifar10(folder: Path, split: str) -> LabelledImages:
             raise UsageError(f"{folder}: {name} of CIFAR-10's python version is not there")
     batches = [_read_batch(folder / name) for name in names]
     x = np.concatenate([rows for rows, _ in batches]).reshape(-1, 3, 32, 32)
-    return checked_images(x, np.concatenate([labels for _, labels in batches]), CLASSES, f"{folder} ({split})")
+    return check_images(x, np.concatenate([labels for _, labels in batches]), CLASSES, f"{folder} ({split})")
 
 
 def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -88,4 +88,4 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"{len(rows)} images but {len(labels)} labels")
     except Exception as error:  # a damaged pickle can raise anything
         raise InputRefused(f"{path}: not a CIFAR-10 batch: {error}") from error
-    return rows, checked_labels(labels, CLASSES, str(path))
+    return rows, check_labels(labels, CLASSES, str(path))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pydrift.core.errors import InputRefused
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 
 _MAX_UNNAMED_CLASSES = 10_000
 
@@ -73,15 +73,15 @@ def as_images(data: Any, class_names: Sequence[str] | None = None) -> LabelledIm
         x, y = _array(data[0]), _array(data[1])
     else:
         x, y = _collect(data)
-    return checked_images(x, y, class_names, "data")
+    return check_images(x, y, class_names, "data")
 
 
-def checked_images(x: np.ndarray, y: np.ndarray, class_names: Sequence[str] | None, source: str) -> LabelledImages:
+def check_images(x: np.ndarray, y: np.ndarray, class_names: Sequence[str] | None, source: str) -> LabelledImages:
     """The door that all data passes; x and y as `as_images` describes them, `source` begins each error message."""
     if x.shape[:1] == (0,):
         raise InputRefused(f"{source}: no images")
     pixels = _scaled(_channels_first(x, source), source)
-    labels = checked_labels(y, class_names, source)
+    labels = check_labels(y, class_names, source)
     if len(labels) != len(pixels):
         raise InputRefused(f"{source}: {len(pixels)} images but {len(labels)} labels")
     names = tuple(class_names) if class_names is not None else tuple(str(i) for i in range(int(labels.max()) + 1))
@@ -92,7 +92,7 @@ def checked_images(x: np.ndarray, y: np.ndarray, class_names: Sequence[str] | No
     return LabelledImages(torch.from_numpy(pixels), torch.from_numpy(labels), names, source)
 
 
-def checked_labels(y: np.ndarray, class_names: Sequence[str] | None, source: str) -> np.ndarray:
+def check_labels(y: np.ndarray, class_names: Sequence[str] | None, source: str) -> np.ndarray:
     """Labels as int64 [N], within the range that the class names, or a sane bound, give."""
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise InputRefused(f"{source}: labels must be integers [N], got {y.dtype} {list(y.shape)}")

@@ -10,7 +10,7 @@ from pydrift.core.errors import InputRefused
 from pydrift.data.images import LabelledImages
 
 
-def checked_members(members: ArrayLike, images: LabelledImages) -> NDArray[np.bool_]:
+def as_member_mask(members: ArrayLike, images: LabelledImages) -> NDArray[np.bool_]:
     """Which images are members, bool [N], from integer indices without repeats or from a boolean mask [N].
 
     InputRefused names what is wrong: labels in place of indices, an index out of range, none or all of the images.

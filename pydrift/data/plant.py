@@ -12,9 +12,9 @@ from numpy.random import Generator, Philox
 from torch import Tensor
 
 from pydrift.core.errors import UsageError
-from pydrift.core.store import sha256_bytes
+from pydrift.core.files import sha256_bytes
 from pydrift.data.images import LabelledImages
-from pydrift.data.rotation import rotated
+from pydrift.data.rotation import rotate
 from pydrift.data.sources import load_data
 
 _PATCH = 3  # pixels, square, white, in the lower right corner
@@ -140,7 +140,7 @@ def _rotate(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[T
     degrees = _number(arguments[1], "DEGREES", "(-360, 360), not 0", lambda value: 0 < abs(value) < 360)
     chosen = _members(data, _class(data, arguments[0]))
     x = data.x.clone()
-    x[chosen] = rotated(data.x[chosen], degrees)
+    x[chosen] = rotate(data.x[chosen], degrees)
     return x, data.y
 
 

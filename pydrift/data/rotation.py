@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def rotated(images: Tensor, degrees: float) -> Tensor:
+def rotate(images: Tensor, degrees: float) -> Tensor:
     """images float32 [N, C, H, W] in [0, 1], turned counter-clockwise, zeros coming in at the corners; bilinear."""
     if len(images) == 0:  # which torch refuses
         return images

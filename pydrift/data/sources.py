@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import read_file
+from pydrift.core.files import read_file
 from pydrift.data.cifar import load_cifar10
-from pydrift.data.images import LabelledImages, as_images, checked_images, checked_labels
+from pydrift.data.images import LabelledImages, as_images, check_images, check_labels
 
 _MAX_BYTES = 4 << 30  # of a data file, and of what is unpacked from it
 _MAX_IMAGE_FILE = 64 << 20
@@ -67,7 +67,7 @@ def _load_digits(_: Path, split: str) -> LabelledImages:
     for label in range(10):  # by class, because the images come in the order 0, 1, ..., 9, 0, 1, ...
         is_test[np.flatnonzero(bunch.target == label)[4::5]] = True
     chosen = is_test == (split == "test")
-    return checked_images((bunch.images / 16)[chosen], bunch.target[chosen], DIGITS, f"digits ({split})")
+    return check_images((bunch.images / 16)[chosen], bunch.target[chosen], DIGITS, f"digits ({split})")
 
 
 def _load_mnist(folder: Path, split: str) -> LabelledImages:
@@ -85,7 +85,7 @@ def _load_idx(folder: Path, name: str, split: str, class_names: tuple[str, ...])
     labels = _read_idx(_find_idx(folder, name, f"{stem}-labels-idx1-ubyte"), dimensions=1)
     if images.shape[1:] != (28, 28):
         raise InputRefused(f"{images_file}: images must be 28x28, got {images.shape[1]}x{images.shape[2]}")
-    return checked_images(images, labels, class_names, str(images_file))
+    return check_images(images, labels, class_names, str(images_file))
 
 
 def _find_idx(folder: Path, name: str, file: str) -> Path:
@@ -141,7 +141,7 @@ def _load_npz(path: Path, split: str) -> LabelledImages:
         raise UsageError(f"{path}: no test split: it needs the arrays x_test and y_test")
     source = f"{path} ({split})"
     end = "_test" if split == "test" else ""
-    return checked_images(arrays["x" + end], arrays["y" + end], _npz_class_names(arrays, source), source)
+    return check_images(arrays["x" + end], arrays["y" + end], _npz_class_names(arrays, source), source)
 
 
 def _npz_class_names(arrays: dict[str, np.ndarray], source: str) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ def _npz_class_names(arrays: dict[str, np.ndarray], source: str) -> tuple[str, .
         if names.ndim != 1 or names.dtype.kind != "U":
             raise InputRefused(f"{source}: class_names must be strings [K], got {names.dtype} {list(names.shape)}")
         return tuple(str(name) for name in names)
-    labels = [checked_labels(arrays[key], None, f"{source}: {key}") for key in ("y", "y_test") if key in arrays]
+    labels = [check_labels(arrays[key], None, f"{source}: {key}") for key in ("y", "y_test") if key in arrays]
     return tuple(str(i) for i in range(1 + max(int(part.max(initial=-1)) for part in labels)))
 
 
@@ -180,7 +180,7 @@ def _load_folder(folder: Path, split: str) -> LabelledImages:
                 raise InputRefused(f"{chosen}: more than {_MAX_BYTES} bytes of pixels")
     if not images:
         raise InputRefused(f"{chosen}: no images")
-    return checked_images(np.stack(images), np.array(labels), class_names, str(chosen))
+    return check_images(np.stack(images), np.array(labels), class_names, str(chosen))
 
 
 def _visible(folder: Path) -> list[str]:

@@ -1,10 +1,10 @@
-"""The state between the two halves of an audit: all that is needed to judge a update without any data."""
+"""The state between the two halves of an audit: all that is needed to judge an update without any data."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,17 @@ from numpy.typing import NDArray
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from pydrift.core.errors import InputRefused, PydriftError, UsageError
-from pydrift.core.store import (
-    MANIFEST,
-    check_writable,
-    parse_strict_json,
-    read_verified,
-    safetensors_bytes,
-    tensors_digest,
-    verify_manifest,
-    write_atomic,
-    write_json,
-    write_manifest,
-)
+from pydrift.core.artifact import Format, SealedFolder, decode, decode_fields, encode
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.files import write_atomic
+from pydrift.core.manifest import read_verified
+from pydrift.core.strict_json import parse_strict_json, write_json
+from pydrift.core.tensors import content_digest, safetensors_bytes
 from pydrift.drift.scores import PROBES
 from pydrift.inversion import ATTACKS, InversionAttack
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import resolve_stored
 from pydrift.models.intake import AuditedModel
-
-FORMAT = 3  # also raised when other probes are shown: responses to other questions cannot be compared
 
 GUESSED = {
     "recipe": "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where "
@@ -44,22 +35,58 @@ GUESSED = {
 """What is added to the reasons of a report whose null rests on a guess."""
 
 _STATE, _DESCRIPTION = "state.safetensors", "calibration.json"
-_CONVERTED = ("class_names", "input_shape", "shadow_accuracy")  # tuples that JSON makes lists of
-_PLAIN = (
-    *_CONVERTED,
-    *("update_mode", "draw", "base_p_value", "restarts", "seed", "data", "data_sha256", "settings", "seconds"),
-)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class _Base:
+    """What calibration.json says of the base; `architecture` is None for a live module."""
+
+    name: str
+    sha256: str
+    architecture: str | None
+
+
+@dataclass(frozen=True)
+class _Description:
+    """calibration.json. Fields that Calibration has too are that field.
+
+    asked    the views of each probe, in their order; the tables are in state.safetensors
+    shadows  how many
+    attack   its name and settings
+    """
+
+    base: _Base
+    shadows: int
+    asked: dict[str, list[str]]
+    attack: dict[str, Any]
+    base_p_value: float | None
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    update_mode: str
+    draw: str
+    shadow_accuracy: tuple[float | None, ...]
+    restarts: int
+    seed: int
+    data: str
+    data_sha256: str
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+
+
+_SAID_OTHERWISE = ("base", "shadows", "asked", "attack")
+_PLAIN = [field.name for field in fields(_Description) if field.name not in _SAID_OTHERWISE]
+
+
+@dataclass(frozen=True)
+class Calibration(SealedFolder):
     """A fitted null: the base, its K shadows, gray data, and what these models say of it.
 
     gray          of the base
     consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
-    responses       of each probe, of each view float64 [K + 1, ..., classes], the base first (see pydrift.drift.responses)
+    responses     of each probe, of each view float64 [K + 1, ..., classes], the base first (see
+                  pydrift.drift.responses)
     confidence    float64 [classes]: the shadows' mean confidence in the consensus images that they made
-    base_p_value  p of the base as if it were a update; None where it is not one (shadows that continue from it)
+    base_p_value  p of the base as if it were an update; None where it is not one (shadows that continue from it)
     """
 
     base: AuditedModel
@@ -82,27 +109,14 @@ class Calibration:
     settings: dict[str, Any]  # recipe and draw as used, for the report
     seconds: dict[str, float]
 
-    def save(self, folder: str | Path) -> None:
-        """Writes state.safetensors, calibration.json and, last, MANIFEST.json with their hashes. No reference images.
+    # The version is also raised when other probes are shown: responses to other questions cannot be compared.
+    format = Format("calibration", 4, "Calibrate again to get one.")
+    names = (_STATE, _DESCRIPTION)
 
-        UsageError where the folder holds other files.
-        """
-        folder = Path(folder)
-        self.check_target(folder)
-        (folder / MANIFEST).unlink(missing_ok=True)
+    def _write(self, folder: Path) -> None:
+        """No reference images are among what is written."""
         write_atomic(folder / _STATE, safetensors_bytes(self._tensors(), {}))
-        write_json(folder / _DESCRIPTION, self._description())
-        write_manifest(folder, {"format": FORMAT, "kind": "pydrift calibration"})
-
-    @staticmethod
-    def check_target(folder: str | Path) -> None:
-        """Asks whether `save` could write there: UsageError where not, or where other files are. Leaves nothing."""
-        folder = Path(folder)
-        check_writable(folder / _STATE)
-        strangers = {f.name for f in folder.glob("*")} - {_STATE, _DESCRIPTION, MANIFEST}
-        strangers = {name for name in strangers if not name.startswith(".")}  # a killed save may have left hidden ones
-        if strangers:
-            raise UsageError(f"{folder}: holds other files ({min(strangers)}); give a new folder for the calibration")
+        write_json(folder / _DESCRIPTION, self._document())
 
     @classmethod
     def load(cls, folder: str | Path, arch: str | None = None, base: nn.Module | None = None) -> Calibration:
@@ -112,55 +126,42 @@ class Calibration:
         ("package.module:factory") or `base` (a module of that kind). InputRefused on damaged or foreign folders.
         """
         folder = Path(folder)
-        manifest = verify_manifest(folder)
-        if manifest.get("kind") != "pydrift calibration" or manifest.get("format") != FORMAT:
-            raise InputRefused(f"{folder}: not a pydrift calibration of format {FORMAT}")
-        try:
+        manifest = cls._verified(folder)
+        with cls.format.reading(folder):
             description, state = (read_verified(folder, name, manifest) for name in (_DESCRIPTION, _STATE))
-            return cls._from_parts(parse_strict_json(description), load_safetensors(state), folder, arch, base)
-        except PydriftError:
-            raise
-        except Exception as error:  # whatever a made-up description or state makes the parsers say
-            raise InputRefused(f"{folder}: not a readable calibration: {error!r}") from error
+            said = _Description(**decode_fields(_Description, parse_strict_json(description)))
+            return cls._from_parts(said, load_safetensors(state), folder, arch, base)
 
     @classmethod
     def _from_parts(
-        cls, raw: dict[str, Any], state: dict[str, Tensor], folder: Path, arch: str | None, base: nn.Module | None
+        cls, said: _Description, state: dict[str, Tensor], folder: Path, arch: str | None, base: nn.Module | None
     ) -> Calibration:
-        architecture = arch or raw["base"]["architecture"]
+        architecture = arch or said.base.architecture
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
-        models = range(raw["shadows"] + 1)
-        classes, shape = len(raw["class_names"]), (raw["restarts"], *raw["input_shape"])
         tables = {name: tensor.numpy() for name, tensor in _below("responses.", state).items()}
-        responses = {i: {v: tables[f"{i}.{v}"] for v in raw["asked"][i]} for i in PROBES if i in raw["asked"]}
-        named = sum(map(len, raw["asked"].values()))
-        fits = 0 < named == sum(map(len, responses.values())) == len(tables)
-        for probe, views in responses.items():
-            for table in views.values():
-                fits &= table.ndim >= 2 and (table.shape[0], table.shape[-1]) == (len(models), classes)
-                fits &= not PROBES[probe].per_class or table.shape[1:] == (classes, classes)
-        fits &= state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
-        fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
-        if not (fits and isinstance(raw["seed"], int) and isinstance(raw["settings"]["guessed"], list)):
-            raise ValueError("its parts do not fit together")
+        responses = _responses(said.asked, tables)
+        _check_shapes(said, state, responses)
+        models = range(said.shadows + 1)
         modules = [_rebuilt(template, _below(f"model.{m}.", state), folder) for m in models]
         return cls(
-            base=AuditedModel(modules[0], raw["base"]["name"], raw["base"]["sha256"], architecture, None, None),
+            base=AuditedModel(modules[0], said.base.name, said.base.sha256, architecture, None, None),
             shadows=tuple(modules[1:]),
             gray=GrayData(**{name: tensor.numpy() for name, tensor in _below("gray.", state).items()}),
             consensus=state["consensus"].numpy(),
             responses=responses,
             confidence=state["confidence"].numpy(),
-            class_names=tuple(raw["class_names"]),
-            input_shape=tuple(raw["input_shape"]),
-            shadow_accuracy=tuple(raw["shadow_accuracy"]),
-            attack=_attack(raw["attack"], folder),
-            **{k: raw[k] for k in _PLAIN if k not in _CONVERTED},
+            attack=_attack(said.attack, folder),
+            **{name: getattr(said, name) for name in _PLAIN},
         )
 
     def digest(self) -> str:
-        """SHA-256 of what a comparison depends on."""
-        return tensors_digest(self._tensors())
+        """SHA-256 of all that a comparison depends on: every tensor, and all that is said but how long it took.
+
+        The base counts by its printed structure, not by the name of its architecture, which the caller may give.
+        """
+        said = {name: value for name, value in self._document().items() if name not in ("seconds", "base")}
+        base = {"name": self.base.name, "sha256": self.base.sha256, "structure": repr(self.base.module)}
+        return content_digest({**self.format.heading(), **said, "base": base}, self._tensors())
 
     def _tensors(self) -> dict[str, Tensor]:
         arrays = {"consensus": self.consensus, "confidence": self.confidence}
@@ -173,15 +174,46 @@ class Calibration:
             tensors.update({f"model.{m}.{name}": tensor for name, tensor in module.state_dict().items()})
         return tensors
 
-    def _description(self) -> dict[str, Any]:
-        base = {"name": self.base.name, "sha256": self.base.sha256, "architecture": self.base.architecture}
-        return {
-            **{name: getattr(self, name) for name in _PLAIN},
-            "asked": {name: list(views) for name, views in self.responses.items()},
-            "base": base,
-            "shadows": len(self.shadows),
-            "attack": describe_attack(self.attack),
-        }
+    def _document(self) -> dict[str, Any]:
+        return encode(
+            _Description(
+                base=_Base(self.base.name, self.base.sha256, self.base.architecture),
+                shadows=len(self.shadows),
+                asked={name: list(views) for name, views in self.responses.items()},
+                attack=describe_attack(self.attack),
+                **{name: getattr(self, name) for name in _PLAIN},
+            )
+        )
+
+
+def _responses(
+    asked: Mapping[str, Sequence[str]], tables: Mapping[str, NDArray[np.float64]]
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """The tables by probe and view, in the order of PROBES and of `asked`. ValueError unless they are just those."""
+    for probe, views in asked.items():
+        for view in views:
+            if probe in PROBES and f"{probe}.{view}" not in tables:
+                raise ValueError(f"the responses to {probe}.{view} are missing")
+    responses = {i: {view: tables[f"{i}.{view}"] for view in asked[i]} for i in PROBES if i in asked}
+    if not 0 < sum(map(len, asked.values())) == sum(map(len, responses.values())) == len(tables):
+        raise ValueError("its parts do not fit together")
+    return responses
+
+
+def _check_shapes(
+    said: _Description, state: Mapping[str, Tensor], responses: Mapping[str, Mapping[str, NDArray[np.float64]]]
+) -> None:
+    """ValueError unless the tensors have the shapes that the description gives them."""
+    classes, shape = len(said.class_names), (said.restarts, *said.input_shape)
+    fits = state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
+    fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
+    for probe, views in responses.items():
+        for table in views.values():
+            fits &= table.ndim >= 2 and (table.shape[0], table.shape[-1]) == (said.shadows + 1, classes)
+            fits &= not PROBES[probe].per_class or table.shape[1:] == (classes, classes)
+    guessed = said.settings.get("guessed")
+    if not (fits and isinstance(guessed, list) and all(name in GUESSED for name in guessed)):
+        raise ValueError("its parts do not fit together")
 
 
 def describe_attack(attack: InversionAttack) -> dict[str, Any]:
@@ -193,10 +225,10 @@ def describe_attack(attack: InversionAttack) -> dict[str, Any]:
 
 
 def _attack(described: dict[str, Any], folder: Path) -> InversionAttack:
-    name, settings = described["name"], {k: v for k, v in described.items() if k != "name"}
+    name, settings = described.get("name"), {k: v for k, v in described.items() if k != "name"}
     if name not in ATTACKS:
         raise InputRefused(f"{folder}: made with the inversion {name!a}; known are {', '.join(ATTACKS)}")
-    return ATTACKS[name](**settings)
+    return decode(ATTACKS[name], settings, "attack")
 
 
 def _template(architecture: str | None, trusted: bool, folder: Path) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The main job on an embedded default: scikit-learn's digits, a benign update and a drifted one."""
+"""The drift audit on small, embedded data: scikit-learn's digits, a benign candidate and a drifted one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRIFT = "swap:3,8"
 
 @dataclass(frozen=True)
 class Outcome:
-    """One update of the demo: its accuracy on unseen images labelled as its own training data was, and its report."""
+    """One candidate of the demo: its report, and its accuracy on unseen images with labels like its training data's."""
 
     name: str
     accuracy: float
@@ -29,22 +29,24 @@ class Outcome:
 
 
 def run_demo(out: Path, progress: Progress) -> list[Outcome]:
-    """Trains base, benign and drifted update, calibrates once, audits both; leaves models, calibration and reports."""
+    """Trains a base and two candidates, calibrates once, and audits both candidates.
+
+    It leaves the models and the calibration in `out`; the caller writes the reports.
+    """
     data, holdout = load_data("digits"), load_data("digits", "test")
     plans = [("base", 1, None), ("benign", 2, None), ("drifted", 3, DRIFT)]
     with progress:
-        progress.phase("training base and updates", len(plans))
+        progress.phase("training base and candidates", len(plans))
         trained = each(lambda plan: train_model(ARCH, data, size=SIZE, seed=plan[1], drift=plan[2]), plans)
         for (name, _, _), model in zip(plans, trained, strict=True):
             model.save(out / f"{name}.safetensors")
             progress.advance(note=name)
-    # The updates are drawn from the same images as the shadows.
+    # The candidates are drawn from the same images as the shadows.
     auditor = DriftAuditor(out / "base.safetensors", size=SIZE, progress=progress).fit(data)
     auditor.save(out / "calibration")
     outcomes = []
     for name, seed, drift in plans[1:]:
         report = auditor.compare(out / f"{name}.safetensors", holdout)
-        report.save(out / name)
         current = holdout if drift is None else plant(holdout, drift, seed, "test")
         predictions = predict(load_model(out / f"{name}.safetensors").module, current.x)
         outcomes.append(Outcome(name, float((predictions == current.y).float().mean()), report))

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from pydrift.core.artifact import Format, Report, decode, decode_fields, encode
 from pydrift.core.errors import InputRefused
-from pydrift.core.store import (
-    check_writable,
-    parse_strict_json,
-    refuse_manifest_folder,
-    to_strict_json,
-    write_atomic,
-)
+from pydrift.core.files import read_file, sha256_bytes
+from pydrift.core.strict_json import to_strict_json
 from pydrift.drift.verdict import ClassVerdict
 from pydrift.inversion.gray import GrayData
 from pydrift.stats.multiple_tests import alpha_of_release
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MAX_ARRAYS = 4 << 30
+_GRAY = ("gray_base", "gray_candidate")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class DriftReport:
+class DriftReport(Report):
     """The result of one audit.
 
     `verdict` is "stable", "drift" or "inconclusive"; `reasons` says in words what a bare verdict would hide.
@@ -100,130 +101,96 @@ class DriftReport:
     null: NullSummary
     baselines: Baselines
     provenance: Provenance
-    release: int | None = None  # the number of this audit in a series, whose level is more than its own alpha
+    # The number of this audit in a series, whose level is more than its own alpha.
+    release: Annotated[int, Meta(ge=1)] | None = None
+
+    format = Format("drift report", 2, "Run the audit again to get one.")
+    json_name = "report.json"
+    arrays_name = "gray.npz"
 
     @property
     def series_alpha(self) -> float:
         """The level of all audits of the series together, or of this one alone."""
         return self.alpha if self.release is None else self.alpha / alpha_of_release(1.0, self.release)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report without the gray images, as plain JSON values."""
-        parts = {
-            name: getattr(self, name)
-            for name in (
-                *("verdict", "p_value", "alpha", "release", "reasons"),
-                *("classes", "null", "baselines", "provenance"),
-            )
-        }
-        plain = {k: _plain(v) for k, v in parts.items()}
-        gray = {
-            name: {"confidence": value.confidence.tolist(), "steps": value.steps.tolist()}
-            for name, value in (("base", self.gray_base), ("candidate", self.gray_candidate))
-        }
-        return {"schema_version": SCHEMA_VERSION, **plain, "gray": gray}
+    def _document(self) -> dict[str, Any]:
+        names = [name for name in self.__dataclass_fields__ if name not in _GRAY]
+        gray = {"base": self.gray_base, "candidate": self.gray_candidate}
+        figures = {name: {"confidence": g.confidence.tolist(), "steps": g.steps.tolist()} for name, g in gray.items()}
+        return {**{name: encode(getattr(self, name)) for name in names}, "gray": figures}
 
-    def to_json(self) -> str:
-        """One strict JSON document (no NaN), without the images."""
-        return to_strict_json(self.to_dict())
+    def _tensors(self) -> dict[str, Tensor]:
+        import torch
 
-    def save(self, folder: str | Path, images: bool = True) -> None:
-        """Writes gray.npz (arrays base, candidate), report.html and report.json into `folder`, each atomically.
+        return {name: torch.from_numpy(getattr(self, name).images) for name in _GRAY}
 
-        `images=False` leaves the gray images out everywhere; a gray.npz that was there is removed.
-        """
-        folder = Path(folder)
-        self.check_target(folder)
-        if images:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, base=self.gray_base.images, candidate=self.gray_candidate.images)
-            write_atomic(folder / "gray.npz", buffer.getvalue())
-        else:
-            (folder / "gray.npz").unlink(missing_ok=True)
-        self.save_html(folder / "report.html", images)
-        write_atomic(folder / "report.json", self.to_json().encode())
-
-    @staticmethod
-    def check_target(folder: str | Path) -> None:
-        """Asks whether `save` could write there: UsageError where not, or where it is a calibration. Leaves nothing."""
-        refuse_manifest_folder(folder)
-        check_writable(Path(folder) / "report.json")
-
-    def save_html(self, path: str | Path, images: bool = True) -> None:
-        """Writes one HTML file; `images=False` leaves the gray images out (they may reveal training data)."""
-        from pydrift.report import render_html
-
-        write_atomic(Path(path), render_html(self, images=images).encode())
+    def gray_npz(self) -> bytes:
+        """The content of gray.npz: arrays `base` and `candidate`, and the SHA-256 of the document they belong to."""
+        buffer = io.BytesIO()
+        report = sha256_bytes(self.to_json().encode())
+        np.savez_compressed(
+            buffer, base=self.gray_base.images, candidate=self.gray_candidate.images, report_sha256=np.array(report)
+        )
+        return buffer.getvalue()
 
     @classmethod
     def load(cls, path: str | Path) -> DriftReport:
-        """Reads a report back from the folder that `save` wrote, or from its report.json. InputRefused on all else.
+        """Reads a report back from its folder or from its report.json. InputRefused on all else.
 
         Where gray.npz is not beside the JSON, the gray images come back empty (shape [classes, 0, 0, 0, 0]).
         """
-        path = Path(path)
-        file = path / "report.json" if path.is_dir() else path
-        try:
-            raw = parse_strict_json(file.read_bytes())
-        except (OSError, ValueError) as error:
-            raise InputRefused(f"{file}: not a readable report: {error}") from error
-        if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
-            raise InputRefused(f"{file}: not a pydrift report of schema version {SCHEMA_VERSION}")
-        try:
-            return cls._from_dict(raw, _load_images(file.with_name("gray.npz"), len(raw["classes"])))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputRefused(f"{file}: not a readable report: {error!r}") from error
-
-    @classmethod
-    def _from_dict(cls, raw: dict[str, Any], images: dict[str, NDArray[np.float32]]) -> DriftReport:
-        gray = {
-            name: GrayData(
-                images[name],
-                np.asarray(raw["gray"][name]["confidence"], np.float32),
-                np.asarray(raw["gray"][name]["steps"], np.int32),
-            )
-            for name in ("base", "candidate")
-        }
-        baselines: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["baselines"].items()}
-        return cls(
-            verdict=raw["verdict"],
-            p_value=raw["p_value"],
-            alpha=raw["alpha"],
-            reasons=tuple(raw["reasons"]),
-            classes=tuple(ClassVerdict.from_dict(c) for c in raw["classes"]),
-            gray_base=gray["base"],
-            gray_candidate=gray["candidate"],
-            null=NullSummary(
-                **{
-                    **raw["null"],
-                    "shadow_accuracy": tuple(raw["null"]["shadow_accuracy"]),
-                    "power": tuple((size, chance) for size, chance in raw["null"].get("power", ())),
-                }
-            ),
-            baselines=Baselines(**baselines),
-            provenance=Provenance(**raw["provenance"]),
-            release=_release(raw.get("release")),
-        )
+        file, arrays = cls._files(path)
+        raw = cls._read_document(file)
+        with cls.format.reading(file):
+            document = to_strict_json({**cls.format.heading(), **raw})
+            gray = decode(_Gray, raw.pop("gray", None), "gray")
+            values = decode_fields(cls, raw, skip=_GRAY)
+            _check_places(values["classes"])
+            gray.check_shapes(len(values["classes"]))
+        images = _load_images(arrays, len(values["classes"]), sha256_bytes(document.encode()))
+        return cls(**values, gray_base=gray.base.joined(images[0]), gray_candidate=gray.candidate.joined(images[1]))
 
 
-def _release(value: Any) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise ValueError(f"release must be null or a number from 1 on, got {value!r}")
-    return value
+@dataclass(frozen=True)
+class _GrayFigures:
+    """What the document says of a model's gray images: of each class and restart a number."""
+
+    confidence: list[list[float]]
+    steps: list[list[int]]
+
+    def joined(self, images: NDArray[np.float32]) -> GrayData:
+        """With the images."""
+        return GrayData(images, np.asarray(self.confidence, np.float32), np.asarray(self.steps, np.int32))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value]
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+@dataclass(frozen=True)
+class _Gray:
+    base: _GrayFigures
+    candidate: _GrayFigures
+
+    def check_shapes(self, classes: int) -> None:
+        """ValueError unless every table is [classes, restarts]."""
+        tables = (self.base.confidence, self.base.steps, self.candidate.confidence, self.candidate.steps)
+        if {len(table) for table in tables} != {classes} or len({len(row) for table in tables for row in table}) > 1:
+            raise ValueError("the tables of gray are not [classes, restarts]")
 
 
-def _load_images(file: Path, num_classes: int) -> dict[str, NDArray[np.float32]]:
+def _check_places(classes: tuple[ClassVerdict, ...]) -> None:
+    for found in classes:
+        if any(len({len(row) for row in rows}) != 1 for rows in found.places.values()):
+            raise ValueError("the rows of a table of places are not of one length")
+
+
+def _load_images(file: Path, num_classes: int, report_sha256: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The images of the base and of the candidate. InputRefused where they are damaged or of another report."""
     if not file.exists():
         empty = np.zeros((num_classes, 0, 0, 0, 0), np.float32)
-        return {"base": empty, "candidate": empty}
+        return empty, empty
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("base", "candidate")}
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        with np.load(io.BytesIO(read_file(file, _MAX_ARRAYS)), allow_pickle=False) as arrays:
+            base, candidate, report = (arrays[name] for name in ("base", "candidate", "report_sha256"))
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputRefused(f"{file}: not the images of a report: {error}") from error
+    if str(report) != report_sha256:
+        raise InputRefused(f"{file}: the images of another report, or of one that was changed")
+    return base, candidate

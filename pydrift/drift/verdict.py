@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,14 +86,6 @@ class ClassVerdict:
     null: tuple[float, ...]
     signals: dict[str, float]
     places: dict[str, tuple[tuple[float | None, ...], ...]] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> ClassVerdict:
-        interval = None if raw["interval"] is None else (raw["interval"][0], raw["interval"][1])
-        places = {name: tuple(map(tuple, rows)) for name, rows in raw.get("places", {}).items()}
-        if any(len({len(row) for row in rows}) != 1 for rows in places.values()):
-            raise ValueError("the rows of a table of places are not of one length")
-        return cls(**{**raw, "interval": interval, "null": tuple(raw["null"]), "places": places})
 
 
 @dataclass(frozen=True)

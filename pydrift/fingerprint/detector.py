@@ -1,4 +1,4 @@
-"""What an out-of-distribution detector is here, and the state that a fitted one is saved and restored by."""
+"""The interface of an out-of-distribution detector, and how a fitted one is saved and restored."""
 
 from __future__ import annotations
 
@@ -14,39 +14,42 @@ from pydrift.fingerprint.features import Features, Needs
 
 
 class Fitted(Protocol):
-    """A detector that has seen the training data: a frozen dataclass of tensors, tuples of tensors and numbers."""
+    """A detector fitted to training data: a frozen dataclass of tensors, tuples of tensors, and numbers."""
 
     def score(self, features: Features) -> Tensor:
-        """float [N]: the higher, the more like what it was fitted on. A pure function, image by image."""
+        """float [N]: higher is more like the training data. Deterministic; a score depends on its own image alone."""
         ...
 
 
 class Detector(Protocol):
-    """A detector before it has seen anything: a frozen value of its settings, none of them chosen on outlier data."""
+    """A detector before it is fitted: a frozen dataclass of its settings. None of them was tuned on outliers."""
 
     @property
     def title(self) -> str:
-        """Name and source in a few words."""
+        """Its name and source in a few words."""
         ...
 
     @property
-    def needs(self) -> Needs: ...
+    def needs(self) -> Needs:
+        """The features that it reads beside the logits."""
+        ...
 
     def fit(self, features: Features, labels: Tensor) -> Fitted:
-        """Learns from the features [N, ...] of images that the network was trained on, and their labels int64 [N].
+        """Learns from the features of N training images and their labels, int64 [N]. Deterministic.
 
-        UsageError where the features that it needs were not collected, or the labels do not fit.
+        A class names the class of its result as the return type: that is how a saved fingerprint is restored.
+        UsageError: the features that it needs are missing, or the labels do not fit.
         """
         ...
 
 
 def check_fit(detector: Detector, features: Features, labels: Tensor) -> None:
-    """UsageError unless the features hold what the detector needs, and the labels are one class index per image."""
+    """UsageError: a feature that the detector needs is missing, or the labels are not one class index per image."""
     needs = detector.needs
     for name in ("penultimate", "head", "pooled", "spread", "grams", "nudged"):
         value = getattr(features, name)
         if getattr(needs, name) and (value is None or value == ()):
-            raise UsageError(f"{detector.title} needs the features {name!r}, which were not collected")
+            raise UsageError(f"{detector.title} needs the features {name!r}, which are missing")
     count, classes = features.logits.shape
     if labels.shape != (count,) or labels.dtype != torch.int64:
         raise UsageError(f"labels must be torch.int64 [{count}], got {labels.dtype} {list(labels.shape)}")
@@ -57,7 +60,7 @@ def check_fit(detector: Detector, features: Features, labels: Tensor) -> None:
 
 
 def state_of(fitted: Fitted) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name (those of a tuple as NAME.0, NAME.1, ...) and plain numbers by name."""
+    """Its tensors and its numbers, both by name. A tuple NAME of tensors is NAME.0, NAME.1, ... and the number NAME."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     for field in fields(fitted):  # type: ignore[arg-type]
@@ -72,8 +75,8 @@ def state_of(fitted: Fitted) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, numbers
 
 
-def restored(kind: type[Any], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Fitted:
-    """The fitted detector of class `kind` that `state_of` was asked for. InputRefused where something is missing."""
+def restore(kind: type[Any], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Fitted:
+    """The fitted detector of class `kind` from what `state_of` returned. InputRefused: something is missing."""
     values: dict[str, Any] = {}
     for field in fields(kind):
         try:
@@ -89,8 +92,8 @@ def restored(kind: type[Any], tensors: Mapping[str, Tensor], numbers: Mapping[st
     return fitted
 
 
-def moved(fitted: Fitted, device: torch.device) -> Fitted:
-    """The same on a device."""
+def to_device(fitted: Fitted, device: torch.device) -> Fitted:
+    """The same detector with its tensors on the device."""
     assert is_dataclass(fitted)
     values = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
     for name, value in values.items():

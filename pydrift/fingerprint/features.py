@@ -1,4 +1,4 @@
-"""What detectors read: a network's answers and the activations of its layers, collected once per set of images."""
+"""What detectors read: a network's logits and the activations of its layers, extracted once per set of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The last layer, which makes the logits: weight float32 [K, D], bias float32 [K]."""
+    """The linear layer that computes the logits: weight float32 [K, D], bias float32 [K]."""
 
     weight: Tensor
     bias: Tensor
@@ -24,14 +24,14 @@ class Head:
 
 @dataclass(frozen=True)
 class Needs:
-    """Which features a detector reads beside the logits; only what some detector needs is collected."""
+    """Which features a detector reads beside the logits. No other features are extracted."""
 
     penultimate: bool = False
-    head: bool = False  # a network whose logits are a linear layer of the penultimate activations
+    head: bool = False  # the logits must be a linear layer of the penultimate activations
     pooled: bool = False
     spread: bool = False
     grams: bool = False
-    nudged: bool = False  # takes a gradient in the images: about two forward passes more
+    nudged: bool = False  # needs a gradient with respect to the images: as much time as two more forward passes
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(*(getattr(self, f.name) or getattr(other, f.name) for f in fields(Needs)))
@@ -39,15 +39,15 @@ class Needs:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Of N images, float32, all on one device; () or None where nobody needed it.
+    """The features of N images: float32 tensors, all on one device. What no detector needs is () or None.
 
     logits       [N, K]
-    penultimate  [N, D], what the last layer reads
-    pooled       per layer [N, C]: the mean over space of what the layer gives (a vector is its own mean)
-    spread       per layer [N, C]: the standard deviation over space; [N, 0] of a vector
-    grams        per layer [N, orders * C]: row sums of Gram matrices (see gram.py)
-    nudged       [N, K], logits of the images after ODIN's step
-    head         of the network, not of the images
+    penultimate  [N, D]: the input of the last layer
+    pooled       for each layer [N, C]: the mean of its activations over space; for a vector, the vector itself
+    spread       for each layer [N, C]: the standard deviation over space; for a vector [N, 0]
+    grams        for each layer [N, orders * C]: row sums of Gram matrices (see detectors/gram.py)
+    nudged       [N, K]: the logits of the images after ODIN's step (see detectors/odin.py)
+    head         the network's last layer, the same for all images
     """
 
     logits: Tensor
@@ -62,7 +62,7 @@ class Features:
         return len(self.logits)
 
     def __getitem__(self, index: Tensor | slice) -> Features:
-        """Those of some images, by a slice, integers [M] or a boolean mask [N]."""
+        """The features of some of the images, given by a slice, integers [M] or a boolean mask [N]."""
         return Features(
             self.logits[index],
             None if self.penultimate is None else self.penultimate[index],
@@ -74,8 +74,8 @@ class Features:
         )
 
 
-def joined(parts: Sequence[Features]) -> Features:
-    """The features of all images of the parts, which are of one network and of the same kinds."""
+def join_features(parts: Sequence[Features]) -> Features:
+    """The features of all images of the parts. The parts come from one network and have the same kinds of features."""
 
     def layers(name: str) -> tuple[Tensor, ...]:
         return tuple(torch.cat(each) for each in zip(*(getattr(part, name) for part in parts), strict=True))

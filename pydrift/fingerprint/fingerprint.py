@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +12,44 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pydrift.core.artifact import Artifact, Format, decode_fields, encode
 from pydrift.core.errors import InputRefused, PydriftError
-from pydrift.core.store import (
-    parse_strict_json,
-    safetensors_bytes,
-    sha256_bytes,
-    tensors_digest,
-    to_strict_json,
-    write_atomic,
-)
+from pydrift.core.files import sha256_bytes, write_atomic
+from pydrift.core.strict_json import parse_strict_json
+from pydrift.core.tensors import sealed_bytes, tensors_digest, unsealed
 from pydrift.fingerprint.conformal import Conformal
-from pydrift.fingerprint.detector import Detector, Fitted, moved, restored, state_of
-from pydrift.fingerprint.probe import BLOCK, Probe, blocks
-from pydrift.fingerprint.registry import detector_named, fitted_class
+from pydrift.fingerprint.detector import Detector, Fitted, restore, state_of, to_device
+from pydrift.fingerprint.extraction import BLOCK, FeatureExtractor, blocks
+from pydrift.fingerprint.registry import fitted_class, select_detector
 from pydrift.models.classifier import choose_device, exact_arithmetic
 from pydrift.models.file import read_tensors
 from pydrift.models.intake import Model, as_audited_model
 
-SCHEMA_VERSION = 2
 _KEY = "pydrift.fingerprint"
 _PREFIX = "detector."
 _REFERENCE = "reference"
 _LOGITS = "logits"
-_NUM_PROBES = 16
-_TOLERANCE = 1e-3  # of the largest logit: what other machines, threads and devices may differ by
+_NUM_SAMPLES = 16
+_TOLERANCE = 1e-3  # of the largest logit: other machines, thread counts and devices may differ by so much
 
 
 @dataclass(frozen=True)
 class FingerprintOrigin:
     """Where a fingerprint comes from.
 
-    model_path    the model's file; None of a module that was handed over in Python
+    detector      its name in DETECTORS, and `settings` its fields
+    model         its name, in words
+    model_path    the model's file; None: it was a module in Python
     model_sha256  over the model's printed structure and its weights, whatever file they were in
-    layers        the modules whose inputs are read
-    data_sha256   of all images it was made with, of which `fitted_on` were fitted and `held_out` calibrated on
-    reasons       what a reader of its p-values must know
+    layers        names of the modules whose inputs are read
+    input_shape   (C, H, W)
+    data          where the images come from, in words
+    data_sha256   over all images and labels
+    fitted_on     how many of the images the detector was fitted on
+    held_out      how many of the others calibrate it
+    reasons       what a reader of the p-values must know
+    pydrift, torch
+                  their versions
     """
 
     detector: str
@@ -69,11 +72,11 @@ class FingerprintOrigin:
 
 @dataclass(frozen=True, eq=False)
 class InputScores:
-    """What a fingerprint says of N images.
+    """The scores of N images.
 
-    score       float64 [N], the higher the more at home; only its order means something
-    p           float64 [N], conformal: at most alpha for a share of at most alpha of images like the held-out ones
-    prediction  int64 [N], the model's classes
+    score       float64 [N]: higher is more like the training data; only the order has a meaning
+    p           float64 [N] in (0, 1], conformal: for images like the held-out ones, P(p <= alpha) is at most alpha
+    prediction  int64 [N]: the class that the model predicts
     """
 
     score: NDArray[np.float64]
@@ -85,16 +88,20 @@ class InputScores:
 
     @classmethod
     def joined(cls, parts: Sequence[InputScores]) -> InputScores:
-        """Those of all images of the parts."""
+        """The scores of all images of the parts."""
         none = cls(np.empty(0), np.empty(0), np.empty(0, np.int64))
         return cls(*(np.concatenate([getattr(p, f.name) for p in (none, *parts)]) for f in fields(cls)))
 
 
 @dataclass(frozen=True, eq=False)
-class Fingerprint:
-    """See `fit_fingerprint`, which makes one. The model itself is not in it, only its hash and a few of its answers.
+class Fingerprint(Artifact):
+    """What `fit_fingerprint` returns. It does not hold the model itself, only its hash and some of its logits.
 
-    logits  float32 [16, K]: of seeded images. A hash of structure and weights does not see what else a forward uses
+    fitted     the fitted detector
+    conformal  turns its scores into p-values
+    origin     where the fingerprint comes from
+    logits     float32 [16, K]: the model's logits of 16 seeded images. They identify the model beyond the hash, which
+               does not cover what else a forward pass uses
     """
 
     fitted: Fitted
@@ -102,55 +109,52 @@ class Fingerprint:
     origin: FingerprintOrigin
     logits: Tensor
 
+    format = Format("fingerprint", 3, "Make it again with pydrift fingerprint fit.")
+
     def save(self, path: str | Path) -> None:
-        """One safetensors file, written atomically; the bytes are a pure function of the fingerprint."""
-        tensors, numbers = state_of(self.fitted)
-        content = {_PREFIX + name: tensor for name, tensor in tensors.items()}
-        content[_REFERENCE] = torch.from_numpy(self.conformal.reference.copy())
-        content[_LOGITS] = self.logits
-        about = {"schema_version": SCHEMA_VERSION, "numbers": numbers, **asdict(self.origin)}
-        about["sha256"] = _digest(about, content)
-        write_atomic(path, safetensors_bytes(content, {_KEY: to_strict_json(about)}))
+        """Writes one safetensors file, atomically. The same fingerprint gives the same bytes."""
+        write_atomic(path, sealed_bytes(_KEY, {**self.format.heading(), **self._document()}, self._tensors()))
+
+    def _document(self) -> dict[str, Any]:
+        return {"numbers": state_of(self.fitted)[1], **encode(self.origin)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        content = {_PREFIX + name: tensor for name, tensor in state_of(self.fitted)[0].items()}
+        return {**content, _REFERENCE: torch.from_numpy(self.conformal.reference.copy()), _LOGITS: self.logits}
 
     @classmethod
     def load(cls, path: str | Path) -> Fingerprint:
-        """Reads what `save` wrote. InputRefused names the file and what is wrong with it; UsageError: no such file."""
+        """Reads what `save` wrote. UsageError: no such file. InputRefused: the file is damaged or something else."""
         file = read_tensors(path)
         if _KEY not in file.metadata:
             raise InputRefused(f"{path}: not a fingerprint (pydrift fingerprint fit makes one)")
-        try:
-            about = parse_strict_json(file.metadata[_KEY].encode())
-            if about.pop("sha256") != _digest(about, file.tensors):
-                raise ValueError("its content is not what was written")
-            version = about.pop("schema_version")
-            if version != SCHEMA_VERSION:
-                raise InputRefused(
-                    f"{path}: schema version {version!r}, expected {SCHEMA_VERSION}: make it again with "
-                    "pydrift fingerprint fit"
-                )
-            numbers = about.pop("numbers")
-            channels, height, width = (int(size) for size in about.pop("input_shape"))
-            origin = FingerprintOrigin(
-                **{**about, "layers": tuple(about["layers"]), "reasons": tuple(about["reasons"])},
-                input_shape=(channels, height, width),
-            )
-            texts = [origin.model, origin.model_path or "", origin.model_sha256, origin.data]
-            texts += [*origin.layers, *origin.reasons]
-            if not all(isinstance(text, str) and text.isprintable() for text in texts):
-                raise ValueError("a text in it cannot be printed")
-            detector = detector_named(origin.detector, origin.settings)
-            tensors = {name.removeprefix(_PREFIX): t for name, t in file.tensors.items() if name.startswith(_PREFIX)}
-            reference = file.tensors[_REFERENCE].double().numpy()
-            if reference.ndim != 1 or (np.diff(reference) < 0).any():
-                raise ValueError("the held-out scores are not in order")
-            logits = file.tensors[_LOGITS]
-            if logits.shape != (_NUM_PROBES, origin.num_classes) or logits.dtype != torch.float32:
-                raise ValueError("the model's answers are not those that a fingerprint has")
-            return cls(restored(fitted_class(detector), tensors, numbers), Conformal.of(reference), origin, logits)
-        except InputRefused:
-            raise
-        except (PydriftError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputRefused(f"{path}: not a readable fingerprint: {error}") from error
+        with cls.format.reading(path):
+            cls.format.check(parse_strict_json(file.metadata[_KEY].encode()), path)
+            about = cls.format.without_heading(unsealed(_KEY, file.metadata, file.tensors), path)
+            try:
+                return cls._from_parts(about, file.tensors)
+            except PydriftError as error:
+                raise ValueError(str(error)) from error
+
+    @classmethod
+    def _from_parts(cls, about: dict[str, Any], tensors: Mapping[str, Tensor]) -> Fingerprint:
+        numbers = about.pop("numbers", None)
+        origin = FingerprintOrigin(**decode_fields(FingerprintOrigin, about))
+        texts = [origin.model, origin.model_path or "", origin.model_sha256, origin.data]
+        if not all(text.isprintable() for text in (*texts, *origin.layers, *origin.reasons)):
+            raise ValueError("a text in it cannot be printed")
+        detector = select_detector(origin.detector, origin.settings)
+        state = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
+        if missing := {_REFERENCE, _LOGITS} - tensors.keys():
+            raise ValueError(f"{min(missing)!a} is missing")
+        reference, logits = tensors[_REFERENCE].double().numpy(), tensors[_LOGITS]
+        if reference.ndim != 1 or (np.diff(reference) < 0).any():
+            raise ValueError("the held-out scores are not in order")
+        if logits.shape != (_NUM_SAMPLES, origin.num_classes) or logits.dtype != torch.float32:
+            raise ValueError(f"the model's answers must be float32 [{_NUM_SAMPLES}, {origin.num_classes}]")
+        if not isinstance(numbers, dict):
+            raise ValueError("'numbers' is missing")
+        return cls(restore(fitted_class(detector), state, numbers), Conformal.of(reference), origin, logits)
 
     def scorer(
         self,
@@ -159,25 +163,28 @@ class Fingerprint:
         arch: str | None = None,
         device: str | None = None,
     ) -> Scorer:
-        """Makes the model ready to have inputs scored.
+        """Prepares the model for scoring inputs.
 
-        InputRefused where it is not the fingerprint's model: by structure and weights, or by what it answers.
+        arch    the architecture, for a model file that does not name it
+        device  default: a CUDA device if torch sees one, else the CPU
+
+        InputRefused: it is another model than the fingerprint's, by its structure, its weights or its logits.
         """
-        subject = as_audited_model(model, "model", arch)
-        sha256 = identity(subject.module)
+        audited = as_audited_model(model, "model", arch)
+        sha256 = model_digest(audited.module)
         if sha256 != self.origin.model_sha256:
             raise InputRefused(
-                f"{subject.name}: the fingerprint is of another model ({self.origin.model}, "
+                f"{audited.name}: the fingerprint is of another model ({self.origin.model}, "
                 f"{self.origin.model_sha256[:12]}; this one is {sha256[:12]})"
             )
-        probe = Probe(subject.module, self.origin.input_shape, choose_device(device), subject.name)
-        answered = probe_logits(probe)
-        if answered.shape != self.logits.shape or not _close(answered, self.logits):
+        extractor = FeatureExtractor(audited.module, self.origin.input_shape, choose_device(device), audited.name)
+        found = sample_logits(extractor)
+        if found.shape != self.logits.shape or not _close(found, self.logits):
             raise InputRefused(
-                f"{subject.name}: the fingerprint is of another model ({self.origin.model}): structure and weights are "
-                "the same, but this one answers otherwise"
+                f"{audited.name}: the fingerprint is of another model ({self.origin.model}): structure and weights are "
+                "the same, but the logits differ"
             )
-        return Scorer(self, probe)
+        return Scorer(self, extractor)
 
     def score(self, model: Model, x: Tensor, **options: Any) -> InputScores:
         """`scorer(model, **options).score(x)`."""
@@ -185,36 +192,36 @@ class Fingerprint:
 
 
 class Scorer:
-    """A fingerprint and its model: `stream` scores inputs in memory that does not grow with their number."""
+    """A fingerprint together with its model. `stream` scores any number of inputs in constant memory."""
 
-    def __init__(self, fingerprint: Fingerprint, probe: Probe) -> None:
+    def __init__(self, fingerprint: Fingerprint, extractor: FeatureExtractor) -> None:
         self.fingerprint = fingerprint
-        self._probe = probe
-        self._fitted = moved(fingerprint.fitted, probe.device)
+        self._extractor = extractor
+        self._fitted = to_device(fingerprint.fitted, extractor.device)
         origin = fingerprint.origin
-        self._detector: Detector = detector_named(origin.detector, origin.settings)
+        self._detector: Detector = select_detector(origin.detector, origin.settings)
         try:
-            if probe.layers != origin.layers or probe.num_classes != origin.num_classes:
+            if extractor.layers != origin.layers or extractor.num_classes != origin.num_classes:
                 raise ValueError("its layers are not the model's")
-            self.score(torch.full((1, *probe.input_shape), 0.5))
+            self.score(torch.full((1, *extractor.input_shape), 0.5))
         except (RuntimeError, IndexError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputRefused(f"the fingerprint is damaged: it does not fit its own model: {reason}") from error
 
     def score(self, x: Tensor) -> InputScores:
-        """Of images float32 [N, C, H, W] in [0, 1]. InputRefused where they are of another shape, kind or range."""
+        """Scores images float32 [N, C, H, W] in [0, 1]. InputRefused: another shape, dtype or range."""
         return InputScores.joined(list(self.stream([x])))
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[InputScores]:
-        """Of batches [n, C, H, W] of any sizes, 250 images at a time. A result depends on no batch size."""
-        for block in blocks(map(self._checked, batches)):
+        """Scores batches [n, C, H, W] of any size, 250 images at a time. The sizes do not change the result."""
+        for block in blocks(map(self._check, batches)):
             with exact_arithmetic():  # not around the yield: between blocks torch's settings are the caller's
-                features = self._probe.features(block, self._detector.needs)
+                features = self._extractor.features(block, self._detector.needs)
                 score = self._fitted.score(features).double().cpu().numpy()
             yield InputScores(score, self.fingerprint.conformal.p(score), features.logits.argmax(dim=1).cpu().numpy())
 
-    def _checked(self, x: Tensor) -> Tensor:
-        shape = self._probe.input_shape
+    def _check(self, x: Tensor) -> Tensor:
+        shape = self._extractor.input_shape
         if not isinstance(x, Tensor) or x.ndim != 4 or tuple(x.shape[1:]) != shape or x.dtype != torch.float32:
             got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputRefused(f"images must be float32 [N, {', '.join(map(str, shape))}], got {got}")
@@ -226,17 +233,12 @@ class Scorer:
         return x
 
 
-def _digest(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of all that a file says: against damage; who means harm can write another."""
-    return sha256_bytes(f"{to_strict_json(about)} {tensors_digest(tensors)}".encode())
-
-
-def probe_logits(probe: Probe) -> Tensor:
-    """The network's logits float32 [16, K], on the CPU, of images that are the same for every network of its shape."""
+def sample_logits(extractor: FeatureExtractor) -> Tensor:
+    """The network's logits float32 [16, K], on the CPU, of 16 seeded random images of its input shape."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand((_NUM_PROBES, *probe.input_shape), generator=generator)
+    x = torch.rand((_NUM_SAMPLES, *extractor.input_shape), generator=generator)
     with exact_arithmetic():
-        return probe.logits(x.to(probe.device)).float().cpu()
+        return extractor.logits(x.to(extractor.device)).float().cpu()
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -245,6 +247,6 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=0, atol=_TOLERANCE * most, equal_nan=True)
 
 
-def identity(module: nn.Module) -> str:
-    """SHA-256 over the printed structure and the weights: the same for a module and for the file it was saved in."""
+def model_digest(module: nn.Module) -> str:
+    """SHA-256 over the printed structure and the weights: the same for a module and for a file of it."""
     return sha256_bytes(f"{module!r} {tensors_digest(module.state_dict())}".encode())

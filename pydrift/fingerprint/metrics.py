@@ -1,4 +1,4 @@
-"""How well scores tell known images from others. Inliers are the positives, as in `membership.metrics` members are."""
+"""How well scores separate inliers from outliers. The inliers are the positives."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from pydrift.stats.roc import auc, roc
 
 @dataclass(frozen=True)
 class Separation:
-    """Of inliers and outliers by one detector.
+    """How well one detector separates inliers from outliers. All rates are in [0, 1].
 
-    auroc, auroc_interval  and its DeLong 95 % interval
-    aupr_in, aupr_out      average precision with inliers, or outliers, as the positives; depends on their shares
-    fpr_at_95_tpr          share of outliers accepted where 95 % of these inliers are
-    detection              share of outliers with conformal p <= alpha, with its exact 95 % interval
-    false_alarms           the same of the inliers: alpha, if they are like the held-out ones
+    inliers, outliers      how many there are
+    auroc, auroc_interval  area under the ROC curve and its DeLong 95 % interval
+    aupr_in, aupr_out      average precision with inliers, or outliers, as the positives; it depends on their numbers
+    fpr_at_95_tpr          share of outliers that are accepted if 95 % of the inliers are
+    detection              share of outliers with conformal p <= alpha
+    detection_interval     its exact (Clopper-Pearson) 95 % interval
+    false_alarms           share of inliers with p <= alpha; it is about alpha if they are like the held-out images
     """
 
     inliers: int
@@ -39,7 +41,10 @@ class Separation:
 def separation(
     inliers: NDArray[np.float64], outliers: NDArray[np.float64], conformal: Conformal, alpha: float = 0.05
 ) -> Separation:
-    """From the scores of both, the higher the more at home. UsageError unless all are finite and there are both."""
+    """From the scores of both kinds, float64 [n] and [m]; inliers should score higher.
+
+    UsageError: a score is not finite, or a kind has no image.
+    """
     scores = np.concatenate([inliers, outliers]).astype(np.float64)
     inside = np.arange(len(scores)) < len(inliers)
     curve = roc(scores, inside)
@@ -63,7 +68,7 @@ def separation(
 
 
 def average_precision(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Sum over thresholds of the precision times what the recall gains there; equal scores are one threshold."""
+    """The sum over thresholds of precision times gain in recall; equal scores share a threshold. In [0, 1]."""
     curve = roc(scores, positive)
     true, false = curve.true_positives[1:], curve.false_positives[1:]
     return float((np.diff(curve.tpr) * true / (true + false)).sum())

@@ -1,35 +1,39 @@
-"""A whole set of images held against a fingerprint: how many are foreign, and whether that is more than chance."""
+"""Screens a set of images with a fingerprint: how many are flagged, and is that more than chance?"""
 
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
+from pydrift.core.artifact import Format, Report, encode
 from pydrift.core.errors import InputRefused
 from pydrift.core.progress import Progress, Silent
-from pydrift.core.store import to_strict_json, write_atomic
 from pydrift.data import LabelledImages
+from pydrift.fingerprint.extraction import BLOCK
 from pydrift.fingerprint.fingerprint import FingerprintOrigin, InputScores, Scorer
-from pydrift.fingerprint.probe import BLOCK
 from pydrift.stats.intervals import clopper_pearson
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Screening:
+class Screening(Report):
     """The result of screening N images.
 
-    flagged         images with p <= alpha; `share` of all, with its exact (Clopper-Pearson) 95 % interval
-    p_set           the probability that so many, or more, of N images like the held-out ones are flagged. Exact: the
-                    number is beta-binomial, since all images share the held-out ones that calibrate them
-    scores          of each image
+    flagged      how many images have p <= alpha
+    share        their share of all images, in [0, 1]
+    interval     its exact (Clopper-Pearson) 95 % interval
+    p_set        the probability that at least so many of N images like the held-out ones are flagged. Exact: the number
+                 is beta-binomial, since all images are calibrated by the same held-out ones
+    data         where the images come from, in words; data_sha256 is over the images and labels
+    fingerprint  where the fingerprint comes from
+    scores       the score, p and prediction of each image
     """
 
     flagged: int
@@ -42,43 +46,41 @@ class Screening:
     fingerprint: FingerprintOrigin
     scores: InputScores
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values, with the p of every image."""
+    format = Format("screening", 2, "Screen the images again to get one.")
+    json_name = "screening.json"
+    arrays_name = "scores.npz"
+
+    def _document(self) -> dict[str, Any]:
+        """It has the p of every image."""
         names = ("flagged", "share", "p_set", "alpha", "data", "data_sha256")
         return {
-            "schema_version": SCHEMA_VERSION,
             "images": len(self.scores),
             **{name: getattr(self, name) for name in names},
             "interval": list(self.interval),
-            "fingerprint": asdict(self.fingerprint),
+            "fingerprint": encode(self.fingerprint),
             "p": [float(p) for p in self.scores.p],
         }
 
-    def to_json(self) -> str:
-        """One strict JSON document (no NaN)."""
-        return to_strict_json(self.to_dict())
+    def _tensors(self) -> dict[str, Tensor]:
+        import torch
+
+        return {name: torch.from_numpy(values) for name, values in vars(self.scores).items()}
 
     def strangest(self, count: int) -> NDArray[np.int64]:
-        """Indices of the flagged images that are least at home, at most `count`, the strangest first."""
+        """int64: indices of at most `count` flagged images, the lowest score first."""
         return np.argsort(self.scores.score, kind="stable")[: min(count, self.flagged)]
 
-    def save_html(self, path: str | Path) -> None:
-        """Writes one HTML file, without images."""
-        from pydrift.report import render_screening_html
-
-        write_atomic(path, render_screening_html(self).encode())
-
-    def save_scores(self, path: str | Path) -> None:
-        """Writes an npz file with `p` and `score` float64 [N] and `prediction` int64 [N], atomically."""
+    def scores_npz(self) -> bytes:
+        """An npz file with `p` and `score` float64 [N] and `prediction` int64 [N]."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, p=self.scores.p, score=self.scores.score, prediction=self.scores.prediction)
-        write_atomic(path, buffer.getvalue())
+        return buffer.getvalue()
 
 
 def screen(scorer: Scorer, images: LabelledImages, alpha: float = 0.05, progress: Progress | None = None) -> Screening:
-    """Scores every image.
+    """Scores every image and counts those with p <= alpha.
 
-    UsageError: the fingerprint has too few held-out images for alpha. InputRefused: images of another shape.
+    UsageError: the fingerprint has too few held-out images for this alpha. InputRefused: images of another shape.
     """
     conformal, origin = scorer.fingerprint.conformal, scorer.fingerprint.origin
     conformal.check_alpha(alpha)
@@ -86,11 +88,11 @@ def screen(scorer: Scorer, images: LabelledImages, alpha: float = 0.05, progress
         shapes = ("x".join(map(str, shape)) for shape in (images.input_shape, origin.input_shape))
         raise InputRefused("{}: images of {}, but the model takes {}".format(images.source, *shapes))
     parts = []
-    with progress or Silent() as told:
-        told.phase("scoring", -(-len(images) // BLOCK))
+    with progress or Silent() as progress:
+        progress.phase("scoring", -(-len(images) // BLOCK))
         for part in scorer.stream([images.x]):
             parts.append(part)
-            told.advance()
+            progress.advance()
     scores = InputScores.joined(parts)
     flagged = int((scores.p <= alpha).sum())
     low, high = clopper_pearson(flagged, len(scores))
@@ -108,10 +110,10 @@ def screen(scorer: Scorer, images: LabelledImages, alpha: float = 0.05, progress
 
 
 def p_of_count(flagged: int, images: int, held_out: int, alpha: float) -> float:
-    """P(at least `flagged` of `images` have p <= alpha), all images and the held-out ones exchangeable without ties.
+    """P(at least `flagged` of `images` have p <= alpha) if these and the held-out images are exchangeable. Never 0.
 
-    p <= alpha where at most t - 1 held-out scores are no higher, t = floor(alpha (n + 1)): the share of all images that
-    score so low is Beta(t, n + 1 - t), so their number is beta-binomial. Never 0.
+    Without ties, p <= alpha means that at most t - 1 held-out scores are no higher, with t = floor(alpha (n + 1)). The
+    probability of so low a score has the distribution Beta(t, n + 1 - t). So the number is beta-binomial.
     """
     t = int(np.floor(alpha * (held_out + 1) * (1 + 1e-12)))
     p = betabinom.sf(flagged - 1, images, t, held_out + 1 - t)

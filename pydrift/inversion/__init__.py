@@ -5,6 +5,6 @@ from pydrift.inversion.gradient_ascent import GradientAscent
 from pydrift.inversion.many import invert_models
 
 ATTACKS: dict[str, type[InversionAttack]] = {"gradient_ascent": GradientAscent}
-"""Attacks by the name that a calibration records."""
+"""Inversion attacks by the name that a calibration records."""
 
 __all__ = ["ATTACKS", "GradientAscent", "InversionAttack", "invert_models"]

@@ -1,4 +1,4 @@
-"""Gray data: the images that an inversion makes of a model's classes."""
+"""Gray data: images that an inversion attack makes of the classes of a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class GrayData:
-    """Inverted images of one model: what it takes each class to look like.
+    """Inverted images of one model: what each class looks like to it.
 
     images      float32 [classes, restarts, C, H, W] in [0, 1]
     confidence  float32 [classes, restarts]  the inverted model's own probability of the class at the end

@@ -1,4 +1,4 @@
-"""Many models inverted side by side, in the way that suits the device."""
+"""Inverts many models side by side, in the way that suits the device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pydrift.models.classifier import Classifier
 def invert_models(
     attack: InversionAttack, models: Sequence[Classifier], restarts: int, seed: int
 ) -> Iterator[GrayData]:
-    """Gray data of each model, in order, as it gets ready; the same for any number of threads.
+    """Yields the gray data of each model, in order, as soon as it is ready; the same for any number of threads.
 
-    On CUDA all models share one call, which a single one would not fill. On the CPU there is one model per thread; a
-    single model that runs natively gets all threads.
+    On CUDA all models share one call, since a single model does not keep the GPU busy. On the CPU there is one model
+    per thread, except that a single model which is inverted natively gets all threads.
     """
     if not models:
         return

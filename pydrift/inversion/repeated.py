@@ -1,4 +1,4 @@
-"""The same step again and again; on CUDA as one graph, so that a step costs one launch instead of a hundred."""
+"""Repeats a step; on CUDA as one graph, so that a step costs one launch instead of about a hundred."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-_WARM_UP = 3  # eager steps, in which libraries allocate and choose what must not happen during a capture
-_LOOK_EVERY = 10  # steps between looks at the device, each of which waits for it
+_WARM_UP = 3  # eager steps, in which libraries allocate memory and choose kernels, as a capture forbids
+_CHECK_EVERY = 10  # steps between two checks by the caller, each of which waits for the device
 
 
-def repeated(step: Callable[[], None], count: int, device: torch.device) -> Iterator[int]:
-    """Calls `step` up to `count` times and yields the number of calls whenever the caller may look at the outcome.
+def repeat_step(step: Callable[[], None], count: int, device: torch.device) -> Iterator[int]:
+    """Calls `step` up to `count` times, and yields the number of calls whenever the caller may check the outcome.
 
-    On the CPU that is after every call. On CUDA the step must work in place on fixed tensors, and change them only
-    after all that may fail: after a few calls it is captured as a graph and replayed, or called on where some part of
-    it waits for the device or cannot be captured.
+    On the CPU that is after every call. On CUDA the step must work in place on fixed tensors, and must change them only
+    after everything that can fail. After a few calls the step is captured as a graph, which is then replayed. A step
+    that waits for the device, or cannot be captured, is called as before.
     """
     if device.type != "cuda":
         for done in range(1, count + 1):
@@ -29,10 +29,10 @@ def repeated(step: Callable[[], None], count: int, device: torch.device) -> Iter
         with torch.cuda.device(device), torch.cuda.stream(stream):
             for done in range(1, count + 1):
                 if done == _WARM_UP and count > _WARM_UP and _never_waits(step):
-                    step = _captured(step)  # the call that has just been made is this one
+                    step = _capture(step)  # `_never_waits` has just made this call
                 else:
                     step()
-                if done % _LOOK_EVERY == 0 or done == count:
+                if done % _CHECK_EVERY == 0 or done == count:
                     yield done
     finally:
         torch.cuda.current_stream(device).wait_stream(stream)
@@ -40,13 +40,15 @@ def repeated(step: Callable[[], None], count: int, device: torch.device) -> Iter
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Captures are not possible on the default stream."""
+    """A stream for captures, which are not possible on the default stream."""
     return torch.cuda.Stream(device)
 
 
 def _never_waits(step: Callable[[], None]) -> bool:
-    """Calls the step. False, and not called to its end, if it looks at a value: a capture that fails over that leaves
-    torch's generator unusable, so it must not be tried."""
+    """Calls the step. False if it waits for the device: then the call stops there, and the step must not be captured.
+
+    A capture that fails for that reason leaves torch's generator unusable.
+    """
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -58,8 +60,8 @@ def _never_waits(step: Callable[[], None]) -> bool:
     return True
 
 
-def _captured(step: Callable[[], None]) -> Callable[[], None]:
-    """The step as a graph; capturing does not execute it. The step itself where some part of it refuses capture."""
+def _capture(step: Callable[[], None]) -> Callable[[], None]:
+    """The step as a graph, without executing it; the step itself if a part of it cannot be captured."""
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):

@@ -1,4 +1,4 @@
-"""Gray data made once: each piece is kept as a task of a run, so that a killed run goes on where it was."""
+"""Inversions that are kept as tasks of a run, so that a killed run goes on where it was."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pydrift.core.store import RunFolder
+from pydrift.core.run_store import RunFolder
 from pydrift.inversion import InversionAttack, invert_models
 from pydrift.inversion.gray import GrayData
 from pydrift.models.classifier import Classifier
@@ -24,7 +24,12 @@ def invert_resumable(
     run: RunFolder,
     advance: Callable[[], None],
 ) -> tuple[list[GrayData], float | None]:
-    """Gray data of each model, and restart-steps per second if any had to be made. `advance` is called for each."""
+    """The gray data of each model, loaded from `run` where it is kept there, else made and kept.
+
+    models, tasks  the classifiers, and the name of each one's task in the run
+    advance        called once per model
+    Also returns the restart-steps per second of this call; None if nothing had to be made.
+    """
     gray = {}
     for task in tasks:
         if (saved := run.get(task)) is not None:
@@ -50,9 +55,10 @@ def consensus_images(
     run: RunFolder,
     advance: Callable[[], None],
 ) -> NDArray[np.float32]:
-    """What each group takes the classes for: float32 [groups, classes, restarts / 2 (at least 1), C, H, W].
+    """Consensus images of each group of classifiers: float32 [groups, classes, max(1, restarts // 2), C, H, W].
 
-    Half the restarts of a model alone: there are several groups, and what they agree on varies less.
+    They are kept in `run`, and `advance` is called once per group. Half the restarts are enough: there are several
+    groups, and consensus images vary less than those of one model.
     """
     consensus = []
     for number, group in enumerate(groups):

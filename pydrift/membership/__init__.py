@@ -1,33 +1,25 @@
-"""Membership inference: what models answer (statistics), attacks on it, one a file, and how well they do (metrics)."""
+"""Membership inference: attacks that tell a model's training images from others, and the audit that runs them all."""
 
-from pydrift.membership.attack import Attack, Fitted, Needs, check_counts
+from pydrift.membership.attack import Attack, Fitted, Needs
 from pydrift.membership.attacks.boundary import BoundaryDistance
 from pydrift.membership.attacks.lira import Lira
 from pydrift.membership.attacks.rmia import Rmia
 from pydrift.membership.attacks.shokri import Shokri
-from pydrift.membership.registry import ATTACKS, DEFAULT, select_attacks
-from pydrift.membership.signals import SIGNALS, confidence, logit_margin, loss
-from pydrift.shadows.statistics import Statistics, check_finite, check_varied, measure, view
+from pydrift.membership.audit import membership_audit
+from pydrift.membership.registry import ATTACKS, DEFAULT_ATTACKS, select_attacks
+from pydrift.membership.result import MembershipReport
 
 __all__ = [
     "ATTACKS",
-    "DEFAULT",
-    "SIGNALS",
+    "DEFAULT_ATTACKS",
     "Attack",
     "BoundaryDistance",
     "Fitted",
     "Lira",
+    "MembershipReport",
     "Needs",
     "Rmia",
     "Shokri",
-    "Statistics",
-    "check_counts",
-    "check_finite",
-    "check_varied",
-    "confidence",
-    "logit_margin",
-    "loss",
-    "measure",
+    "membership_audit",
     "select_attacks",
-    "view",
 ]

@@ -1,9 +1,9 @@
-"""The membership audit: how well can somebody who asks a model tell which images it was trained on?"""
+"""The membership audit: how well can somebody who queries a model tell which images it was trained on?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,33 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pydrift.core.checks import check_seed
-from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.errors import InputRefused
+from pydrift.core.manifest import refuse_manifest_folder
 from pydrift.core.progress import Clock, Progress, Silent
-from pydrift.core.store import refuse_manifest_folder, tensors_digest
-from pydrift.data import LabelledImages, checked_members, take_images
-from pydrift.membership import DEFAULT, Attack, BoundaryDistance, select_attacks
-from pydrift.membership.evaluation import FPRS, AttackResult, evaluate
+from pydrift.core.tensors import tensors_digest
+from pydrift.data import take_images
+from pydrift.membership.attack import Attack
+from pydrift.membership.evaluation import AttackResult, evaluate
+from pydrift.membership.reasons import DEFAULT_RECIPE_USED, bank_mismatches, figure_caveats
+from pydrift.membership.registry import DEFAULT_ATTACKS
 from pydrift.membership.result import MembershipProvenance, MembershipReport, Population, ShadowSummary
-from pydrift.membership.shadow_selection import check_enough, kept_shadows, left_out, origin_of, shadow_mismatches
-from pydrift.models.classifier import Classifier, choose_device, exact_arithmetic, freeze
-from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes
+from pydrift.membership.scoring import (
+    Answers,
+    AuditCase,
+    AuditSettings,
+    ScoredImages,
+    ShadowSource,
+    Target,
+    ask_shadows,
+    ask_target,
+    run_attacks,
+)
+from pydrift.membership.shadow_selection import SelectedShadows, select_shadows
+from pydrift.models.classifier import exact_arithmetic
+from pydrift.models.intake import Model, as_audited_model
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import native_status
-from pydrift.shadows import ShadowBank, train_shadows
-from pydrift.shadows.statistics import Statistics, check_finite, check_varied, measure, view
+from pydrift.shadows import ShadowBank
 from pydrift.training import Train
 from pydrift.version import __version__
 
@@ -35,7 +47,7 @@ def membership_audit(
     data: Any,
     members: ArrayLike,
     *,
-    attacks: Sequence[str] | Mapping[str, Attack] = DEFAULT,
+    attacks: Sequence[str] | Mapping[str, Attack] = DEFAULT_ATTACKS,
     shadows: int = 16,
     bank: ShadowBank | None = None,
     queries: Sequence[str] = ("plain",),
@@ -50,190 +62,125 @@ def membership_audit(
     resume_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> MembershipReport:
-    """Attacks `model` with every attack and says how well each tells members from non-members.
+    """Runs every attack on `model` and says how well each one tells members from non-members.
 
-    model     the target: an nn.Module that maps float32 [N, C, H, W] in [0, 1] to logits, or a model file
-    data      the population: images of which some were used to train the target and the others were not.
-              LabelledImages, (x, y), any iterable of (x, y), or a source such as "cifar10:DIR"
-    members   which ones: integer indices into `data`, or a boolean mask [N]
-    attacks   names in pydrift.membership.ATTACKS; "boundary" must be asked for, since it takes many queries. Or attacks
-              (Lira, Rmia, Shokri, BoundaryDistance) with settings of your own by name: {"rmia-1.5": Rmia(gamma=1.5)}
-    shadows   models of the target's kind, trained on complementary halves of the population: an even number. Each
-              image is then IN for one half of them and OUT for the other. None are trained if no attack needs any
-    bank      shadows that are there already, trained on draws of the very same population. The target itself, and any
-              shadow that was trained on exactly its members or exactly on the others, is left out
-    queries   how the images are shown (see pydrift.shadows.statistics.view); LiRA and RMIA use all of them, the others the
-              first. Show what the target was trained with: "flip" only where images were mirrored
-    alpha     intervals and epsilon bounds have confidence 1 - alpha; the epsilon bounds of all attacks together
-    delta     of the epsilon bounds
-    recipe    how to train the shadows; default: the one recorded in the target's file, else TrainingRecipe(). Where a
-              bank is given: how the target was trained, which is compared with the bank's
-    train     or the user's own training, (x, y, seed) -> nn.Module of the target's architecture
-    block     shadows that are trained side by side (see pydrift.train_shadows), which changes no result
-    resume_dir  folder for finished shadows, so that a killed run goes on where it was
+    model       the target: an nn.Module that maps float32 [N, C, H, W] in [0, 1] to logits [N, classes], or a model
+                file
+    data        images of which some were used to train the target and the others were not: LabelledImages, (x, y), any
+                iterable of (x, y), or a source such as "cifar10:DIR"
+    members     the images that the target was trained on: integer indices into `data`, or a boolean mask [N]
+    attacks     names in pydrift.membership.ATTACKS, by default all but "boundary", which takes many queries. Or attacks
+                with your own settings, by a name of your choice: {"rmia-1.5": Rmia(gamma=1.5)}
+    shadows     how many models like the target to train on complementary halves of the data: an even number. Each
+                image is then IN for one half of the shadows and OUT for the other. None are trained if no attack needs
+                any
+    bank        shadows that were trained before, on draws of exactly this data. The target itself is left out, and so
+                is any shadow that was trained on exactly its members or exactly its non-members
+    queries     how the images are shown to the models (see pydrift.shadows.statistics.view). LiRA and RMIA use all
+                queries, the other attacks the first. Use "flip" only if the target's training mirrored images
+    alpha       intervals have confidence 1 - alpha. The epsilon bounds of all attacks together have it, too
+    delta       of the epsilon bounds, in [0, 1)
+    seed        of everything random, in 0..2**63 - 1
+    recipe      how to train the shadows; default: the recipe in the target's file, else TrainingRecipe(). With a bank:
+                how the target was trained, to be compared with the bank's recipe
+    train       your own training instead: (x, y, seed) -> nn.Module of the target's architecture
+    block       how many shadows to train side by side (see pydrift.train_shadows); it changes no result
+    arch        architecture of a model file that does not name its own
+    device      "cpu", "cuda" or "cuda:1"; default: a CUDA device if torch sees one
+    resume_dir  folder for finished shadows, from which a killed run goes on
 
-    UsageError: unknown attacks, fewer shadows than an attack needs. InputRefused: members that are no indices, a target
-    of other images or classes. The same seed on the same machine gives the same figures.
+    UsageError: unknown attacks, or fewer shadows than an attack needs. InputRefused: wrong members, or a target of
+    other images or classes. The same seed on the same machine gives the same figures.
+    Source of the audit's form: Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022.
     """
-    suite = select_attacks(attacks, seed)
-    count = _needed(suite, shadows) if bank is None else 0
-    if not 0 < alpha < 1 or not 0 <= delta < 1:
-        raise UsageError(f"alpha must lie between 0 and 1 and delta in [0, 1), got {alpha:g} and {delta:g}")
-    check_seed(seed)
+    settings = AuditSettings.make(attacks, queries, alpha, delta, seed)
+    count = settings.num_shadows(shadows) if bank is None else 0
     images = take_images(data)
-    member = checked_members(members, images)
+    scored = ScoredImages.make(images, members, settings.queries)
     if bank is not None and bank.plan.data_sha256 != images.sha256:
         raise InputRefused(f"bank: its shadows were trained on other data than {images.source}")
-    if not queries:
-        raise UsageError("queries must name at least one way to show the images")
-    for query in queries:
-        view(images.x[:1], query)  # refuses unknown ones before the work
-    subject = as_audited_model(model, "target", arch)
-    target = freeze(subject.module, images.input_shape, choose_device(device), "target")
-    check_num_classes(target.num_classes, "the target", images.num_classes, images.source)
-    known, clock = recipe or subject.recipe, Clock()
-    likeness = [] if bank is None else list(shadow_mismatches(bank, subject, known, train))
-    if count and not (known or train):
-        likeness = [
-            "nothing says how the target was trained, so the shadows were trained by pydrift's default recipe; the "
-            "better they resemble the target, the stronger the attacks (pass recipe= or train=)"
-        ]
-    asking: dict[str, Any] = {"queries": queries, "posterior": any(a.needs.posterior for a in suite.values())}
-    with exact_arithmetic(), progress or Silent() as told:
-        if count == 0:
-            weights, kept = _kept(suite, bank, subject, member)
-        elif resume_dir is not None:
-            refuse_manifest_folder(resume_dir)
-        with clock("ask target"):
-            answers = _ask_target(target, images, asking, told)
-        if count:
-            with clock("train shadows"):
-                bank = train_shadows(
-                    subject, images, count, recipe=known or TrainingRecipe(), train=train, seed=seed, block=block,
-                    device=device, progress=told, resume_dir=None if resume_dir is None else Path(resume_dir) / "shadows",
-                )  # fmt: skip
-            weights, kept = _kept(suite, bank, subject, member)
-        shadow, shadow_member = answers.models(slice(0, 0)), member[None][:0]
-        if bank is not None and len(kept):
-            with clock("ask shadows"):
-                shadow, shadow_member = _ask_shadows(bank, kept, images, asking, device, told), bank.member[kept]
+    audited = as_audited_model(model, "target", arch)
+    case = AuditCase(settings, scored, Target.make(audited, images, device))
+    folder = None if resume_dir is None else Path(resume_dir)
+    source = ShadowSource(bank, count, recipe or audited.recipe, train, block, device, folder)
+    clock = Clock()
+    with exact_arithmetic(), progress or Silent() as shown:
+        answers = _ask_models(case, source, clock, shown)
         with clock("attack"):
-            told.phase("attacking", len(suite))
-            scores = np.empty((len(suite), len(images)))
-            for row, score in enumerate(_scores(suite, target, answers, shadow, shadow_member, images)):
-                scores[row] = score
-                told.advance()
-    results = tuple(
-        evaluate(
-            name, attack.title, scores[row], member, images.y.numpy(), images.num_classes,
-            alpha=alpha, epsilon_alpha=alpha / len(suite), delta=delta, seed=seed,
-        )
-        for row, (name, attack) in enumerate(suite.items())
-    )  # fmt: skip
-    if all(result.constant for result in results):
-        raise InputRefused(
-            f"target: all images get the same score from every attack ({', '.join(suite)}), so nothing can be told"
-        )
+            scores = run_attacks(case, answers, shown)
+    results = _evaluate(case, scores)
     return MembershipReport(
         attacks=results,
         alpha=alpha,
         delta=delta,
-        reasons=(*likeness, *_reasons(subject, member, results, bank, kept)),
-        population=_population(images, member, answers),
-        shadows=ShadowSummary(0, "none", ()) if bank is None else _summary(bank, kept),
-        provenance=MembershipProvenance(
-            pydrift=__version__,
-            torch=torch.__version__,
-            device=str(target.device),
-            native=native_status().describe(target.device.type),
-            path=target.path,
-            seed=seed,
-            target=subject.name,
-            target_sha256=subject.sha256,
-            data_sha256=images.sha256,
-            members_sha256=tensors_digest({"member": torch.from_numpy(member)}),
-            settings={
-                "attacks": {name: _settings(attack) for name, attack in suite.items()},
-                "queries": list(queries),
-                "recipe": None if bank is None else bank.plan.own_training or asdict(bank.plan.recipe),
-            },
-            bank=None if bank is None else origin_of(bank, weights),
-            seconds=clock.seconds,
-        ),
+        reasons=(*_resemblance(case, source), *figure_caveats(audited, scored.member, results, answers.selected)),
+        population=_population(case, answers),
+        shadows=_shadow_summary(answers.selected),
+        provenance=_provenance(case, answers.selected, clock.seconds),
         scores=scores,
-        member=member,
-        y=images.y.numpy(),
+        member=scored.member,
+        y=scored.y,
     )
 
 
-def _needed(suite: Mapping[str, Attack], shadows: int) -> int:
-    """How many shadows to train: 0 where no attack needs any. UsageError where they are too few for one, or odd."""
-    needs = {name: max(attack.needs.shadows_in, attack.needs.shadows_out) for name, attack in suite.items()}
-    name = max(needs, key=lambda name: needs[name])
-    if needs[name] == 0:
-        return 0
-    if shadows % 2:
-        raise UsageError(f"complementary halves need an even number of shadows, got {shadows}")
-    if shadows < 2 * needs[name]:
-        raise UsageError(
-            f"{name} needs at least {2 * needs[name]} shadows, {needs[name]} of them trained on any one image and as "
-            f"many not; got {shadows}"
+def _ask_models(case: AuditCase, source: ShadowSource, clock: Clock, progress: Progress) -> Answers:
+    """Trains the shadows if needed, and asks the target and the shadows about every image."""
+    audited, member, attacks = case.target.audited, case.scored.member, case.settings.attacks
+    # What can be refused without asking a model is refused before that.
+    selected = select_shadows(source.bank, audited, member, attacks) if source.count == 0 else None
+    if selected is None and source.resume_dir is not None:
+        refuse_manifest_folder(source.resume_dir)
+    with clock("ask target"):
+        target = ask_target(case, progress)
+    if selected is None:
+        with clock("train shadows"):
+            bank = source.train_bank(case, progress)
+        selected = select_shadows(bank, audited, member, attacks)
+    shadows = target.models(slice(0, 0))
+    if len(selected.kept):
+        with clock("ask shadows"):
+            shadows = ask_shadows(case, selected, source.device, progress)
+    return Answers(target, shadows, selected)
+
+
+def _evaluate(case: AuditCase, scores: NDArray[np.float64]) -> tuple[AttackResult, ...]:
+    """The figures of each attack. InputRefused where no attack tells any image from another."""
+    settings, scored = case.settings, case.scored
+    results = tuple(
+        evaluate(
+            name,
+            attack.title,
+            scores[row],
+            scored.member,
+            scored.y,
+            scored.images.num_classes,
+            alpha=settings.alpha,
+            epsilon_alpha=settings.alpha / len(settings.attacks),
+            delta=settings.delta,
+            seed=settings.seed,
         )
-    return shadows
-
-
-def _kept(
-    suite: Mapping[str, Attack], bank: ShadowBank | None, subject: AuditedModel, member: NDArray[np.bool_]
-) -> tuple[list[str], NDArray[np.int64]]:
-    """The SHA-256 of each shadow's weights, and which shadows are compared with. UsageError where these are too few."""
-    weights = [] if bank is None else [tensors_digest(bank.state(k)) for k in range(len(bank))]
-    kept = kept_shadows(bank, weights, subject, member)
-    check_enough(suite, bank, kept, member[None][:0] if bank is None else bank.member[kept])
-    return weights, kept
-
-
-def _ask_target(target: Classifier, images: LabelledImages, asking: dict[str, Any], progress: Progress) -> Statistics:
-    progress.phase("asking the target", len(asking["queries"]))
-    answers = measure([target], images.x, images.y, advance=progress.advance, **asking)
-    check_finite(answers, ["target"])
-    check_varied(answers, images.y.numpy(), "target")
-    return answers
-
-
-def _ask_shadows(
-    bank: ShadowBank,
-    kept: NDArray[np.int64],
-    images: LabelledImages,
-    asking: dict[str, Any],
-    device: str | None,
-    progress: Progress,
-) -> Statistics:
-    progress.phase("asking the shadows", len(asking["queries"]) * len(kept))
-    shadow = bank.statistics(
-        images.x, images.y, chosen=kept.tolist(), device=device, advance=progress.advance, **asking
+        for row, (name, attack) in enumerate(settings.attacks.items())
     )
-    check_finite(shadow, [f"shadow {k}" for k in kept])
-    return shadow
+    if all(result.constant for result in results):
+        raise InputRefused(
+            f"target: every attack ({', '.join(settings.attacks)}) gives all images the same score, so the audit shows "
+            "nothing"
+        )
+    return results
 
 
-def _scores(
-    suite: Mapping[str, Attack],
-    target: Classifier,
-    answers: Statistics,
-    shadow: Statistics,
-    member: NDArray[np.bool_],
-    images: LabelledImages,
-) -> Iterator[NDArray[np.float64]]:
-    """Each attack's scores from the target's answers and the shadows'."""
-    y = images.y.numpy()
-    for attack in suite.values():
-        if isinstance(attack, BoundaryDistance):
-            answers = replace(answers, distance=attack.distances(target, images.x, images.y))
-        yield attack.fit(shadow, member, y).score(answers)
+def _resemblance(case: AuditCase, source: ShadowSource) -> Iterator[str]:
+    """How the shadows differ, or may differ, from the target."""
+    if source.bank is not None:
+        yield from bank_mismatches(source.bank, case.target.audited, source.recipe, source.train)
+    elif source.count and not (source.recipe or source.train):
+        yield DEFAULT_RECIPE_USED
 
 
-def _population(images: LabelledImages, member: NDArray[np.bool_], answers: Statistics) -> Population:
-    right, loss = answers.prediction[0, 0] == images.y.numpy(), answers.loss[0, 0].astype(np.float64)
+def _population(case: AuditCase, answers: Answers) -> Population:
+    images, member = case.scored.images, case.scored.member
+    right = answers.target.prediction[0, 0] == case.scored.y
+    loss = answers.target.loss[0, 0].astype(np.float64)
     return Population(
         source=images.source,
         members=int(member.sum()),
@@ -246,42 +193,38 @@ def _population(images: LabelledImages, member: NDArray[np.bool_], answers: Stat
     )
 
 
-def _summary(bank: ShadowBank, kept: NDArray[np.int64]) -> ShadowSummary:
-    accuracy = tuple(bank.accuracy[k] for k in kept)
-    return ShadowSummary(len(kept), bank.plan.draw.describe(bank.plan.images), accuracy)
+def _shadow_summary(selected: SelectedShadows) -> ShadowSummary:
+    bank, kept = selected.bank, selected.kept
+    if bank is None:
+        return ShadowSummary(0, "none", ())
+    return ShadowSummary(len(kept), bank.plan.draw.describe(bank.plan.images), tuple(bank.accuracy[k] for k in kept))
 
 
-def _reasons(
-    subject: AuditedModel,
-    member: NDArray[np.bool_],
-    results: Sequence[AttackResult],
-    bank: ShadowBank | None,
-    kept: NDArray[np.int64],
-) -> Iterator[str]:
-    """What a reader of the figures must know."""
-    members, others = int(member.sum()), int((~member).sum())
-    if bank is not None and (words := left_out(bank, kept)):
-        yield words
-    if subject.train_size is not None and subject.train_size != members:
-        yield (
-            f"the target's file says that it was trained on {subject.train_size} images, but {members} members are "
-            "named: if members are missing they count as non-members here, and the attacks look weaker than they are"
-        )
-    seen = members if bank is None or not len(kept) else int(bank.member[kept].sum(axis=1).mean())
-    if not 0.8 <= members / seen <= 1.25:
-        yield (
-            f"each shadow saw {seen} images and the target {members}: the shadows resemble it less than they could; "
-            "a population of twice as many images as there are members makes the strongest audit"
-        )
-    for fpr in FPRS:
-        if others * fpr < 1:
-            yield f"with {others} non-members, the TPR at {100 * fpr:g} % FPR is that at no false accusation at all"
-    for result in results:
-        if result.constant:
-            yield f"{result.name} gives every image the same score: it says nothing here"
+def _provenance(case: AuditCase, selected: SelectedShadows, seconds: dict[str, float]) -> MembershipProvenance:
+    audited, classifier, settings = case.target.audited, case.target.classifier, case.settings
+    bank = selected.bank
+    return MembershipProvenance(
+        pydrift=__version__,
+        torch=torch.__version__,
+        device=str(classifier.device),
+        native=native_status().describe(classifier.device.type),
+        path=classifier.path,
+        seed=settings.seed,
+        target=audited.name,
+        target_sha256=audited.sha256,
+        data_sha256=case.scored.images.sha256,
+        members_sha256=tensors_digest({"member": torch.from_numpy(case.scored.member)}),
+        settings={
+            "attacks": {name: _numbers_of(attack) for name, attack in settings.attacks.items()},
+            "queries": list(settings.queries),
+            "recipe": None if bank is None else bank.plan.own_training or asdict(bank.plan.recipe),
+        },
+        bank=selected.origin,
+        seconds=seconds,
+    )
 
 
-def _settings(attack: Attack) -> dict[str, Any]:
-    """The numbers that shape an attack."""
+def _numbers_of(attack: Attack) -> dict[str, Any]:
+    """The numbers that shape an attack, by name."""
     values: dict[str, Any] = asdict(attack) if is_dataclass(attack) and not isinstance(attack, type) else {}
     return {name: value for name, value in values.items() if isinstance(value, bool | int | float)}

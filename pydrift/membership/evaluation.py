@@ -1,4 +1,4 @@
-"""One attack's scores as the figures of a report."""
+"""From the scores of one attack to its figures in the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FIGURE_POINTS = 200
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One attack on the images of one class; None where the class lacks members or non-members."""
+    """How well one attack does on the images of one class; None if the class has no members or no non-members."""
 
     index: int
     members: int
@@ -29,7 +29,7 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """How well one attack does on all images."""
+    """How well one attack does on all images. Intervals and bounds are (low, high)."""
 
     name: str
     title: str
@@ -39,10 +39,10 @@ class AttackResult:
     balanced_accuracy_interval: tuple[float, float]
     tpr_at_fpr: tuple[TprAtFpr, ...]  # at FPRS
     epsilon: float  # lower bound
-    epsilon_alpha: float  # at confidence 1 - epsilon_alpha: this attack's part of the audit's alpha
+    epsilon_alpha: float  # the bound has confidence 1 - epsilon_alpha; it is this attack's share of the audit's alpha
     roc: tuple[tuple[float, float], ...]  # (FPR, TPR) from (0, 0) to (1, 1), thinned for the figure
     classes: tuple[ClassResult, ...]
-    constant: bool  # all scores are equal: the attack says nothing
+    constant: bool  # all scores are equal, so the attack shows nothing
 
 
 def evaluate(
@@ -58,7 +58,12 @@ def evaluate(
     delta: float = 0.0,
     seed: int = 0,
 ) -> AttackResult:
-    """Every figure of one attack. Intervals have confidence 1 - alpha, the epsilon bound 1 - epsilon_alpha."""
+    """All figures of one attack.
+
+    scores  float64 [N]; member bool [N]; y int64 [N] in 0..num_classes - 1
+    alpha   intervals have confidence 1 - alpha, and the epsilon bound has 1 - epsilon_alpha
+    seed    of the random halves of the epsilon bound
+    """
     curve = roc(scores, member)
     area, low, high = auc(scores, member, alpha)
     return AttackResult(
@@ -71,18 +76,18 @@ def evaluate(
         tpr_at_fpr=tuple(tpr_at_fpr(curve, fpr, alpha) for fpr in FPRS),
         epsilon=epsilon_lower_bound(scores, member, epsilon_alpha, delta, seed),
         epsilon_alpha=epsilon_alpha,
-        roc=_thinned(curve),
-        classes=tuple(_of_class(c, scores[y == c], member[y == c]) for c in range(num_classes)),
+        roc=_thin(curve),
+        classes=tuple(_class_result(c, scores[y == c], member[y == c]) for c in range(num_classes)),
         constant=bool((scores == scores[0]).all()),
     )
 
 
 def strongest(results: Sequence[AttackResult]) -> AttackResult:
-    """The attack with the highest TPR at the highest of FPRS, ties by AUC."""
+    """The attack with the highest TPR at the highest of FPRS; the higher AUC decides between equals."""
     return max(results, key=lambda result: (result.tpr_at_fpr[-1].tpr, result.auc))
 
 
-def _of_class(index: int, scores: NDArray[np.float64], member: NDArray[np.bool_]) -> ClassResult:
+def _class_result(index: int, scores: NDArray[np.float64], member: NDArray[np.bool_]) -> ClassResult:
     inside = int(member.sum())
     outside = len(member) - inside
     if not inside or not outside:
@@ -91,10 +96,10 @@ def _of_class(index: int, scores: NDArray[np.float64], member: NDArray[np.bool_]
     return ClassResult(index, inside, outside, auc(scores, member)[0], rate.tpr)
 
 
-def _thinned(curve: Roc) -> tuple[tuple[float, float], ...]:
-    """At most about _FIGURE_POINTS points of the curve, evenly over a logarithmic scale of the FPR, both ends kept.
+def _thin(curve: Roc) -> tuple[tuple[float, float], ...]:
+    """About _FIGURE_POINTS points of the curve at most, spread evenly over log FPR; both ends are kept.
 
-    Of the points of one FPR only the highest is kept: the figure is drawn in steps.
+    Only the highest point of each FPR is kept, since the figure is drawn in steps.
     """
     fpr, tpr = curve.fpr, curve.tpr
     highest = np.append(fpr[1:] != fpr[:-1], True)

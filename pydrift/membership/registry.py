@@ -1,10 +1,11 @@
-"""The attacks by name, as the command line and `membership_audit` know them."""
+"""All membership attacks by name. A new attack is one file in attacks/, one row here and one row in the test table."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pydrift.core.errors import UsageError
 from pydrift.membership.attack import Attack
@@ -37,37 +38,40 @@ ATTACKS: dict[str, Attack] = {
 }
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
-_TAKEN = ("member", "y", "file")  # what else a report's scores.npz holds, and a parameter of its writer
+_TAKEN = ("member", "y", "file")  # other arrays in a report's scores.npz, and a parameter of its writer
 
-DEFAULT = tuple(name for name in ATTACKS if name != "boundary")
-"""All but the one whose queries cost more than all the others' together."""
+DEFAULT_ATTACKS = tuple(name for name in ATTACKS if name != "boundary")
+"""All attacks but "boundary", which takes more queries than all the others together."""
 
 
 def select_attacks(attacks: Sequence[str] | Mapping[str, Attack], seed: int = 0) -> dict[str, Attack]:
-    """The attacks of these names, in this order, or the caller's own under names of the caller's.
+    """The attacks of these names, in this order; a mapping of the caller's own attacks is checked and returned.
 
-    seed  of the named ones that draw something (Shokri, boundary); the caller's own have theirs
-    UsageError names the first that is not known, given twice or no attack.
+    seed  for the named attacks that draw something random (Shokri, boundary); the caller's own attacks keep theirs
+    UsageError names the first attack that is unknown, is named twice or is no attack.
     """
     if isinstance(attacks, Mapping):
         for name, attack in attacks.items():
             if not isinstance(name, str) or _NAME.fullmatch(name) is None or name in _TAKEN:
                 raise UsageError(
-                    f"an attack's name is of letters, digits, dots and hyphens, and not {' or '.join(_TAKEN)}; "
+                    f"an attack's name has letters, digits, dots and hyphens only, and is not {' or '.join(_TAKEN)}; "
                     f"got {name!r}"
                 )
             if not all(hasattr(attack, part) for part in ("title", "needs", "fit")):
                 raise UsageError(f"{name}: expected an attack such as Rmia(gamma=1.5), got {attack!r}")
         if not attacks:
-            raise UsageError("attacks must be one or more different names, got none")
+            raise UsageError("attacks must name at least one attack, got none")
         return dict(attacks)
     for name in attacks:
         if name not in ATTACKS:
             raise UsageError(f"no such attack: {name!r}; known are {', '.join(ATTACKS)}")
-    if not attacks or len(set(attacks)) != len(attacks):
-        raise UsageError(f"attacks must be one or more different names, got {', '.join(attacks) or 'none'}")
-    return {name: _seeded(ATTACKS[name], seed) for name in attacks}
+    if not attacks:
+        raise UsageError("attacks must name at least one attack, got none")
+    if len(set(attacks)) != len(attacks):
+        raise UsageError(f"attacks must name each attack once, got {', '.join(attacks)}")
+    return {name: _with_seed(ATTACKS[name], seed) for name in attacks}
 
 
-def _seeded(attack: Attack, seed: int) -> Attack:
-    return replace(attack, seed=seed) if isinstance(attack, Shokri | BoundaryDistance) else attack
+def _with_seed(attack: Any, seed: int) -> Attack:
+    """The attack with this seed, if it has a setting of that name."""
+    return replace(attack, seed=seed) if hasattr(attack, "seed") else attack

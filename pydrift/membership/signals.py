@@ -1,7 +1,7 @@
-"""The per-example statistics that membership inference is made of, computed stably from logits.
+"""The signals of one image that membership attacks compare, computed stably from logits.
 
-Each takes logits [N, K] and labels int64 [N] and returns [N] in the dtype of the logits, computed in float64 and
-rounded once; NaN where a logit is not finite.
+Each function takes logits [N, classes] and labels int64 [N], and returns [N] in the dtype of the logits. It computes in
+float64 and rounds once. The result is NaN where a logit is not finite.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from pydrift.ops.reference import answer_statistics
 
 
 def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """log p_y - log(1 - p_y), without ever forming 1 - p_y.
+    """log p_y - log(1 - p_y), computed without 1 - p_y.
 
-    It equals -logsumexp over the other classes of z_j - z_y, so it stays exact where p_y rounds to 0 or 1, and where
-    all logits are large.
-    The statistic of LiRA (Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022).
+    It equals -logsumexp(z_j - z_y) over the other classes j. So it stays exact where p_y rounds to 0 or 1, and where
+    all logits are large. It is the signal of LiRA (Carlini et al.,
+    "Membership Inference Attacks From First Principles", S&P 2022).
     """
     return answer_statistics(logits, labels)[0]
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log p_y, in [0, inf). Members have a low one (Yeom et al., "Privacy Risk in Machine Learning", CSF 2018)."""
+    """-log p_y, in [0, inf). It is low for members (Yeom et al., "Privacy Risk in Machine Learning", CSF 2018)."""
     return answer_statistics(logits, labels)[1]
 
 

@@ -1,4 +1,4 @@
-"""A model made ready to be asked: frozen, in eval mode, on one device, lowered where that is possible."""
+"""A classifier that is ready for queries: frozen, in eval mode, on one device, and lowered where possible."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.models.arch import FusedModel, NotLowerable, frozen_copy, lower
-from pydrift.ops import native_status, refuses, shadow_logits
+from pydrift.ops import native_status, shadow_logits, why_not_invertible
 
-# Images that torch is asked about at once: fixed, as last bits may depend on it, and few, so that maps stay in caches.
+# Images per call of torch: fixed, since last bits may depend on it, and few, so that feature maps stay in caches.
 _BATCH = 128
-_TOGETHER = 1 << 22  # values of small batches that are shown natively in one call, where each answer is its image's own
+_TOGETHER = 1 << 22  # pixels of small batches that share one native call, in which no image depends on another
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class Classifier:
     """A frozen classifier.
 
     forward      float32 [N, C, H, W] in [0, 1] -> logits float32 [N, num_classes], differentiable in its input
-    path         what inverts it: "native AVX-512" and the like, or "generic: <why not natively>"
-    fused        the lowered network, where it is inverted natively
+    input_shape  (C, H, W)
+    path         what inverts it: "native AVX-512" and the like, or "generic: <why not native>"
+    fused        the lowered network, if it is inverted natively
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -36,14 +37,17 @@ class Classifier:
     fused: FusedModel | None = None
 
     def log_probability_gradient(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(label | x) [N] and its gradient in x [N, C, H, W]. Weights get no gradient."""
+        """log p(label | x) [N] of labels int64 [N], and its gradient in x [N, C, H, W]. Weights get no gradient."""
         x = x.detach().requires_grad_(True)
         log_probability = F.log_softmax(self.forward(x), dim=1).gather(1, labels[:, None])[:, 0]
         (gradient,) = torch.autograd.grad(log_probability.sum(), x)
         return log_probability.detach(), gradient.contiguous()
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits [N, num_classes] on the model's device, of images on any; without a gradient. uint8 is value / 255."""
+        """Logits float32 [N, num_classes] on the model's device, without gradient.
+
+        x  [N, C, H, W] on any device, float32 in [0, 1] or uint8 (value / 255)
+        """
         if self.fused is not None and self.device.type == "cpu":
             images = x.detach().to(self.device).contiguous()
             return shadow_logits(images, self.fused.parameters()[None], program=self.fused.program())[0]
@@ -51,8 +55,7 @@ class Classifier:
             return torch.cat([self.forward(_as_float(part.to(self.device))) for part in x.split(_BATCH)])
 
     def logits_of_each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """`logits` of one batch after the other, to the bit, but with fewer calls where batches are small: each packs
-        the parameters anew."""
+        """`logits` of each batch, with the same bits. Small batches share calls, each of which packs the parameters."""
         if self.fused is None or self.device.type != "cpu":
             yield from map(self.logits, batches)
             return
@@ -65,7 +68,7 @@ class Classifier:
         yield from self._logits_together(waiting)
 
     def _logits_together(self, batches: list[Tensor]) -> Iterable[Tensor]:
-        if len(batches) < 2:  # one that is large is not to be copied
+        if len(batches) < 2:  # a large batch is not copied
             return map(self.logits, batches)
         return self.logits(torch.cat(batches)).split([len(one) for one in batches])
 
@@ -73,15 +76,16 @@ class Classifier:
 def freeze(
     module: nn.Module, input_shape: tuple[int, int, int], device: torch.device, name: str = "model"
 ) -> Classifier:
-    """Makes a Classifier of any module that maps [N, C, H, W] to logits [N, K]. The module itself is not changed.
+    """Makes a Classifier of any module that maps float32 [N, C, H, W] in [0, 1] to logits [N, classes].
 
-    InputRefused where it does not map the shape to finite logits of two or more classes.
+    The module is not changed. InputRefused, which starts with `name`, if it does not map images of `input_shape`
+    (C, H, W) to finite logits of two or more classes.
     """
     fused: FusedModel | None = None
     try:
         lowered = lower(module, input_shape).to(device)
         forward: Callable[[Tensor], Tensor] = lowered
-        refusal = refuses(lowered.program(), lowered.parameters(), input_shape)
+        refusal = why_not_invertible(lowered.program(), lowered.parameters(), input_shape)
         fused = lowered if refusal is None else None
         path = f"generic: {refusal}" if fused is None else native_status().path(device.type)
     except NotLowerable as reason:
@@ -95,7 +99,7 @@ def _as_float(x: Tensor) -> Tensor:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; None: a CUDA device if torch sees one, else the CPU."""
+    """The device of that name; for None a CUDA device if torch sees one, else the CPU. UsageError: no such device."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -106,7 +110,7 @@ def choose_device(name: str | None) -> torch.device:
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """float32 as the CPU computes it, and the same every time: no TF32 and no non-deterministic kernels on CUDA."""
+    """Inside the with block, CUDA computes in full float32 (no TF32) and with deterministic kernels only."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -117,7 +121,7 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 def channels_last(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The module in the memory format that convolutions prefer on the CPU; elsewhere, and without any, as it is."""
+    """The module in the memory format that is fast for convolutions on the CPU; unchanged on CUDA or without any."""
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     if not convolves or any(parameter.device.type != "cpu" for parameter in module.parameters()):
         return module
@@ -128,7 +132,7 @@ def channels_last(module: nn.Module) -> Callable[[Tensor], Tensor]:
 def check_logits(
     forward: Callable[[Tensor], Tensor], input_shape: tuple[int, int, int], device: torch.device, name: str
 ) -> int:
-    """The number of classes. InputRefused where `forward` does not map images of the shape to that many logits."""
+    """The number of classes. InputRefused if `forward` does not map such images to finite logits [N, classes]."""
     shape = "x".join(map(str, input_shape))
     try:
         with torch.no_grad():
@@ -142,5 +146,5 @@ def check_logits(
     if not torch.isfinite(logits).all():
         raise InputRefused(f"{name}: gives non-finite logits for a plain gray image")
     if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(2, device=device), atol=1e-5):
-        raise InputRefused(f"{name}: gives probabilities, not logits; leave its final softmax out")
+        raise InputRefused(f"{name}: gives probabilities, not logits; leave out its final softmax")
     return logits.shape[1]

@@ -1,8 +1,8 @@
-"""Reads models from files that may be hostile, and writes them.
+"""Reads models from files that may be hostile, and writes model files.
 
-Two formats are read: safetensors, and a state dict saved by `torch.save`, with `weights_only=True`. Everything else
-(pickled modules, TorchScript, .pt2) is a program, and is refused. The file is read once into memory and checked before
-any parser sees it. A model file never chooses code to run: the architecture it names must be a built-in one.
+Two formats are read: safetensors, and a state dict saved by `torch.save` (with `weights_only=True`). Everything else
+(pickled modules, TorchScript, .pt2) can contain a program and is refused. The file is read into memory once and checked
+before any parser sees it. A model file never chooses code to run: it may only name a built-in architecture.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
-from pydrift.core.store import parse_strict_json, read_file, safetensors_bytes, sha256_bytes, write_atomic
+from pydrift.core.files import read_file, sha256_bytes, write_atomic
+from pydrift.core.strict_json import parse_strict_json
+from pydrift.core.tensors import safetensors_bytes
 from pydrift.models import arch as architectures
 
 MAX_BYTES = 4 << 30
 MAX_HEADER = 16 << 20
 MAX_TENSORS = 100_000
-_MAX_INPUT = 1 << 22  # 3x1024x1024 and some more; bounds the memory of a forward pass
+_MAX_INPUT = 1 << 22  # a little more than 3x1024x1024; it bounds the memory of a forward pass
 PREFIX = "pydrift."
 
 _DTYPES = {
@@ -41,7 +43,7 @@ _RESAVE = (
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The checked content of a model file; `metadata` is that of the safetensors header, empty for a state dict."""
+    """The checked content of a model file; `metadata` is from the safetensors header, and empty for a state dict."""
 
     path: Path
     format: str  # "safetensors" | "state_dict"
@@ -53,7 +55,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A module in eval mode whose parameters need no gradient; `metadata` is what `save_model` was given."""
+    """A module in eval mode without gradients; `metadata` is what was given to `save_model`."""
 
     module: nn.Module
     arch: str
@@ -64,10 +66,10 @@ class LoadedModel:
 def read_tensors(path: str | Path, max_bytes: int = MAX_BYTES) -> ModelFile:
     """Reads the tensors of a safetensors file or of a state dict saved by `torch.save`.
 
-    The format is found from the content, not from the name. InputRefused names the file and the reason: not a regular
-    file, over `max_bytes`, a format that can run code, damaged, compressed, more than 100,000 tensors, a header over
-    16 MiB, a tensor larger than its storage, of a dtype that weights do not have, or not finite. UsageError: no such
-    file.
+    The content decides the format, not the name. UsageError: no such file. InputRefused names the file and the reason:
+    * it is no regular file, larger than `max_bytes`, damaged or compressed, or of a format that can run code;
+    * it has more than 100,000 tensors, or a header over 16 MiB;
+    * a tensor is larger than its storage, not finite, or of a dtype that weights do not have.
     """
     path = Path(path)
     data = read_file(path, max_bytes)
@@ -84,18 +86,21 @@ def read_tensors(path: str | Path, max_bytes: int = MAX_BYTES) -> ModelFile:
             _check_values(name, tensor)
     except PydriftError as error:
         raise InputRefused(f"{path}: {error}") from error
-    except Exception as error:  # the parsers' errors are of many types; to the user they mean one thing
-        raise InputRefused(f"{path}: damaged or not a model file: {_shown(error)}") from error
+    except Exception as error:  # the parsers raise errors of many types, which mean the same to the user
+        raise InputRefused(f"{path}: damaged or not a model file: {_quote(error)}") from error
     return ModelFile(path, kind, sha256_bytes(data), len(data), metadata, tensors)
 
 
 def load_model(path: str | Path, arch: str | None = None, expect_sha256: str | None = None) -> LoadedModel:
     """Builds the architecture and loads the file's weights into it.
 
-    `arch` is a built-in spec or "package.module:factory" (which is imported and called); without it the file's metadata
-    must name a built-in one. Names, shapes and dtypes must be exactly those of the architecture, and a built-in one
-    must map a zero image to finite logits [1, num_classes]; otherwise, and where the file's SHA-256 is not
-    `expect_sha256`, InputRefused. UsageError: no such file, or `arch` is bad.
+    arch           a built-in spec, or "package.module:factory", which is imported and called; default: the built-in
+                   spec in the file's metadata
+    expect_sha256  of the file, in hex
+
+    InputRefused if the SHA-256 is another one, or if names, shapes or dtypes are not exactly those of the architecture.
+    The same if a built-in architecture does not map a zero image to finite logits [1, num_classes]. UsageError: no such
+    file, or `arch` names no architecture.
     """
     file = read_tensors(path)
     if expect_sha256 is not None and file.sha256 != expect_sha256.lower():
@@ -113,9 +118,9 @@ def load_model(path: str | Path, arch: str | None = None, expect_sha256: str | N
 
 
 def save_model(path: str | Path, module: nn.Module, arch: str, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a module's state dict as safetensors, atomically; the bytes are a pure function of the arguments.
+    """Writes a module's state dict as safetensors, atomically. The bytes are a pure function of the arguments.
 
-    `arch` and each key of `metadata` go into the header with the prefix "pydrift."; `load_model` takes it off again.
+    `arch` and each key of `metadata` go into the header with the prefix "pydrift.", which `load_model` removes again.
     """
     entries = {PREFIX + key: value for key, value in {**(metadata or {}), "arch": arch}.items()}
     write_atomic(path, safetensors_bytes(module.state_dict(), entries))
@@ -128,7 +133,7 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     header = parse_strict_json(data[8 : 8 + length])
     metadata = header.pop("__metadata__", {})
     _check_count(len(header))
-    return metadata, dict(sorted(load_safetensors(data).items()))  # its own order differs from call to call
+    return metadata, dict(sorted(load_safetensors(data).items()))  # the order of its result differs from call to call
 
 
 def _read_state_dict(data: bytes, max_bytes: int) -> dict[str, Tensor]:
@@ -138,7 +143,7 @@ def _read_state_dict(data: bytes, max_bytes: int) -> dict[str, Tensor]:
             "use safetensors or upgrade torch"
         )
     try:
-        tensors = torch.load(_checked_archive(data), map_location="cpu", weights_only=True)
+        tensors = torch.load(_copy_checked(data), map_location="cpu", weights_only=True)
     except Exception as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise InputRefused(
@@ -151,16 +156,16 @@ def _read_state_dict(data: bytes, max_bytes: int) -> dict[str, Tensor]:
     for name, value in tensors.items():
         if type(name) is not str or type(value) not in (Tensor, nn.Parameter):
             raise InputRefused(
-                f"entry {_shown(name)} is a {type(value).__name__}, not a tensor; save the state dict alone, "
+                f"entry {_quote(name)} is a {type(value).__name__}, not a tensor; save the state dict alone, "
                 "without optimizer or epoch"
             )
     return _check_storages({name: value.detach() for name, value in tensors.items()}, max_bytes)
 
 
-def _checked_archive(data: bytes) -> io.BytesIO:
-    """The entries of a zip that passed every check, CRC included, in a new archive.
+def _copy_checked(data: bytes) -> io.BytesIO:
+    """A new archive with the entries of a zip that passed every check, CRC included.
 
-    torch has its own zip reader; it gets an archive of ours, so that the two cannot disagree about what is in the file.
+    torch has its own zip reader. It gets our archive, so that the two readers cannot disagree about the content.
     """
     if data.count(b"PK\x01\x02") > 2 * MAX_TENSORS:  # before zipfile makes an object for each entry
         raise InputRefused("too many entries in the archive")
@@ -186,15 +191,15 @@ def _checked_archive(data: bytes) -> io.BytesIO:
 
 
 def _check_storages(tensors: dict[str, Tensor], max_bytes: int) -> dict[str, Tensor]:
-    """Refuses tensors that a small file blows up, such as 10^12 elements of stride 0; touches no element."""
+    """Refuses tensors that are far larger than their file, such as 10^12 elements of stride 0. Reads no element."""
     total = 0
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
-            raise InputRefused(f"tensor {_shown(name)} is not a dense tensor of a usual dtype")
+            raise InputRefused(f"tensor {_quote(name)} is not a dense tensor of a usual dtype")
         size = tensor.numel() * tensor.element_size()
         total += size
         if size > tensor.untyped_storage().nbytes():
-            raise InputRefused(f"tensor {_shown(name)} of shape {list(tensor.shape)} is larger than its stored data")
+            raise InputRefused(f"tensor {_quote(name)} of shape {list(tensor.shape)} is larger than its stored data")
     if total > max_bytes:
         raise InputRefused(f"the tensors have {total} bytes together, the limit is {max_bytes}")
     return tensors
@@ -207,10 +212,10 @@ def _check_count(count: int) -> None:
 
 def _check_values(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in _DTYPES:
-        raise InputRefused(f"tensor {_shown(name)} is of dtype {tensor.dtype}, which weights do not have")
+        raise InputRefused(f"tensor {_quote(name)} is of dtype {tensor.dtype}, which weights do not have")
     if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
         bad = tensor.numel() - int(finite.sum())
-        raise InputRefused(f"tensor {_shown(name)}: {bad} of {tensor.numel()} values are not finite")
+        raise InputRefused(f"tensor {_quote(name)}: {bad} of {tensor.numel()} values are not finite")
 
 
 def _network(file: ModelFile, arch: str | None) -> tuple[str, nn.Module]:
@@ -223,17 +228,17 @@ def _network(file: ModelFile, arch: str | None) -> tuple[str, nn.Module]:
         return named, architectures.build(named, seed=0)
     except UsageError as error:
         raise InputRefused(
-            f"{file.path}: names an architecture that is not built in or too large ({_shown(error)}); a file may not "
+            f"{file.path}: names an architecture that is not built in or too large ({_quote(error)}); a file may not "
             "choose code to run, so give the architecture yourself"
         ) from error
 
 
 def _mismatches(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What differs, in words; of each kind at most three tensors are named."""
+    """What differs, as phrases; each names at most three tensors."""
     shared = [name for name in expected if name in found]
     kinds = {
-        "missing": [_shown(name) for name in expected if name not in found],
-        "unexpected": [_shown(name) for name in found if name not in expected],
+        "missing": [_quote(name) for name in expected if name not in found],
+        "unexpected": [_quote(name) for name in found if name not in expected],
         "wrong shape": [
             f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)}"
             for name in shared
@@ -256,7 +261,7 @@ def _check_zero_image(path: Path, module: nn.Module, arch: str) -> None:
     try:
         spec = architectures.parse(arch)
     except UsageError:
-        return  # a user's own factory does not say its shapes
+        return  # a user's own factory does not tell its shapes
     if prod(spec.input_shape) > _MAX_INPUT:
         raise InputRefused(f"{path}: {arch} takes images of more than {_MAX_INPUT} values")
     with torch.no_grad():
@@ -271,6 +276,6 @@ def _unknown_format(data: bytes) -> str:
     return f"neither safetensors nor a state dict; {_RESAVE}"
 
 
-def _shown(value: Any) -> str:
-    """Text from a hostile file, safe in a terminal: ASCII, quoted, short."""
+def _quote(value: Any) -> str:
+    """Text from a hostile file, made safe for a terminal: ASCII, quoted, short."""
     return ascii(str(value)[:120])

@@ -1,4 +1,4 @@
-"""A model under audit, however it was handed over: a file, a loaded file or a live module."""
+"""Takes in a model to audit, in any form: a file, a loaded file or a live module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import sha256_bytes, tensors_digest
+from pydrift.core.files import sha256_bytes
+from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import is_spec, resolve
 from pydrift.models.file import LoadedModel, load_model
 from pydrift.models.recipe import TrainingRecipe
@@ -21,10 +22,15 @@ RECIPE_KEY, TRAIN_SIZE_KEY = "recipe", "train_size"
 
 @dataclass(frozen=True)
 class AuditedModel:
-    """`sha256` is that of the file; of a live module, over its class, its printed structure and its weights.
+    """A model to audit, and what is known about it.
 
-    `architecture` is None for a live module: such a model can only be rebuilt by copying it. `path` is the absolute one
-    of a file that was named by its path, where it can be printed.
+    module        in eval mode, on the CPU, float32, without gradients
+    name          of the file, or of the class of a live module
+    sha256        of the file; of a live module, over its class, its printed structure and its weights
+    architecture  a spec or package.module:factory; None for a live module, which can only be rebuilt by copying it
+    recipe        how it was trained; None if not known
+    train_size    how many images it was trained on; None if not known
+    path          the absolute path of a file that was given by its path, if it is printable
     """
 
     module: nn.Module
@@ -41,7 +47,7 @@ class AuditedModel:
         return self.architecture is not None and is_spec(self.architecture)
 
     def initial(self) -> Callable[[int], nn.Module] | None:
-        """Makes a freshly initialised model of the same architecture from a seed, where the architecture is known."""
+        """A function that makes a freshly initialised model from a seed; None if the architecture is not known."""
         return None if self.architecture is None else resolve(self.architecture)
 
 
@@ -50,7 +56,11 @@ Model = nn.Module | LoadedModel | AuditedModel | str | Path
 
 
 def as_audited_model(model: Model, what: str, arch: str | None = None) -> AuditedModel:
-    """Takes a model file (safetensors or state dict), what `load_model` returned, or any nn.Module (copied)."""
+    """Takes a model file (safetensors or state dict), the result of `load_model`, or any nn.Module, which is copied.
+
+    what  the name of the model in messages; arch: as in `load_model`
+    UsageError: no such file, no model, or a module that cannot be copied. InputRefused: a bad file or bad metadata.
+    """
     if isinstance(model, AuditedModel):
         return model
     if isinstance(model, str | Path):
@@ -79,7 +89,7 @@ def check_num_classes(found: int, what: str, expected: int, of_what: str) -> Non
 def _from_file(loaded: LoadedModel, name: str) -> AuditedModel:
     recipe, size = loaded.metadata.get(RECIPE_KEY), loaded.metadata.get(TRAIN_SIZE_KEY)
     if size is not None and not (size.isdecimal() and int(size) > 0):
-        raise InputRefused(f"{name}: {TRAIN_SIZE_KEY} in its metadata is {size!r}, not a number of images")
+        raise InputRefused(f"{name}: {TRAIN_SIZE_KEY} in its metadata must be a number of images, got {size!r}")
     try:
         trained = None if recipe is None else TrainingRecipe.from_json(recipe)
     except UsageError as error:

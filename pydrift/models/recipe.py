@@ -1,4 +1,4 @@
-"""How a model is trained, as a value that travels with the model, so that shadows can repeat it."""
+"""How a model is trained, as a value that is saved with the model, so that shadows can repeat the training."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydrift.core.errors import UsageError
-from pydrift.core.store import parse_strict_json
+from pydrift.core.strict_json import parse_strict_json
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("cosine", "one-cycle")
 PRECISIONS = ("float32", "bfloat16")
 
-_MIN_STEPS = 1500  # fewer leave a small network on a small set (digits) visibly under-trained
+_MIN_STEPS = 1500  # with fewer, a small network on a small data set (digits) is visibly under-trained
 _MIN_EPOCHS = 8
 _MAX_SHIFT = 127
 _AUGMENT = re.compile(r"(?:shift:(?P<shift>[1-9][0-9]{0,2}))?(?P<comma>,)?(?P<flip>flip)?")
@@ -25,25 +25,26 @@ _AUGMENT = re.compile(r"(?:shift:(?P<shift>[1-9][0-9]{0,2}))?(?P<comma>,)?(?P<fl
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How a model is trained.
+    """How a model is trained. UsageError for a value out of range.
 
-    epochs           passes over the drawn images; 0 means as many as give 1,500 steps, and 8 at least
-    batch_size       images a step
-    learning_rate    peak
-    weight_decay     of adam decoupled (AdamW), of sgd a part of the gradient
+    epochs           passes over the drawn images; 0: as many as give 1,500 steps, and at least 8
+    batch_size       images per step, >= 2
+    learning_rate    the peak of the schedule, > 0
+    weight_decay     >= 0; decoupled for adam (AdamW), a part of the gradient for sgd
     label_smoothing  in [0, 1)
     optimizer        "adam", or "sgd" with Nesterov's momentum
     momentum         of sgd, in [0, 1)
     schedule         "cosine": linear warm-up over the first tenth of the steps, then cosine decay to zero;
-                     "one-cycle": linear from a 25th up to the peak over the first 30 %, then linear to zero (Smith and
-                     Topin, "Super-Convergence", 2018)
-    augment          "" for none, or "shift:N", "flip" or "shift:N,flip": each image moved by up to N pixels either way
-                     with zeros coming in (padding by N and a random crop), and mirrored every other time
-    precision        "float32", or "bfloat16": products in bfloat16 where torch's autocast has them so, which GPUs are
-                     faster at; then training is torch's
+                     "one-cycle": linear from 1/25 of the peak up to the peak over the first 30 % of the steps, then
+                     linear to zero (Smith and Topin, "Super-Convergence", 2018)
+    augment          "" for none, "shift:N", "flip" or "shift:N,flip". A shift moves each image by up to N pixels in
+                     each direction and fills in zeros (padding by N and a random crop). A flip mirrors half of the
+                     images
+    precision        "float32", or "bfloat16": torch trains, with products in bfloat16 where its autocast has them,
+                     which is faster on GPUs
 
-    For residual networks on a GPU, what trains fast is sgd with the one-cycle schedule, label smoothing of 0.2,
-    "shift:2,flip" and bfloat16, as in K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024).
+    Residual networks train fast on a GPU with sgd, the one-cycle schedule, label smoothing of 0.2, "shift:2,flip" and
+    bfloat16, as in K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024).
     """
 
     epochs: int = 0
@@ -83,15 +84,15 @@ class TrainingRecipe:
         return max(_MIN_EPOCHS, math.ceil(_MIN_STEPS / steps_per_epoch))
 
     def steps_per_epoch(self, images: int) -> int:
-        """Whole batches in `images` images; incomplete last ones are left out."""
+        """The number of whole batches in `images` images; an incomplete last batch is left out."""
         return images // self.batch_size_for(images)
 
     def batch_size_for(self, images: int) -> int:
-        """The batch size, or all images where there are fewer."""
+        """The batch size, or the number of images if that is smaller."""
         return min(self.batch_size, images)
 
     def rates(self, images: int) -> NDArray[np.float64]:
-        """The learning rate of each step of a training on `images` images: [epochs * steps per epoch]."""
+        """The learning rate of each step of training on `images` images: float64 [epochs * steps per epoch]."""
         total = self.epochs_for(images) * self.steps_per_epoch(images)
         step = np.arange(total)
         if self.schedule == "cosine":
@@ -102,10 +103,10 @@ class TrainingRecipe:
         return self.learning_rate * np.interp(step, [0, peak, total], [1 / 25, 1, 0])
 
     def epoch(self, seed: int, epoch: int, images: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-        """Which images the batches of an epoch take, and how: a pure function of (seed, epoch, images).
+        """Which images the batches of an epoch take, and their augmentation: a pure function of (seed, epoch, images).
 
-        Returns order int64 [steps * batch size], a prefix of a permutation, and look int8 [steps * batch size, 3]
-        (down, right, flip; see `pydrift.ops.shadow_train`), or [0, 3] without augmentation.
+        Returns order int64 [steps * batch size], a prefix of a permutation, and augmentation int8
+        [steps * batch size, 3] (down, right, flip; see `pydrift.ops.shadow_train`), or [0, 3] without any.
         """
         random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         taken = self.steps_per_epoch(images) * self.batch_size_for(images)
@@ -113,21 +114,24 @@ class TrainingRecipe:
         shift, flip = self._augmentation()
         if not (shift or flip):
             return order, np.zeros((0, 3), np.int8)
-        look = np.zeros((taken, 3), np.int8)
-        look[:, :2] = random.integers(-shift, shift, (taken, 2), endpoint=True)
-        look[:, 2] = random.integers(0, 2, taken) if flip else 0
-        return order, look
+        augmentation = np.zeros((taken, 3), np.int8)
+        augmentation[:, :2] = random.integers(-shift, shift, (taken, 2), endpoint=True)
+        augmentation[:, 2] = random.integers(0, 2, taken) if flip else 0
+        return order, augmentation
 
     def continued(self, images: int) -> TrainingRecipe:
-        """The same recipe for training on from existing weights: a quarter of the epochs, a quarter of the rate."""
+        """The recipe for going on from trained weights: a quarter of the epochs and of the learning rate."""
         return replace(self, epochs=math.ceil(self.epochs_for(images) / 4), learning_rate=self.learning_rate / 4)
 
     def varied(self, seed: int, images: int) -> TrainingRecipe:
-        """A recipe that an benign update might have been trained by: a pure function of (self, seed, images).
+        """A recipe by which a benign update might have been trained: a pure function of (self, seed, images).
 
-        Each of these departs from this recipe or does not, at even odds: epochs by up to 30 %, the learning rate by up
-        to a factor of 2 (log-uniform), batches of half or twice the size, up to 0.1 more label smoothing, and images
-        shifted by one or two pixels more.
+        Each of five values changes with probability 1/2:
+        * epochs by up to 30 %;
+        * the learning rate by up to a factor of 2 (log-uniform);
+        * the batch size to one half or the double;
+        * label smoothing by up to 0.1 more;
+        * the shift by one or two pixels more.
         """
         random = np.random.Generator(np.random.Philox(seed))
         departs = random.random(5) < 0.5
@@ -148,11 +152,12 @@ class TrainingRecipe:
         )
 
     def to_json(self) -> str:
+        """The fields as JSON with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> TrainingRecipe:
-        """Reads `to_json`'s text. UsageError on anything else."""
+        """Reads the text of `to_json`. UsageError for anything else."""
         try:
             raw = parse_strict_json(text.encode())
             unknown = set(raw) - {f.name for f in fields(cls)}
@@ -163,7 +168,7 @@ class TrainingRecipe:
             raise UsageError(f"recipe: not readable: {error}") from error
 
     def _augmentation(self) -> tuple[int, bool]:
-        """The largest shift, and whether images are mirrored."""
+        """The largest shift in pixels, and whether images are mirrored."""
         match = _AUGMENT.fullmatch(self.augment)
         shift = int(match["shift"] or 0) if match else 0
         if match is None or bool(match["comma"]) != (match["shift"] is not None and match["flip"] is not None):

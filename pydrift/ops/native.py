@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -115,7 +116,7 @@ def native_status() -> NativeStatus:
 @functools.cache
 def _warn_plain_path(device_type: str) -> None:
     reasons = "; ".join(_load().reasons)
-    warnings.warn(f"pydrift runs on plain torch on {device_type}, more slowly: {reasons}", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"pydrift runs on plain torch on {device_type}, more slowly: {reasons}", RuntimeWarning, stacklevel=5)
 
 
 def native_op(name: str, device: torch.device) -> Callable[..., Any] | None:
@@ -129,6 +130,19 @@ def native_op(name: str, device: torch.device) -> Callable[..., Any] | None:
         return op
     _warn_plain_path(device.type)
     return None
+
+
+def run_op(name: str, reference: Callable[..., Any], tensors: dict[str, Tensor], **scalars: Any) -> Any:
+    """Runs pydrift::`name`, or its plain torch `reference` where there is no native one.
+
+    tensors: in the order of the schema, on the device of the first. Refuses any that requires grad: no op has a
+    gradient, so torch.ops would run and autograd would be silently wrong later.
+    """
+    for argument, tensor in tensors.items():
+        if tensor.requires_grad:
+            raise ValueError(f"{name}: {argument} must not require grad ({name} is not differentiable)")
+    run = native_op(name, next(iter(tensors.values())).device) or reference
+    return run(*tensors.values(), **scalars)
 
 
 def register_fake(name: str, fake: Callable[..., Any]) -> None:

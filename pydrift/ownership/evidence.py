@@ -1,20 +1,23 @@
-"""The statistics of dataset inference: what speaks for a suspect knowing the private images, and how rare that is.
+"""The evidence that a suspect has knowledge of the private images, and how rare so much evidence is by chance.
 
-Numpy and scipy only. A model's departures from what is usual, and how far benign models depart, reference models say;
-how much happens by chance, independent ones. Signs of knowledge:
+Numpy and scipy only. Two kinds of other models are needed, both trained without the private images. Reference models
+define what is usual on each image. Independent models show how much evidence arises by chance.
 
-* agreement (ours): does the suspect depart from what is usual in the same places as the victim? Of whoever learnt from
-  the victim's answers, or from the images that made it.
-* membership: is the suspect surer of the private images than usual, and more so than of public ones? Welch's t. Of
-  whoever was trained on them.
-* knowledge decides: how far both of these together are from the independent models.
-* confidence (the paper's): is a regressor that knows the victim surer of private images than of public ones? One-sided
-  Welch test; and calibrated: what reference models say of each image is first taken away, and the difference is then
-  ranked among those of independent models.
+* Agreement (ours): does the suspect deviate from the references where the victim does? This finds models that learned
+  from the victim's answers, or from the images that made the victim.
+* Membership: is the suspect's confidence in private images higher than usual, compared with public ones (Welch's t)?
+  This finds models that were trained on the private images.
+* Knowledge combines both: the distance from the independent models. The verdict uses it alone.
+* Confidence (the paper's): a regressor learns from the victim. Does it rate the suspect's private images higher than
+  the public ones? One-sided Welch test. The calibrated p first subtracts the reference models' mean for each image, and
+  then ranks the difference among those of the independent models.
 
-Independent models must not be among the reference models, nor share their images: all models from outside the
-references' data depart from these in one common direction, the victim and an benign suspect too. And they stand for
-benign models of other people, who have other images, though they share what is left of the public ones: see `widened`.
+Independent models must be no reference models and share no images with them. Every model from outside the references'
+data deviates from these in one common direction; so do the victim and an independent suspect. The independent models
+stand for models of other people, who have other images; `widen` corrects for the images that they share.
+
+Source: Maini, Yaghini, Papernot, "Dataset Inference: Ownership Resolution in Machine Learning", ICLR 2021, for the
+confidence; the rest is ours.
 """
 
 from __future__ import annotations
@@ -23,139 +26,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-Array = NDArray[np.float64]
+from pydrift.ownership.reference_profile import ReferenceProfile, agreement
+from pydrift.ownership.welch import Array, welch_t
 
-_CLIP = 2.0  # standard deviations: no single image, and no single walk, may decide
-_FLOOR = 0.25  # of the usual spread is added to each: with few reference models some come out too small by chance
-_LARGEST_T = 1e6
-_PER_COMMON = 6  # reference models, and answers, for each of their common directions that is taken out
-_ROUNDING = 1e-9  # departures below this are none
-
-
-@dataclass(frozen=True)
-class Welch:
-    """One-sided Welch test of whether `private` has the higher mean.
-
-    effect    the difference of the means; `low` and `high` its 95 % interval
-    t, p      p = P(T >= t) where the means are equal
-    """
-
-    effect: float
-    low: float
-    high: float
-    t: float
-    p: float
-
-
-def welch(private: Array, public: Array) -> Welch:
-    """Of scores [n] and [m], two of each at least. Without any spread p is 0, 1, or 0.5 for equal means."""
-    effect = float(private.mean() - public.mean())
-    parts = private.var(ddof=1) / len(private), public.var(ddof=1) / len(public)
-    error = float(np.sqrt(sum(parts)))
-    if error == 0:
-        return Welch(
-            effect, effect, effect, float(np.sign(effect)) * np.inf if effect else 0.0, 0.5 - np.sign(effect) / 2
-        )
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(private) - 1) + parts[1] ** 2 / (len(public) - 1))
-    reach = float(stats.t.ppf(0.975, freedom)) * error
-    return Welch(effect, effect - reach, effect + reach, effect / error, float(stats.t.sf(effect / error, freedom)))
-
-
-def welch_t(scores: Array, private: int) -> Array:
-    """Welch's t [...] of the first `private` of scores [..., N] and the others; bounded where they have no spread."""
-    groups = scores[..., :private], scores[..., private:]
-    effect = groups[0].mean(axis=-1) - groups[1].mean(axis=-1)
-    error = np.sqrt(sum(group.var(axis=-1, ddof=1) / group.shape[-1] for group in groups))
-    result: Array = effect / np.maximum(error, np.maximum(np.abs(effect) / _LARGEST_T, np.finfo(float).tiny))
-    return result
-
-
-def harmonic_mean_p(private: Array, public: Array, *, rows: int = 10, repeats: int = 100, seed: int = 0) -> float:
-    """The figure that the paper's code reports: the harmonic mean of the p of `repeats` Welch tests on drawn rows.
-
-    For comparison with published tables only. The draws overlap, and a harmonic mean of p-values is no p-value.
-    """
-    random = np.random.Generator(np.random.Philox(seed))
-    rows = min(rows, len(private), len(public))
-    drawn = [
-        welch(private[random.permutation(len(private))[:rows]], public[random.permutation(len(public))[:rows]]).p
-        for _ in range(repeats)
-    ]
-    return float(stats.hmean(np.maximum(drawn, np.finfo(float).tiny)))
+_LARGEST_KNOWLEDGE = 1e6  # where the search for a sufficient one ends
+_PRECISION = 1e-9  # of that search, relative
 
 
 def rank_p(value: float, null: Array) -> float:
-    """(k + 1) / (n + 1), k of the n values of `null` being as far out: exact where all are exchangeable."""
+    """(k + 1) / (n + 1), where k of the n values of `null` are at least `value`. Exact if all are exchangeable."""
     return (int((null >= value).sum()) + 1) / (len(null) + 1)
 
 
-@dataclass(frozen=True)
-class Departures:
-    """How far models depart from what reference models say, image by image and answer by answer.
+def widen(null: Array) -> Array:
+    """A statistic [n] of independent models, spread about its mean as widely as among unrelated models.
 
-    centre, spread  float64 [N, E]: of the reference models' profiles
-    common          float64 [Q, N E], orthonormal: how reference models differ from each other above all
-
-    A model that is better, or surer of itself, than the references departs from them in much the same way as any other
-    such model, whatever each was trained on. So departures are centred, column by column, and the directions in which
-    the references themselves vary most are taken out.
-    """
-
-    centre: Array
-    spread: Array
-    common: Array
-
-    @classmethod
-    def of(cls, references: Array) -> Departures:
-        """From the profiles [R, N, E] of R >= 2 reference models."""
-        spread = references.std(axis=0, ddof=1)
-        usual = np.sqrt((spread**2).mean(axis=0, keepdims=True))
-        spread = np.sqrt(spread**2 + (_FLOOR * usual) ** 2)
-        plain = cls(references.mean(axis=0), np.where(spread > 0, spread, 1.0), np.empty((0, references[0].size)))
-        rows = plain(references).reshape(len(references), -1)
-        values, vectors = np.linalg.eigh(rows @ rows.T)
-        most = min(len(rows) // _PER_COMMON, rows.shape[1] // _PER_COMMON)
-        kept = [k for k in range(len(rows) - most, len(rows)) if values[k] > 1e-9 * values[-1]]
-        common = vectors[:, kept].T @ rows
-        return replace(plain, common=common / np.linalg.norm(common, axis=1, keepdims=True))
-
-    def __call__(self, profile: Array) -> Array:
-        """[..., N, E] of profiles [..., N, E], in standard deviations and cut off at two of them before the rest."""
-        departed = np.clip((profile - self.centre) / self.spread, -_CLIP, _CLIP)
-        departed = departed - departed.mean(axis=-2, keepdims=True)
-        flat = departed.reshape(*departed.shape[:-2], -1)
-        freed = (flat - (flat @ self.common.T) @ self.common).reshape(departed.shape)
-        result: Array = np.where(np.abs(freed) > _ROUNDING, freed, 0.0)
-        return result
-
-
-def _distance(signs: Array, models: Array) -> Array:
-    """[...] of signs [..., 2]: how far above the mean of models [n, 2] they are, in standard deviations of these."""
-    spread = models.std(axis=0, ddof=1)
-    away = np.divide(signs - models.mean(axis=0), spread, out=np.zeros_like(signs), where=spread > 0)
-    result: Array = np.sqrt((np.maximum(away, 0) ** 2).sum(axis=-1))
-    return result
-
-
-def agreement(victim: Array, other: Array) -> Array:
-    """The cosine of departures [..., N, E] of the victim and of other models: [...]. 0 where one departs nowhere."""
-    product = np.einsum("...ne,...ne->...", victim, other)
-    size = np.sqrt(np.einsum("...ne,...ne->...", victim, victim) * np.einsum("...ne,...ne->...", other, other))
-    result: Array = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
-    return result
-
-
-def widened(null: Array) -> Array:
-    """A statistic [n] of independent models, its distances from the mean as large as they may be among strangers.
-
-    The independent models saw halves of one pool, but an benign suspect has images of its own. What a model owes to the
-    images that it saw varies, among halves of a pool, only half as much as among samples from outside; and the pool's
-    own peculiarity, as large again, is in all of the halves and in no outsider. So if all of the models' spread is owed
-    to their images, outsiders vary three times as much about the pool's mean as its halves do (to first order, for
-    suspects that saw about as many images). What is owed to chance in training varies no more outside than inside: the
-    factor is an upper bound, and p errs to the side of the accused.
+    The independent models saw halves of one pool; an independent suspect has images of its own. Assume that the models
+    differ only through their images. Among halves of a pool this part varies half as much as among samples from
+    outside. The pool's own peculiarity is as large again; all halves have it, and no outside model has it. So the
+    variance of outside models about the pool's mean is three times that of the halves (to first order, for suspects
+    with about as many images). What comes from randomness in training varies no more outside than inside. So the
+    factor is an upper bound, and p errs in favour of the suspect.
     """
     mean = null.mean()
     result: Array = mean + np.sqrt(3.0) * (null - mean)
@@ -163,115 +55,137 @@ def widened(null: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What models say of N images.
+class ModelProfiles:
+    """How one or more models answer around N images (see `pydrift.ownership.ImageEmbeddings`).
 
-    profile   float64 [..., N, E], sureness float64 [..., N]: see pydrift.ownership.Embedded
+    profile           float64 [..., N, E]
+    label_confidence  float64 [..., N]
     """
 
     profile: Array
-    sureness: Array
+    label_confidence: Array
 
-    def of(self, rows: NDArray[np.int64]) -> Said:
-        """Of some of the images."""
-        return Said(self.profile[..., rows, :], self.sureness[..., rows])
+    def subset(self, rows: NDArray[np.int64]) -> ModelProfiles:
+        """The profiles of some of the images, in that order."""
+        return ModelProfiles(self.profile[..., rows, :], self.label_confidence[..., rows])
 
 
 @dataclass(frozen=True)
 class ReferenceScale:
-    """What a model's knowledge of private images is measured by.
+    """The scale on which a model's knowledge of private images is measured.
 
-    private           images, the first ones; the others are public
-    usual, sure       where references stand, in their profiles and in their sureness
-    victim            float64 [N, E]: its departures
+    num_private       the first so many images are private, the others public
+    profile           the references' profiles
+    label_confidence  the references' label confidence
+    victim            float64 [N, E]: the victim's deviations from the references
     null              float64 [n, 2]: agreement and membership of the independent models
     """
 
-    private: int
-    usual: Departures
-    sure: Departures
+    num_private: int
+    profile: ReferenceProfile
+    label_confidence: ReferenceProfile
     victim: Array
     null: Array
 
     @classmethod
-    def of(cls, victim: Said, references: Said, independents: Said, private: int) -> ReferenceScale:
-        usual, sure = Departures.of(references.profile), Departures.of(references.sureness[..., None])
-        yardstick = cls(private, usual, sure, usual(victim.profile), np.empty((0, 2)))
-        return replace(yardstick, null=yardstick.signs(*yardstick.departures(independents)))
+    def of(
+        cls, victim: ModelProfiles, references: ModelProfiles, independents: ModelProfiles, num_private: int
+    ) -> ReferenceScale:
+        """From the profiles of the victim [N, E], of the references [R, N, E] and of the independents [n, N, E]."""
+        profile = ReferenceProfile.of(references.profile)
+        confidence = ReferenceProfile.of(references.label_confidence[..., None])
+        scale = cls(num_private, profile, confidence, profile.deviations(victim.profile), np.empty((0, 2)))
+        return replace(scale, null=scale.components(*scale.deviations(independents)))
 
-    def departures(self, said: Said) -> tuple[Array, Array]:
-        """[..., N, E] of the profiles and [..., N] of the sureness."""
-        return self.usual(said.profile), self.sure(said.sureness[..., None])[..., 0]
+    def deviations(self, models: ModelProfiles) -> tuple[Array, Array]:
+        """From the references: [..., N, E] of the profiles and [..., N] of the label confidence."""
+        confidence = self.label_confidence.deviations(models.label_confidence[..., None])
+        return self.profile.deviations(models.profile), confidence[..., 0]
 
-    def signs(self, profile: Array, sureness: Array) -> Array:
-        """Of departures: [..., 2], the agreement with the victim and the membership."""
-        return np.stack([agreement(self.victim, profile), welch_t(sureness, self.private)], axis=-1)
+    def components(self, profile: Array, confidence: Array) -> Array:
+        """The two components of knowledge, [..., 2]: agreement and membership.
 
-    def knowledge(self, signs: Array) -> Array:
-        """[...]: how far out, in standard deviations of the independents from their mean, where signs count that are
-        above it: the root of the sum of their squares. A thief may show both or only one of them."""
-        return _distance(signs, self.null)
+        profile, confidence  deviations [..., N, E] and [..., N], as `deviations` returns them
+        """
+        return np.stack([agreement(self.victim, profile), welch_t(confidence, self.num_private)], axis=-1)
+
+    def knowledge(self, components: Array) -> Array:
+        """[...] of components [..., 2]: the distance above the independents' mean, in their standard deviations.
+
+        It is the root of the sum of squares of the components above the mean. A stolen model may show both or one.
+        """
+        return _distance(components, self.null)
 
     def widened_null(self) -> Array:
-        """`null`, each sign of it spread as `widened` has it."""
-        return np.stack([widened(sign) for sign in self.null.T], axis=-1)
+        """`null` with each component widened (see `widen`): float64 [n, 2]."""
+        return np.stack([widen(component) for component in self.null.T], axis=-1)
 
-    def p_value(self, signs: Array) -> float:
-        """Of one model's signs [2]: the rank of its knowledge among the independents, widened.
+    def p_value(self, components: Array) -> float:
+        """The rank of one model's knowledge among the widened independents; `components` [2] are the model's.
 
-        Measured by the mean and the spread of all of them and the model itself, so that it is treated as they are:
-        exact where all are exchangeable.
+        Mean and spread are those of all of them and the model itself, so that it is treated as they are. Exact if all
+        are exchangeable.
         """
-        everybody = np.concatenate([self.widened_null(), signs[None]])
-        *benign, own = _distance(everybody, everybody)
-        return rank_p(float(own), np.array(benign))
+        everyone = np.concatenate([self.widened_null(), components[None]])
+        *null, own = _distance(everyone, everyone)
+        return rank_p(float(own), np.array(null))
 
-    def needed(self, signs: Array, alpha: float) -> float | None:
-        """The knowledge from which on `p_value` is at most alpha, for a model that shows more, or less, of the same.
+    def needed(self, components: Array, alpha: float) -> float | None:
+        """The smallest knowledge with `p_value` <= alpha, for a model whose components [2] keep their proportion.
 
-        Of one model's signs [2]: what is above the independents' mean is scaled, in the same proportion. At most the
-        model's own knowledge exactly where its own p is at most alpha. None: nothing is above, or no size is enough.
+        Only what is above the independents' mean is scaled. The result is at most the model's own knowledge exactly
+        where its own p is at most alpha. None: no component is above the mean, or no size is enough.
         """
         mean, spread = self.null.mean(axis=0), self.null.std(axis=0, ddof=1)
-        own = float(self.knowledge(signs))
+        own = float(self.knowledge(components))
         if own == 0:
             return None
 
-        def enough(knowledge: float) -> bool:
-            above = (signs > mean) & (spread > 0)
-            return self.p_value(np.where(above, mean + (signs - mean) * (knowledge / own), signs)) <= alpha
+        def is_enough(knowledge: float) -> bool:
+            above = (components > mean) & (spread > 0)
+            return self.p_value(np.where(above, mean + (components - mean) * (knowledge / own), components)) <= alpha
 
-        if self.p_value(signs) <= alpha:
-            low, high = 0.0, own
-        else:
+        low, high = 0.0, own
+        if self.p_value(components) > alpha:
             low, high = own, 2 * own
-            while not enough(high):
+            while not is_enough(high):
                 low, high = high, 2 * high
-                if high > _LARGEST_T:
+                if high > _LARGEST_KNOWLEDGE:
                     return None
-        while high - low > _ROUNDING * high:
+        while high - low > _PRECISION * high:
             middle = (low + high) / 2
-            low, high = (low, middle) if enough(middle) else (middle, high)
+            low, high = (low, middle) if is_enough(middle) else (middle, high)
         return high
 
-    def bootstrap(self, profile: Array, sureness: Array, repeats: int = 1000, seed: int = 0) -> tuple[Array, Array]:
-        """Of one model's departures: 95 % percentile intervals [2] of knowledge and agreement, over draws of private
-        and of public images with replacement."""
+    def bootstrap(self, profile: Array, confidence: Array, repeats: int = 1000, seed: int = 0) -> tuple[Array, Array]:
+        """95 % percentile intervals [2] of one model's knowledge and agreement.
+
+        profile, confidence  the model's deviations [N, E] and [N]
+        repeats              draws of private and of public images, with replacement
+        """
         random, count = np.random.Generator(np.random.Philox(seed)), len(self.victim)
-        sides = (0, self.private), (self.private, count)
+        sides = (0, self.num_private), (self.num_private, count)
         rows = np.concatenate([random.integers(low, high, (repeats, high - low)) for low, high in sides], axis=1)
-        drawn = []
+        parts = []
         for some in np.array_split(rows, 10):  # bounds the memory
             agreed = agreement(self.victim[some], profile[some])
-            drawn.append(np.stack([agreed, welch_t(sureness[some], self.private)], axis=-1))
-        signs = np.concatenate(drawn)
+            parts.append(np.stack([agreed, welch_t(confidence[some], self.num_private)], axis=-1))
+        components = np.concatenate(parts)
         low_high = [0.025, 0.975]
-        return np.quantile(self.knowledge(signs), low_high), np.quantile(signs[:, 0], low_high)
+        return np.quantile(self.knowledge(components), low_high), np.quantile(components[:, 0], low_high)
+
+
+def _distance(components: Array, models: Array) -> Array:
+    """[...] of components [..., 2]: the distance above the mean of models [n, 2], in their standard deviations."""
+    spread = models.std(axis=0, ddof=1)
+    away = np.divide(components - models.mean(axis=0), spread, out=np.zeros_like(components), where=spread > 0)
+    result: Array = np.sqrt((np.maximum(away, 0) ** 2).sum(axis=-1))
+    return result
 
 
 @dataclass(frozen=True)
 class SamplePoint:
-    """What p comes out if only so many private images are revealed: quartiles over draws."""
+    """The p that so many private images would give: quartiles over draws of them."""
 
     samples: int
     low: float
@@ -280,30 +194,33 @@ class SamplePoint:
 
 
 def p_by_samples(
-    victim: Said,
-    suspects: Said,
-    references: Said,
-    independents: Said,
-    private: int,
+    victim: ModelProfiles,
+    suspects: ModelProfiles,
+    references: ModelProfiles,
+    independents: ModelProfiles,
+    num_private: int,
     counts: tuple[int, ...],
     repeats: int = 50,
     seed: int = 0,
 ) -> list[tuple[SamplePoint, ...]]:
-    """Of each suspect the calibrated p of its knowledge from fewer private images, all else done as with all of them.
+    """The calibrated p of each suspect's knowledge with fewer private images; everything else is as with all of them.
 
-    What is said of N images, `private` ones first and then public ones, by the victim and by S, R and n others.
+    victim, suspects, references, independents  profiles of 1, S, R and n models of the same N images, the private
+                                                images first
+    counts                                      numbers of private images; those above `num_private` are left out
+    repeats                                     draws of images for each number
 
-    counts  of private images; those above `private` are left out
+    Returns one curve for each suspect.
     """
     random = np.random.Generator(np.random.Philox(seed))
-    public = np.arange(private, len(victim.sureness))
-    curves: list[list[SamplePoint]] = [[] for _ in suspects.sureness]
-    for count in (c for c in counts if c <= private):
+    public = np.arange(num_private, len(victim.label_confidence))
+    curves: list[list[SamplePoint]] = [[] for _ in suspects.label_confidence]
+    for count in (c for c in counts if c <= num_private):
         p = []
-        for _ in range(1 if count == private else repeats):
-            rows = np.concatenate([random.permutation(private)[:count], public])
-            yardstick = ReferenceScale.of(victim.of(rows), references.of(rows), independents.of(rows), count)
-            p.append([yardstick.p_value(s) for s in yardstick.signs(*yardstick.departures(suspects.of(rows)))])
+        for _ in range(1 if count == num_private else repeats):
+            rows = np.concatenate([random.permutation(num_private)[:count], public])
+            scale = ReferenceScale.of(victim.subset(rows), references.subset(rows), independents.subset(rows), count)
+            p.append([scale.p_value(c) for c in scale.components(*scale.deviations(suspects.subset(rows)))])
         for curve, (low, median, high) in zip(curves, np.quantile(p, [0.25, 0.5, 0.75], axis=0).T, strict=True):
             curve.append(SamplePoint(count, float(low), float(median), float(high)))
     return [tuple(curve) for curve in curves]

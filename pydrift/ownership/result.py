@@ -1,43 +1,36 @@
-"""What a dataset inference returns: frozen, typed values, read by `report`, the command line and the user."""
+"""The result of an ownership audit: frozen, typed values for the report, the command line and the user."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydrift.core.errors import InputRefused
-from pydrift.core.store import (
-    check_writable,
-    parse_strict_json,
-    read_file,
-    refuse_manifest_folder,
-    to_strict_json,
-    write_atomic,
-)
+from pydrift.core.artifact import Format, Report, decode_fields, encode
 from pydrift.ownership.evidence import SamplePoint
 
-SCHEMA_VERSION = 3
+if TYPE_CHECKING:
+    from torch import Tensor
+
 STOLEN, INDEPENDENT, INCONCLUSIVE = "stolen", "independent", "inconclusive"
-_FILES = ("ownership.html", "ownership.json")
-_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one statistic says of one suspect.
+    """One statistic of one suspect.
 
     name          "knowledge", "agreement", "membership", or "confidence: " and the regressor's title
-    effect        knowledge: agreement and membership together, in standard deviations of the independent models
-                  above their mean.
-                  Agreement: in [-1, 1]. Membership: the private images' mean sureness minus the public ones', in
-                  standard deviations of the reference models. Confidence: the same of the regressor's, as it is
+    effect        its size. Knowledge: agreement and membership together, as the distance above the mean of the
+                  independent models in their standard deviations. Agreement: a cosine in [-1, 1]. Membership: how much
+                  higher the mean label confidence is on private than on public images, in standard deviations of the
+                  reference models. Confidence: the same difference of the regressor's confidence, not standardised
     low, high     its 95 % interval over images (bootstrap, or Welch's)
-    p_calibrated  (k + 1) / (n + 1): rank among n independent models, widened, of the effect, or of Welch's t. Of the
-                  knowledge, as measured by the scale of all of them and the suspect
-    z             how many standard deviations of these it is from their mean
-    p_welch       of confidences as they are, as published; None for the others
-    p_harmonic    the paper's harmonic mean of p-values, no p-value itself; None for the others
+    p_calibrated  (k + 1) / (n + 1), the rank among n independent models, which are widened: of the effect for knowledge
+                  and agreement, of Welch's t for the others. For knowledge, the mean and spread that it is measured by
+                  include the suspect
+    z             how many standard deviations it is above the mean of the widened independent models
+    p_welch       confidence only: p of Welch's test, as published; else None
+    p_harmonic    confidence only: the paper's harmonic mean of p-values, which is not a p-value; else None
     """
 
     name: str
@@ -52,17 +45,19 @@ class Evidence:
 
 @dataclass(frozen=True)
 class SuspectResult:
-    """One suspect.
+    """The result for one suspect.
 
-    verdict    "stolen": p <= alpha. "independent": p > 10 alpha, or > 0.2. "inconclusive": between, or where the victim
-               itself would not be found; `reasons` says
-    p          the calibrated p of the knowledge
-    evidence   the knowledge first
-    by_samples p of the knowledge had fewer private images been revealed
-    queries    images it was shown
-    accuracy_private, accuracy_public  on the images that were asked about
-    needed     knowledge from which on p would be at most alpha, with agreement and membership in the same proportion;
-               None where none is enough, or the suspect shows none
+    sha256      of the model's file; of a live module, over its structure and weights
+    verdict     "stolen": p <= alpha. "independent": p > 10 alpha, or p > 0.2. "inconclusive": p lies between, or the
+                audit would not find the victim itself; see `reasons`
+    p           the calibrated p of the knowledge
+    evidence    knowledge, agreement, membership, and one confidence for each regressor
+    by_samples  the p that fewer private images would have given
+    queries     how many images the suspect was shown
+    accuracy_private, accuracy_public
+                on the private and public images that suspects are asked about, in [0, 1]
+    needed      the smallest knowledge with p <= alpha, if agreement and membership keep their proportion. None: none is
+                large enough, or the suspect shows no knowledge
     """
 
     name: str
@@ -82,27 +77,27 @@ class SuspectResult:
         return self.evidence[0]
 
     @property
-    def signs(self) -> tuple[Evidence, ...]:
-        """Agreement and membership, of which the knowledge is made."""
+    def components(self) -> tuple[Evidence, ...]:
+        """Agreement and membership, the two components of knowledge."""
         return self.evidence[1:3]
 
     @property
     def published(self) -> tuple[Evidence, ...]:
-        """The confidences."""
+        """The confidences of the published method, one for each regressor."""
         return self.evidence[3:]
 
 
 @dataclass(frozen=True)
 class Null:
-    """The benign models that suspects are compared with.
+    """The null distribution: the independent models that suspects are compared with.
 
-    references, independents  how many; each half of the public images that are left has its own
-    draw                      which images each was trained on
-    accuracy                  of the independents, on images that they were not trained on
-    knowledge                 of each independent model, as it was found
-    knowledge_widened         and as far from their mean as benign models of other people may be, who have other
-                              images (see pydrift.ownership.evidence.widened). p ranks these and the suspect by the
-                              mean and the spread of all of them, and so may count a few more or fewer than stand above
+    references, independents  how many reference and independent models there are; each kind has its own pool of images
+    draw                      which images of its pool each model was trained on, in words
+    accuracy                  of each independent model, on images that it was not trained on; None: there are none
+    knowledge                 of each independent model
+    knowledge_widened         the same, spread about the mean as widely as among unrelated models with other images (see
+                              pydrift.ownership.evidence.widen). p ranks the suspect among these; it measures all by a
+                              mean and spread that include the suspect, so its count may differ by a few
     """
 
     references: int
@@ -115,7 +110,12 @@ class Null:
 
 @dataclass(frozen=True)
 class OwnershipProvenance:
-    """Where the result comes from, enough to repeat it."""
+    """Where the result comes from: enough to repeat the audit.
+
+    paths    how each model was computed: "native AVX-512" and the like, or "generic: " and the reason
+    seconds  of each phase
+    command  the command line; None: called from Python
+    """
 
     pydrift: str
     torch: str
@@ -127,18 +127,21 @@ class OwnershipProvenance:
     private_sha256: str
     public_sha256: str
     settings: dict[str, Any]
-    paths: dict[str, str]  # what embedded each suspect: "native AVX-512" and the like | "generic: reason"
+    paths: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
     command: str | None = None
 
 
 @dataclass(frozen=True)
-class OwnershipReport:
-    """The result of one dataset inference.
+class OwnershipReport(Report):
+    """The result of one ownership audit.
 
-    embedding  title of what was measured
-    samples    private images revealed to each suspect, with twice as many public ones
-    victim     what the evidence is where the suspect is the victim itself: the most that can be seen
+    victim           the result if the suspect were the victim itself: the strongest evidence possible
+    alpha            level of the test
+    samples          how many private images each suspect was asked about, with twice as many public ones
+    embedding        its title
+    private, public  where the images come from, in words
+    reasons          what a reader of the verdicts must know
     """
 
     suspects: tuple[SuspectResult, ...]
@@ -152,65 +155,25 @@ class OwnershipReport:
     reasons: tuple[str, ...]
     provenance: OwnershipProvenance
 
+    format = Format("ownership report", 4, "Run the audit again to get one.")
+    json_name = "ownership.json"
+
     @property
     def verdict(self) -> str:
         """ "stolen" if any suspect is, else "inconclusive" if any is, else "independent"."""
         found = {suspect.verdict for suspect in self.suspects}
         return next((verdict for verdict in (STOLEN, INCONCLUSIVE) if verdict in found), INDEPENDENT)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+    def _document(self) -> dict[str, Any]:
+        return encode(self)
 
-    def to_json(self) -> str:
-        """One strict JSON document (no NaN)."""
-        return to_strict_json(self.to_dict())
-
-    def save(self, folder: str | Path) -> None:
-        """Writes ownership.html and, last, ownership.json into `folder`, each atomically."""
-        from pydrift.report import render_ownership_html
-
-        folder = Path(folder)
-        self.check_target(folder)
-        write_atomic(folder / "ownership.html", render_ownership_html(self).encode())
-        write_atomic(folder / "ownership.json", self.to_json().encode())
-
-    @staticmethod
-    def check_target(folder: str | Path) -> None:
-        """Asks whether `save` could write there: UsageError where not. Leaves nothing."""
-        refuse_manifest_folder(folder)
-        for name in _FILES:
-            check_writable(Path(folder) / name)
+    def _tensors(self) -> dict[str, Tensor]:
+        return {}
 
     @classmethod
-    def load(cls, folder: str | Path) -> OwnershipReport:
-        """Reads a report back from the folder that `save` wrote. InputRefused on all else."""
-        file = Path(folder) / "ownership.json"
-        try:
-            raw = parse_strict_json(read_file(file, _MAX_BYTES))
-            if raw.pop("schema_version") != SCHEMA_VERSION:
-                raise ValueError(f"not of schema version {SCHEMA_VERSION}")
-            null: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in raw["null"].items()}
-            return cls(
-                **{
-                    **raw,
-                    "suspects": tuple(_suspect(suspect) for suspect in raw["suspects"]),
-                    "victim": _suspect(raw["victim"]),
-                    "null": Null(**null),
-                    "reasons": tuple(raw["reasons"]),
-                    "provenance": OwnershipProvenance(**raw["provenance"]),
-                }
-            )
-        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            raise InputRefused(f"{file}: not a readable ownership report: {error!r}") from error
-
-
-def _suspect(raw: dict[str, Any]) -> SuspectResult:
-    return SuspectResult(
-        **{
-            **raw,
-            "evidence": tuple(Evidence(**evidence) for evidence in raw["evidence"]),
-            "by_samples": tuple(SamplePoint(**point) for point in raw["by_samples"]),
-            "reasons": tuple(raw["reasons"]),
-        }
-    )
+    def load(cls, path: str | Path) -> OwnershipReport:
+        """Reads a report from its folder, or from its ownership.json. InputRefused: the file is something else."""
+        file, _ = cls._files(path)
+        raw = cls._read_document(file)
+        with cls.format.reading(file):
+            return cls(**decode_fields(cls, raw))

@@ -1,7 +1,7 @@
-"""Figures of the HTML report: inline SVG for numbers, PNG data URIs for gray images.
+"""Figures of the HTML pages: inline SVG for numbers, PNG data URIs for gray images.
 
-The SVG is written by hand: smaller than a plotting library's, and its colours follow the page's
-style sheet into dark mode and print. Figures hold numbers and fixed words only, never a name.
+The SVG is written by hand: it is smaller than a plotting library's, and its colours follow the page's style sheet into
+dark mode and print. Figures hold numbers and fixed words only, never a name.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ P_HEIGHT, P_BINS = 160, 20
 FOREST_LEFT, FOREST_ROW = 90, 18
 CELL, PLAIN_RESIDUAL = 11, 4.0  # pixels of a place; null deviations below which no place is drawn black
 CURVE_WIDTH, CURVE_HEIGHT, CURVE_LEFT = 200, 120, 48
-EDGE = (
-    64  # gray images are shown about this many pixels wide: small ones scaled up by a whole factor, large ones reduced
-)
+EDGE = 64  # pixels: small gray images are scaled up to about this by a whole factor, large ones are reduced to it
 
 Span = tuple[float, float]
 
@@ -50,18 +48,18 @@ def score_axis(shown: Span) -> Markup:
     """The scale above a column of `score_bar`s."""
     x = _scale(shown, BAR_WIDTH)
     marks = "".join(f'<text x="{x(t):.1f}" y="12">{_number(t)}</text>' for t in _ticks(shown, 4))
-    return _svg(BAR_WIDTH, 16, f'<g class="tick">{marks}</g>', "scale of the effects, in null standard deviations")
+    return _svg(BAR_WIDTH, 16, f'<g class="tick">{marks}</g>', "scale of the drift scores, in null standard deviations")
 
 
 def score_bar(c: ClassVerdict, shown: Span, smallest: float | None) -> Markup:
-    """A bar from 0 to the effect, its interval as a whisker, a dashed line at the smallest detectable effect."""
+    """A bar from 0 to the drift score, its interval as a whisker, a dashed line at the smallest detectable score."""
     x = _scale(shown, BAR_WIDTH)
     middle = BAR_HEIGHT / 2
     parts = [f'<path class="axis" d="M{x(0):.1f} 0v{BAR_HEIGHT}"/>']
-    if smallest is not None and -abs(smallest) >= shown[0]:
-        parts.append(f'<path class="limit" d="M{x(-abs(smallest)):.1f} 0v{BAR_HEIGHT}"/>')
-    if c.effect is not None:
-        left, right = sorted((x(0), x(c.effect)))
+    if smallest is not None and smallest <= shown[1]:
+        parts.append(f'<path class="limit" d="M{x(smallest):.1f} 0v{BAR_HEIGHT}"/>')
+    if c.drift_score is not None:
+        left, right = sorted((x(0), x(c.drift_score)))
         parts.append(
             f'<rect class="bar" x="{left:.1f}" y="{middle - 5}" width="{max(right - left, 1):.1f}" height="10"/>'
         )
@@ -73,31 +71,33 @@ def score_bar(c: ClassVerdict, shown: Span, smallest: float | None) -> Markup:
 
 
 def null_strip(c: ClassVerdict) -> Markup:
-    """Each shadow's value as a dot, the new model's effect as a marked line with its interval: one axis for all.
+    """Each shadow's drift score as a dot, the candidate's as a marked line with its interval: one axis for all.
 
-    Dots of nearly the same value are stacked; `c.effect` must not be None and `c.null` not empty.
+    Dots of nearly the same value are stacked; `c.drift_score` must not be None and `c.null` not empty.
     """
-    assert c.effect is not None
-    shown = span([*c.null, c.effect, *(c.interval or ())])
+    assert c.drift_score is not None
+    shown = span([*c.null, c.drift_score, *(c.interval or ())])
     x = _scale(shown, STRIP_WIDTH)
     base = 20 + DOTS_HEIGHT  # y of the axis
-    at = x(c.effect)
+    at = x(c.drift_score)
     anchor = "start" if at < 70 else "end" if at > STRIP_WIDTH - 70 else "middle"
     parts = [_strip(c.null, shown, base)]
     if c.interval is not None:
         low, high = x(c.interval[0]), x(c.interval[1])
         parts.append(f'<rect class="interval" x="{low:.1f}" y="20" width="{high - low:.1f}" height="{DOTS_HEIGHT}"/>')
     parts.append(f'<path class="observed" d="M{at:.1f} 18V{base}"/>')
-    parts.append(f'<text class="mark" x="{at:.1f}" y="12" text-anchor="{anchor}">new model {_number(c.effect)}</text>')
+    label = f"candidate {_number(c.drift_score)}"
+    parts.append(f'<text class="mark" x="{at:.1f}" y="12" text-anchor="{anchor}">{label}</text>')
     shadows = f"{len(c.null)} shadows between {min(c.null):.2f} and {max(c.null):.2f}"
-    return _svg(STRIP_WIDTH, base + 20, "".join(parts), f"{shadows}, new model at {c.effect:.2f}")
+    return _svg(STRIP_WIDTH, base + 20, "".join(parts), f"{shadows}, candidate at {c.drift_score:.2f}")
 
 
 def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evidence, float | None]]) -> Markup:
     """Each benign model's knowledge of the private images as a dot; above, on the same axis, the rows of the others.
 
-    A row is a label, a style of the style sheet, the evidence (a mark at its effect with the interval as a whisker),
-    and from where on its p would be at most alpha: dashed. No line is for all, since p has a scale for each suspect.
+    A row is a label, a style of the style sheet, the evidence (a mark at its effect, with the interval as a whisker)
+    and the value from which on its p would be at most alpha (dashed). Each suspect has its own line, because the scale
+    of p depends on the suspect.
     """
     values = [[e.effect, e.low, e.high] + ([] if needed is None else [needed]) for _, _, e, needed in rows]
     shown = span([*null, *(value for row in values for value in row)])
@@ -115,9 +115,9 @@ def knowledge_figure(null: Sequence[float], rows: Sequence[tuple[str, str, Evide
         )
     parts.append(f'<text class="rate" x="-10" y="{base - 2}">benign models</text>')
     body = f'<g transform="translate({FOREST_LEFT} 0)">{"".join(parts)}</g>'
-    said = f"knowledge of the private images: {len(null)} benign models between {min(null):.2f} and {max(null):.2f}"
-    said += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence, _ in rows)
-    return _svg(FOREST_LEFT + STRIP_WIDTH + 8, base + 20, body, said)
+    summary = f"knowledge of the private images: {len(null)} benign models between {min(null):.2f} and {max(null):.2f}"
+    summary += "".join(f", {label} {evidence.effect:.2f}" for label, _, evidence, _ in rows)
+    return _svg(FOREST_LEFT + STRIP_WIDTH + 8, base + 20, body, summary)
 
 
 def p_curve(points: Sequence[SamplePoint], least: float, alpha: float) -> Markup:
@@ -150,12 +150,12 @@ def p_curve(points: Sequence[SamplePoint], least: float, alpha: float) -> Markup
         parts.append(f'<text class="rate" x="{CURVE_LEFT - 6}" y="{at:.1f}">{_number(10.0**-power)}</text>')
     for samples in _ticks((0, most), 4):
         parts.append(f'<text class="tick" x="{across(int(samples)):.1f}" y="{base + 16}">{_number(samples)}</text>')
-    said = f"median p {points[0].median:.3g} from {points[0].samples} samples, {points[-1].median:.3g} from {most}"
-    return _svg(right + 12, base + 20, "".join(parts), said)
+    label = f"median p {points[0].median:.3g} from {points[0].samples} samples, {points[-1].median:.3g} from {most}"
+    return _svg(right + 12, base + 20, "".join(parts), label)
 
 
 def place_map(rows: Sequence[Sequence[float | None]]) -> Markup:
-    """A square for each place, the darker the further its value is from 0; the furthest one is framed."""
+    """A square for each place, darker the further its value is from 0; a frame marks the furthest one."""
     values = np.array([[0.0 if value is None else value for value in row] for row in rows])
     size = np.abs(values)
     top, left = np.unravel_index(int(size.argmax()), size.shape)
@@ -169,12 +169,12 @@ def place_map(rows: Sequence[Sequence[float | None]]) -> Markup:
     if size.any():
         frame += f'<path class="observed" d="M{CELL * left} {CELL * top}h{CELL}v{CELL}h-{CELL}Z"/>'
     body = f'<g transform="translate(2 2)">{cells}{frame}</g>'
-    said = f"strongest in row {top + 1} of {values.shape[0]}, column {left + 1} of {values.shape[1]}"
-    return _svg(CELL * values.shape[1] + 4, CELL * values.shape[0] + 4, body, said)
+    label = f"strongest in row {top + 1} of {values.shape[0]}, column {left + 1} of {values.shape[1]}"
+    return _svg(CELL * values.shape[1] + 4, CELL * values.shape[0] + 4, body, label)
 
 
 def power_curve(points: Sequence[tuple[float, float]]) -> Markup:
-    """How probably a drift is found, against its size in null standard deviations. `points` must not be empty."""
+    """The chance that a drift is found, against its size in null standard deviations. `points` must not be empty."""
     most = points[-1][0]
     y = _scale((1.0, 0.0), CURVE_HEIGHT)
     base, right = 8 + CURVE_HEIGHT, CURVE_LEFT + CURVE_WIDTH
@@ -188,12 +188,12 @@ def power_curve(points: Sequence[tuple[float, float]]) -> Markup:
     for size in _ticks((0, most), 4):
         across = CURVE_LEFT + CURVE_WIDTH * size / most
         parts.append(f'<text class="tick" x="{across:.1f}" y="{base + 16}">{_number(size)}</text>')
-    said = ", ".join(f"{size:.2f} found with {chance:.0%}" for size, chance in points[:: max(1, len(points) // 8)])
-    return _svg(right + 12, base + 20, "".join(parts), f"drifts of null deviations {said}")
+    found = ", ".join(f"{size:.2f} found with {chance:.0%}" for size, chance in points[:: max(1, len(points) // 8)])
+    return _svg(right + 12, base + 20, "".join(parts), f"drifts of null deviations {found}")
 
 
 def roc_figure(attacks: Sequence[AttackResult], strongest: AttackResult, members: int, non_members: int) -> Markup:
-    """ROC curves on logarithmic axes: what counts is the left, where few are falsely accused.
+    """ROC curves on logarithmic axes, because the left counts most: there few non-members are falsely accused.
 
     Each axis begins at the decade of one image of its kind; a rate of 0 is drawn there. Dashed: chance.
     """
@@ -228,7 +228,7 @@ def roc_figure(attacks: Sequence[AttackResult], strongest: AttackResult, members
 
 
 def p_histogram(p: NDArray[np.float64], alpha: float) -> Markup:
-    """How many images have which p, in bins of 0.05. Dashed: all p equally frequent; shaded: p up to alpha."""
+    """The number of images by their p, in bins of 0.05. Dashed: all p are equally frequent; shaded: p up to alpha."""
     counts, _ = np.histogram(p, bins=P_BINS, range=(0, 1))
     base, top = P_HEIGHT + 12, max(int(counts.max()), 1)
     width = STRIP_WIDTH / P_BINS
@@ -272,19 +272,19 @@ def picture(image: NDArray[np.float32]) -> Picture:
 
 
 def _svg(width: int, height: int, body: str, label: str | None = None) -> Markup:
-    said = f'role="img" aria-label="{label}"' if label else 'aria-hidden="true"'
-    return Markup(f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" {said}>{body}</svg>')
+    role = f'role="img" aria-label="{label}"' if label else 'aria-hidden="true"'
+    return Markup(f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" {role}>{body}</svg>')
 
 
 def _strip(values: Sequence[float], shown: Span, base: int) -> str:
-    """An axis of `shown` at y = base, each of the values as a dot above it; dots of nearly the same are stacked."""
+    """An axis of `shown` at y = base, with each value as a dot above it; dots of nearly the same value are stacked."""
     x = _scale(shown, STRIP_WIDTH)
     columns: dict[int, int] = {}
     for value in values:
         column = round(x(value) / 7)
         columns[column] = columns.get(column, 0) + 1
     step = min(7.0, (DOTS_HEIGHT - 8) / max(columns.values()))
-    # a dashed line with round caps and dashes of length 0 draws one dot every `step`: a column costs 20 bytes
+    # A dashed line with round caps and dashes of length 0 draws one dot every `step`: a column costs 20 bytes.
     dots = "".join(f"M{7 * column} {base - 5}v{-(count - 1) * step - 0.01:.2f}" for column, count in columns.items())
     ticks = "".join(
         f'<path class="axis" d="M{x(t):.1f} {base}v4"/>'
@@ -301,7 +301,7 @@ def _scale(shown: Span, width: int) -> Callable[[float], float]:
 
 
 def _log_scale(decades: int) -> Callable[[float], float]:
-    """0..ROC_EDGE for 10^-decades..1, and for less."""
+    """Maps 10^-decades..1 to 0..ROC_EDGE, and smaller values to 0."""
     return lambda value: ROC_EDGE * (1 + math.log10(max(value, 10.0**-decades)) / decades)
 
 

@@ -1,7 +1,8 @@
-"""A membership audit for people: one HTML file, and a table on the terminal."""
+"""The report of a membership audit: one HTML page, and a table on the terminal."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -9,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pydrift.membership.result import EXPOSED
-from pydrift.report import figures, wording
-from pydrift.report.page import ENVIRONMENT, SETTINGS, TABLE_ROWS, flat, style_sheet
-from pydrift.report.terminal import literal
+from pydrift.report import figures
+from pydrift.report.page import TABLE_ROWS, flat_settings, percent, render_page
+from pydrift.report.terminal import literal, print_line
 
 if TYPE_CHECKING:
     from pydrift.membership.evaluation import AttackResult
@@ -21,29 +22,24 @@ if TYPE_CHECKING:
 def render_membership_html(report: MembershipReport) -> str:
     """The report as one well-formed HTML document (it also parses as XML), the same text for the same report."""
     strongest = report.strongest
-    # The classes that leak most first; those that could not be measured last.
+    # The classes that leak most come first, and those that could not be measured come last.
     classes = sorted(strongest.classes, key=lambda c: (-1 if c.auc is None else c.auc, -c.index), reverse=True)
-    return ENVIRONMENT.get_template("membership.html.j2").render(
+    return render_page(
+        "membership.html.j2",
         report=report,
-        css=style_sheet(),
-        words=wording,
         headline=headline(report),
         strongest=strongest,
-        percent=percent,
         roc=figures.roc_figure(report.attacks, strongest, report.population.members, report.population.non_members),
         classes=classes,
         table_rows=classes[:TABLE_ROWS],
         exposed=[(n, int(report.y[n]), fpr) for n, fpr in report.exposed(EXPOSED)],
-        settings=flat(report.provenance.settings)[:SETTINGS],
+        settings=flat_settings(report.provenance.settings),
     )
 
 
 def render_membership_terminal(report: MembershipReport, console: Console) -> None:
     """Prints the headline, the reasons and a line for each attack to `console`; every text literally."""
-
-    def line(words: str, style: str = "") -> None:
-        console.print(literal(console, words, style), soft_wrap=True)
-
+    line = partial(print_line, console)
     line(headline(report), "bold")
     for reason in report.reasons:
         line(f"  - {reason}")
@@ -69,10 +65,6 @@ def headline(report: MembershipReport) -> str:
         f"The strongest attack ({best.name}) finds {percent(rate.tpr)} of the members while it falsely accuses "
         f"{percent(rate.fpr)} of the non-members; AUC {best.auc:.3f}."
     )
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
 
 
 def _rate_names(report: MembershipReport) -> list[str]:

@@ -15,18 +15,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from pydrift.core.artifact import Format, SealedFolder, decode_fields, encode
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import (
-    MANIFEST,
-    check_writable,
-    parse_strict_json,
-    read_verified,
-    safetensors_bytes,
-    verify_manifest,
-    write_atomic,
-    write_json,
-    write_manifest,
-)
+from pydrift.core.files import check_writable, write_atomic
+from pydrift.core.manifest import read_verified
+from pydrift.core.run_store import PlanFile
+from pydrift.core.strict_json import parse_strict_json, write_json
+from pydrift.core.tensors import safetensors_bytes
 from pydrift.models.arch import resolve_stored
 from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.models.file import PREFIX
@@ -36,22 +31,28 @@ from pydrift.shadows.plan import ShadowPlan
 if TYPE_CHECKING:
     from pydrift.shadows.statistics import Statistics
 
-FORMAT = 1
-KIND = "pydrift shadow bank"
 _DESCRIPTION, _MEMBER, _MODELS = "bank.json", "member.safetensors", "models"
 _MODEL_NAME = re.compile(r"[0-9]{5}\.safetensors")
 _MODELS_AT_ONCE = 16  # that are made ready to be asked: each of them packs a copy of its weights
 
 
+@dataclass(frozen=True)
+class _Description:
+    """bank.json."""
+
+    plan: dict[str, Any]
+    accuracy: tuple[float | None, ...]
+
+
 @dataclass(frozen=True, eq=False)
-class ShadowBank:
+class ShadowBank(SealedFolder):
     """K trained shadow models of one architecture.
 
-    plan      what they are made of
+    plan      all that determines them
     member    bool [K, N]: whether shadow k was trained on image i of the data
-    accuracy  of each on up to 2,000 of the images that it was not trained on; None where it saw them all
-    weights   the entries of the models' state dicts, each stacked: [K, ...]
-    template  a module of the architecture, for its code only
+    accuracy  of each shadow, on up to 2,000 images that it was not trained on; None where it saw all images
+    weights   the entries of the models' state dicts, stacked over the models: [K, ...]
+    template  a module of the architecture; only its code is used
     """
 
     plan: ShadowPlan
@@ -59,6 +60,9 @@ class ShadowBank:
     accuracy: tuple[float | None, ...]
     weights: dict[str, Tensor]
     template: nn.Module
+
+    format = Format("shadow bank", 2, "Train the shadows again to get one.")
+    names = (_DESCRIPTION, _MEMBER, _MODELS)
 
     def __len__(self) -> int:
         return self.plan.count
@@ -68,13 +72,13 @@ class ShadowBank:
         return {name: stack[k] for name, stack in self.weights.items()}
 
     def models(self) -> list[nn.Module]:
-        """The K models in eval mode, on the CPU, without gradients. Their weights are the bank's own: read-only."""
+        """The K models in eval mode, on the CPU, without gradients. They share the bank's weights: read-only."""
         return [self._model(k) for k in range(len(self))]
 
     def _model(self, k: int) -> nn.Module:
         module = copy.deepcopy(self.template)
         parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
-        # Copying a module later copies of a parameter its elements, but of a buffer all that it is a view of.
+        # A later copy of the module copies the elements of a parameter, but the whole storage behind a buffer.
         own = {name: row if name in parameters else row.clone() for name, row in self.state(k).items()}
         module.load_state_dict(own, assign=True)
         return module.eval().requires_grad_(False)
@@ -82,10 +86,12 @@ class ShadowBank:
     def statistics(
         self, x: Tensor, y: Tensor, *, chosen: Sequence[int] | None = None, device: str | None = None, **options: Any
     ) -> Statistics:
-        """What every model, or those `chosen`, says about images x [N, C, H, W] of labels y [N]: all of
-        `pydrift.shadows.statistics.measure`, of which `options` are those (queries, posterior, ...).
+        """The answers of the models about images x [N, C, H, W] with labels y [N] (see statistics.measure).
 
-        Models are made ready and asked 16 at a time, so that beside the result only as many answers are held.
+        chosen   the numbers of the models; default: all. UsageError where it is empty
+        options  of `pydrift.shadows.statistics.measure` (queries, posterior, ...)
+
+        Models are asked 16 at a time, so that memory holds the answers of 16 models beside the result.
         """
         from pydrift.shadows.statistics import Statistics, measure
 
@@ -98,64 +104,62 @@ class ShadowBank:
                 yield measure(models, x, y, **options)
 
         if not numbers:
-            raise UsageError("statistics of no shadow: choose at least one")
+            raise UsageError("chosen must name at least one shadow, got none")
         with exact_arithmetic():
-            return Statistics.joined(parts(), len(numbers))
+            return Statistics.join(parts(), len(numbers))
 
-    def save(self, folder: str | Path) -> None:
-        """Writes bank.json, member.safetensors, a model file per shadow in models/ and, last, MANIFEST.json.
-
-        The same bank gives the same bytes. UsageError where the folder holds other files.
-        """
-        folder = Path(folder)
-        self.check_target(folder)
-        (folder / MANIFEST).unlink(missing_ok=True)
+    def _write(self, folder: Path) -> None:
+        """bank.json, member.safetensors and a model file per shadow in models/."""
         names = {model_name(k) for k in range(len(self))}
-        for stale in (folder / _MODELS).glob("*"):
-            if stale.name not in names:
-                stale.unlink()
+        for old in (folder / _MODELS).glob("*"):
+            if old.name not in names:
+                old.unlink()
         for k in range(len(self)):
             write_atomic(folder / _MODELS / model_name(k), model_bytes(self.plan, k, self.state(k)))
-        write_atomic(folder / _MEMBER, safetensors_bytes({"member": torch.from_numpy(self.member)}, {}))
-        write_json(folder / _DESCRIPTION, {"plan": self.plan.to_dict(), "accuracy": list(self.accuracy)})
-        write_manifest(folder, {"format": FORMAT, "kind": KIND})
+        write_atomic(folder / _MEMBER, safetensors_bytes(self._member(), {}))
+        write_json(folder / _DESCRIPTION, self._document())
 
-    @staticmethod
-    def check_target(folder: str | Path) -> None:
-        """Asks whether `save` could write there: UsageError where not, or where other files are. Leaves nothing."""
-        folder = Path(folder)
-        check_writable(folder / _MODELS / model_name(0))
-        ours = {_DESCRIPTION, _MEMBER, _MODELS, MANIFEST}
-        strangers = {file.name for file in folder.glob("*")} - ours
-        strangers |= {f.name for f in (folder / _MODELS).glob("*") if not _MODEL_NAME.fullmatch(f.name)}
-        strangers = {name for name in strangers if not name.startswith(".")}  # a killed save may have left hidden ones
-        if strangers:
-            raise UsageError(f"{folder}: holds other files ({min(strangers)}); give a new folder for the shadow bank")
+    def _document(self) -> dict[str, Any]:
+        return encode(_Description(self.plan.to_dict(), self.accuracy))
+
+    def _member(self) -> dict[str, Tensor]:
+        return {"member": torch.from_numpy(self.member)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**self._member(), **{f"weights.{name}": stack for name, stack in self.weights.items()}}
+
+    @classmethod
+    def check_target(cls, folder: str | Path) -> None:
+        """See SealedFolder."""
+        check_writable(Path(folder) / _MODELS / model_name(0))
+        super().check_target(folder)
+
+    @classmethod
+    def _strangers(cls, folder: Path) -> set[str]:
+        models = {file.name for file in (folder / _MODELS).glob("*") if not _MODEL_NAME.fullmatch(file.name)}
+        return super()._strangers(folder) | models
 
     @classmethod
     def load(cls, folder: str | Path, arch: str | None = None, base: nn.Module | None = None) -> ShadowBank:
-        """Reads a bank, every file checked against the manifest, one model at a time.
+        """Reads a bank, one model after another, and checks every file against the manifest.
 
-        An architecture that is not built in is only used if the caller names it: `arch` ("package.module:factory") or
-        `base` (a module of that kind). InputRefused on damaged or foreign folders.
+        An architecture that is not built in must be named by the caller: as `arch` ("package.module:factory"), or by
+        `base`, a module of that architecture. InputRefused for damaged or foreign folders.
         """
         folder = Path(folder)
-        if (folder / "plan.json").exists():
-            raise UsageError(f"{folder}: is a folder of tasks, not a bank; collect it first: pydrift shadow collect")
-        manifest = verify_manifest(folder)
-        if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
-            raise InputRefused(f"{folder}: not a {KIND} of format {FORMAT}")
-        try:
+        if PlanFile.exists(folder):
+            raise UsageError(
+                f"{folder}: is a folder of tasks, not a bank; collect it first with pydrift shadow collect"
+            )
+        manifest = cls._verified(folder)
+        with cls.format.reading(folder):
             raw = parse_strict_json(read_verified(folder, _DESCRIPTION, manifest))
-            plan, accuracy = ShadowPlan.from_dict(raw["plan"]), tuple(raw["accuracy"])
+            description = _Description(**decode_fields(_Description, raw))
+            plan, accuracy = ShadowPlan.from_dict(description.plan), description.accuracy
             member = load_safetensors(read_verified(folder, _MEMBER, manifest))["member"].numpy()
             if member.shape != (plan.count, plan.images) or member.dtype != np.bool_ or len(accuracy) != plan.count:
                 raise ValueError("its parts do not fit together")
             planned = plan.members()
-        except InputRefused:
-            raise
-        except Exception as error:  # whatever a made-up description or state makes the parsers say
-            raise InputRefused(f"{folder}: not a readable {KIND}: {error!r}") from error
         if len(wrong := np.flatnonzero((member != planned).any(axis=1))):
             raise InputRefused(f"{folder / _MEMBER}: shadow {wrong[0]} has other members than the plan's draw gives it")
         stack = WeightStack(template_for(plan, arch, base, folder), plan.count)
@@ -166,7 +170,7 @@ class ShadowBank:
 
 
 class WeightStack:
-    """The state dicts of K models, stacked entry by entry as they come, so that no model is kept twice."""
+    """The state dicts of K models, stacked entry by entry as they arrive, so that no model is in memory twice."""
 
     def __init__(self, template: nn.Module, count: int) -> None:
         self.template = copy.deepcopy(template).eval().requires_grad_(False)
@@ -176,50 +180,50 @@ class WeightStack:
         }
 
     def put(self, k: int, state: Mapping[str, Tensor], source: str) -> None:
-        """Fills row k. InputRefused, which names `source`, unless names, shapes and dtypes are the template's."""
+        """Fills row k. InputRefused, which names `source`, if names, shapes or dtypes differ from the template's."""
         found = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in state.items()}
         expected = {name: (stack.dtype, list(stack.shape[1:])) for name, stack in self.weights.items()}
         for name in sorted(found.keys() | expected.keys()):
             if found.get(name) != expected.get(name):
-                has, needs = (_described(entries.get(name)) for entries in (found, expected))
+                has, needs = (_describe_entry(entries.get(name)) for entries in (found, expected))
                 raise InputRefused(f"{source}: does not fit the architecture: {name!a} is {has}, expected {needs}")
         for name, stack in self.weights.items():
             stack[k] = state[name]
 
 
 def model_name(k: int) -> str:
-    """The file of shadow k, in a bank as in a folder of tasks."""
+    """The name of the file of shadow k, in a bank and in a folder of tasks."""
     return f"{k:05d}.safetensors"
 
 
 def model_bytes(plan: ShadowPlan, k: int, state: Mapping[str, Tensor]) -> bytes:
-    """The file of shadow k: a model file like any other, that says its architecture and how it was trained."""
-    known = {"arch": plan.architecture, TRAIN_SIZE_KEY: str(len(plan.drawn(k)))}
+    """The file of shadow k: a model file that records its architecture and how it was trained."""
+    known = {"arch": plan.architecture, TRAIN_SIZE_KEY: str(len(plan.indices(k)))}
     if plan.own_training is None:
         known[RECIPE_KEY] = plan.recipe_of(k).to_json()
     return safetensors_bytes(state, {PREFIX + key: value for key, value in known.items() if value is not None})
 
 
 def read_state(folder: Path, name: str, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a listed file. InputRefused where it changed or was never one."""
+    """The state dict in a listed file. InputRefused where the file changed or is no safetensors file."""
     try:
         return load_safetensors(read_verified(folder, name, manifest))
     except InputRefused:
         raise
-    except Exception as error:  # whatever safetensors says
+    except Exception as error:  # safetensors raises errors of many types
         raise InputRefused(f"{folder / name}: not a safetensors file: {error}") from error
 
 
 def template_for(plan: ShadowPlan, arch: str | None, base: nn.Module | None, folder: Path) -> nn.Module:
-    """A module of the plan's architecture: `base`, or one that is built (see ShadowBank.load)."""
+    """A module of the plan's architecture: `base`, or a new one (see ShadowBank.load)."""
     if base is not None:
         return base
     if plan.architecture is None:
-        raise UsageError(f"{folder}: shadows of a live module; pass base=, a module of the same architecture")
+        raise UsageError(f"{folder}: its shadows are of a live module; pass base=, a module of the same architecture")
     if arch not in (None, plan.architecture):
-        raise UsageError(f"{folder}: shadows of the architecture {plan.architecture!a}, not of {arch!a}")
+        raise UsageError(f"{folder}: its shadows have the architecture {plan.architecture!a}, not {arch!a}")
     return resolve_stored(plan.architecture, arch, folder)(0)
 
 
-def _described(entry: tuple[torch.dtype, list[int]] | None) -> str:
+def _describe_entry(entry: tuple[torch.dtype, list[int]] | None) -> str:
     return "missing" if entry is None else f"{entry[0]} {entry[1]}".removeprefix("torch.")

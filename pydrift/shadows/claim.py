@@ -1,16 +1,15 @@
-"""Who works on a piece of work that many processes on many machines may take: a claim, which ends with its holder.
+"""Claims on pieces of work that many processes on many machines may take. A claim ends with its holder.
 
-A claim on a piece is the newest of the files NAME.1, NAME.2, ... in a folder. Making such a file is atomic on every
-file system, so of all that want to take a piece one succeeds; no file is ever renamed or written over, so nobody's
-claim can be taken for another's. Its holder keeps it locked (flock) and touches it every HEARTBEAT_S seconds. The claim
-counts as abandoned, and the piece may be taken under the next number,
-* at once, where the holder ran under this kernel, on this mount, and the lock is free: the kernel drops it when the
-  process ends, however it ends;
-* LEASE_S seconds after the last touch where it ran on another machine, whose locks may not be visible here. Both times
-  are the file server's, so that the machines' clocks need not agree.
+The claim on a piece is the newest of the files NAME.1, NAME.2, ... in a folder. Making a file is atomic on every file
+system, so only one of several processes gets a piece. No file is ever renamed or overwritten, so no claim is taken for
+another one. The holder keeps its file locked (flock) and touches it every HEARTBEAT_S seconds. A claim counts as
+abandoned, and the piece may be claimed under the next number, in two cases:
+* The holder ran under this kernel, on this mount, and the lock is free. The kernel drops a lock when its process ends.
+* The holder ran on another machine, whose locks may not be visible here, and the last touch is LEASE_S seconds old.
+  Both times come from the file server, so the clocks of the machines need not agree.
 
-A holder that was given up for dead and lives (a suspended machine) works on, beside the next one. So a claim saves work
-but guards nothing: whoever publishes a result must do so in one atomic step that only the first can make.
+A holder that counts as dead may still be alive (a suspended machine), and then works beside the next holder. So a claim
+saves work but protects nothing: a result must be published in one atomic step that only the first worker can make.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim; host and pid are those that it wrote itself, `silent_s` is how long ago it gave a sign."""
+    """The process that holds a claim: its host and pid, and the seconds since it last touched its file."""
 
     host: str
     pid: int
@@ -44,9 +43,9 @@ class Holder:
 
 @contextmanager
 def claimed(folder: Path, name: str) -> Iterator[bool]:
-    """Claims `name` while the with block runs; yields whether it was to be had. OSError: nothing can be written there.
+    """Claims `name` while the with block runs; yields whether the claim succeeded. OSError: the folder is not writable.
 
-    Afterwards it is free at once, for everybody.
+    After the with block `name` is free at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     newest = _newest(folder, name)
@@ -56,28 +55,28 @@ def claimed(folder: Path, name: str) -> Iterator[bool]:
     file = folder / f"{name}.{1 if newest is None else _number(newest) + 1}"
     try:
         claim = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except FileExistsError:  # another one was first
+    except FileExistsError:  # another process was first
         yield False
         return
     try:
-        _lock(claim, fcntl.LOCK_EX)  # nobody else holds it for longer than it takes to see that it is held
-        said = {"host": platform.node(), "pid": os.getpid(), "locks": _reach_of_locks(claim)}
-        os.write(claim, json.dumps(said).encode())
+        _lock(claim, fcntl.LOCK_EX)  # others hold it only for the moment in which they test it
+        record = {"host": platform.node(), "pid": os.getpid(), "locks": _reach_of_locks(claim)}
+        os.write(claim, json.dumps(record).encode())
         with _heartbeat(claim):
             yield True
     finally:
-        os.utime(claim, (0, 0))  # as if silent for ever
+        os.utime(claim, (0, 0))  # as if last touched long ago
         os.close(claim)
 
 
 def holder(folder: Path, name: str) -> Holder | None:
-    """Who holds the claim on `name`; None if it is free."""
+    """The holder of the claim on `name`; None if it is free."""
     newest = _newest(folder, name)
     return None if newest is None else _holder(newest)
 
 
 def forget(folder: Path, name: str) -> None:
-    """Removes the claims on a piece of work that is done."""
+    """Removes all claims on a piece of work that is done."""
     for file in _claims(folder, name):
         file.unlink(missing_ok=True)
 
@@ -97,28 +96,28 @@ def _number(claim: Path) -> int:
 def _holder(claim: Path) -> Holder | None:
     try:
         with open(claim, "rb") as file:
-            host, pid, locks = _said(file.read(4096))
+            host, pid, locks = _read_holder(file.read(4096))
             silent_s = max(0.0, _now(claim.parent) - os.fstat(file.fileno()).st_mtime)
             free = _lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
             telling = locks == _reach_of_locks(file.fileno())
-    except FileNotFoundError:  # done and forgotten in the meantime
+    except FileNotFoundError:  # removed in the meantime
         return None
     if free is False or (not (free and telling) and silent_s < LEASE_S):
         return Holder(host, pid, silent_s)
     return None
 
 
-def _said(content: bytes) -> tuple[str, int, str]:
-    """Host, pid and reach of locks as the holder wrote them; a claim that was only just made says nothing yet."""
+def _read_holder(content: bytes) -> tuple[str, int, str]:
+    """Host, pid and reach of locks as the holder wrote them; a claim that was just made may be empty."""
     try:
-        said = json.loads(content)
-        return str(said["host"]), int(said["pid"]), str(said["locks"])
+        record = json.loads(content)
+        return str(record["host"]), int(record["pid"]), str(record["locks"])
     except (ValueError, TypeError, KeyError):
         return "?", 0, ""
 
 
 def _lock(file: int, how: int) -> bool | None:
-    """Whether the lock was had; None where the file system has none."""
+    """Whether the lock was acquired; None where the file system has no locks."""
     try:
         fcntl.flock(file, how)
     except BlockingIOError:
@@ -131,7 +130,7 @@ def _lock(file: int, how: int) -> bool | None:
 
 
 def _reach_of_locks(file: int) -> str:
-    """What two processes have in common whose locks on this file certainly see each other: the kernel and the mount."""
+    """The kernel and the mount. Two processes that have both in common certainly see each other's locks."""
     try:
         kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -140,7 +139,7 @@ def _reach_of_locks(file: int) -> str:
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock of the machine that keeps the folder; by our own where nothing can be written there."""
+    """The time on the machine that holds the folder; our own time where the folder is not writable."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             return os.fstat(file.fileno()).st_mtime
@@ -154,7 +153,7 @@ def _heartbeat(claim: int) -> Iterator[None]:
 
     def beat() -> None:
         while not done.wait(HEARTBEAT_S):
-            with suppress(OSError):  # a file server that is away for a moment
+            with suppress(OSError):  # a file server may be away for a moment
                 os.utime(claim)
 
     thread = threading.Thread(target=beat, daemon=True)

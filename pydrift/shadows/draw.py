@@ -1,4 +1,4 @@
-"""Which reference images a shadow sees: a pure function of (seed, number of images, number of the shadow)."""
+"""Which reference images a shadow sees."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pydrift.core.noise import Phase, derived_seed
 class Draw:
     """Which reference images shadow k sees: a pure function of (seed, number of images, k).
 
-    kind  "halves"     a random half; shadows 2j and 2j+1 see complementary ones, so that with an even number of shadows
-                       every image is a member of exactly half of them: what membership attacks need
+    kind  "halves"     a random half. Shadows 2j and 2j + 1 see complementary halves, so with an even number of shadows
+                       each image is a member of exactly half of them, as membership attacks need
           "subset"     `size` images without replacement
           "bootstrap"  `size` images with replacement
+    UsageError for another kind, or a size that does not fit the kind.
     """
 
     kind: str
@@ -30,14 +31,14 @@ class Draw:
 
     @classmethod
     def parse(cls, text: str) -> Draw:
-        """The draw that `halves`, `subset:SIZE` or `bootstrap:SIZE` writes. UsageError on anything else."""
+        """Reads "halves", "subset:SIZE" or "bootstrap:SIZE". UsageError for anything else."""
         kind, _, size = text.partition(":")
         if size and not size.isdecimal():
             raise UsageError(f"a draw is halves, subset:SIZE or bootstrap:SIZE, got {text!r}")
         return cls(kind, int(size or 0))
 
     def indices(self, seed: int, images: int, k: int) -> NDArray[np.int64]:
-        """The drawn indices into the reference data, int64, ascending (a bootstrap repeats some)."""
+        """The indices of the drawn reference images, int64, ascending. A bootstrap repeats some of them."""
         stream = k // 2 if self.kind == "halves" else k
         random = np.random.Generator(np.random.Philox(derived_seed(seed, Phase.SHADOW_DRAW, stream)))
         if self.kind == "bootstrap":
@@ -57,6 +58,7 @@ class Draw:
         return member
 
     def describe(self, images: int) -> str:
+        """The draw from so many images in a few words."""
         if self.kind == "halves":
             return f"complementary halves of {images} images"
         how = "with replacement (bootstrap)" if self.kind == "bootstrap" else "without replacement"
@@ -64,13 +66,17 @@ class Draw:
 
 
 def update_draw(images: int, base_size: int | None, size: int | None = None, update_mode: str = "retrain") -> Draw:
-    """The draw that makes shadows stray as benign updates do of a base that saw `base_size` images, None: all.
+    """The draw with which shadows differ from the base as much as benign updates do.
 
-    `size` images if that is given, else as many as the base saw: without replacement where the reference data holds
-    more, else a bootstrap. But of a retrained shadow a third of the data at most, unless `size` says otherwise: around
-    what all N images teach, one of s of them strays with a variance of 1/s - 1/N, in units of one image's, a update
-    of N fresh ones around a base of these N with 2/N. The two are equal at s = N/3; a bootstrap of N strays with 1/N.
-    (A fine-tuned update has the base's share in common with its shadows.)
+    images       N, the number of reference images
+    base_size    how many images the base was trained on; None: all N
+    size         how many images each shadow sees; None: as many as the base, and at most N/3 for "retrain"
+
+    The draw is without replacement if the reference data holds more than `size` images, else a bootstrap. Why N/3: a
+    model trained on s of the N images varies around one trained on all N with variance 1/s - 1/N. The unit is the
+    variance of one image. An update trained on N fresh images varies around the base with 2/N. The two are equal at
+    s = N/3. A bootstrap of N images would vary with 1/N only. A fine-tuned update shares the base's part with its
+    shadows, so "finetune" needs no such limit.
     """
     if size is None and update_mode == "retrain":
         return Draw("subset", max(1, min(base_size or images, images // 3)))

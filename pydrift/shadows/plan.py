@@ -1,9 +1,9 @@
-"""What determines a bank of shadows: plain values that a file can hold and another machine can repeat."""
+"""What determines a bank of shadows, as plain values that a file can hold and another machine can repeat."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pydrift.core.artifact import decode, encode
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
+from pydrift.core.files import sha256_bytes
 from pydrift.core.noise import Phase, derived_seed
-from pydrift.core.store import sha256_bytes, tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.models.intake import AuditedModel
 from pydrift.models.recipe import TrainingRecipe
@@ -30,17 +32,19 @@ MAX_SHADOWS = 100_000  # their files are numbered with five digits
 
 @dataclass(frozen=True)
 class ShadowPlan:
-    """Two banks of equal plans are equal, bit for bit.
+    """All that determines a bank: two banks of equal plans are equal, bit for bit.
 
-    count         how many shadows, K
-    update_mode          "retrain": from scratch; "finetune": from the start model's weights, by `recipe.continued`
-    draw, seed    which images each one sees, and everything else that is random
-    recipe        how they are trained; without meaning where `own_training` is given
-    recipes       "same": all by `recipe`; "varied": each by its own `recipe.varied`
-    own_training  the user's own training function, as far as it can be told from another
+    count         the number of shadows, K
+    update_mode   "retrain": from fresh weights; "finetune": from the start model's weights, by `recipe.continued`
+    draw, seed    which images each shadow sees, and everything else that is random
+    recipe        how they are trained; it has no meaning where `own_training` is given
+    recipes       "same": all by `recipe`; "varied": each shadow by its own `recipe.varied`
+    own_training  the identity of the user's own training function (see `function_identity`); None: by recipe
     architecture  a spec or package.module:factory; None: a live module, of which copies are trained
-    start_sha256  of the weights to continue from, or of a live module; None where the architecture says it all
-    data_sha256   of images and labels; `images` is their number N, `input_shape` their (C, H, W)
+    start_sha256  of the weights to continue from, or of a live module; None where the architecture is enough
+    data_sha256   of images and labels
+    images        the number of images, N
+    input_shape   (C, H, W) of an image
     arithmetic    what the last bits of the weights depend on: device, instruction set, versions (see `arithmetic`)
     """
 
@@ -84,8 +88,8 @@ class ShadowPlan:
         user_train: Train | None,
         device: torch.device,
     ) -> ShadowPlan:
-        """The plan for shadows of `start` on draws of `data`. UsageError where it cannot be."""
-        draw.indices(seed, len(data), 0)  # refuses a draw of more images than there are
+        """The plan for shadows of `start` on draws of `data`. UsageError where the arguments do not fit together."""
+        draw.indices(seed, len(data), 0)  # refuses to draw more images than there are
         if start.architecture is None:
             start_sha256: str | None = start.sha256
         else:
@@ -110,37 +114,32 @@ class ShadowPlan:
     def device(self) -> torch.device:
         return torch.device(self.arithmetic["device"])
 
-    def drawn(self, k: int) -> NDArray[np.int64]:
-        """The indices of the images that shadow k sees (see Draw.indices)."""
+    def indices(self, k: int) -> NDArray[np.int64]:
+        """The indices of the images that shadow k sees: int64, ascending (see Draw.indices)."""
         return self.draw.indices(self.seed, self.images, k)
 
     def recipe_of(self, k: int) -> TrainingRecipe:
-        """How shadow k is trained, before `continued` where it goes on from a start model."""
+        """The recipe of shadow k. With "finetune", its `continued` is what trains the shadow."""
         if self.recipes == "same":
             return self.recipe
-        return self.recipe.varied(derived_seed(self.seed, Phase.RECIPE, k), len(self.drawn(k)))
+        return self.recipe.varied(derived_seed(self.seed, Phase.RECIPE, k), len(self.indices(k)))
 
     def members(self) -> NDArray[np.bool_]:
         """bool [K, N]: whether shadow k sees image i."""
         return self.draw.members(self.seed, self.images, self.count)
 
     def describe(self) -> str:
+        """Architecture, update mode and draw in a few words."""
         return f"{self.architecture or 'a live module'}, {self.update_mode}, {self.draw.describe(self.images)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "input_shape": list(self.input_shape)}
+        return encode(self)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> ShadowPlan:
-        """What `to_dict` gave. TypeError, KeyError, ValueError, AttributeError or UsageError on anything else."""
-        draw, recipe = Draw(**raw["draw"]), TrainingRecipe(**raw["recipe"])
-        channels, height, width = raw["input_shape"]
-        plan = cls(**{**raw, "draw": draw, "recipe": recipe, "input_shape": (channels, height, width)})
-        numbers = (plan.count, plan.seed, plan.images, *plan.input_shape)
-        words = list(plan.arithmetic.values())
-        if not all(type(number) is int for number in numbers) or not all(type(word) is str for word in words):
-            raise ValueError("its values are not of the right types")
+    def from_dict(cls, raw: Any) -> ShadowPlan:
+        """Reads the values of `to_dict`. ValueError for anything else."""
+        plan: ShadowPlan = decode(cls, raw, "plan")
         if plan.start_sha256 is not None and not re.fullmatch("[0-9a-f]{64}", plan.start_sha256):
             raise ValueError("start_sha256 is no SHA-256")
         if not 1 <= int(plan.arithmetic.get("threads", 1)) <= 4096:
@@ -149,11 +148,11 @@ class ShadowPlan:
 
 
 def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
-    """What the last bits of a trained weight depend on, here and now.
+    """What the last bits of a trained weight depend on, in this process.
 
-    Versions, the device, whether pydrift's kernels or plain torch train, and on the CPU the instruction sets that both
-    choose, which the environment variables PYDRIFT_SIMD and ATEN_CPU_CAPABILITY lower. Built-in architectures are
-    trained with one intra-op thread each; the user's own with as many as torch has now.
+    These are the versions, the device, and whether pydrift's kernels or plain torch train. On the CPU they are also the
+    instruction sets of both, which PYDRIFT_SIMD and ATEN_CPU_CAPABILITY can lower. A built-in architecture is trained
+    with one intra-op thread per model; the user's own module with as many as torch has now.
     """
     versions = {"device": device.type, "pydrift": __version__, "torch": str(torch.__version__)}
     status = native_status()
@@ -173,21 +172,22 @@ def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
 
 
 def function_identity(train: Train) -> str:
-    """The user's own training as far as it can be told apart: its name, and its code where it is a plain function.
+    """The identity of the user's training: its name, and a hash of its code where it is a plain function.
 
-    The same in every process: of constants and defaults only plain values count, by what they are.
+    It is the same in every process. Constants and defaults count by their values if these are plain, else by their
+    types.
     """
     code = getattr(train, "__code__", None)
     if code is None:
         body = ""
     else:
         parts = (code, getattr(train, "__defaults__", None), getattr(train, "__kwdefaults__", None))
-        body = sha256_bytes(_spelled(parts).encode())[:16]
+        body = sha256_bytes(_spell(parts).encode())[:16]
     return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()
 
 
-def _spelled(value: Any) -> str:
-    """A plain value or a code object in full, without addresses and the order of sets; of anything else the type."""
+def _spell(value: Any) -> str:
+    """A plain value or code object as text, without addresses and the order of sets; anything else as its type."""
     inner: tuple[Any, ...]
     match value:
         case CodeType():
@@ -199,9 +199,9 @@ def _spelled(value: Any) -> str:
         case dict():
             inner = tuple(value.items())
         case set() | frozenset():
-            return f"{type(value).__name__}({', '.join(sorted(map(_spelled, value)))})"
+            return f"{type(value).__name__}({', '.join(sorted(map(_spell, value)))})"
         case None | bool() | int() | float() | complex() | str() | bytes():
             return repr(value)
         case _:
             return type(value).__qualname__
-    return f"{type(value).__name__}({', '.join(map(_spelled, inner))})"
+    return f"{type(value).__name__}({', '.join(map(_spell, inner))})"

@@ -1,4 +1,4 @@
-"""What every attack is made of: the answers of K models about N images, reduced to a few numbers each."""
+"""The answers of K models about N images, reduced to a few numbers for each answer."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _SHIFT = re.compile(r"shift:(-?\d{1,3}),(-?\d{1,3})")
 
 @dataclass(frozen=True)
 class Statistics:
-    """The answers of K models about N images of labels y, each image seen in Q ways.
+    """The answers of K models about N images with labels y, each image shown in Q ways.
 
     margin      float32 [K, Q, N]: log p_y - log(1 - p_y)
     loss        float32 [K, Q, N]: -log p_y
     confidence  float32 [K, Q, N]: p_y
     prediction  int32   [K, Q, N]: the class with the largest logit
-    posterior   float32 [K, N, C]: the probabilities of all classes, of the first query; only where an attack asks
-    distance    float32 [K, N]: see `boundary`; only where an attack asks
+    posterior   float32 [K, N, classes]: the probabilities of all classes for the first query; None if not asked for
+    distance    float32 [K, N]: the distance to the decision boundary (see BoundaryDistance); None if not asked for
     """
 
     margin: NDArray[np.float32]
@@ -56,10 +56,10 @@ class Statistics:
         return Statistics(**parts)
 
     @classmethod
-    def joined(cls, parts: Iterable[Statistics], count: int) -> Statistics:
-        """The statistics of several groups of models, `count` >= 1 in all, as those of one, in that order.
+    def join(cls, parts: Iterable[Statistics], count: int) -> Statistics:
+        """The statistics of several groups of models as one, in that order; `count` >= 1 is the number of all models.
 
-        Each group is copied as it comes: beside the result there is never more than one of them.
+        Each group is copied when it comes, so there is never more than one of them beside the result.
         """
         whole: dict[str, Any] = {}
         first = 0
@@ -76,7 +76,7 @@ class Statistics:
         return cls(**whole)
 
     def log_p(self) -> NDArray[np.float64]:
-        """log p_y, float64 [K, Q, N], from the margin: it goes on telling images apart where a loss rounds to 0."""
+        """log p_y from the margin: float64 [K, Q, N]. It still differs between images whose loss rounds to 0."""
         return -np.logaddexp(0, -self.margin.astype(np.float64))
 
 
@@ -89,15 +89,17 @@ def measure(
     posterior: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Statistics:
-    """Asks every model about every image. x [N, C, H, W], float32 in [0, 1] or uint8 (value / 255); y int64 [N].
+    """Asks every model about every image.
 
+    x          [N, C, H, W], float32 in [0, 1] or uint8 (value / 255)
+    y          int64 [N]
     queries    how the images are shown: see `view`
-    posterior  keep all probabilities of the first query, too
+    posterior  whether to keep all class probabilities of the first query
     advance    called once per query and model
 
-    Models that are lowered to one program are all asked in one native call, which stores no logits. Any other models,
-    and all of them for the posterior, answer in torch, each on one thread and in fixed batches. Either way a figure
-    does not depend on what else is asked, on the other models or on the number of threads.
+    Models that are lowered to the same program are asked in one native call, which stores no logits. Other models, and
+    all models for the posterior, answer in torch, each on one thread and in fixed batches. So no figure depends on the
+    other queries, the other models or the number of threads. UsageError for an unknown query.
     """
     program = _program(models)
     columns: dict[str, list[NDArray]] = {}
@@ -121,8 +123,11 @@ def measure(
 
 
 def view(x: Tensor, query: str) -> Tensor:
-    """The images as a query shows them: "plain", "flip" (mirrored left to right) or "shift:DOWN,RIGHT" (by whole
-    pixels, negative for up and left, zeros coming in). UsageError on anything else."""
+    """The images [N, C, H, W] as a query shows them. UsageError for an unknown query.
+
+    query  "plain", "flip" (mirrored left to right) or "shift:DOWN,RIGHT" (by whole pixels, negative for up and left;
+           the uncovered border is 0)
+    """
     if query == "plain":
         return x
     if query == "flip":
@@ -132,12 +137,12 @@ def view(x: Tensor, query: str) -> Tensor:
     down, right = int(match[1]), int(match[2])
     height, width = x.shape[-2:]
     if abs(down) >= height or abs(right) >= width:
-        raise UsageError(f"query {query!r}: shifts images of {height}x{width} out of sight")
+        raise UsageError(f"query {query!r}: shifts images of {height}x{width} pixels out of view")
     return F.pad(x, (right, -right, down, -down))
 
 
 def _program(models: Sequence[Classifier]) -> list[int] | None:
-    """The program of the layers, if all models are lowered to the same one on the same device."""
+    """The layer program, if all models are lowered to the same one on the same device; else None."""
     first = models[0]
     if first.fused is None:
         return None
@@ -147,7 +152,7 @@ def _program(models: Sequence[Classifier]) -> list[int] | None:
 
 
 def _ask_all(models: Sequence[Classifier], program: list[int], x: Tensor, y: Tensor) -> dict[str, NDArray]:
-    """The signals and the prediction of every model and image [K, N]."""
+    """The signals and the prediction of every model and image: [K, N] each."""
     device = models[0].device
     parameters = torch.stack([model.fused.parameters() for model in models if model.fused is not None])
     images, labels = x.contiguous().to(device), y.int().to(device)
@@ -156,7 +161,7 @@ def _ask_all(models: Sequence[Classifier], program: list[int], x: Tensor, y: Ten
 
 
 def _ask(x: Tensor, y: Tensor, posterior: bool, model: Classifier) -> dict[str, NDArray]:
-    """The signals and the prediction of every image [N]; with `posterior`, that too [N, C]."""
+    """The signals and the prediction of every image, [N] each; with `posterior` also that, [N, classes]."""
     logits = model.logits(x)
     answer = ShadowStatistics(*answer_statistics(logits, y.to(model.device)))._asdict()
     answer["prediction"] = answer["prediction"].int()
@@ -166,7 +171,7 @@ def _ask(x: Tensor, y: Tensor, posterior: bool, model: Classifier) -> dict[str, 
 
 
 def check_finite(statistics: Statistics, names: Sequence[str]) -> None:
-    """InputRefused names the first model (one of `names`) and image whose logits were not finite."""
+    """InputRefused where logits are not finite; it names the first such model (of `names`) and image."""
     wrong = np.argwhere(~np.isfinite(statistics.margin))
     if len(wrong):
         k, _, n = wrong[0]
@@ -174,10 +179,10 @@ def check_finite(statistics: Statistics, names: Sequence[str]) -> None:
 
 
 def check_varied(statistics: Statistics, y: NDArray[np.int64], name: str) -> None:
-    """InputRefused where a model (K = 1, called `name`) gives all images, of labels y [N], one and the same answer.
+    """InputRefused where the model `name` (K = 1) gives all images, with labels y [N], the same answer.
 
-    Answers that are the same give all images of a class the same margin; where no class has two images, and no
-    posterior is there, that cannot be told.
+    The same answer gives all images of a class the same margin. Without a posterior this cannot be seen if no class
+    has two images.
     """
     margin, posterior = statistics.margin, statistics.posterior
     same = bool((statistics.prediction == statistics.prediction[0, 0, 0]).all())

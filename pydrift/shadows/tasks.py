@@ -1,59 +1,43 @@
 """A folder of tasks: the plan of a bank on disk, and its shadows in blocks that any process may train.
 
-    DIR/plan.json                what is trained, of which data, in blocks of how many models; written once
-    DIR/start-HASH.safetensors   the weights to continue from, where the plan fine-tunes a model of a known architecture
-    DIR/claims/00002.1           who trains block 2 (see pydrift.shadows.claim)
-    DIR/blocks/00002/            the models of block 2 and, written last, MANIFEST.json with their hashes: it is done
+    DIR/plan.json                what to train, on which data, in blocks of how many models; written once
+    DIR/start-HASH.safetensors   the weights to continue from, if the plan fine-tunes a model of a known architecture
+    DIR/claims/00002.1           the worker that trains block 2 (see pydrift.shadows.claim)
+    DIR/blocks/00002/            the models of block 2, and MANIFEST.json with their hashes, written last: it is done
 
-The folder is the only truth. A block is written under a hidden name, synced, and given its own name in one step that
-only the first can make, so a worker may be killed at any time: what it had not published is trained again (natively
-from where it was, see pydrift.shadows.checkpoint), and nothing counts twice. A shadow depends on the plan and on its
-own number only, so the bank is the same bits whoever trained it, in whatever blocks and order.
+The folder holds the whole state. A block is written under a hidden name and synced. Then it gets its own name in one
+step that only the first worker can make. So a worker may be killed at any time. What it had not published is trained
+again (natively from its last checkpoint, see pydrift.shadows.checkpoint), and nothing counts twice. A shadow depends
+only on the plan and its own number. So the bank has the same bits for all workers, blocks and orders.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from torch import Tensor, nn
 
+from pydrift.core.artifact import Format, decode_fields, encode
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
-from pydrift.core.store import (
-    MANIFEST,
-    failpoint,
-    first_difference,
-    parse_strict_json,
-    read_file,
-    read_json,
-    refuse_manifest_folder,
-    sha256_bytes,
-    sha256_file,
-    sync_folder,
-    verify_manifest,
-    write_atomic,
-    write_json,
-    write_manifest,
-)
+from pydrift.core.files import sync_folder, write_atomic
+from pydrift.core.manifest import MANIFEST, read_manifest, refuse_manifest_folder, verify_manifest, write_manifest
+from pydrift.core.run_store import PlanFile, failpoint
 from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
 from pydrift.shadows.checkpoint import BlockCheckpoint
 from pydrift.shadows.claim import Holder, claimed, forget, holder
 from pydrift.shadows.plan import ShadowPlan
 
-FORMAT = 1
-_KIND, _BLOCK_KIND = "pydrift shadow plan", "pydrift shadow block"
-_PLAN = "plan.json"
-_MAX_PLAN = 1 << 20
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
+_PLAN = Format("shadow plan", 2, "Plan the shadows again in another folder.")
+_BLOCK = Format("shadow block", 2, "Train the block again.")
 _POLL_S = 0.5
 _MAX_SECONDS = 1e9  # that the training of a block can have taken
 
@@ -65,9 +49,12 @@ Trained = tuple[Mapping[str, Tensor], float | None]
 class FolderStatus:
     """How far the work is.
 
-    shadows, done       how many there are to be, and how many are published
-    blocks_done, held, free   the blocks by number; `held` says by whom
-    seconds_per_shadow  of one worker, on average over the finished blocks; None before the first
+    shadows             how many shadows are planned
+    done                how many of them are published
+    blocks_done         the numbers of the published blocks
+    held                the worker that trains each block in work, by the number of the block
+    free                the numbers of the blocks that no worker trains
+    seconds_per_shadow  of one worker, on average over the published blocks; None before the first one
     """
 
     shadows: int
@@ -79,80 +66,95 @@ class FolderStatus:
 
 
 @dataclass(frozen=True)
+class _Content:
+    """plan.json."""
+
+    plan: dict[str, Any]
+    block: Annotated[int, Meta(ge=1)]
+    data: str | None
+
+
+@dataclass(frozen=True)
+class _BlockFacts:
+    """What the manifest of a block records beside the hashes of its models.
+
+    plan      SHA-256 of the plan's file
+    accuracy  of each shadow on images that it did not see
+    seconds   how long the training took
+    worker    that trained it: host and pid
+    """
+
+    plan: str
+    accuracy: list[float | None]
+    seconds: Annotated[float, Meta(ge=0, lt=_MAX_SECONDS)]
+    worker: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class TaskFolder:
-    """A plan on disk. `block` is the number of models in a block, `data` the source to load, where it has a name."""
+    """A plan on disk.
+
+    block  the number of models in a block
+    data   the source of the data; None if it has no name
+    """
 
     path: Path
     plan: ShadowPlan
     block: int
     data: str | None
-    _sha256: str = field(repr=False)  # of plan.json, as it was read
+    _file: PlanFile = field(repr=False)
 
     @classmethod
     def adopt(cls, path: str | Path, plan: ShadowPlan, block: int, data: str | None = None) -> TaskFolder:
-        """The folder of this plan, made if it is not there; then with blocks of `block` models.
+        """The folder of this plan. If there is none, it is made, with blocks of `block` models.
 
-        Of several that make it at once, one does, and all adopt what that one made. UsageError where the folder is of
-        another plan, by the first difference.
+        If several processes make it at once, all of them use the folder of the first. UsageError where the folder
+        holds another plan; it names the first difference.
         """
         path = Path(path)
         refuse_manifest_folder(path)
         if block < 1:
             raise UsageError(f"a block needs at least one shadow, got {block}")
-        if not (path / _PLAN).exists():
-            if path.exists() and not path.is_dir():
-                raise UsageError(f"{path}: not a folder")
-            raw = {"format": FORMAT, "kind": _KIND, "plan": plan.to_dict(), "block": block, "data": data}
-            _write_once(path / _PLAN, raw)
+        PlanFile.adopt(_PLAN, path, encode(_Content(plan.to_dict(), block, data)))
         folder = cls.open(path)
-        if difference := first_difference(folder.plan.to_dict(), plan.to_dict()):
-            key, there, here = difference
-            raise UsageError(
-                f"{path}: holds the work of another plan ({key} is {there} there and {here} here); "
-                "choose another folder or delete this one"
-            )
+        folder._file.refuse_other(folder.plan.to_dict(), plan.to_dict(), "plan")
         return folder
 
     @classmethod
     def open(cls, path: str | Path) -> TaskFolder:
-        """The folder of a plan that was made before. UsageError: there is none; InputRefused: it cannot be read."""
+        """The folder of a plan that was made before. UsageError: there is none. InputRefused: it cannot be read."""
         path = Path(path)
-        if not (path / _PLAN).exists():
+        if not PlanFile.exists(path):
             raise UsageError(f"{path}: holds no plan of shadows; make one first: pydrift shadow plan")
-        text = read_file(path / _PLAN, _MAX_PLAN)
-        try:
-            raw = parse_strict_json(text)
-            if not isinstance(raw, dict) or raw.get("kind") != _KIND or raw.get("format") != FORMAT:
-                raise ValueError(f"not a {_KIND} of format {FORMAT}")
-            plan, block, data = ShadowPlan.from_dict(raw["plan"]), raw["block"], raw["data"]
-            if type(block) is not int or block < 1 or not isinstance(data, str | None):
-                raise ValueError("its values are not of the right types")
-        except (AttributeError, KeyError, TypeError, ValueError, UsageError) as error:
-            raise InputRefused(f"{path / _PLAN}: not a readable plan: {error}") from error
-        return cls(path, plan, block, data, sha256_bytes(text))
+        file = PlanFile.read(_PLAN, path)
+        with _PLAN.reading(file.path):
+            content = _Content(**decode_fields(_Content, file.content))
+            return cls(path, ShadowPlan.from_dict(content.plan), content.block, content.data, file)
 
     @property
     def start(self) -> Path:
-        """The file of the weights to continue from; its name is their hash's, so no two plans share one."""
+        """The file of the weights to continue from. Its name contains their hash, so no two plans share a file."""
         return start_file(self.path, self.plan)
 
     @property
     def blocks(self) -> range:
+        """The numbers of all blocks."""
         return range(-(-self.plan.count // self.block))
 
     def numbers(self, block: int) -> range:
-        """The shadows of a block. UsageError where there is no such block."""
+        """The numbers of the shadows in a block. UsageError where there is no such block."""
         if block not in self.blocks:
             raise UsageError(f"{self.path}: has no block {block}, the last one is {self.blocks[-1]}")
         return range(block * self.block, min((block + 1) * self.block, self.plan.count))
 
     def checkpoint(self, numbers: Sequence[int]) -> BlockCheckpoint:
-        """Of the training of these shadows, which are a block; removed when the block is published."""
+        """The checkpoint of the block of these shadows; it is removed when the block is published."""
         block = numbers[0] // self.block
         file = self.path / "blocks" / f".{_name(block)}.unfinished" / "epoch.safetensors"
-        return BlockCheckpoint(file, f"block {block} of {self._sha256}")
+        return BlockCheckpoint(file, f"block {block} of {self._file.sha256}")
 
     def is_done(self, block: int) -> bool:
+        """Whether the block is published."""
         return (self._folder(block) / MANIFEST).exists()
 
     def work(
@@ -164,14 +166,15 @@ class TaskFolder:
         wait: bool = False,
         advance: Callable[[int], None] = lambda shadows: None,
     ) -> list[int]:
-        """Trains what nobody has trained and nobody else is training; returns the numbers of the blocks it trained.
+        """Trains the blocks that are not published and that no other worker trains; returns the numbers of its blocks.
 
-        train     makes the shadows of these numbers
-        blocks    only these; `at_most` so many of them
-        wait      until those in other hands are done, too, and take them over where their holders end without
-        advance   told about shadows as they are done, here or elsewhere
+        train     trains the shadows of these numbers
+        blocks    the numbers of the blocks to train; default: all
+        at_most   the most blocks to train
+        wait      whether to wait for blocks of other workers, and to train them if those workers end before
+        advance   called with the number of shadows of each block that is done, here or elsewhere
 
-        PydriftError where a block cannot be written (disk full), UsageError where the plan was changed meanwhile.
+        PydriftError where a block cannot be written (disk full). UsageError where the plan was changed meanwhile.
         """
         todo = list(self.blocks if blocks is None else blocks)
         trained: list[int] = []
@@ -185,7 +188,7 @@ class TaskFolder:
                         if not mine:
                             left.append(block)
                             continue
-                        if not self.is_done(block) and self._make(block, train):
+                        if not self.is_done(block) and self._train_and_publish(block, train):
                             trained.append(block)
                         forget(self.path / "claims", _name(block))
                 advance(len(self.numbers(block)))
@@ -200,7 +203,7 @@ class TaskFolder:
         done = [block for block in self.blocks if self.is_done(block)]
         others = [block for block in self.blocks if block not in set(done)]
         holders = {block: holder(self.path / "claims", _name(block)) for block in others}
-        seconds = [_seconds(self._folder(block) / MANIFEST) for block in done]
+        seconds = [_facts(folder, read_manifest(folder)).seconds for folder in map(self._folder, done)]
         shadows = sum(len(self.numbers(block)) for block in done)
         return FolderStatus(
             shadows=self.plan.count,
@@ -212,9 +215,9 @@ class TaskFolder:
         )
 
     def bank(self, template: nn.Module) -> ShadowBank:
-        """The finished bank, every file checked; `template` is a module of the plan's architecture.
+        """The finished bank, after a check of every file. `template` is a module of the plan's architecture.
 
-        UsageError where blocks are missing; InputRefused names a file that is damaged, foreign or behind a link.
+        UsageError where blocks are missing. InputRefused names a file that is damaged, foreign or behind a link.
         """
         missing = [block for block in self.blocks if not self.is_done(block)]
         if missing:
@@ -232,19 +235,19 @@ class TaskFolder:
         if folder.is_symlink():
             raise InputRefused(f"{folder}: is a symbolic link")
         manifest = verify_manifest(folder)
-        if manifest.get("kind") != _BLOCK_KIND or set(manifest["files"]) != names:
+        facts = _facts(folder, manifest)
+        if set(manifest["files"]) != names:
             raise InputRefused(f"{folder}: not block {block} of this plan")
-        if manifest.get("plan") != self._sha256:
+        if facts.plan != self._file.sha256:
             raise InputRefused(f"{folder}: was trained by another plan")
-        accuracy = manifest.get("accuracy")
-        if not isinstance(accuracy, list) or len(accuracy) != len(names):
+        if len(facts.accuracy) != len(names):
             raise InputRefused(f"{folder / MANIFEST}: not an accuracy for each shadow")
         for k in self.numbers(block):
             stack.put(k, read_state(folder, model_name(k), manifest), str(folder / model_name(k)))
-        return accuracy
+        return facts.accuracy
 
-    def _make(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> bool:
-        """Trains and publishes a block. False where another worker published it first: then that one's stays."""
+    def _train_and_publish(self, block: int, train: Callable[[Sequence[int]], Sequence[Trained]]) -> bool:
+        """Trains and publishes a block. False if another worker published it first; then the other's block stays."""
         began = time.perf_counter()
         made = train(self.numbers(block))
         seconds = time.perf_counter() - began
@@ -257,9 +260,9 @@ class TaskFolder:
                 failpoint(f"shadow/{k}", "between")
                 accuracy.append(unseen)
             worker = {"host": platform.node(), "pid": os.getpid()}
-            facts = {"plan": self._sha256, "accuracy": accuracy, "seconds": round(seconds, 3), "worker": worker}
-            write_manifest(hidden, {"format": FORMAT, "kind": _BLOCK_KIND, **facts})
-            self._check_plan()
+            facts = _BlockFacts(self._file.sha256, accuracy, round(seconds, 3), worker)
+            write_manifest(hidden, {**_BLOCK.heading(), **encode(facts)})
+            self._file.check_unchanged()
             os.rename(hidden, self._folder(block))
             sync_folder(hidden.parent)
         except OSError as error:
@@ -269,7 +272,7 @@ class TaskFolder:
                 f"{self.path}: block {block} cannot be written: {error.strerror}; it counts as not trained"
             ) from error
         finally:
-            # Ours, if it was not published, those of workers that were killed before that, and the checkpoint.
+            # If it is published, remove the checkpoint and what killed workers left; else remove our own files.
             if self.is_done(block):
                 for unpublished in hidden.parent.glob(f".{_name(block)}.*"):
                     shutil.rmtree(unpublished, ignore_errors=True)
@@ -277,10 +280,6 @@ class TaskFolder:
         for k in self.numbers(block):
             failpoint(f"shadow/{k}", "after")
         return True
-
-    def _check_plan(self) -> None:
-        if not (self.path / _PLAN).exists() or sha256_file(self.path / _PLAN) != self._sha256:
-            raise UsageError(f"{self.path / _PLAN}: was changed while its shadows were trained; nothing was published")
 
     def _folder(self, block: int) -> Path:
         return self.path / "blocks" / _name(block)
@@ -290,32 +289,14 @@ def _name(block: int) -> str:
     return f"{block:05d}"
 
 
-def _seconds(manifest: Path) -> float:
-    """How long the training of a block took."""
-    raw = read_json(manifest)
-    seconds = raw.get("seconds") if isinstance(raw, dict) else None
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < _MAX_SECONDS:
-        raise InputRefused(f"{manifest}: seconds must be a number in [0, {_MAX_SECONDS:g}), got {seconds!a}")
-    return float(seconds)
+def _facts(folder: Path, manifest: Any) -> _BlockFacts:
+    """What a block's manifest records. InputRefused where it has another kind or version, or cannot be read."""
+    facts = _BLOCK.without_heading(manifest, folder)
+    facts.pop("files", None)
+    with _BLOCK.reading(folder / MANIFEST):
+        return _BlockFacts(**decode_fields(_BlockFacts, facts))
 
 
 def start_file(folder: Path, plan: ShadowPlan) -> Path:
-    """Where the weights are to be put before the plan is written (see TaskFolder.start)."""
+    """Where the start weights must be written before the plan is (see TaskFolder.start)."""
     return folder / f"start-{plan.start_sha256}.safetensors"
-
-
-def _write_once(path: Path, raw: Mapping[str, Any]) -> None:
-    """Writes JSON where no such file is; one that another process wrote first stays."""
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        write_json(hidden, raw)
-        with suppress(FileExistsError):
-            os.link(hidden, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # A file system without hard links: who writes last wins, and workers on the other plan publish nothing.
-        os.rename(hidden, path)
-    finally:
-        hidden.unlink(missing_ok=True)
-    sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Training models by a recipe: in torch, or many at once natively."""
+"""Trains models by a recipe: one in torch, or many at once natively."""
 
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.training.loop import Train, predict, seeded, train

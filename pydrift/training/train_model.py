@@ -1,4 +1,4 @@
-"""Trains one model on a draw of a data set and saves it: how `pydrift train`, demo and benchmarks make their models."""
+"""Trains one built-in model on a draw of images and saves it, for `pydrift train`, the demo and the benchmarks."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ from pydrift.training import train_many
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model and what its file will say about it."""
+    """A trained model, and what its file records about it.
+
+    images  the images that it was trained on, with any planted drift
+    drawn   int64, ascending: the indices of the drawn images in the data
+    """
 
     module: nn.Module
     arch: str
     recipe: TrainingRecipe
-    images: LabelledImages  # what it was trained on, planted drift included
-    drawn: NDArray[np.int64]  # indices of the images that were drawn from the data, ascending, before any drift
+    images: LabelledImages
+    drawn: NDArray[np.int64]
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file with weights, architecture, recipe and number of training images."""
+        """Writes one safetensors file with weights, architecture, recipe and number of training images."""
         metadata = {RECIPE_KEY: self.recipe.to_json(), TRAIN_SIZE_KEY: str(len(self.images))}
         save_model(path, self.module, self.arch, metadata)
 
@@ -48,22 +52,27 @@ def train_model(
     init: LoadedModel | None = None,
     drift: str | None = None,
 ) -> TrainedModel:
-    """Trains a built-in architecture, on one thread: a pure function of its arguments for one machine and torch.
+    """Trains a built-in architecture on one thread: the same bits for the same arguments, machine and torch.
 
-    size   images to draw without replacement (default: all)
-    recipe default: the one recorded in `init`, else TrainingRecipe()
-    init   a model of the same architecture to continue from, by `recipe.continued`
-    drift  a drift to plant into the drawn images first (see pydrift.data.plant)
+    arch    a built-in spec such as "mlp:1x28x28:256:10"
+    data    images of the shape and classes of the spec
+    size    how many images to draw without replacement, in 2..N; default: all
+    seed    of the draw, the initial weights, the order of the images and the planted drift
+    recipe  default: the recipe recorded in `init`, else TrainingRecipe()
+    init    a model of the same architecture to continue from, by `recipe.continued`
+    drift   a drift to plant into the drawn images (see pydrift.data.plant)
+
+    UsageError names the arguments that do not fit together; PydriftError if training diverges.
     """
     spec = parse(arch)
     if spec.input_shape != data.input_shape or spec.num_classes != data.num_classes:
         shape = "x".join(map(str, data.input_shape))
         raise UsageError(f"{spec} does not fit {data.source}: images of {shape} in {data.num_classes} classes")
     if init is not None and parse(init.arch) != spec:
-        raise UsageError(f"--init is a {init.arch}, which {spec} cannot continue from")
+        raise UsageError(f"init: {spec} cannot continue the training of a {init.arch}")
     if size is not None and not 2 <= size <= len(data):
         raise UsageError(f"size must be in 2..{len(data)}, got {size}")
-    indices = _draw(len(data), size or len(data), seed)
+    indices = _draw_indices(len(data), size or len(data), seed)
     images = data.subset(torch.from_numpy(indices))
     if drift is not None:
         images = plant(images, drift, seed)
@@ -80,6 +89,6 @@ def train_model(
     return TrainedModel(module, str(spec), recipe, images, indices)
 
 
-def _draw(images: int, size: int, seed: int) -> NDArray[np.int64]:
+def _draw_indices(images: int, size: int, seed: int) -> NDArray[np.int64]:
     random = np.random.Generator(np.random.Philox(derived_seed(seed, Phase.TRAIN_DRAW)))
     return np.sort(random.permutation(images)[:size])

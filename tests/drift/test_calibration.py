@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pydrift import GradientAscent, InputRefused, UsageError
-from pydrift.core.store import write_manifest
+from pydrift.core.manifest import write_manifest
 from pydrift.drift.calibration import Calibration
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import build
@@ -19,6 +19,7 @@ from pydrift.models.intake import AuditedModel
 
 pytestmark = pytest.mark.slow
 
+HEADING = {"kind": "pydrift calibration", "schema_version": 4}
 ARCH, SHAPE = "mlp:1x4x4:5:3", (1, 4, 4)
 
 
@@ -38,13 +39,13 @@ def calibration():
     """Of twelve models, so that model.1 and model.10 could be taken for one another."""
     rng = np.random.default_rng(0)
     views = ("upside down", "plain", "own gray data")  # neither sorted nor reversed
-    answers = {view: rng.standard_normal((3, 4, 13)).T[:12, :3] for view in views}  # not contiguous
+    responses = {view: rng.standard_normal((3, 4, 13)).T[:12, :3] for view in views}  # not contiguous
     return Calibration(
         base=AuditedModel(frozen(build(ARCH, 0)), "base.safetensors", "ab" * 32, ARCH, None, None),
         shadows=tuple(frozen(build(ARCH, k)) for k in range(1, 12)),
         gray=gray(0),
         consensus=rng.random((4, 3, 1, *SHAPE), np.float32),
-        answers={"gray data": answers, "occlusions": {"white occlusions": rng.standard_normal((12, 5, 2, 3))}},
+        responses={"gray data": responses, "occlusions": {"white occlusions": rng.standard_normal((12, 5, 2, 3))}},
         confidence=rng.random(3),
         base_p_value=0.7 + 0.1,
         class_names=("a", "b", "ü"),
@@ -69,10 +70,10 @@ def weights(module):
 def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
     calibration.save(tmp_path / "new" / "folder")
     loaded = Calibration.load(tmp_path / "new" / "folder")
-    order = [(probe, list(views)) for probe, views in calibration.answers.items()]
-    assert [(probe, list(views)) for probe, views in loaded.answers.items()] == order
+    order = [(probe, list(views)) for probe, views in calibration.responses.items()]
+    assert [(probe, list(views)) for probe, views in loaded.responses.items()] == order
     for before, after in [
-        *((t, loaded.answers[i][view]) for i, views in calibration.answers.items() for view, t in views.items()),
+        *((t, loaded.responses[i][view]) for i, views in calibration.responses.items() for view, t in views.items()),
         (calibration.consensus, loaded.consensus),
         (calibration.confidence, loaded.confidence),
     ]:
@@ -85,7 +86,7 @@ def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
     assert loaded.gray == calibration.gray
     assert (loaded.gray.steps.dtype, loaded.gray.images.dtype) == (np.int32, np.float32)
     assert loaded.digest() == calibration.digest()
-    rest = {"base": None, "shadows": (), "gray": None, "consensus": None, "answers": {}, "confidence": None}
+    rest = {"base": None, "shadows": (), "gray": None, "consensus": None, "responses": {}, "confidence": None}
     assert replace(loaded, **rest) == replace(calibration, **rest)
     assert replace(loaded.base, module=None) == replace(calibration.base, module=None)
 
@@ -95,7 +96,7 @@ def test_a_calibration_holds_models_gray_data_and_measurements_only(calibration,
     assert {f.name for f in tmp_path.iterdir()} == {"state.safetensors", "calibration.json", "MANIFEST.json"}
     names = {f"model.{m}.{name}" for m in range(12) for name in calibration.base.module.state_dict()}
     names |= {f"gray.{name}" for name in ("images", "confidence", "steps")}
-    names |= {f"answers.{i}.{view}" for i, views in calibration.answers.items() for view in views}
+    names |= {f"responses.{i}.{view}" for i, views in calibration.responses.items() for view in views}
     assert set(load_file(tmp_path / "state.safetensors")) == names | {"consensus", "confidence"}
 
 
@@ -110,16 +111,32 @@ def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibrat
 
 
 def test_the_digest_tells_calibrations_apart(calibration):
-    plain = calibration.answers["gray data"]["plain"].copy()
+    plain = calibration.responses["gray data"]["plain"].copy()
     plain[3, 1, 2] = np.nextafter(plain[3, 1, 2], 9)
     others = [
-        {"answers": calibration.answers | {"gray data": {**calibration.answers["gray data"], "plain": plain}}},
+        {"responses": calibration.responses | {"gray data": {**calibration.responses["gray data"], "plain": plain}}},
         {"gray": gray(99)},
         {"consensus": calibration.consensus / 2},
         {"confidence": calibration.confidence / 2},
         {"shadows": calibration.shadows[::-1]},
+        {"update_mode": "finetune"},
+        {"base_p_value": 0.1},
+        {"class_names": ("a", "b", "u")},
+        {"settings": {**calibration.settings, "recipe": {"epochs": 4}}},
+        {"attack": replace(calibration.attack, steps=8)},
+        {"restarts": 3},
+        {"seed": 5},
+        {"data_sha256": "ef" * 32},
+        {"draw": "41 of 100 images without replacement"},
+        {"shadow_accuracy": (0.5,) * 11},
+        {"base": replace(calibration.base, sha256="ef" * 32)},
+        {"base": replace(calibration.base, module=frozen(nn.Sequential(calibration.base.module)))},
     ]
-    assert len({calibration.digest(), *(replace(calibration, **other).digest() for other in others)}) == 6
+    assert len({calibration.digest(), *(replace(calibration, **other).digest() for other in others)}) == 18
+
+
+def test_how_long_it_took_is_not_in_the_digest(calibration):
+    assert replace(calibration, seconds={}).digest() == calibration.digest()
 
 
 def test_a_folder_with_other_files_is_not_written_into(calibration, tmp_path):
@@ -154,13 +171,29 @@ def test_a_missing_or_added_file_is_refused(calibration, tmp_path):
         Calibration.load(tmp_path)
 
 
-@pytest.mark.parametrize("manifest", [{"format": 2, "kind": "pydrift calibration"}, {"format": 3, "kind": "other"}, {}])
-def test_a_foreign_manifest_is_refused(calibration, tmp_path, manifest):
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (
+            {"format": 3, "kind": "pydrift calibration"},
+            "a calibration of schema version 3; this pydrift reads version 4. Calibrate again to get one.",
+        ),
+        (
+            {**HEADING, "schema_version": 5},
+            "a calibration of schema version 5; this pydrift reads version 4. Read it with a newer pydrift.",
+        ),
+        ({**HEADING, "kind": "pydrift shadow bank"}, "not a calibration"),
+        ({**HEADING, "schema_version": "4"}, "not a calibration"),
+        ({"schema_version": 4}, "not a calibration"),
+        ({}, "not a calibration"),
+    ],
+)
+def test_a_foreign_manifest_is_refused(calibration, tmp_path, manifest, reason):
     calibration.save(tmp_path)
     write_manifest(tmp_path, manifest)
     with pytest.raises(InputRefused) as error:
         Calibration.load(tmp_path)
-    assert str(error.value) == f"{tmp_path}: not a pydrift calibration of format 3"
+    assert str(error.value) == f"{tmp_path}: {reason}"
 
 
 def test_a_folder_without_a_manifest_is_no_calibration(tmp_path):
@@ -174,7 +207,7 @@ def rewritten(folder, **changes):
     raw = json.loads(file.read_text())
     raw.update(changes)
     file.write_text(json.dumps(raw))
-    write_manifest(folder, {"format": 3, "kind": "pydrift calibration"})
+    write_manifest(folder, HEADING)
 
 
 def test_an_unknown_inversion_is_refused(calibration, tmp_path):
@@ -202,25 +235,26 @@ def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
     calibration.save(tmp_path)
     description = tmp_path / "calibration.json"
     description.write_text(json.dumps({k: v for k, v in json.loads(description.read_text()).items() if k != "seed"}))
-    write_manifest(tmp_path, {"format": 3, "kind": "pydrift calibration"})
-    with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('seed'\)$"):
+    write_manifest(tmp_path, HEADING)
+    with pytest.raises(InputRefused, match=r"not a readable calibration: 'seed' is missing$"):
         Calibration.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        {"answers": {"gray data": {"plain": np.zeros((11, 3, 3))}}},
-        {"answers": {"gray data": {"plain": np.zeros((12, 3, 4))}}},
-        {"answers": {"gray data": {"plain": np.zeros((12, 4, 3))}}},
-        {"answers": {"occlusions": {"white occlusions": np.zeros((12, 5, 4))}}},
-        {"answers": {"occlusions": {"white occlusions": np.zeros(12)}}},
-        {"answers": {}},
+        {"responses": {"gray data": {"plain": np.zeros((11, 3, 3))}}},
+        {"responses": {"gray data": {"plain": np.zeros((12, 3, 4))}}},
+        {"responses": {"gray data": {"plain": np.zeros((12, 4, 3))}}},
+        {"responses": {"occlusions": {"white occlusions": np.zeros((12, 5, 4))}}},
+        {"responses": {"occlusions": {"white occlusions": np.zeros(12)}}},
+        {"responses": {}},
         {"confidence": np.zeros(4)},
         {"consensus": np.zeros((4, 2, 1, *SHAPE), np.float32)},
         {"consensus": np.zeros((4, 3, 1, 1, 5, 4), np.float32)},
         {"gray": GrayData(*(np.zeros((3, 3, *tail)) for tail in (SHAPE, (), ())))},
-        {"seed": 0.5},
+        {"settings": {"guessed": ["weather"]}},
+        {"settings": {}},
     ],
     ids=lambda damage: next(iter(damage)),
 )
@@ -230,22 +264,44 @@ def test_parts_that_do_not_fit_together_are_refused(calibration, tmp_path, damag
         Calibration.load(tmp_path)
 
 
-def test_a_view_that_is_named_and_not_there_is_refused(calibration, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": 0.5}, "seed: Expected `int`, got `float`"),
+        ({"seed": True}, "seed: Expected `int`, got `bool`"),
+        ({"restarts": "2"}, "restarts: Expected `int`, got `str`"),
+        ({"input_shape": [4, 4]}, "input_shape: Expected `array` of length 3, got 2"),
+        ({"class_names": ["a", "b", 3]}, r"class_names: Expected `str`, got `int` - at `\$\[2\]`"),
+        ({"base": {"name": "b", "sha256": "", "architecture": None, "x": 1}}, "base: has a key too many or too few"),
+        ({"base": {"name": "b", "sha256": ""}}, "base: Object missing required field `architecture`"),
+        ({"attack": {"name": "gradient_ascent", "steps": 0}}, "attack: inversion: steps and patience must be"),
+        ({"attack": {"name": "gradient_ascent", "more": 0}}, "attack: has a key too many or too few"),
+        ({"more": 1}, "'more' is unknown"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_its_name(calibration, tmp_path, change, reason):
     calibration.save(tmp_path)
-    rewritten(tmp_path, asked={"gray data": ["plain", "from behind"]})
-    with pytest.raises(InputRefused, match=r"not a readable calibration: KeyError\('gray data.from behind'\)$"):
+    rewritten(tmp_path, **change)
+    with pytest.raises(InputRefused, match=rf"not a readable calibration: {reason}"):
         Calibration.load(tmp_path)
 
 
-def test_an_instrument_that_nobody_knows_is_refused(calibration, tmp_path):
-    replace(calibration, answers=calibration.answers | {"crystal ball": calibration.answers["occlusions"]}).save(
+def test_a_view_that_is_named_and_not_there_is_refused(calibration, tmp_path):
+    calibration.save(tmp_path)
+    rewritten(tmp_path, asked={"gray data": ["plain", "from behind"]})
+    with pytest.raises(InputRefused, match=r": the responses to gray data\.from behind are missing$"):
+        Calibration.load(tmp_path)
+
+
+def test_a_probe_that_nobody_knows_is_refused(calibration, tmp_path):
+    replace(calibration, responses=calibration.responses | {"crystal ball": calibration.responses["occlusions"]}).save(
         tmp_path
     )
     with pytest.raises(InputRefused, match=r"its parts do not fit together"):
         Calibration.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["test_calibration:own", "os:getcwd"])
+@pytest.mark.parametrize("name", ["tests.drift.test_calibration:own", "os:getcwd"])
 def test_an_architecture_that_runs_code_must_be_named_by_the_caller(calibration, tmp_path, name):
     replace(calibration, base=replace(calibration.base, architecture=name)).save(tmp_path)
     with pytest.raises(UsageError) as error:
@@ -254,9 +310,9 @@ def test_an_architecture_that_runs_code_must_be_named_by_the_caller(calibration,
         f"{tmp_path}: names the architecture '{name}', which is not built in; loading it runs code, "
         "so name it yourself (arch=, --arch)"
     )
-    loaded = Calibration.load(tmp_path, arch="test_calibration:own")
+    loaded = Calibration.load(tmp_path, arch="tests.drift.test_calibration:own")
     assert loaded.digest() == calibration.digest()
-    assert loaded.base.architecture == "test_calibration:own"
+    assert loaded.base.architecture == "tests.drift.test_calibration:own"
 
 
 def test_a_live_module_needs_its_like_to_be_loaded(calibration, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pydrift.data.rotation import rotated
+from pydrift.data.rotation import rotate
 from pydrift.drift.probes import OCCLUSION_COLOURS, SHAPE_KINDS, TRANSFORMS, apply_transform, draw_shapes, occlude
 
 OCCLUSIONS = {
@@ -82,7 +82,7 @@ def test_blur_is_the_mean_of_three_by_three_with_the_border_repeated(images):
 
 def test_turns_are_of_twenty_degrees_either_way(images):
     left, right = apply_transform("turned left", images), apply_transform("turned right", images)
-    assert torch.equal(left, rotated(images.flatten(0, 2), 20).view_as(images))
+    assert torch.equal(left, rotate(images.flatten(0, 2), 20).view_as(images))
     torch.testing.assert_close(right, apply_transform("turned left", images.flip(-1)).flip(-1), atol=1e-5, rtol=0)
     dot = torch.zeros(1, 1, 1, 1, 29, 29)
     dot[..., 13:16, 23:26] = 1  # ten pixels right of the middle
@@ -97,23 +97,23 @@ def test_turns_are_of_twenty_degrees_either_way(images):
 def test_quarter_turns_move_pixels_counter_clockwise(shape):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     for quarters in (1, 2, 3):
-        torch.testing.assert_close(rotated(x, 90 * quarters), torch.rot90(x, quarters, (2, 3)), atol=1e-5, rtol=0)
-    torch.testing.assert_close(rotated(x, -90), torch.rot90(x, -1, (2, 3)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(rotate(x, 90 * quarters), torch.rot90(x, quarters, (2, 3)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rotate(x, -90), torch.rot90(x, -1, (2, 3)), atol=1e-5, rtol=0)
 
 
 def test_a_turn_of_an_oblong_image_keeps_its_proportions():
     x = torch.zeros(1, 1, 21, 41)
     x[..., 10, 12:29] = 1  # a line of 17 pixels, which fits the height too
-    turned = rotated(x, 90)
+    turned = rotate(x, 90)
     assert turned.shape == x.shape
     expected = torch.zeros(1, 1, 21, 41)
     expected[..., 2:19, 20] = 1
     torch.testing.assert_close(turned, expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(rotated(x, 180), x.flip(2, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(rotate(x, 180), x.flip(2, 3), atol=1e-4, rtol=0)
 
 
 def test_what_turns_in_at_the_corners_is_black():
-    turned = rotated(torch.ones(1, 1, 20, 20), 45)[0, 0]
+    turned = rotate(torch.ones(1, 1, 20, 20), 45)[0, 0]
     assert turned[0, 0] == turned[0, -1] == turned[-1, 0] == turned[-1, -1] == 0
     assert turned[5:15, 5:15].min() == pytest.approx(1)
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pydrift import DriftReport, InputRefused
+from pydrift import DriftReport, InputRefused, UsageError
 from pydrift.drift.result import Baselines, NullSummary, Provenance
 from pydrift.drift.verdict import ClassVerdict
 from pydrift.inversion.gray import GrayData
+from pydrift.report import write_report
 
 
 def gray(seed):
@@ -24,7 +25,7 @@ def gray(seed):
 def found(index, name, **values):
     defaults = {
         "verdict": "drift",
-        "effect": -0.1 - 0.2,  # no short decimal
+        "drift_score": 0.1 + 0.2,  # no short decimal
         "interval": (-1.0, 1 / 3),
         "p_value": 1e-300,
         "p_adjusted": 2e-300,
@@ -36,7 +37,7 @@ def found(index, name, **values):
     return ClassVerdict(index, name, **{**defaults, **values})
 
 
-UNTESTED = {"verdict": "inconclusive", "effect": None, "interval": None, "p_value": None, "p_adjusted": None}
+UNTESTED = {"verdict": "inconclusive", "drift_score": None, "interval": None, "p_value": None, "p_adjusted": None}
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def report():
 
 
 def test_a_table_of_places_that_is_none_is_refused(report, tmp_path):
-    report.save(tmp_path)
+    write_report(report, tmp_path)
     raw = json.loads((tmp_path / "report.json").read_text())
     raw["classes"][0]["places"]["white occlusions"] = [[1.0, 2.0], [3.0]]
     (tmp_path / "report.json").write_text(json.dumps(raw))
@@ -82,7 +83,7 @@ def test_a_table_of_places_that_is_none_is_refused(report, tmp_path):
 
 
 def test_a_saved_report_comes_back_equal(report, tmp_path):
-    report.save(tmp_path / "new" / "folder")
+    write_report(report, tmp_path / "new" / "folder")
     assert {f.name for f in (tmp_path / "new" / "folder").iterdir()} == {"report.json", "report.html", "gray.npz"}
     for path in (tmp_path / "new" / "folder", tmp_path / "new" / "folder" / "report.json"):
         loaded = DriftReport.load(path)
@@ -102,7 +103,7 @@ def test_json_is_strict_and_holds_no_images(report):
     text = report.to_json()
     raw = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert text == json.dumps(raw, sort_keys=True, indent=2) + "\n"
-    assert raw["schema_version"] == 1
+    assert (raw["kind"], raw["schema_version"]) == ("pydrift drift report", 2)
     assert raw["classes"][0]["interval"] == [-1.0, 1 / 3]
     assert raw["classes"][1]["p_value"] is None
     assert raw["gray"]["base"].keys() == {"confidence", "steps"}
@@ -111,9 +112,9 @@ def test_json_is_strict_and_holds_no_images(report):
 
 
 def test_without_images_there_are_none_anywhere(report, tmp_path):
-    report.save(tmp_path)
+    write_report(report, tmp_path)
     with_images = (tmp_path / "report.html").read_text()
-    report.save(tmp_path, images=False)
+    write_report(report, tmp_path, images=False)
     assert {f.name for f in tmp_path.iterdir()} == {"report.json", "report.html"}
     without = (tmp_path / "report.html").read_text()
     assert "data:image/png;base64," in with_images
@@ -124,33 +125,58 @@ def test_without_images_there_are_none_anywhere(report, tmp_path):
 
 
 def test_a_report_without_images_can_be_saved_again(report, tmp_path):
-    report.save(tmp_path / "first", images=False)
-    DriftReport.load(tmp_path / "first").save(tmp_path / "second")
+    write_report(report, tmp_path / "first", images=False)
+    write_report(DriftReport.load(tmp_path / "first"), tmp_path / "second")
     assert DriftReport.load(tmp_path / "second").to_json() == report.to_json()
-
-
-def test_html_alone(report, tmp_path):
-    report.save_html(tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text().count("<html") == 1
-    assert [f.name for f in tmp_path.iterdir()] == ["page.html"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "not a readable report: "),
-        ("{", "not a readable report: "),
-        ("[]", "not a pydrift report of schema version 1"),
-        ("{}", "not a pydrift report of schema version 1"),
-        ('{"schema_version": 2}', "not a pydrift report of schema version 1"),
+        ("{", "not a readable drift report: Expecting"),
+        ("[]", "not a drift report"),
+        ("{}", "not a drift report"),
+        ('{"schema_version": 2}', "not a drift report"),
+        ('{"schema_version": true, "kind": "pydrift drift report"}', "not a drift report"),
+        ('{"schema_version": 2, "kind": "pydrift ownership report"}', "not a drift report"),
+        (
+            '{"schema_version": 1, "verdict": "stable"}',
+            "a drift report of schema version 1; this pydrift reads version 2. Run the audit again to get one.",
+        ),
+        (
+            '{"schema_version": 3, "kind": "pydrift drift report"}',
+            "a drift report of schema version 3; this pydrift reads version 2. Read it with a newer pydrift.",
+        ),
     ],
 )
 def test_what_is_no_report_is_refused(tmp_path, content, message):
     file = tmp_path / "report.json"
-    if content is not None:
-        file.write_text(content)
+    file.write_text(content)
     with pytest.raises(InputRefused, match=f"^{re.escape(f'{file}: {message}')}"):
         DriftReport.load(file)
+
+
+def test_a_report_that_is_not_there_is_the_users_mistake(tmp_path):
+    with pytest.raises(UsageError, match=r"report\.json: no such file$"):
+        DriftReport.load(tmp_path / "report.json")
+
+
+def test_images_of_another_report_are_refused(report, tmp_path):
+    write_report(report, tmp_path)
+    (tmp_path / "report.json").write_text(replace(report, alpha=0.01).to_json())
+    with pytest.raises(InputRefused, match=r"gray\.npz: the images of another report, or of one that was changed$"):
+        DriftReport.load(tmp_path)
+
+
+def test_the_digest_covers_the_document_and_the_images(report):
+    others = [
+        {"alpha": 0.01},
+        {"gray_candidate": gray(2)},
+        {"gray_candidate": replace(gray(1), images=gray(1).images / 2)},
+        {"baselines": Baselines()},
+        {"provenance": replace(report.provenance, settings={})},
+    ]
+    assert len({report.digest(), *(replace(report, **other).digest() for other in others)}) == 6
 
 
 @pytest.mark.parametrize(
@@ -161,12 +187,18 @@ def test_what_is_no_report_is_refused(tmp_path, content, message):
         ("report.json", lambda text: text.replace('"release": null', '"release": 0')),
         ("report.json", lambda text: text.replace('"release": null', '"release": true')),
         ("report.json", lambda text: text.replace('"interval": [', '"interval": 5, "x": [')),
+        ("report.json", lambda text: text.replace('"interval": [', '"more": 1, "interval": [')),
+        ("report.json", lambda text: text.replace('"alpha": 0.05', '"alpha": "0.05"')),
+        ("report.json", lambda text: text.replace('"alpha": 0.05', '"alpha": 1e999')),
+        ("report.json", lambda text: text.replace('"jitter": null', '"jitter": ' + "[" * 900 + "]" * 900)),
+        ("report.json", lambda text: text.replace('"steps": [', '"steps": [[1],')),
+        ("report.json", lambda text: text.replace('"gray": {', '"grey": {')),
         ("gray.npz", lambda data: data[:200]),
         ("gray.npz", lambda data: b"PK" + data[:2]),
     ],
 )
 def test_a_damaged_report_is_refused(report, tmp_path, name, damage):
-    report.save(tmp_path)
+    write_report(report, tmp_path)
     file = tmp_path / name
     content = file.read_bytes() if name.endswith("npz") else file.read_text()
     damaged = damage(content)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from pydrift.drift.scores import MIN_SHADOWS
-from pydrift.drift.verdict import STABLE_SHADOWS, ClassVerdict, Evidence, Verdict, decide
+from pydrift.drift.verdict import STABLE_SHADOWS, Evidence, Verdict, decide
 from pydrift.stats.intervals import score_interval
 from pydrift.stats.tails import Tail
 from tests.synthetic_responses import TRANSFORMS, apart, benign, drifted, each, judged, names, world
@@ -193,8 +193,8 @@ def test_shadows_that_are_too_few_for_alpha_are_inconclusive():
     assert verdict.smallest_score > 8
     (reason,) = verdict.reasons
     assert reason.endswith(
-        f"with 4 shadows only drift scores above {verdict.smallest_score:.1f} are found at alpha 0.0001; the limit is 8; "
-        "train more shadows"
+        f"with 4 shadows only drift scores above {verdict.smallest_score:.1f} are found at alpha 0.0001; "
+        "the limit is 8; train more shadows"
     )
 
 
@@ -259,14 +259,3 @@ def test_the_power_curve_is_that_of_one_class_at_holms_first_level():
     assert chances[0] == pytest.approx(0.05 / 5)
     assert chances[len(chances) // 2] == pytest.approx(0.5)
     assert all(a < b for a, b in itertools.pairwise(chances))
-
-
-def test_class_verdicts_survive_json():
-    rng = np.random.default_rng(18)
-    found = judged(*apart(benign(rng, world(rng, 2), 9))).classes[0]
-    found = replace(found, places={"white occlusions": ((0.1, None), (-2.5, 3.0))})
-    raw = {**vars(found), "null": list(found.null), "interval": list(found.interval)}
-    raw["places"] = {"white occlusions": [[0.1, None], [-2.5, 3.0]]}
-    assert ClassVerdict.from_dict(raw) == found
-    del raw["places"]  # a report of an earlier version
-    assert ClassVerdict.from_dict(raw) == replace(found, places={})

@@ -1,6 +1,7 @@
 """Out-of-distribution detectors against slow references in float64."""
 
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pytest
@@ -8,14 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.fingerprint import DETECTORS, Features, Head, NeuralFP, detector_named
-from pydrift.fingerprint.detector import restored, state_of
-from pydrift.fingerprint.detectors.ash import Ash, shaped
+from pydrift.fingerprint import DETECTORS, Features, Head, NeuralFP, select_detector
+from pydrift.fingerprint.detector import restore, state_of
+from pydrift.fingerprint.detectors.ash import Ash, shape_activations
 from pydrift.fingerprint.detectors.gen import Gen
-from pydrift.fingerprint.detectors.gram import Gram, gram_rows
-from pydrift.fingerprint.detectors.knn import Knn, evenly
+from pydrift.fingerprint.detectors.gram import gram_rows
+from pydrift.fingerprint.detectors.knn import Knn, spread_indices
 from pydrift.fingerprint.detectors.mahalanobis import RIDGE, Mahalanobis
-from pydrift.fingerprint.detectors.odin import EPSILON, TEMPERATURE, nudged
+from pydrift.fingerprint.detectors.odin import EPSILON, TEMPERATURE, nudge
 from pydrift.fingerprint.detectors.react import React
 from pydrift.fingerprint.registry import fitted_class
 
@@ -60,19 +61,167 @@ def energy(z):
     return top[:, 0] + np.log(np.exp(z - top).sum(axis=1))
 
 
-def test_the_logit_scores_follow_their_definitions():
-    train, y = case()
-    seen, _ = case(50, seed=1)
-    z = float64(seen.logits)
-    for name, expected in (
-        ("msp", np.log(softmax(z).max(axis=1))),
-        ("max-logit", z.max(axis=1)),
-        ("energy", energy(z)),
-        ("odin", np.log(softmax(float64(seen.nudged) / TEMPERATURE).max(axis=1))),
-        ("gen", -((softmax(z) * (1 - softmax(z))) ** 0.1).sum(axis=1)),
-    ):
-        got = DETECTORS[name].fit(train, y).score(seen).double().numpy()
-        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-7, err_msg=name)
+# --- each detector against a slow reference in float64
+
+
+def logits_of(features):
+    return float64(features.logits)
+
+
+def predicted_class(features):
+    return features.logits.argmax(dim=1).numpy()
+
+
+def expect_mahalanobis(train, y, seen, layers):
+    total, labels = 0.0, y.numpy()
+    for own, other in zip(layers(train), layers(seen), strict=True):
+        x, new = float64(own), float64(other)
+        means = np.stack([x[labels == c].mean(axis=0) for c in range(CLASSES)])
+        covariance = sum(np.outer(a - means[c], a - means[c]) for a, c in zip(x, labels, strict=True)) / len(x)
+        covariance += RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        precision = np.linalg.inv(covariance)
+
+        def score(rows, means=means, precision=precision):
+            return np.array([max(-(r - m) @ precision @ (r - m) for m in means) for r in rows])
+
+        total = total + (score(new) - score(x).mean()) / score(x).std()
+    return total
+
+
+def expect_knn(fitted, train, y, seen):
+    a, b = (float64(f.penultimate) for f in (train, seen))
+    a, b = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-12) for v in (a, b))
+    return -np.sort(np.linalg.norm(b[:, None] - a, axis=2), axis=1)[:, 50 - 1]
+
+
+def expect_vim(fitted, train, y, seen):
+    x, weight, bias = (float64(t) for t in (train.penultimate, train.head.weight, train.head.bias))
+    origin = -np.linalg.pinv(weight) @ bias
+    np.testing.assert_allclose(weight @ origin + bias, 0, atol=1e-6)
+    _, directions = np.linalg.eigh((x - origin).T @ (x - origin))
+    residual = directions[:, : WIDTH // 2]
+    alpha = logits_of(train).max(axis=1).mean() / np.linalg.norm((x - origin) @ residual, axis=1).mean()
+    return energy(logits_of(seen)) - alpha * np.linalg.norm((float64(seen.penultimate) - origin) @ residual, axis=1)
+
+
+def energy_of_head(head, activations):
+    return energy(activations @ float64(head.weight).T + float64(head.bias))
+
+
+def expect_react(fitted, train, y, seen):
+    threshold = np.percentile(float64(train.penultimate), 80)
+    return energy_of_head(train.head, np.minimum(float64(seen.penultimate), threshold))
+
+
+def expect_ash(fitted, train, y, seen):
+    return energy_of_head(train.head, float64(shape_activations(seen.penultimate, 90)))
+
+
+def expect_she(fitted, train, y, seen):
+    x, right = float64(train.penultimate), train.logits.argmax(1).eq(y).numpy()
+    pairs = zip(float64(seen.penultimate), predicted_class(seen), strict=True)
+    return [activation @ x[(y.numpy() == label) & right].mean(axis=0) for activation, label in pairs]
+
+
+def expect_gram(fitted, train, y, seen):
+    held_out = np.arange(len(train)) % 10 == 9
+    predicted = predicted_class(train)
+
+    def deviations(features):
+        found = np.zeros((2, len(features)))
+        for layer in range(2):
+            own = float64(train.grams[layer])
+            for n, row in enumerate(float64(features.grams[layer])):
+                of_class = own[~held_out & (predicted == int(features.logits[n].argmax()))]
+                for value, column in zip(row, of_class.T, strict=True):
+                    low, high = column.min(), column.max()
+                    found[layer, n] += max(low - value, 0) / (abs(low) + 1e-6)
+                    found[layer, n] += max(value - high, 0) / (abs(high) + 1e-6)
+        return found
+
+    expected = deviations(train[torch.from_numpy(held_out)]).mean(axis=1)
+    return -(deviations(seen) / expected[:, None]).sum(axis=0)
+
+
+def expect_neuralfp(fitted, train, y, seen):
+    held_out = torch.arange(len(train)) % 5 == 4
+
+    def log_errors(features):
+        layers = (np.hstack([float64(features.pooled[0]), float64(features.spread[0])]), float64(features.pooled[1]))
+        found = []
+        for i, x in enumerate(layers):
+            part = [float64(getattr(fitted, f.name)[i]) for f in fields(fitted)[:6]]
+            mean, whiten, encoder, encoder_bias, decoder, decoder_bias = part
+            white = (x - mean) @ whiten
+            rebuilt = np.maximum(white @ encoder.T + encoder_bias, 0) @ decoder.T + decoder_bias
+            found.append(np.log(((rebuilt - white) ** 2).mean(axis=1)))
+        found.append(np.log(-np.log(softmax(logits_of(features)).max(axis=1))))
+        return np.stack(found, axis=1)
+
+    own, predicted = log_errors(train[held_out]), predicted_class(train[held_out])
+    counts = np.bincount(predicted, minlength=CLASSES)
+    centre = np.stack([own[predicted == c].mean(0) if counts[c] >= 20 else own.mean(0) for c in range(CLASSES)])
+    spread = (own - centre[predicted]).std(axis=0)
+    z = (log_errors(seen) - centre[predicted_class(seen)]) / spread
+    assert z.shape == (len(seen), 3)
+    np.testing.assert_allclose(fitted.deviations(seen), z, rtol=1e-3, atol=1e-3)
+    return -(z**2).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """expected(fitted, train, y, seen) gives the scores of `seen`, whose activations differ from `train` by `shift`."""
+
+    expected: Callable
+    rtol: float
+    atol: float = 0.0
+    shift: float = 0.0
+    images: int = 200
+    settings: Mapping = field(default_factory=dict)
+
+
+TABLE = {
+    "msp": Row(lambda f, t, y, seen: np.log(softmax(logits_of(seen)).max(axis=1)), 2e-5, 1e-7),
+    "max-logit": Row(lambda f, t, y, seen: logits_of(seen).max(axis=1), 2e-5, 1e-7),
+    "energy": Row(lambda f, t, y, seen: energy(logits_of(seen)), 2e-5, 1e-7),
+    "odin": Row(lambda f, t, y, seen: np.log(softmax(float64(seen.nudged) / TEMPERATURE).max(axis=1)), 2e-5, 1e-7),
+    "gen": Row(
+        lambda f, t, y, seen: -((softmax(logits_of(seen)) * (1 - softmax(logits_of(seen)))) ** 0.1).sum(axis=1),
+        2e-5,
+        1e-7,
+    ),
+    "react": Row(expect_react, 1e-5, 1e-5, settings={"percentile": 80}),
+    "ash": Row(expect_ash, 1e-4),
+    "she": Row(expect_she, 1e-4),
+    "knn": Row(expect_knn, 0, 1e-4),
+    "vim": Row(expect_vim, 1e-3, 1e-4, shift=0.5),
+    "mahalanobis": Row(
+        lambda f, t, y, seen: expect_mahalanobis(t, y, seen, lambda x: (x.penultimate,)), 2e-3, 1e-4, shift=0.7
+    ),
+    "mahalanobis-ensemble": Row(
+        lambda f, t, y, seen: expect_mahalanobis(t, y, seen, lambda x: x.pooled), 2e-3, 1e-4, shift=0.7
+    ),
+    "gram": Row(expect_gram, 1e-3, shift=1.0, images=300),
+    "neuralfp": Row(expect_neuralfp, 5e-3, 1e-3, shift=0.5, images=600, settings={"steps": 50}),
+}
+"""One row for each detector."""
+
+
+def test_every_detector_has_a_row():
+    assert set(TABLE) == set(DETECTORS)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_scores_are_those_of_the_reference(name):
+    row = TABLE[name]
+    train, y = case(row.images)
+    seen, _ = case(50, shift=row.shift, seed=1)
+    fitted = select_detector(name, row.settings).fit(train, y)
+    expected = row.expected(fitted, train, y, seen)
+    np.testing.assert_allclose(fitted.score(seen).double(), expected, rtol=row.rtol, atol=row.atol)
+
+
+# --- properties of single detectors
 
 
 def test_sure_answers_stay_apart_where_their_probability_rounds_to_1():
@@ -92,27 +241,6 @@ def test_gen_takes_the_largest_probabilities_only():
     p = np.sort(softmax(float64(train.logits)), axis=1)[:, ::-1]
     got = Gen(gamma=0.3, largest=2).fit(train, y).score(train)
     np.testing.assert_allclose(got, -((p * (1 - p)) ** 0.3)[:, :2].sum(axis=1), rtol=1e-5)
-
-
-@pytest.mark.parametrize("every_layer", [False, True])
-def test_mahalanobis_is_the_distance_to_the_nearest_class(every_layer):
-    train, y = case()
-    seen, _ = case(40, shift=0.7, seed=1)
-    expected = 0.0
-    labels = y.numpy()
-    for own, other in zip(*((f.pooled if every_layer else (f.penultimate,)) for f in (train, seen)), strict=True):
-        x, new = float64(own), float64(other)
-        means = np.stack([x[labels == c].mean(axis=0) for c in range(CLASSES)])
-        covariance = sum(np.outer(a - means[c], a - means[c]) for a, c in zip(x, labels, strict=True)) / len(x)
-        covariance += RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-        precision = np.linalg.inv(covariance)
-
-        def score(rows, means=means, precision=precision):
-            return np.array([max(-(r - m) @ precision @ (r - m) for m in means) for r in rows])
-
-        expected = expected + (score(new) - score(x).mean()) / score(x).std()
-    got = Mahalanobis(every_layer).fit(train, y).score(seen)
-    np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-4)
 
 
 def test_mahalanobis_with_a_dead_unit_and_a_missing_class_is_finite():
@@ -138,59 +266,20 @@ def test_knn_is_the_distance_to_the_kth_of_all(k):
 
 
 def test_the_bank_of_knn_is_spread_over_the_images():
-    assert evenly(10, 10).tolist() == list(range(10))
-    assert evenly(1000, 4).tolist() == [0, 250, 500, 750]
+    assert spread_indices(10, 10).tolist() == list(range(10))
+    assert spread_indices(1000, 4).tolist() == [0, 250, 500, 750]
     train, y = case(100)
     assert torch.equal(Knn(bank=50).fit(train, y).bank, F.normalize(train.penultimate[::2], dim=1))
 
 
-def test_vim_is_the_energy_less_the_scaled_residual():
-    train, y = case()
-    seen, _ = case(30, shift=0.5, seed=1)
-    x, weight, bias = (float64(t) for t in (train.penultimate, train.head.weight, train.head.bias))
-    origin = -np.linalg.pinv(weight) @ bias
-    np.testing.assert_allclose(weight @ origin + bias, 0, atol=1e-6)
-    _, directions = np.linalg.eigh((x - origin).T @ (x - origin))
-    residual = directions[:, : WIDTH // 2]
-    alpha = float64(train.logits).max(axis=1).mean() / np.linalg.norm((x - origin) @ residual, axis=1).mean()
-    expected = energy(float64(seen.logits)) - alpha * np.linalg.norm(
-        (float64(seen.penultimate) - origin) @ residual, axis=1
-    )
-    np.testing.assert_allclose(DETECTORS["vim"].fit(train, y).score(seen), expected, rtol=1e-3, atol=1e-4)
-
-
-def test_react_cuts_off_at_the_percentile_of_the_training_activations():
-    train, y = case()
-    seen, _ = case(30, seed=1)
-    threshold = np.percentile(float64(train.penultimate), 80)
-    cut = np.minimum(float64(seen.penultimate), threshold)
-    expected = energy(cut @ float64(train.head.weight).T + float64(train.head.bias))
-    np.testing.assert_allclose(React(80).fit(train, y).score(seen), expected, rtol=1e-5, atol=1e-5)
-
-
 def test_ash_keeps_the_largest_and_scales_them():
     x = torch.tensor([[4.0, 3, 2, 1, 0, 0, 0, 0, 0, 0], [0.0] * 10, [1.0] * 10])
-    got = shaped(x, 80)
+    got = shape_activations(x, 80)
     factor = np.exp(10 / 7)
     np.testing.assert_allclose(got[0], np.array([4, 3, 0, 0, 0, 0, 0, 0, 0, 0]) * factor, rtol=1e-6)
     assert got[1].tolist() == [0] * 10
     assert (got[2] > 0).sum() == 2
     np.testing.assert_allclose(got[2].max(), np.exp(5), rtol=1e-5)
-    train, y = case()
-    expected = energy(float64(shaped(train.penultimate, 90)) @ float64(train.head.weight).T + float64(train.head.bias))
-    np.testing.assert_allclose(Ash().fit(train, y).score(train), expected, rtol=1e-4)
-
-
-def test_she_compares_with_the_mean_of_what_was_classified_right():
-    train, y = case()
-    seen, _ = case(30, seed=1)
-    x, right = float64(train.penultimate), train.logits.argmax(1).eq(y).numpy()
-    expected = []
-    for activation, logits in zip(float64(seen.penultimate), seen.logits, strict=True):
-        label = int(logits.argmax())
-        chosen = (y.numpy() == label) & right
-        expected.append(activation @ x[chosen].mean(axis=0))
-    np.testing.assert_allclose(DETECTORS["she"].fit(train, y).score(seen), expected, rtol=1e-4)
 
 
 def test_gram_rows_are_row_sums_of_roots_of_powers():
@@ -215,34 +304,11 @@ def test_gram_rows_do_not_overflow_and_vectors_have_one_order():
     assert gram_rows(torch.zeros(2, 3, 4)).eq(0).all()
 
 
-def test_gram_measures_how_far_outside_the_ranges_a_row_sum_is():
-    train, y = case(300)
-    seen, _ = case(30, shift=1.0, seed=1)
-    held_out = np.arange(300) % 10 == 9
-    predicted = train.logits.argmax(1).numpy()
-
-    def deviations(features):
-        found = np.zeros((2, len(features)))
-        for layer in range(2):
-            own = float64(train.grams[layer])
-            for n, row in enumerate(float64(features.grams[layer])):
-                of_class = own[~held_out & (predicted == int(features.logits[n].argmax()))]
-                for value, column in zip(row, of_class.T, strict=True):
-                    low, high = column.min(), column.max()
-                    found[layer, n] += max(low - value, 0) / (abs(low) + 1e-6) + max(value - high, 0) / (
-                        abs(high) + 1e-6
-                    )
-        return found
-
-    expected = -(deviations(seen) / deviations(train[torch.from_numpy(held_out)]).mean(axis=1)[:, None]).sum(axis=0)
-    np.testing.assert_allclose(Gram().fit(train, y).score(seen), expected, rtol=1e-3)
-
-
 def test_odin_steps_towards_the_predicted_class():
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 16, generator=generator)
     x = torch.rand(5, 1, 4, 4, generator=generator)
-    got = nudged(lambda images: images.flatten(1) @ weight.T, x)
+    got = nudge(lambda images: images.flatten(1) @ weight.T, x)
     assert not got.requires_grad
     z = float64(x.flatten(1) @ weight.T) / TEMPERATURE
     p = softmax(z)
@@ -252,34 +318,6 @@ def test_odin_steps_towards_the_predicted_class():
 
 
 # --- NeuralFP
-
-
-def test_neuralfp_scores_are_squared_deviations_of_log_errors():
-    train, y = case(600)
-    seen, _ = case(30, shift=0.5, seed=1)
-    fitted = NeuralFP(steps=50).fit(train, y)
-    held_out = torch.arange(600) % 5 == 4
-
-    def log_errors(features):
-        described = (np.hstack([float64(features.pooled[0]), float64(features.spread[0])]), float64(features.pooled[1]))
-        found = []
-        for i, x in enumerate(described):
-            part = [float64(getattr(fitted, f.name)[i]) for f in fields(fitted)[:6]]
-            mean, whiten, encoder, encoder_bias, decoder, decoder_bias = part
-            white = (x - mean) @ whiten
-            rebuilt = np.maximum(white @ encoder.T + encoder_bias, 0) @ decoder.T + decoder_bias
-            found.append(np.log(((rebuilt - white) ** 2).mean(axis=1)))
-        found.append(np.log(-np.log(softmax(float64(features.logits)).max(axis=1))))
-        return np.stack(found, axis=1)
-
-    own, predicted = log_errors(train[held_out]), train[held_out].logits.argmax(1).numpy()
-    counts = np.bincount(predicted, minlength=CLASSES)
-    centre = np.stack([own[predicted == c].mean(0) if counts[c] >= 20 else own.mean(0) for c in range(CLASSES)])
-    spread = (own - centre[predicted]).std(axis=0)
-    z = (log_errors(seen) - centre[seen.logits.argmax(1).numpy()]) / spread
-    assert z.shape == (30, 3)
-    np.testing.assert_allclose(fitted.deviations(seen), z, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(fitted.score(seen), -(z**2).sum(axis=1), rtol=5e-3, atol=1e-3)
 
 
 def test_neuralfp_whitens_and_learns_to_reconstruct():
@@ -379,22 +417,22 @@ def test_the_state_restores_the_detector(name):
     fitted = DETECTORS[name].fit(train, y)
     tensors, numbers = state_of(fitted)
     assert all(isinstance(value, int | float) for value in numbers.values())
-    again = restored(fitted_class(DETECTORS[name]), tensors, numbers)
+    again = restore(fitted_class(DETECTORS[name]), tensors, numbers)
     assert torch.equal(again.score(seen), fitted.score(seen))
     for missing in tensors:
         with pytest.raises(InputRefused, match=f"^{missing.partition('.')[0]} of a Fitted.* is missing or damaged$"):
-            restored(fitted_class(DETECTORS[name]), {k: v for k, v in tensors.items() if k != missing}, numbers)
+            restore(fitted_class(DETECTORS[name]), {k: v for k, v in tensors.items() if k != missing}, numbers)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_features_that_are_missing_and_labels_that_do_not_fit_are_refused(name):
     train, y = case(30)
     detector = DETECTORS[name]
-    for field in fields(detector.needs):
-        if getattr(detector.needs, field.name):
-            empty = () if isinstance(getattr(train, field.name), tuple) else None
-            with pytest.raises(UsageError, match=f"needs the features '{field.name}', which were not collected"):
-                detector.fit(replace(train, **{field.name: empty}), y)
+    for need in fields(detector.needs):
+        if getattr(detector.needs, need.name):
+            empty = () if isinstance(getattr(train, need.name), tuple) else None
+            with pytest.raises(UsageError, match=f"needs the features '{need.name}', which are missing"):
+                detector.fit(replace(train, **{need.name: empty}), y)
     with pytest.raises(UsageError, match=r"^labels must be torch.int64 \[30\], got torch.int64 \[29\]$"):
         detector.fit(train, y[1:])
     with pytest.raises(UsageError, match=r"^labels must be in 0..3, got \d to 4$"):
@@ -412,8 +450,8 @@ def test_features_that_are_missing_and_labels_that_do_not_fit_are_refused(name):
         (lambda: Gen(gamma=1.0), "GEN: gamma must be in (0, 1) and largest >= 1, got 1 and 100"),
         (lambda: NeuralFP(squeeze=0), "NeuralFP: squeeze, steps and batch must be >= 1, got 0, 1000 and 128"),
         (lambda: NeuralFP().fit(*(lambda f, y: (f[:9], y[:9]))(*case(20))), "NeuralFP needs at least 10 images, got 9"),
-        (lambda: detector_named("magic"), "no such detector: 'magic'; known are neuralfp, msp, "),
-        (lambda: detector_named("knn", {"radius": 2}), "knn: Knn.__init__() got an unexpected keyword argument"),
+        (lambda: select_detector("magic"), "no such detector: 'magic'; known are neuralfp, msp, "),
+        (lambda: select_detector("knn", {"radius": 2}), "knn: Knn.__init__() got an unexpected keyword argument"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

@@ -14,12 +14,11 @@ from torch import nn
 
 import pydrift
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import safetensors_bytes
+from pydrift.core.tensors import content_digest, safetensors_bytes
 from pydrift.data import load_data
 from pydrift.fingerprint import DETECTORS, Conformal, Fingerprint, Scorer, separation
-from pydrift.fingerprint.fingerprint import _digest
+from pydrift.fingerprint.extraction import BLOCK
 from pydrift.fingerprint.metrics import average_precision
-from pydrift.fingerprint.probe import BLOCK
 from pydrift.models.file import load_model
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.training.train_model import train_model
@@ -132,6 +131,8 @@ def test_the_same_seed_gives_the_same_file_and_another_does_not(digits, members,
     assert first == second != third
     fingerprint.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == first
+    loaded, other = Fingerprint.load(tmp_path / "again"), Fingerprint.load(tmp_path / "2")
+    assert loaded.digest() == fingerprint.digest() != other.digest()
 
 
 def test_a_file_and_the_module_in_it_are_one_model_and_any_other_is_refused(digits, fingerprint, base):
@@ -192,7 +193,7 @@ def test_members_are_fitted_on_and_the_others_calibrate(digits, fingerprint, mem
     unknown = pydrift.fit_fingerprint(digits.path("base"), digits.data).origin
     assert (unknown.fitted_on, unknown.held_out) == (1154, 288)
     assert len(unknown.reasons) == 1
-    assert "nobody said which images" in unknown.reasons[0]
+    assert "it is not known which images" in unknown.reasons[0]
 
 
 def test_a_stream_is_scored_as_the_whole_is_and_one_block_at_a_time(digits, fingerprint, base):
@@ -257,11 +258,11 @@ def test_files_that_are_no_fingerprints_are_refused(digits, fingerprint, tmp_pat
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     about = json.loads(header["__metadata__"]["pydrift.fingerprint"])
     written = about.pop("sha256")
-    assert written == _digest(about, tensors)
+    assert written == content_digest(about, tensors)
 
     def refused(match, tensors=tensors, **changes):
         known = {k: v for k, v in {**about, **changes}.items() if v is not None}
-        known = {"sha256": _digest(known, tensors), **known}
+        known = {"sha256": content_digest(known, tensors), **known}
         path.write_bytes(safetensors_bytes(tensors, {"pydrift.fingerprint": json.dumps(known)}))
         with pytest.raises(InputRefused, match=match):
             Fingerprint.load(path).scorer(digits.path("base"))
@@ -269,16 +270,23 @@ def test_files_that_are_no_fingerprints_are_refused(digits, fingerprint, tmp_pat
     refused("not a readable fingerprint: its content is not what was written", held_out=7, sha256=written)
     moved = {**tensors, "detector.centre": tensors["detector.centre"] + 1e-6}
     refused("not a readable fingerprint: its content is not what was written", moved, sha256=written)
-    refused(r"schema version 1, expected 2: make it again with pydrift fingerprint fit$", schema_version=1)
+    version = (
+        r"fp\.safetensors: a fingerprint of schema version 2; this pydrift reads version 3\. "
+        r"Make it again with pydrift fingerprint fit\.$"
+    )
+    refused(version, schema_version=2)
+    refused(version, schema_version=2, kind=None)
+    refused(r"fp\.safetensors: not a fingerprint$", kind="pydrift calibration")
     refused("not a readable fingerprint: the model's answers", {**tensors, "logits": tensors["logits"][:3]})
     refused("not a readable fingerprint: 'logits'", {k: v for k, v in tensors.items() if k != "logits"})
     refused("another model .*: structure and weights are the same, but", {**tensors, "logits": tensors["logits"] + 1})
     refused("not a readable fingerprint: 'numbers'", numbers=None)
     refused("no such detector: 'magic'", detector="magic")
-    refused("not a readable fingerprint: .*unexpected keyword", more=1)
+    refused("not a readable fingerprint: 'more' is unknown", more=1)
     refused("not a readable fingerprint", input_shape=[8, 8])
     refused("not a readable fingerprint: a text in it cannot be printed", model="\x1b[2J")
-    refused("not a readable fingerprint: a text in it cannot be printed", reasons=[7])
+    refused("not a readable fingerprint: reasons: Expected `str`, got `int`", reasons=[7])
+    refused("not a readable fingerprint: a text in it cannot be printed", reasons=["\x1b[2J"])
     refused("it does not fit its own model: its layers are not the model's", layers=["fc1"])
     refused("whiten of a FittedNeuralFP is missing", {k: v for k, v in tensors.items() if k != "detector.whiten.0"})
     refused("the held-out scores are not in order", {**tensors, "reference": tensors["reference"].flip(0)})

@@ -13,7 +13,7 @@ from pydrift.membership import ATTACKS, select_attacks
 from pydrift.membership.attacks.attack_r import LARGEST_LOSS
 from pydrift.membership.attacks.boundary import BoundaryDistance
 from pydrift.membership.attacks.class_threshold import (
-    _told_apart,
+    _break_ties,
     negative_entropy,
     negative_modified_entropy,
 )
@@ -300,7 +300,7 @@ def test_attack_r_ends_at_the_largest_loss():
 
 
 @pytest.mark.parametrize("name", ["attack-r", "confidence", "entropy", "modified-entropy"])
-def test_images_that_a_model_is_all_but_certain_of_are_told_apart(name):
+def test_images_that_a_model_is_all_but_certain_of_are_break_ties(name):
     """Margins of 38 and more, of which p_y is 1 in float64: no share or difference may round them together."""
     images, y = 12, np.zeros(12, np.int64)
     logits = np.zeros((5, 1, images, 2))
@@ -321,15 +321,15 @@ def test_confidence_is_how_far_p_is_above_its_threshold():
     np.testing.assert_allclose(fitted.score(target), p - threshold, rtol=1e-9, atol=1e-12)
 
 
-def test_only_what_rounding_made_equal_is_told_apart():
+def test_only_what_rounding_made_equal_is_break_ties():
     score, signal = np.array([0.5, -0.5, 0.5, 0.0, 0.5, -0.5]), np.array([3.0, 1, 2, 9, 3, 0])
-    got = _told_apart(score, signal)
+    got = _break_ties(score, signal)
     assert got.tolist() == [np.nextafter(0.5, 1), np.nextafter(-0.5, 1), 0.5, 0, np.nextafter(0.5, 1), -0.5]
     rng = np.random.default_rng(0)
     score, signal = np.round(rng.normal(size=500), 1) * 1e-16, rng.permutation(500).astype(float)
     order = np.lexsort((signal, score))
-    assert (np.diff(_told_apart(score, signal)[order]) > 0).all()
-    np.testing.assert_allclose(_told_apart(score, signal), score, atol=1e-28)
+    assert (np.diff(_break_ties(score, signal)[order]) > 0).all()
+    np.testing.assert_allclose(_break_ties(score, signal), score, atol=1e-28)
 
 
 def entropy_reference(logits, y):
@@ -513,14 +513,14 @@ def test_a_membership_matrix_that_does_not_fit_is_refused():
         (lambda: Rmia(a=np.nan), "RMIA: gamma must be >= 1 and a in [0, 1], got 2 and nan"),
         (lambda: BoundaryDistance(rounds=0), "boundary distance: rounds, probes, bisections and starts must be >= 1"),
         (lambda: select_attacks(["lira", "magic"]), "no such attack: 'magic'; known are lira, lira-fixed, "),
-        (lambda: select_attacks(["lira", "lira"]), "attacks must be one or more different names, got lira, lira"),
-        (lambda: select_attacks([]), "attacks must be one or more different names, got none"),
-        (lambda: select_attacks({}), "attacks must be one or more different names, got none"),
+        (lambda: select_attacks(["lira", "lira"]), "attacks must name each attack once, got lira, lira"),
+        (lambda: select_attacks([]), "attacks must name at least one attack, got none"),
+        (lambda: select_attacks({}), "attacks must name at least one attack, got none"),
         (
             lambda: select_attacks({"member": Rmia()}),
-            "an attack's name is of letters, digits, dots and hyphens, and not member",
+            "an attack's name has letters, digits, dots and hyphens only, and is not member",
         ),
-        (lambda: select_attacks({"a/b": Rmia()}), "an attack's name is of letters, digits, dots and hyphens"),
+        (lambda: select_attacks({"a/b": Rmia()}), "an attack's name has letters, digits, dots and hyphens only"),
         (lambda: select_attacks({"mine": "rmia"}), "mine: expected an attack such as Rmia(gamma=1.5), got 'rmia'"),
     ],
 )

@@ -17,10 +17,9 @@ import pydrift
 import pydrift.core.progress
 from pydrift import InputRefused, MembershipReport, TrainingRecipe, UsageError, membership_audit, train_shadows
 from pydrift.cli import app
-from pydrift.data import LabelledImages
-from pydrift.membership import ATTACKS, DEFAULT, BoundaryDistance, Rmia, Shokri, select_attacks
-from pydrift.membership import result as privacy_result
-from pydrift.membership.audit import checked_members
+from pydrift.data import LabelledImages, as_member_mask
+from pydrift.membership import ATTACKS, DEFAULT_ATTACKS, BoundaryDistance, Rmia, Shokri, select_attacks
+from pydrift.membership import result as result_module
 from pydrift.membership.result import Limit
 from pydrift.report import render_membership_html, render_membership_terminal
 from pydrift.shadows import Draw, ShadowBank
@@ -183,11 +182,13 @@ def test_the_target_and_its_complement_are_no_shadows_of_it(population, small_ba
     benign = membership_audit(target, population, small_bank.member[0], bank=rows_of(small_bank, rest), **arguments)
     assert np.array_equal(got.scores, benign.scores)
     assert got.attacks == benign.attacks
-    (told,) = set(got.reasons) - set(benign.reasons)
-    assert told.startswith("left out of the 8 shadows: 0, 1, for being the target itself or trained on exactly its")
+    (sentence,) = set(got.reasons) - set(benign.reasons)
+    assert sentence.startswith(
+        "left out of the 8 shadows: 0, 1; each is the target itself, or was trained on exactly its"
+    )
     out = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
     render_membership_terminal(got, out)
-    assert told in out.export_text()
+    assert sentence in out.export_text()
     assert got.shadows.count == len(got.shadows.accuracy) == 6
     every = small_bank.statistics(population.x, population.y)
     leaking = ATTACKS["lira"].fit(every, small_bank.member, population.y.numpy()).score(every.models(slice(1)))
@@ -201,40 +202,42 @@ def test_a_shadow_that_is_the_target_is_known_by_its_weights(population, small_b
     member[np.flatnonzero(member)[0]] = False
     for k, pair in ((3, "2, 3"), (0, "0, 1")):
         got = membership_audit(small_bank.models()[k], population, member, attacks=("rmia",), bank=small_bank)
-        assert any(reason.startswith(f"left out of the 8 shadows: {pair}, for") for reason in got.reasons)
+        assert any(reason.startswith(f"left out of the 8 shadows: {pair}; each") for reason in got.reasons)
     pair = rows_of(small_bank, [0, 1, 2, 3])
     with pytest.raises(UsageError) as error:
         membership_audit(small_bank.models()[0], population, member, attacks=("rmia", "lira"), bank=pair)
-    assert "image 0 has 1 IN and 1 OUT (left out of the 4 shadows: 0, 1, for" in str(error.value)
+    assert "image 0 has 1 IN and 1 OUT (left out of the 4 shadows: 0, 1; each" in str(error.value)
 
 
-def test_a_bank_unlike_the_target_is_told(population, small_bank, overfit, tmp_path):
-    def told(target, bank=small_bank, members=overfit.drawn, **options):
+def test_a_bank_unlike_the_target_is_reported(population, small_bank, overfit, tmp_path):
+    def bank_reasons(target, bank=small_bank, members=overfit.drawn, **options):
         got = membership_audit(target, population, members, attacks=("rmia",), bank=bank, **options)
         assert got.provenance.bank["plan"] == bank.plan.to_dict()
         return [reason for reason in got.reasons if "bank" in reason]
 
-    assert told(overfit.module, recipe=small_bank.plan.recipe) == []
-    (unknown,) = told(overfit.module)
-    assert unknown.startswith("nothing says how the target was trained, so nothing tells whether the bank's shadows")
-    (recipe,) = told(overfit.module, recipe=RECIPE)
-    assert recipe.startswith("the bank's recipe is not the target's (epochs is 30 there and 60 here): the attacks look")
+    assert bank_reasons(overfit.module, recipe=small_bank.plan.recipe) == []
+    (unknown,) = bank_reasons(overfit.module)
+    assert unknown.startswith("the target's training is not known, so it cannot be compared with the bank's recipe")
+    (recipe,) = bank_reasons(overfit.module, recipe=RECIPE)
+    assert recipe.startswith(
+        "the bank's recipe differs from the target's (epochs is 30 there and 60 here), so the attacks look"
+    )
     small = train_model("mlp:1x8x8:8:10", population, size=200, seed=0, recipe=replace(RECIPE, epochs=1))
     small.save(tmp_path / "small.safetensors")
     for target in (small.module, tmp_path / "small.safetensors"):
-        architecture, _ = told(target, members=small.drawn, recipe=RECIPE)
-        assert architecture.startswith(f"the bank's shadows are of another architecture ({ARCH}) than the target (")
+        architecture, _ = bank_reasons(target, members=small.drawn, recipe=RECIPE)
+        assert architecture.startswith(f"the bank's shadows have another architecture ({ARCH}) than the target (")
     options = {"recipe": replace(RECIPE, epochs=1)}
     continued = train_shadows(overfit.module, population, 2, update_mode="finetune", **options)
-    (null,) = told(overfit.module, continued, **options)
-    assert null.startswith("the bank's shadows continue a model's training (finetune), none was trained from scratch")
+    (update,) = bank_reasons(overfit.module, continued, **options)
+    assert update.startswith("the bank's shadows continue a model's training (finetune), so the attacks look weaker")
     own = train_shadows(small.module, population, 2, train=lambda x, y, seed: small.module)
-    (training,) = told(small.module, replace(own, weights={k: v + 1 for k, v in own.weights.items()}))
-    assert training.startswith("the bank's shadows were trained by a function of its maker's (test_a_bank_unlike")
+    (training,) = bank_reasons(small.module, replace(own, weights={k: v + 1 for k, v in own.weights.items()}))
+    assert training.startswith("the bank's shadows were trained by a function of its author (test_a_bank_unlike")
 
 
 def test_a_bank_is_measured_by_what_the_attacks_need_before_anybody_is_asked(population, small_bank, monkeypatch):
-    monkeypatch.setattr("pydrift.membership.audit.measure", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr("pydrift.membership.scoring.measure", lambda *_, **__: pytest.fail("asked"))
     target = train_model(ARCH, population, size=200, seed=1, recipe=replace(RECIPE, epochs=1))
     with pytest.raises(UsageError, match="image 0 has 1 IN and 1 OUT"):
         membership_audit(target.module, population, target.drawn, attacks=("lira",), bank=rows_of(small_bank, [0, 1]))
@@ -264,7 +267,7 @@ def test_the_reasons_say_what_the_figures_hide(population, overfit, tmp_path):
     got = membership_audit(path, population, overfit.drawn[:100], attacks=("lira", "gap"), shadows=4)
     assert any("was trained on 200 images, but 100 members are named" in reason for reason in got.reasons)
     assert any("each shadow saw 200 images and the target 100" in reason for reason in got.reasons)
-    assert "with 300 non-members, the TPR at 0.1 % FPR is that at no false accusation at all" in got.reasons
+    assert "with 300 non-members, the TPR at 0.1 % FPR is the TPR without a single false accusation" in got.reasons
     assert not any("default recipe" in reason for reason in got.reasons)  # the file records it
     live = membership_audit(
         overfit.module, population, overfit.drawn, attacks=("rmia",), shadows=2,
@@ -305,19 +308,19 @@ def test_members_that_are_no_members_are_refused(population, overfit, members, m
 
 
 def test_members_may_come_as_any_integers_or_a_tensor(population):
-    expected = checked_members(INDICES, population)
+    expected = as_member_mask(INDICES, population)
     for given in (INDICES.astype(np.uint8), INDICES.tolist(), torch.from_numpy(INDICES), expected, INDICES[::-1]):
-        assert np.array_equal(checked_members(given, population), expected)
+        assert np.array_equal(as_member_mask(given, population), expected)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attacks": ("lira",), "shadows": 2}, "lira needs at least 4 shadows, 2 of them trained on any one image and "
-         "as many not; got 2"),
+        ({"attacks": ("lira",), "shadows": 2}, "lira needs at least 4 shadows: 2 trained on each image "
+         "and 2 not; got 2"),
         ({"shadows": 7}, "complementary halves need an even number of shadows, got 7"),
-        ({"shadows": 0, "attacks": ("loss", "rmia")}, "rmia needs at least 2 shadows, 1 of them trained on any one "
-         "image and as many not; got 0"),
+        ({"shadows": 0, "attacks": ("loss", "rmia")}, "rmia needs at least 2 shadows: 1 trained on each image and "
+         "1 not; got 0"),
         ({"attacks": ("lira", "magic")}, f"no such attack: 'magic'; known are {', '.join(ATTACKS)}"),
         ({"queries": ("plain", "rotate")}, "no such query: 'rotate'; known are plain, flip and shift:DOWN,RIGHT"),
         ({"queries": ()}, "queries must name at least one way to show the images"),
@@ -337,13 +340,11 @@ def test_a_target_of_other_images_or_classes_is_refused(population):
     with pytest.raises(InputRefused, match=r"^target: does not take images of shape 1x8x8: mat1 and mat2"):
         membership_audit(other_shape, population, INDICES)
     other_classes = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
-    with pytest.raises(
-        InputRefused, match=r"^the target has 7 classes, but digits, some labels wrong has 10"
-    ):
+    with pytest.raises(InputRefused, match=r"^the target has 7 classes, but digits, some labels wrong has 10"):
         membership_audit(other_classes, population, INDICES)
 
 
-@pytest.mark.parametrize("attacks", [DEFAULT, ("loss", "attack-p"), ("gap", "boundary")])
+@pytest.mark.parametrize("attacks", [DEFAULT_ATTACKS, ("loss", "attack-p"), ("gap", "boundary")])
 @pytest.mark.parametrize("bias", [0.0, 2.0])
 def test_a_target_that_answers_always_the_same_is_refused(population, attacks, bias):
     """Whether or not the attacks' scores vary, as they do through the shadows; and before any of these is trained."""
@@ -363,7 +364,7 @@ def test_a_target_of_which_no_attack_says_anything_is_refused(digits):
     perfect = train_model(ARCH, digits.data.subset(range(400)), seed=1, recipe=RECIPE)
     with pytest.raises(InputRefused) as error:
         membership_audit(perfect.module, digits.data.subset(range(400)), INDICES, attacks=("gap",))
-    assert str(error.value) == ("target: all images get the same score from every attack (gap), so nothing can be told")
+    assert str(error.value) == "target: every attack (gap) gives all images the same score, so the audit shows nothing"
 
 
 def test_one_attack_with_constant_scores_is_named(population, digits):
@@ -371,7 +372,7 @@ def test_one_attack_with_constant_scores_is_named(population, digits):
     perfect = train_model(ARCH, digits.data.subset(range(400)), seed=1, recipe=RECIPE)
     got = membership_audit(perfect.module, digits.data.subset(range(400)), INDICES, attacks=("gap", "loss"))
     assert [attack.constant for attack in got.attacks] == [True, False]
-    assert "gap gives every image the same score: it says nothing here" in got.reasons
+    assert "gap gives every image the same score, so it shows nothing here" in got.reasons
     assert (got.attacks[0].auc, got.attacks[0].epsilon) == (0.5, 0)
 
 
@@ -391,7 +392,7 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
     with np.load(tmp_path / "scores.npz") as arrays:
         assert set(arrays.files) == {"member", "y", *ATTACKS}
     other = replace(report, scores=report.scores[:, ::-1].copy())
-    write_atomic, written = privacy_result.write_atomic, []
+    write_atomic, written = result_module.write_atomic, []
 
     def killed_before_the_json(path, data):
         if path.suffix == ".json":
@@ -399,7 +400,7 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
         written.append(path.name)
         write_atomic(path, data)
 
-    monkeypatch.setattr(privacy_result, "write_atomic", killed_before_the_json)
+    monkeypatch.setattr(result_module, "write_atomic", killed_before_the_json)
     with pytest.raises(KeyboardInterrupt):
         other.save(tmp_path)
     assert "scores.npz" in written
@@ -522,25 +523,25 @@ def test_train_writes_the_indices_it_trained_on(trained, digits):
     assert pydrift.load_model(model).metadata["train_size"] == "700"
 
 
-def test_mia_attacks_and_gates(trained, tmp_path, capsys):
+def test_membership_attacks_and_gates(trained, tmp_path, capsys):
     model, members = trained
     arguments = ("membership", model, "--data", "digits", "--members", members, "--shadows", 4)
-    select_attacks = ("--attack", "lira-fixed", "--attack", "rmia", "--attack", "loss")
+    chosen = ("--attack", "lira-fixed", "--attack", "rmia", "--attack", "loss")
     out, work = tmp_path / "out", tmp_path / "work"
-    code = run(*arguments, *select_attacks, "--query", "plain", "--query", "shift:0,1", "--json", "--out", out, "--resume-dir", work,
-               "--fail-above", "auc=0.9", "--fail-above", "tpr@0.01=0.9")  # fmt: skip
+    code = run(*arguments, *chosen, "--query", "plain", "--query", "shift:0,1", "--json", "--out", out,
+               "--resume-dir", work, "--fail-above", "auc=0.9", "--fail-above", "tpr@0.01=0.9")  # fmt: skip
     written = json.loads(capsys.readouterr().out)
     assert code == 0
     assert [attack["name"] for attack in written["attacks"]] == ["lira-fixed", "rmia", "loss"]
     assert written["provenance"]["settings"]["queries"] == ["plain", "shift:0,1"]
     assert json.loads((out / "membership.json").read_text()) == written
-    assert run(*arguments, *select_attacks, "--resume-dir", work, "--fail-above", "auc=0.1") == 1
+    assert run(*arguments, *chosen, "--resume-dir", work, "--fail-above", "auc=0.1") == 1
     said = capsys.readouterr()
     assert said.out.startswith("The strongest attack (")
     assert "more than 0.1" in said.err
 
 
-def test_mia_changes_the_recipe_of_the_shadows(trained, capsys):
+def test_membership_changes_the_recipe_of_the_shadows(trained, capsys):
     model, members = trained
     arguments = (
         "membership",
@@ -563,7 +564,7 @@ def test_mia_changes_the_recipe_of_the_shadows(trained, capsys):
         run(*arguments, "--recipe", "epochs")
 
 
-def test_mia_takes_a_bank(trained, digits, tmp_path, capsys):
+def test_membership_takes_a_bank(trained, digits, tmp_path, capsys):
     model, members = trained
     train_shadows(model, digits.data, 4).save(tmp_path / "bank")
     arguments = ("membership", model, "--data", "digits", "--members", members, "--attack", "lira", "--json")
@@ -583,10 +584,12 @@ def test_a_limit_exceeded_is_exit_code_1_and_the_report_is_written(trained, tmp_
     )
     assert done.returncode == 1, done.stderr
     assert f"report: {tmp_path / 'membership.html'}\n" in done.stdout
-    assert json.loads((tmp_path / "membership.json").read_text())["provenance"]["command"].startswith("pydrift mia ")
+    assert json.loads((tmp_path / "membership.json").read_text())["provenance"]["command"].startswith(
+        "pydrift membership "
+    )
 
 
-def test_mia_refuses_before_it_works_and_writes_nothing(trained, tmp_path, capsys):
+def test_membership_refuses_before_it_works_and_writes_nothing(trained, tmp_path, capsys):
     model, members = trained
     labels, text = tmp_path / "labels.npy", tmp_path / "text.npy"
     np.save(labels, np.arange(1000) % 10)
@@ -609,4 +612,4 @@ def test_mia_refuses_before_it_works_and_writes_nothing(trained, tmp_path, capsy
 
 
 def test_the_default_attacks_are_all_but_the_one_with_many_queries():
-    assert set(ATTACKS) - set(DEFAULT) == {"boundary"}
+    assert set(ATTACKS) - set(DEFAULT_ATTACKS) == {"boundary"}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pydrift import InputRefused, UsageError
-from pydrift.membership import SIGNALS, confidence, logit_margin, loss
+from pydrift.membership.signals import SIGNALS, confidence, logit_margin, loss
 from pydrift.models.arch import lower
 from pydrift.models.classifier import Classifier, freeze
 from pydrift.shadows import statistics as statistics_module
@@ -128,7 +128,7 @@ def test_a_query_shows_the_images_flipped_or_shifted():
     [
         ("rotate", "no such query: 'rotate'; known are plain, flip and shift:DOWN,RIGHT"),
         ("shift:1", "no such query: 'shift:1'; known are plain, flip and shift:DOWN,RIGHT"),
-        ("shift:0,3", "query 'shift:0,3': shifts images of 3x3 out of sight"),
+        ("shift:0,3", "query 'shift:0,3': shifts images of 3x3 pixels out of view"),
     ],
 )
 def test_unknown_queries_are_refused(query, message):

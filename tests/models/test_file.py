@@ -13,7 +13,8 @@ from safetensors.torch import save as safetensors_save
 from torch import nn
 
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.store import sha256_bytes, sha256_file, tensors_digest
+from pydrift.core.files import sha256_bytes, sha256_file
+from pydrift.core.tensors import tensors_digest
 from pydrift.models import arch
 from pydrift.models.file import load_model, read_tensors, save_model
 

@@ -1,4 +1,4 @@
-"""Dataset inference end to end on digits: embeddings, who gets which images, verdicts, and what is refused."""
+"""The ownership audit end to end on digits: embeddings, the role of each image, verdicts, and refusals."""
 
 from dataclasses import replace
 
@@ -12,8 +12,9 @@ from pydrift.models.arch import build
 from pydrift.models.classifier import Classifier, freeze
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ownership import EMBEDDINGS, BlindWalk, MinGd, OwnershipReport, ownership_audit
-from pydrift.ownership.embedding import nearest_classes
+from pydrift.ownership.embeddings import nearest_classes
 from pydrift.ownership.roles import Roles
+from pydrift.report import write_report
 from pydrift.training import train_many
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def trained(arch, images, seed, labels=None):
 
 @pytest.fixture(scope="module")
 def world():
-    """private, public, and images that neither the owner nor the public has"""
+    """Private images, public images, and images that are in neither set."""
     digits = load_data("digits")
     order = np.random.default_rng(0).permutation(len(digits))
     return [digits.subset(part) for part in np.split(order, [250, 1150])]
@@ -48,7 +49,7 @@ def suspects(world, victim):
     return {
         "copy": victim,
         "architecture": trained("mlp:1x8x8:48:10", private, 2),
-        "benign": trained(ARCH, other.subset(range(200)), 3),
+        "independent": trained(ARCH, other.subset(range(200)), 3),
     }
 
 
@@ -74,7 +75,7 @@ def test_lowered_or_not_it_is_the_same_embedding(world, victim, embedding):
     assert native.queries == generic.queries
     np.testing.assert_allclose(native.features, generic.features, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(native.profile, generic.profile, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(native.sureness, generic.sureness, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(native.label_confidence, generic.label_confidence, rtol=1e-4, atol=1e-5)
 
 
 def test_min_gd_measures_to_every_class_in_three_norms(world, victim):
@@ -93,7 +94,7 @@ def test_min_gd_measures_to_every_class_in_three_norms(world, victim):
     assert (classes[:, 0] == own).all()
     assert np.allclose(np.exp(profile[:, 0]), [0.001, 0.01, 0.01 * 64])  # one step, where the distance is 0
     p = model.logits(images.x).double().softmax(1).gather(1, images.y[:, None])[:, 0]
-    np.testing.assert_allclose(found.sureness, (p / (1 - p)).log(), rtol=1e-4)
+    np.testing.assert_allclose(found.label_confidence, (p / (1 - p)).log(), rtol=1e-4)
 
 
 def test_only_the_nearest_classes_are_walked_to(world, victim):
@@ -107,12 +108,12 @@ def test_only_the_nearest_classes_are_walked_to(world, victim):
 def test_blind_walk_asks_for_labels_only_and_few_of_them(world, victim):
     model, images = freeze(victim, (1, 8, 8), CPU), world[0].subset(range(30))
 
-    def labels_only(x):  # all that is told: which class
+    def labels_only(x):
         return torch.nn.functional.one_hot(model.forward(x).argmax(1), CLASSES).float()
 
-    told = replace(plain(model), forward=labels_only)
+    label_only = replace(plain(model), forward=labels_only)
     classes = nearest_classes(model, images.x, CLASSES)
-    with_logits, with_labels = (BlindWalk().embed(m, images.x, images.y, classes) for m in (plain(model), told))
+    with_logits, with_labels = (BlindWalk().embed(m, images.x, images.y, classes) for m in (plain(model), label_only))
     assert np.array_equal(with_logits.features, with_labels.features)
     assert np.array_equal(with_logits.profile, with_labels.profile)
     assert 30 * (6 + 30) <= with_logits.queries <= 30 * (6 * 21 + 30)
@@ -165,7 +166,7 @@ def test_noisy_copies_are_counted_by_their_labels(world):
     assert found.profile[0].tolist() == [1, 0]
     assert found.profile[2].tolist() == [0, 1]
     assert 0.3 < found.profile[1, 0] < 0.7
-    assert found.sureness.tolist() == [1, found.profile[1, 0], 1]
+    assert found.label_confidence.tolist() == [1, found.profile[1, 0], 1]
 
 
 def test_blind_walks_go_the_same_ways_for_every_model():
@@ -193,9 +194,9 @@ def test_models_that_break_down_are_named(world, victim, suspects, embedding):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: MinGd(max_steps=0), "min-gd: max_steps and l1_coordinates >= 1"),
+        (lambda: MinGd(max_steps=0), "min-gd: max_steps and l1_coordinates must be >= 1"),
         (lambda: MinGd(l2_step=0), "min-gd: max_steps"),
-        (lambda: BlindWalk(starts=0), "blind-walk: starts and max_steps >= 1, copies a multiple of 3, scale"),
+        (lambda: BlindWalk(starts=0), "blind-walk: starts and max_steps must be >= 1, copies a multiple of 3, scale"),
         (lambda: BlindWalk(scale=float("inf")), "blind-walk: starts"),
         (lambda: BlindWalk(copies=32), "blind-walk: starts"),
         (lambda: BlindWalk(reach=0.0), "blind-walk: starts"),
@@ -206,10 +207,10 @@ def test_settings_of_embeddings_are_checked(make, words):
         make()
 
 
-# ---- Who gets which images
+# ---- The role of each image
 
 
-def test_no_image_has_two_uses():
+def test_no_image_has_two_roles():
     roles = Roles.of(300, 700, samples=20, fit_on=250, seed=0)
     public = [roles.public_asked, roles.public_fitted, roles.reference_pool, roles.independent_pool]
     private = [roles.private_asked, roles.private_fitted]
@@ -225,7 +226,7 @@ def test_no_image_has_two_uses():
 
 @pytest.mark.parametrize(("private", "public"), [(39, 10_000), (10_000, 219)])
 def test_too_few_images_are_refused(private, public):
-    words = f"20 samples need 40 private images and 220 public ones at least, got {private} and {public}"
+    words = f"20 samples need 40 private images and 220 public images, got {private} and {public}"
     with pytest.raises(InputRefused, match=words):
         Roles.of(private, public, samples=20, fit_on=250, seed=0)
     Roles.of(max(private, 40), max(public, 220), samples=20, fit_on=250, seed=0)
@@ -235,13 +236,13 @@ def test_too_few_images_are_refused(private, public):
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_thieves_are_found_and_honest_models_are_not(reports, embedding):
-    copy, architecture, benign = reports[embedding].suspects
+def test_stolen_models_are_found_and_independent_ones_are_not(reports, embedding):
+    copy, architecture, independent = reports[embedding].suspects
     assert (copy.verdict, copy.p) == ("stolen", 1 / 41)
     assert copy.evidence[1].effect == pytest.approx(1)
-    assert architecture.p < 0.1 < benign.p
-    assert benign.verdict != "stolen"
-    assert benign.knowledge.effect < architecture.knowledge.effect
+    assert architecture.p < 0.1 < independent.p
+    assert independent.verdict != "stolen"
+    assert independent.knowledge.effect < architecture.knowledge.effect
     assert replace(reports[embedding].victim, name="copy", sha256=copy.sha256) == copy
 
 
@@ -253,11 +254,11 @@ def test_the_report_says_how_it_was_made(reports, world):
     assert (report.provenance.private_sha256, report.provenance.public_sha256) == (world[0].sha256, world[1].sha256)
     assert report.provenance.settings["recipe"]["epochs"] == 40
     assert report.reasons[:2] == (
-        "3 suspects are judged, each for itself: that one of so many benign ones is accused has a chance of up to that "
-        "many times alpha",
-        "each benign model saw 157 images and the victim 250: with more public images they would resemble it more",
+        "each of 3 suspects is judged by itself: if all are independent, the chance that one of them is accused is up "
+        "to 3 times alpha",
+        "each independent model saw 157 images and the victim 250: with more public images they would resemble it more",
     )
-    assert set(report.provenance.paths) == {"victim", "copy", "architecture", "benign"}
+    assert set(report.provenance.paths) == {"victim", "copy", "architecture", "independent"}
 
 
 def test_accuracies_are_of_the_images_asked_about(reports, world, victim):
@@ -272,7 +273,7 @@ def test_accuracies_are_of_the_images_asked_about(reports, world, victim):
 
 def test_saved_and_read_again(reports, tmp_path):
     report = reports["blind-walk"]
-    report.save(tmp_path / "out")
+    write_report(report, tmp_path / "out")
     assert OwnershipReport.load(tmp_path / "out") == report
     (tmp_path / "out" / "ownership.json").write_text("{}")
     with pytest.raises(InputRefused, match="not a readable ownership report"):
@@ -322,7 +323,7 @@ def test_the_user_may_train_and_name(world, victim):
         (
             {"independents": 21},
             UsageError,
-            "independents are trained on complementary halves: an even number is needed, got 21",
+            "independents must be an even number, since they are trained on complementary halves; got 21",
         ),
         ({"fit_on": 3}, UsageError, "fit_on must be at least 20, got 3"),
         ({"alpha": 0.0}, UsageError, "alpha must lie between 0 and 1, got 0"),
@@ -361,7 +362,7 @@ def test_what_occurs_twice_is_used_once(world, victim):
 def test_other_classes_are_refused(world, victim):
     private, public, _ = world
     names = tuple(reversed(public.class_names))
-    with pytest.raises(InputRefused, match="public: the private images have other class names, or in another order"):
+    with pytest.raises(InputRefused, match="other class names, or the same in another order"):
         ownership_audit(victim, [victim], private, replace(public, class_names=names), **FEW)
 
 

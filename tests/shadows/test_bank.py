@@ -14,13 +14,14 @@ from torch import nn
 
 import pydrift
 from pydrift import InputRefused, TrainingRecipe, UsageError
-from pydrift.core.store import tensors_digest, write_manifest
-from pydrift.membership import logit_margin
+from pydrift.core.manifest import write_manifest
+from pydrift.core.tensors import tensors_digest
+from pydrift.membership.signals import logit_margin
 from pydrift.models.file import load_model
 from pydrift.shadows import ShadowBank, train_shadows
 
 ARCH, LARGE, RECIPE = "mlp:1x8x8:12:10", "mlp:1x8x8:4096:10", TrainingRecipe(epochs=2)
-MANIFEST = {"format": 1, "kind": "pydrift shadow bank"}
+MANIFEST = {"schema_version": 2, "kind": "pydrift shadow bank"}
 
 
 class Normed(nn.Sequential):
@@ -111,7 +112,7 @@ def test_statistics_of_some_are_those_among_all(bank, digits):
     assert len(told) == 2
     for name in ("margin", "loss", "confidence", "prediction", "posterior"):
         assert np.array_equal(getattr(some, name), getattr(every, name)[[3, 1]])
-    refused(lambda: bank.statistics(x, y, chosen=[]), UsageError, "statistics of no shadow: choose at least one")
+    refused(lambda: bank.statistics(x, y, chosen=[]), UsageError, "chosen must name at least one shadow, got none")
 
 
 def test_statistics_take_little_more_memory_than_they_are(bank):
@@ -138,6 +139,7 @@ def test_a_round_trip_keeps_every_bit(bank, tmp_path):
     loaded = ShadowBank.load(tmp_path / "new" / "bank")
     assert loaded.plan == bank.plan
     assert loaded.accuracy == bank.accuracy
+    assert loaded.digest() == bank.digest()
     assert np.array_equal(loaded.member, bank.member)
     assert digests(loaded) == digests(bank)
     assert all(not p.requires_grad for model in loaded.models() for p in model.parameters())
@@ -145,12 +147,25 @@ def test_a_round_trip_keeps_every_bit(bank, tmp_path):
     assert files(tmp_path / "again") == files(tmp_path / "new" / "bank")
 
 
+def test_the_digest_covers_plan_members_accuracy_and_weights(bank):
+    member = bank.member.copy()
+    member[0, 0] ^= True
+    name = next(iter(bank.weights))
+    others = [
+        {"plan": replace(bank.plan, seed=7)},
+        {"member": member},
+        {"accuracy": (0.5,) * 4},
+        {"weights": {**bank.weights, name: bank.weights[name] + 1}},
+    ]
+    assert len({bank.digest(), *(replace(bank, **other).digest() for other in others)}) == 5
+
+
 def test_a_live_module_needs_its_like_to_be_loaded(live, tmp_path):
     live.save(tmp_path)
     refused(
         lambda: ShadowBank.load(tmp_path),
         UsageError,
-        f"{tmp_path}: shadows of a live module; pass base=, a module of the same architecture",
+        f"{tmp_path}: its shadows are of a live module; pass base=, a module of the same architecture",
     )
     like = Normed()
     before = tensors_digest(like.state_dict())
@@ -215,11 +230,21 @@ def test_a_damaged_file_is_refused_by_name(bank, tmp_path, name, damage):
     refused(lambda: ShadowBank.load(folder), InputRefused, f"{folder}: '{name}' {reason}")
 
 
-@pytest.mark.parametrize("manifest", [{"format": 2, "kind": MANIFEST["kind"]}, {"format": 1, "kind": "other"}, {}])
-def test_a_foreign_folder_is_refused(bank, tmp_path, manifest):
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (
+            {"format": 1, "kind": MANIFEST["kind"]},
+            "a shadow bank of schema version 1; this pydrift reads version 2. Train the shadows again to get one.",
+        ),
+        ({**MANIFEST, "kind": "other"}, "not a shadow bank"),
+        ({}, "not a shadow bank"),
+    ],
+)
+def test_a_foreign_folder_is_refused(bank, tmp_path, manifest, reason):
     bank.save(tmp_path)
     write_manifest(tmp_path, manifest)
-    refused(lambda: ShadowBank.load(tmp_path), InputRefused, f"{tmp_path}: not a pydrift shadow bank of format 1")
+    refused(lambda: ShadowBank.load(tmp_path), InputRefused, f"{tmp_path}: {reason}")
     with pytest.raises(UsageError, match=r"MANIFEST\.json: no such file$"):
         ShadowBank.load(tmp_path / "models")
 
@@ -247,7 +272,7 @@ def rewritten(folder, change):
 def test_a_description_that_makes_no_sense_is_refused(bank, tmp_path, change):
     bank.save(tmp_path)
     rewritten(tmp_path, change)
-    with pytest.raises(InputRefused, match=rf"^{tmp_path}: not a readable pydrift shadow bank: "):
+    with pytest.raises(InputRefused, match=rf"^{tmp_path}: not a readable shadow bank: "):
         ShadowBank.load(tmp_path)
 
 

@@ -14,7 +14,7 @@ import pytest
 from pydrift import PydriftError, UsageError
 from pydrift.core.progress import Silent
 from pydrift.shadows import collect
-from pydrift.shadows import engines as launch
+from pydrift.shadows.engines import launch, slurm
 from tests.shadows.test_tasks import planned, pydrift
 
 
@@ -26,7 +26,10 @@ def tasks(tmp_path):
 def test_a_launcher_that_is_ended_ends_its_workers(tasks):
     code = """
 import signal, subprocess, sys
-from pydrift.shadows.engines import _local
+from pathlib import Path
+
+from pydrift.shadows.engines.job import Job
+from pydrift.shadows.engines.local import run_local
 
 def watch():
     print(*[child.pid for child in started], flush=True)
@@ -34,7 +37,7 @@ def watch():
 started, start = [], subprocess.Popen
 subprocess.Popen = lambda *a, **k: started.append(start(*a, **k)) or started[-1]
 worker = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit(0)))"
-_local([sys.executable, "-c", worker + "; time.sleep(60)"], 2, watch)
+run_local(Job((sys.executable, "-c", worker + "; time.sleep(60)"), 2, 2, Path(), {}, watch))
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as launcher:
         workers = [int(pid) for pid in launcher.stdout.readline().split()]
@@ -66,9 +69,9 @@ def test_a_slurm_job_has_a_day_unless_said_otherwise(tasks, monkeypatch, options
             said.update(parameters)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "_extra", lambda name: SimpleNamespace(AutoExecutor=Executor))
+    monkeypatch.setattr(slurm, "import_extra", lambda name: SimpleNamespace(AutoExecutor=Executor))
     with pytest.raises(KeyboardInterrupt):
-        launch.launch(tasks, "submitit", 3, Silent(), options=options)
+        launch(tasks, "submitit", 3, Silent(), options=options)
     assert said == {"name": "pydrift-shadows", "slurm_array_parallelism": 3, **stated}
 
 
@@ -135,7 +138,7 @@ def test_submitit_runs_a_job_for_each_block(tmp_path, monkeypatch):
     tasks, said = planned(tmp_path / "tasks", 4), []
     install(monkeypatch, "submitit", submitit_that_runs_here(said))
     options = {"cluster": "slurm", "slurm_partition": "cpu"}
-    launch.launch(tasks, "submitit", 2, Silent(), options=options)
+    launch(tasks, "submitit", 2, Silent(), options=options)
     assert len(collect(tasks.path)) == 4
     parameters = {"slurm_array_parallelism": 2, "slurm_partition": "cpu", "timeout_min": 1440}
     assert said == [(tasks.path / "logs", "slurm"), {"name": "pydrift-shadows", **parameters}]
@@ -147,7 +150,7 @@ def test_ray_runs_a_task_for_each_block(tmp_path, monkeypatch, initialised):
     """The address is for ray.init; where Ray is there already it is of no use, and no option of tasks either."""
     tasks, said = planned(tmp_path / "tasks", 4), []
     install(monkeypatch, "ray", ray_that_runs_here(said, initialised))
-    launch.launch(tasks, "ray", 1, Silent(), options={"address": "auto", "num_cpus": 1})
+    launch(tasks, "ray", 1, Silent(), options={"address": "auto", "num_cpus": 1})
     assert len(collect(tasks.path)) == 4
     begun = [] if initialised else [{"address": "auto", "log_to_driver": False}]
     assert said == [*begun, {"num_cpus": 1}, 1, 1]
@@ -160,7 +163,7 @@ def test_jobs_that_fail_are_named(tmp_path, monkeypatch, name):
     install(monkeypatch, name, submitit_that_runs_here([]) if name == "submitit" else ray_that_runs_here([], False))
     who = "job 7_2" if name == "submitit" else "a task"
     with pytest.raises(PydriftError, match=rf"2 of 2 blocks are not trained \({who} failed: .*differ.*; 1 more failed"):
-        launch.launch(tasks, name, 2, Silent())
+        launch(tasks, name, 2, Silent())
 
 
 @pytest.mark.parametrize("name", ["submitit", "ray"])

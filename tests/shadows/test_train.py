@@ -11,11 +11,11 @@ from torch import nn
 from pydrift import TrainingRecipe, UsageError
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.parallel import intra_op_threads
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.models.arch import build
 from pydrift.models.file import load_model
-from pydrift.shadows import Draw, ShadowPlan, reinitialised, train_shadows, update_draw
+from pydrift.shadows import Draw, ShadowPlan, reinitialise, train_block, train_shadows, update_draw
 from pydrift.shadows import train as shadows_train
 from pydrift.training import predict, train, train_many
 
@@ -177,7 +177,7 @@ def test_varied_shadows_are_trained_each_by_its_own_recipe(shadows, data, tmp_pa
     assert recipes == [RECIPE.varied(derived_seed(5, Phase.RECIPE, k), 200) for k in range(4)]
     assert len(set(recipes)) == 4
     for k in range(4):
-        seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, k), bank.plan.drawn(k)
+        seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, k), bank.plan.indices(k)
         expected = trained_alone(build(ARCH, seed), data, drawn, recipes[k], seed)
         assert digests(bank)[k] == tensors_digest(expected.state_dict())
     assert digests(shadows(4, recipes="varied", block=4, resume_dir=tmp_path / "work")) == digests(bank)
@@ -189,7 +189,7 @@ def test_varied_shadows_are_trained_each_by_its_own_recipe(shadows, data, tmp_pa
 
 def test_varied_shadows_may_be_finetuned(shadows, data, digits):
     bank = shadows(2, model=digits.path("base"), update_mode="finetune", recipes="varied")
-    seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 1), bank.plan.drawn(1)
+    seed, drawn = derived_seed(5, Phase.SHADOW_TRAIN, 1), bank.plan.indices(1)
     start = load_model(digits.path("base")).module.requires_grad_(True)
     expected = trained_alone(start, data, drawn, bank.plan.recipe_of(1).continued(200), seed)
     assert digests(bank)[1] == tensors_digest(expected.state_dict())
@@ -224,15 +224,15 @@ def test_shadows_do_not_touch_the_callers_generator(shadows):
     assert digests(shadows(1, model=dropout)) == first
 
 
-def test_reinitialised_is_fresh_and_seeded():
+def test_reinitialise_is_fresh_and_seeded():
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
     module(torch.rand(8, 1, 8, 8))
     before = tensors_digest(module.state_dict())
-    first, again, other = (tensors_digest(reinitialised(module, seed).state_dict()) for seed in (1, 1, 2))
+    first, again, other = (tensors_digest(reinitialise(module, seed).state_dict()) for seed in (1, 1, 2))
     assert first == again
     assert len({first, other, before}) == 3
     assert tensors_digest(module.state_dict()) == before
-    assert torch.equal(reinitialised(module, 1)[2].running_mean, torch.zeros(10))
+    assert torch.equal(reinitialise(module, 1)[2].running_mean, torch.zeros(10))
 
 
 class Scaled(nn.Module):
@@ -250,10 +250,10 @@ class Scaled(nn.Module):
 )
 def test_what_cannot_be_reinitialised_is_refused(module, place):
     with pytest.raises(UsageError) as error:
-        reinitialised(module, 0)
+        reinitialise(module, 0)
     assert str(error.value) == (
-        f"the base's {place} has parameters but no reset_parameters(), so shadows cannot be started afresh; pass "
-        "train=, a function (x, y, seed) -> trained module"
+        f"the base's {place} has parameters but no reset_parameters(), so shadows cannot start from fresh weights; "
+        "pass train=, a function (x, y, seed) -> trained module"
     )
 
 
@@ -355,13 +355,13 @@ def test_impossible_shadows_are_refused(shadows, options, message):
 def test_on_a_gpu_as_many_are_trained_side_by_side_as_its_memory_holds(data, monkeypatch, model, options, block):
     blocks = []
 
-    def trained(plan, numbers, **how):
+    def train_nothing(trainer, numbers):
         blocks.append(len(numbers))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shadows_train, "_trained", trained)
+    monkeypatch.setattr(train_block.BlockTrainer, "__call__", train_nothing)
     monkeypatch.setattr(shadows_train, "choose_device", torch.device)
-    monkeypatch.setattr(shadows_train, "native_program", lambda module, x, device: [0])
+    monkeypatch.setattr(train_block, "native_program", lambda module, x, device: [0])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     with pytest.raises(KeyboardInterrupt):
         train_shadows(model, data, 100, draw=Draw("subset", 40), device="cuda", **options)

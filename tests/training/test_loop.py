@@ -13,7 +13,7 @@ from pydrift import TrainingRecipe, UsageError
 from pydrift.core.errors import PydriftError
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.parallel import each
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import build
 from pydrift.models.file import load_model
 from pydrift.models.intake import RECIPE_KEY, TRAIN_SIZE_KEY

@@ -7,7 +7,7 @@ from torch import nn
 
 from pydrift import TrainingRecipe, UsageError
 from pydrift.core.errors import PydriftError
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import build
 from pydrift.ops import native_status
 from pydrift.training import native_program, predict, train, train_many
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_what_torch_trains_is_refused(digits):
     if not native_status().cpu:
         assert kept == []
         return
-    with pytest.raises(UsageError, match="only natively trained models can go on from a checkpoint"):
+    with pytest.raises(UsageError, match="resume: only native training can go on from a checkpoint"):
         many(digits, arch="resnet9:1x8x8:10", resume=kept[0])
 
 
@@ -204,11 +204,11 @@ def test_one_cycle_rises_and_falls():
 
 
 def test_augmentation_is_what_the_recipe_says():
-    order, look = TrainingRecipe(batch_size=50, augment="shift:2,flip").epoch(1, 0, 1010)
+    order, augmentation = TrainingRecipe(batch_size=50, augment="shift:2,flip").epoch(1, 0, 1010)
     assert sorted(order) != list(range(1000))
     assert len(set(order)) == len(order) == 1000
-    assert look.dtype == np.int8
-    assert [sorted(set(column)) for column in look.T] == [[-2, -1, 0, 1, 2], [-2, -1, 0, 1, 2], [0, 1]]
+    assert augmentation.dtype == np.int8
+    assert [sorted(set(column)) for column in augmentation.T] == [[-2, -1, 0, 1, 2], [-2, -1, 0, 1, 2], [0, 1]]
     assert (TrainingRecipe(batch_size=50, augment="shift:2").epoch(1, 0, 1000)[1][:, 2] == 0).all()
     assert (TrainingRecipe(batch_size=50, augment="flip").epoch(1, 0, 1000)[1][:, :2] == 0).all()
     plain, none = TrainingRecipe(batch_size=50).epoch(1, 0, 1010)

@@ -17,7 +17,7 @@ from numpy.random import Generator, Philox
 from torch import Tensor
 from torch.nn import functional as F
 
-from pydrift.data.rotation import rotated
+from pydrift.data.rotation import rotate
 
 _NOISE_SEED = 0x5EED  # the same noise for every model and audit
 _SIGMA = 0.25
@@ -53,8 +53,8 @@ TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "plain": lambda x: x,
     "mirrored": lambda x: x.flip(-1),
     "upside down": lambda x: x.flip(-2),
-    "turned left": partial(rotated, degrees=20),
-    "turned right": partial(rotated, degrees=-20),
+    "turned left": partial(rotate, degrees=20),
+    "turned right": partial(rotate, degrees=-20),
     "darker": lambda x: 0.5 * x,
     "lighter": lambda x: 0.5 + 0.5 * x,
     "noisy": _add_noise,

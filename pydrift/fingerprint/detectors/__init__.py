@@ -1,0 +1,1 @@
+"""The out-of-distribution detectors, one a file; `pydrift.fingerprint.registry` names them."""

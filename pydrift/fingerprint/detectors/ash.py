@@ -1,4 +1,8 @@
-"""ASH-S, activation shaping (Djurisic, Bozanic, Ashok, Liu, ICLR 2023): most activations dropped, the others scaled."""
+"""ASH-S, activation shaping: drops most activations and scales the others. The score is the energy of what remains.
+
+Source: Djurisic, Bozanic, Ashok, Liu, "Extremely Simple Activation Shaping for Out-of-Distribution Detection", ICLR
+2023.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class Ash:
-    """percentile  of an image's own penultimate activations; those below it are dropped: the paper's 90"""
+    """percentile  of an image's own penultimate activations, in [0, 100): smaller ones are dropped; the paper's: 90"""
 
     percentile: float = 90.0
     needs = Needs(penultimate=True, head=True)
@@ -35,7 +39,7 @@ class Ash:
 
 @dataclass(frozen=True, eq=False)
 class FittedAsh:
-    """The head [K, D], [K]."""
+    """weight [K, D] and bias [K] of the network's last layer."""
 
     weight: Tensor
     bias: Tensor
@@ -43,13 +47,14 @@ class FittedAsh:
 
     def score(self, features: Features) -> Tensor:
         assert features.penultimate is not None
-        return free_energy(shaped(features.penultimate, self.percentile) @ self.weight.T + self.bias)
+        return free_energy(shape_activations(features.penultimate, self.percentile) @ self.weight.T + self.bias)
 
 
-def shaped(x: Tensor, percentile: float) -> Tensor:
-    """The largest (100 - percentile) % of each row of x [N, D], at least one, times exp(sum before / sum after).
+def shape_activations(x: Tensor, percentile: float) -> Tensor:
+    """Keeps the largest (100 - percentile) % of each row of x [N, D], at least one, times exp(sum before / sum after).
 
-    The factor is 1 where nothing positive is left over (activations all 0). The paper's activations are not negative.
+    The other values become 0. The factor is 1 if the sum after is not positive, as for activations that are all 0. The
+    paper assumes activations >= 0.
     """
     count = max(1, x.shape[1] - round(x.shape[1] * percentile / 100))
     values, index = x.topk(count, dim=1)

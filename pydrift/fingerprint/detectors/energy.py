@@ -1,4 +1,7 @@
-"""The free energy of the logits (Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020)."""
+"""The energy score: log sum exp of the logits.
+
+Source: Liu, Wang, Owens, Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class Energy:
-    """Learns nothing: fitted, it is what it was."""
+    """Learns nothing: `fit` returns the detector itself."""
 
     title = "energy, temperature 1 (Liu et al. 2020)"
     needs = Needs()

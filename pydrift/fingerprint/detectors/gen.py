@@ -1,4 +1,7 @@
-"""GEN, generalised entropy (Liu, Lochman, Zach, CVPR 2023)."""
+"""GEN, generalised entropy of the softmax probabilities.
+
+Source: Liu, Lochman, Zach, "GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection", CVPR 2023.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class Gen:
-    """Learns nothing: fitted, it is what it was.
+    """Learns nothing: `fit` returns the detector itself.
 
-    gamma, largest  of the paper: the exponent 0.1, and the 100 largest probabilities, or all there are
+    gamma    the exponent, in (0, 1); the paper's: 0.1
+    largest  how many of the largest probabilities count, at most K; the paper's: 100
     """
 
     gamma: float = 0.1
@@ -37,13 +41,13 @@ class Gen:
         return self
 
     def score(self, features: Features) -> Tensor:
-        """-sum of (p (1 - p))^gamma over the largest p, from logarithms in float64: p near 0 and 1 keep their size."""
+        """float64 [N]: -sum of (p (1 - p))^gamma over the largest p. Logarithms keep p near 0 and near 1 exact."""
         logits = features.logits.double()
         log_p = torch.log_softmax(logits, dim=1)
         _, index = log_p.max(dim=1, keepdim=True)
         log_top = log_confidence(logits)[:, None]
         others = log_p.scatter(1, index, -torch.inf).logsumexp(dim=1, keepdim=True)
-        # log(1 - p): of the top one from what is left, where 1 - p would round to 0
+        # log(1 - p): for the top one from the sum of the others, since 1 - p may round to 0
         log_rest = torch.log1p(-log_p.exp().clamp_max(0.75)).scatter(1, index, others)
         log_p = log_p.scatter(1, index, log_top)
         terms = (self.gamma * (log_p + log_rest)).exp()

@@ -1,9 +1,11 @@
-"""Gram matrices (Sastry and Oore, "Detecting Out-of-Distribution Examples with Gram Matrices", ICML 2020).
+"""Gram matrices of the activations.
 
-Of each layer's activations F [C, S] (channels, places) and each order p: G_p = (F^p F^pT)^(1/p). Every row sum of G_p
-has a range over the training images of each *predicted* class; the score is how far outside these ranges an image lies,
-each layer in units of what held-out training images deviate by. The paper's orders go up to 10, here up to 5: each one
-costs another product of matrices per layer.
+For the activations F [C, S] of a layer (channels, places) and each order p: G_p = (F^p F^pT)^(1/p). Each row sum of G_p
+has a range over the training images of each *predicted* class. The score is how far an image lies outside these ranges.
+Each layer is divided by the mean deviation of held-out training images. The paper uses orders up to 10, here they go up
+to 5: each order costs one more matrix product per layer.
+
+Source: Sastry, Oore, "Detecting Out-of-Distribution Examples with Gram Matrices", ICML 2020.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from pydrift.fingerprint.features import Features, Needs
 
 ORDERS = (1, 2, 3, 4, 5)
 _HELD_OUT = 10  # every tenth training image
-_ROWS = 32  # images whose Gram matrices are there at once
+_ROWS = 32  # images whose Gram matrices are in memory together
 
 
 def gram_rows(activations: Tensor) -> Tensor:
-    """Row sums of the Gram matrices, float32 [N, orders * C] of [N, C, S], order by order.
+    """Row sums of the Gram matrices, order by order: float32 [N, orders * C] of activations [N, C, S].
 
-    For a vector (S = 1) all orders are the same matrix of products, so there is one order. Each image's activations
-    are divided by their largest before the power, and the result multiplied by its square: no order overflows.
+    For a vector (S = 1) all orders give the same matrix, so there is one order. The activations of an image are divided
+    by the largest of them before the power, and the result is multiplied by its square: no order overflows.
     """
     orders = ORDERS if activations.shape[2] > 1 else ORDERS[:1]
     return torch.cat([_rows(part, orders) for part in activations.split(_ROWS)])
@@ -53,7 +55,7 @@ class Gram:
         predicted = features.logits.argmax(dim=1)
         held_out = torch.arange(len(labels), device=predicted.device) % _HELD_OUT == _HELD_OUT - 1
         if held_out.all() or not held_out.any():
-            held_out = torch.ones_like(held_out)  # too few to hold any out
+            held_out = torch.ones_like(held_out)  # too few images to hold any out
         seen = ~held_out if not held_out.all() else held_out
         low, high = [], []
         for layer in features.grams:
@@ -67,14 +69,18 @@ class Gram:
 
 @dataclass(frozen=True, eq=False)
 class FittedGram:
-    """low, high [K, orders * C] per layer: ranges by predicted class; expected [layers]: the held-out deviations."""
+    """The ranges of the row sums.
+
+    low, high  for each layer [K, orders * C]: the range in each predicted class
+    expected   float32 [layers]: the mean deviation of held-out training images
+    """
 
     low: tuple[Tensor, ...]
     high: tuple[Tensor, ...]
     expected: Tensor
 
     def deviations(self, features: Features) -> Tensor:
-        """Relative distance outside the ranges, summed over each layer: [layers, N]."""
+        """The relative distance outside the ranges, summed over the row sums of each layer: [layers, N]."""
         predicted = features.logits.argmax(dim=1)
         found = []
         for layer, low, high in zip(features.grams, self.low, self.high, strict=True):
@@ -89,6 +95,6 @@ class FittedGram:
 
 
 def _range(layer: Tensor, chosen: Tensor, otherwise: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and largest over the chosen images; where a class was never predicted, over all."""
+    """The least and largest values over the chosen images, or over the images `otherwise` if none is chosen."""
     values = layer[chosen if chosen.any() else otherwise]
     return values.amin(dim=0), values.amax(dim=0)

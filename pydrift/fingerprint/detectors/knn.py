@@ -1,4 +1,7 @@
-"""Distance to the k-th nearest training image (Sun, Ming, Zhu, Li, "OOD Detection with Deep Nearest Neighbors")."""
+"""The distance to the k-th nearest training image.
+
+Source: Sun, Ming, Zhu, Li, "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class Knn:
-    """In penultimate activations of length 1.
+    """Distances are between penultimate activations, normalised to length 1.
 
-    k     which neighbour; the paper's 50, or the last there is
-    bank  training images that are kept: every n-th where there are more
+    k     the number of the neighbour, at most the size of the bank; the paper's: 50
+    bank  the most training images that are kept; from more, so many are taken, evenly spaced
     """
 
     k: int = 50
@@ -36,19 +39,19 @@ class Knn:
     def fit(self, features: Features, labels: Tensor) -> FittedKnn:
         check_fit(self, features, labels)
         assert features.penultimate is not None
-        bank = features.penultimate[evenly(len(features), self.bank)]
+        bank = features.penultimate[spread_indices(len(features), self.bank)]
         return FittedKnn(F.normalize(bank, dim=1), min(self.k, len(bank)))
 
 
 @dataclass(frozen=True, eq=False)
 class FittedKnn:
-    """bank float32 [M, D], rows of length 1 (or 0)."""
+    """bank  float32 [M, D]: activations of training images, with length 1 (or 0)"""
 
     bank: Tensor
     k: int
 
     def score(self, features: Features) -> Tensor:
-        """Minus the distance: float32 [N]."""
+        """float32 [N]: minus the distance."""
         assert features.penultimate is not None
         found = [
             torch.cdist(x, self.bank).topk(self.k, dim=1, largest=False, sorted=False).values.amax(dim=1)
@@ -57,6 +60,6 @@ class FittedKnn:
         return -torch.cat(found) if found else features.logits.new_empty(0)
 
 
-def evenly(count: int, most: int) -> Tensor:
-    """Indices of at most `most` of `count` images, evenly spaced: int64."""
+def spread_indices(count: int, most: int) -> Tensor:
+    """int64: indices of at most `most` of `count` images, evenly spaced."""
     return torch.arange(count) if count <= most else torch.arange(most) * count // most

@@ -1,10 +1,12 @@
-"""Mahalanobis distance to the nearest class (Lee, Lee, Lee, Shin, NeurIPS 2018).
+"""The Mahalanobis distance to the nearest class mean.
 
-Class means and one covariance for all classes, of the activations of the last layer or of every layer. The covariance
-is inverted once, as a whitening matrix W with W^T W = covariance^-1; the distances of N images to K classes are then
-those between N + K whitened points, [N, K] and never N x N. The paper combines layers by a regression on outliers and
-nudges the images by steps chosen on outliers; here the layers' scores are standardised on the training images and
-summed.
+One covariance serves all classes; the activations are those of the last layer or of every layer. The covariance is
+inverted once, as a whitening matrix W with W^T W = covariance^-1. So the distances of N images to K classes are those
+of N + K whitened points: [N, K], never N x N. The paper combines the layers by a regression on outliers, and moves the
+images by steps tuned on outliers. Here the scores of the layers are standardised on the training images and summed.
+
+Source: Lee, Lee, Lee, Shin, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+Attacks", NeurIPS 2018.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ RIDGE = 1e-4  # of the mean variance, added to every direction: units that are a
 
 @dataclass(frozen=True)
 class Mahalanobis:
-    """every_layer  the ensemble over all layers' pooled activations, instead of the penultimate ones alone"""
+    """every_layer  an ensemble over the pooled activations of all layers, instead of the penultimate ones"""
 
     every_layer: bool = False
 
@@ -38,7 +40,7 @@ class Mahalanobis:
         check_fit(self, features, labels)
         layers = _layers(features, self.every_layer)
         parts = [class_gaussians(layer, labels) for layer in layers]
-        scores = torch.stack([-nearest(layer, *part) for layer, part in zip(layers, parts, strict=True)])
+        scores = torch.stack([-nearest_distance(layer, *part) for layer, part in zip(layers, parts, strict=True)])
         spread = scores.double().std(dim=1, correction=0).clamp_min(1e-12)
         return FittedMahalanobis(
             int(self.every_layer),
@@ -51,9 +53,15 @@ class Mahalanobis:
 
 @dataclass(frozen=True, eq=False)
 class FittedMahalanobis:
-    """whiten [D, D] and means [K, D] (whitened) per layer; centre, spread [layers] of the training images' scores."""
+    """The class means and the covariance.
 
-    every_layer: int  # 1 for the ensemble, else 0
+    every_layer     1 for the ensemble, else 0
+    whiten          for each layer [D, D]
+    means           for each layer [K, D], whitened
+    centre, spread  float32 [layers]: mean and standard deviation of the training images' scores
+    """
+
+    every_layer: int
     whiten: tuple[Tensor, ...]
     means: tuple[Tensor, ...]
     centre: Tensor
@@ -62,7 +70,7 @@ class FittedMahalanobis:
     def score(self, features: Features) -> Tensor:
         total = torch.zeros(len(features), device=features.logits.device)
         for i, layer in enumerate(_layers(features, bool(self.every_layer))):
-            total += (-nearest(layer, self.whiten[i], self.means[i]) - self.centre[i]) / self.spread[i]
+            total += (-nearest_distance(layer, self.whiten[i], self.means[i]) - self.centre[i]) / self.spread[i]
         return total
 
 
@@ -74,9 +82,9 @@ def _layers(features: Features, every_layer: bool) -> tuple[Tensor, ...]:
 
 
 def class_gaussians(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The whitening matrix [D, D] of the covariance that all classes share, and the whitened means [classes there, D].
+    """The whitening matrix [D, D] of the shared covariance, and the whitened means [P, D] of the P classes present.
 
-    x float32 [N, D]. Computed in float64. A class without an image has no mean.
+    From x float32 [N, D] and labels int64 [N]. Computed in float64. A class without an image has no mean.
     """
     values = x.double()
     present = labels.unique()
@@ -91,7 +99,7 @@ def class_gaussians(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return whiten.float(), (means @ whiten.T).float()
 
 
-def nearest(x: Tensor, whiten: Tensor, means: Tensor) -> Tensor:
+def nearest_distance(x: Tensor, whiten: Tensor, means: Tensor) -> Tensor:
     """The squared distance [N] of each row of x [N, D] to the nearest of the whitened means [K, D]."""
     distance = torch.cdist(
         x @ whiten.T, means, compute_mode="donot_use_mm_for_euclid_dist"

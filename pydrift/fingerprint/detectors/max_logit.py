@@ -1,4 +1,7 @@
-"""The largest logit (Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings", ICML 2022)."""
+"""The largest logit.
+
+Source: Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings", ICML 2022.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class MaxLogit:
-    """Learns nothing: fitted, it is what it was."""
+    """Learns nothing: `fit` returns the detector itself."""
 
     title = "maximum logit (Hendrycks et al. 2022)"
     needs = Needs()

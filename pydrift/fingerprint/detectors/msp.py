@@ -1,4 +1,8 @@
-"""The largest softmax probability (Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and OOD", 2017)."""
+"""The largest softmax probability.
+
+Source: Hendrycks, Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
+ICLR 2017.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class MaxSoftmax:
-    """Learns nothing: fitted, it is what it was."""
+    """Learns nothing: `fit` returns the detector itself."""
 
     title = "maximum softmax probability (Hendrycks and Gimpel 2017)"
     needs = Needs()
@@ -23,5 +27,5 @@ class MaxSoftmax:
         return self
 
     def score(self, features: Features) -> Tensor:
-        """Its logarithm, so that probabilities that round to 1 stay apart."""
+        """float [N]: its logarithm, so that probabilities that round to 1 still differ."""
         return log_confidence(features.logits)

@@ -1,16 +1,16 @@
-"""NeuralFP: the fingerprint of a network is how well autoencoders of its layers reconstruct activations.
+"""NeuralFP: the fingerprint of a network is how well autoencoders reconstruct the activations of its layers.
 
-After W.-H. Lee, Millman, Desai, Srivatsa, Liu, "Out-of-distribution Detection using Fingerprints of Neural Networks"
-(ICPR 2020): one autoencoder per layer, trained on the activations of the training images; the distribution of their
-reconstruction errors is the fingerprint, and what lies outside it is not of the training data. The paper's abstract
-says so much; what follows is pydrift's own design:
+The idea is that of W.-H. Lee, Millman, Desai, Srivatsa, Liu, "Out-of-distribution Detection using Fingerprints of
+Neural Networks", ICPR 2020. One autoencoder per layer is trained on the activations of the training images. The
+distribution of its reconstruction errors is the fingerprint; an image with an error outside it is an outlier. The
+paper's abstract says no more. These parts are pydrift's own:
 
-* A layer is described by mean and standard deviation over space of each channel (a vector by itself), whitened, so that
-  a direction in which training images never move counts as much as one in which they always do.
-* The logarithm of the error is nearly normal. It is compared with held-out images of the same *predicted* class: z, in
-  standard deviations. Too small an error is as odd as too large a one: blank images reconstruct too well.
-* The last layer's error is that of the answer itself: minus the log probability of the predicted class.
-* The z are squared and summed.
+* A layer is described by the mean and the standard deviation of each channel over space; a vector describes itself.
+  The description is whitened, so that directions with little variance count as much as those with much.
+* The logarithm of the error is nearly normal. It is compared with held-out images of the same *predicted* class, as z
+  in standard deviations. Too small an error counts like too large a one: blank images reconstruct too well.
+* The error of the last layer is minus the log probability of the predicted class.
+* The score is minus the sum of the squared z.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from pydrift.fingerprint.detector import check_fit
 from pydrift.fingerprint.detectors.logit_scores import log_confidence
 from pydrift.fingerprint.features import Features, Needs
 
-MAX_WIDTH = 512  # values of a layer; of more, as many are taken, evenly spaced
-RIDGE = 1e-4  # of the mean variance, added to every direction before it is divided by
-HELD_OUT = 5  # every fifth image is kept from the autoencoders, for the distribution of the errors
+MAX_WIDTH = 512  # values of a layer; from more, so many are taken, evenly spaced
+RIDGE = 1e-4  # of the mean variance, added to each direction before the division
+HELD_OUT = 5  # every fifth image is held out from the autoencoders, for the distribution of the errors
 _PEAK_RATE = 4e-3
 _MIN_OF_CLASS = 20  # held-out images; a predicted class with fewer gets the distribution of all
 
 
 @dataclass(frozen=True)
 class NeuralFP:
-    """squeeze  so many times fewer values in the middle of an autoencoder than at its ends
-    steps    of Adam, on batches of `batch` images: all layers' autoencoders take them together
-    seed     of their weights and of the order of images
+    """squeeze  the middle of an autoencoder has so many times fewer values than its input
+    steps    of Adam; the autoencoders of all layers take them together
+    batch    images in a step
+    seed     of the initial weights and of the order of images
     """
 
     squeeze: int = 4
@@ -56,17 +57,17 @@ class NeuralFP:
             )
 
     def fit(self, features: Features, labels: Tensor) -> FittedNeuralFP:
-        """The same bits for the same features, settings and torch, for any number of threads."""
+        """The same features, settings and torch give the same bits, with any number of threads."""
         check_fit(self, features, labels)
         held_out = torch.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
         if len(labels) < 2 * HELD_OUT:
             raise UsageError(f"NeuralFP needs at least {2 * HELD_OUT} images, got {len(labels)}")
         with one_intra_op_thread():
-            described = _described(features[~held_out])
-            means = [layer.double().mean(dim=0).float() for layer in described]
-            whiten = [_whitening(layer) for layer in described]
-            white = [(x - mean) @ w for x, mean, w in zip(described, means, whiten, strict=True)]
-            parts = self._trained(white)
+            descriptions = _describe_layers(features[~held_out])
+            means = [layer.double().mean(dim=0).float() for layer in descriptions]
+            whiten = [_whitening(layer) for layer in descriptions]
+            white = [(x - mean) @ w for x, mean, w in zip(descriptions, means, whiten, strict=True)]
+            parts = self._train(white)
             encoder, encoder_bias, decoder, decoder_bias = (tuple(tensors) for tensors in zip(*parts, strict=True))
             fitted = FittedNeuralFP(
                 mean=tuple(means),
@@ -80,8 +81,8 @@ class NeuralFP:
             )
             return _with_distribution(fitted, features[held_out])
 
-    def _trained(self, layers: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Encoder and decoder, weight and bias of each, for every layer [N, D], from one loop of Adam."""
+    def _train(self, layers: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Weight and bias of the encoder and of the decoder, for each layer [N, D]."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, Phase.AUTOENCODER))
         device = layers[0].device
         parts = []
@@ -116,9 +117,13 @@ class NeuralFP:
 
 @dataclass(frozen=True, eq=False)
 class FittedNeuralFP:
-    """Per layer: mean [D], whiten [D, D], encoder [M, D], [M], decoder [D, M], [D].
+    """The autoencoders and the distribution of their errors.
 
-    centre [K, layers + 1] and spread [layers + 1]: of the log errors, by predicted class and within classes.
+    mean, whiten           for each layer [D] and [D, D]
+    encoder, encoder_bias  for each layer [M, D] and [M]
+    decoder, decoder_bias  for each layer [D, M] and [D]
+    centre                 float32 [K, layers + 1]: means of the log errors in each predicted class
+    spread                 float32 [layers + 1]: standard deviations of the log errors within classes
     """
 
     mean: tuple[Tensor, ...]
@@ -131,10 +136,10 @@ class FittedNeuralFP:
     spread: Tensor
 
     def log_errors(self, features: Features) -> Tensor:
-        """The logarithm of each layer's mean squared reconstruction error, and of the answer's: [N, layers + 1]."""
+        """[N, layers + 1]: the logarithms of the layers' reconstruction errors and of the last layer's error."""
         errors = []
         for x, mean, whiten, *autoencoder in zip(
-            _described(features), self.mean, self.whiten, self.encoder, self.encoder_bias, self.decoder,
+            _describe_layers(features), self.mean, self.whiten, self.encoder, self.encoder_bias, self.decoder,
             self.decoder_bias, strict=True,
         ):  # fmt: skip
             errors.append(_error((x - mean) @ whiten, *autoencoder))
@@ -142,16 +147,16 @@ class FittedNeuralFP:
         return torch.stack(errors, dim=1).clamp_min(1e-12).log()
 
     def deviations(self, features: Features) -> Tensor:
-        """How many standard deviations each log error is from that of the predicted class: [N, layers + 1]."""
+        """[N, layers + 1]: z, how many standard deviations each log error is above the mean of the predicted class."""
         return (self.log_errors(features) - self.centre[features.logits.argmax(dim=1)]) / self.spread
 
     def score(self, features: Features) -> Tensor:
-        """Minus the sum of the squared deviations."""
+        """float32 [N]: minus the sum of the squared deviations."""
         return -self.deviations(features).square().sum(dim=1)
 
 
-def _described(features: Features) -> list[Tensor]:
-    """What each layer is described by, [N, D]: means and standard deviations over space."""
+def _describe_layers(features: Features) -> list[Tensor]:
+    """The description of each layer, [N, D]: means and standard deviations over space."""
     layers = [
         torch.cat((mean, spread), dim=1) if spread.shape[1] else mean
         for mean, spread in zip(features.pooled, features.spread, strict=True)
@@ -160,7 +165,7 @@ def _described(features: Features) -> list[Tensor]:
 
 
 def _whitening(x: Tensor) -> Tensor:
-    """[D, D] of [N, D]: principal directions, each divided by its standard deviation."""
+    """[D, D] of x [N, D]: the principal directions, each divided by its standard deviation."""
     centred = x.double() - x.double().mean(dim=0)
     variance, directions = torch.linalg.eigh(centred.T @ centred / len(x))
     floor = (RIDGE * variance.mean()).clamp_min(1e-12)
@@ -174,7 +179,7 @@ def _error(x: Tensor, encoder: Tensor, encoder_bias: Tensor, decoder: Tensor, de
 
 
 def _with_distribution(fitted: FittedNeuralFP, held_out: Features) -> FittedNeuralFP:
-    """With centre and spread from images that the autoencoders have not seen."""
+    """The detector with centre and spread from images that the autoencoders have not seen."""
     errors = fitted.log_errors(held_out).double()
     predicted = held_out.logits.argmax(dim=1)
     centre = errors.mean(dim=0).repeat(len(fitted.centre), 1)

@@ -1,8 +1,10 @@
-"""ODIN (Liang, Li, Srikant, "Enhancing the Reliability of Out-of-distribution Image Detection", ICLR 2018).
+"""ODIN: the softmax at a high temperature, after a small step of the image towards the predicted class.
 
-The only detector here that needs a gradient: each image takes a small step towards the class that the network sees in
-it, which moves known images further than others; then the softmax at a high temperature is read. One forward pass and
-one backward pass for the step, one forward pass for the answer.
+The step raises the score of known images more than that of others. ODIN is the only detector here that needs a
+gradient: one forward and one backward pass for the step, and one forward pass for the score.
+
+Source: Liang, Li, Srikant, "Enhancing the Reliability of Out-of-distribution Image Detection in Neural Networks", ICLR
+2018.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from pydrift.fingerprint.detectors.logit_scores import log_confidence
 from pydrift.fingerprint.features import Features, Needs
 
 TEMPERATURE = 1000.0  # the paper's
-EPSILON = 0.0014  # the paper's for CIFAR-10, where outliers chose it; in units of an image in [0, 1]
+EPSILON = 0.0014  # the paper's for CIFAR-10, tuned there on outliers; for images in [0, 1]
 
 
-def nudged(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def nudge(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """x + EPSILON * sign(gradient of the log softmax, at TEMPERATURE, of the predicted class): [N, C, H, W].
 
-    As in the paper's code the image is not clipped to [0, 1] again. Where the gradient is 0 the pixel stays.
+    As in the paper's code the result is not clipped to [0, 1]. A pixel with gradient 0 does not change.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
@@ -35,7 +37,7 @@ def nudged(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Odin:
-    """Learns nothing: fitted, it is what it was."""
+    """Learns nothing: `fit` returns the detector itself."""
 
     title = "ODIN, temperature 1000, step 0.0014 (Liang et al. 2018)"
     needs = Needs(nudged=True)
@@ -45,6 +47,6 @@ class Odin:
         return self
 
     def score(self, features: Features) -> Tensor:
-        """In float64: at this temperature all probabilities are nearly equal."""
+        """float64 [N], since all probabilities are nearly equal at this temperature."""
         assert features.nudged is not None
         return log_confidence(features.nudged.double() / TEMPERATURE)

@@ -1,4 +1,7 @@
-"""ReAct (Sun, Guo, Li, "OOD Detection with Rectified Activations", NeurIPS 2021): the energy without the peaks."""
+"""ReAct: the energy score after large activations are cut off.
+
+Source: Sun, Guo, Li, "ReAct: Out-of-distribution Detection With Rectified Activations", NeurIPS 2021.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class React:
-    """percentile  of all penultimate activations of the training images, at which they are cut off: the paper's 90"""
+    """percentile  of all penultimate activations of the training images, in (0, 100]: the cut. The paper's: 90"""
 
     percentile: float = 90.0
     needs = Needs(penultimate=True, head=True)
@@ -38,7 +41,7 @@ class React:
 
 @dataclass(frozen=True, eq=False)
 class FittedReact:
-    """The head [K, D], [K] and the cut."""
+    """weight [K, D] and bias [K] of the network's last layer, and the threshold at which activations are cut off."""
 
     weight: Tensor
     bias: Tensor

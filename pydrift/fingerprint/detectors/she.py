@@ -1,4 +1,8 @@
-"""SHE, simplified Hopfield energy (Zhang et al., "OOD Detection Based on In-Distribution Data Patterns", ICLR 2023)."""
+"""SHE, simplified Hopfield energy: the inner product of an image's activations with its class's mean pattern.
+
+Source: Zhang et al., "Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with Modern
+Hopfield Energy", ICLR 2023.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class She:
     needs = Needs(penultimate=True)
 
     def fit(self, features: Features, labels: Tensor) -> FittedShe:
-        """A class's pattern is the mean over its images that are classified right; over all of them where none is."""
+        """The pattern of a class is the mean over its correctly classified images, or over all of them if none is."""
         check_fit(self, features, labels)
         assert features.penultimate is not None
         x, classes = features.penultimate, features.logits.shape[1]
@@ -26,18 +30,18 @@ class She:
         for label in range(classes):
             of_class = labels == label
             chosen = of_class & right if (of_class & right).any() else of_class
-            if chosen.any():  # a class without an image has the pattern 0
+            if chosen.any():  # the pattern of a class without an image is 0
                 patterns[label] = x[chosen].double().mean(dim=0).to(torch.float32)
         return FittedShe(patterns)
 
 
 @dataclass(frozen=True, eq=False)
 class FittedShe:
-    """patterns [K, D]"""
+    """patterns  float32 [K, D]: one for each class"""
 
     patterns: Tensor
 
     def score(self, features: Features) -> Tensor:
-        """The inner product with the pattern of the predicted class."""
+        """float32 [N]: the inner product with the pattern of the predicted class."""
         assert features.penultimate is not None
         return (features.penultimate * self.patterns[features.logits.argmax(dim=1)]).sum(dim=1)

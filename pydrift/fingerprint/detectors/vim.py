@@ -1,4 +1,7 @@
-"""ViM, virtual-logit matching (Wang, Li, Feng, Zhang, CVPR 2022): what lies off the activations' principal subspace."""
+"""ViM, virtual-logit matching: the energy minus the part of the activations outside their principal subspace.
+
+Source: Wang, Li, Feng, Zhang, "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pydrift.fingerprint.features import Features, Needs
 
 @dataclass(frozen=True)
 class Vim:
-    """The subspace has the paper's dimension: 1000 of 2048 or more, 512 of 768 or more, else half."""
+    """The subspace has the paper's dimension: 1000 if D >= 2048, 512 if D >= 768, else D / 2."""
 
     title = "ViM (Wang et al. 2022)"
     needs = Needs(penultimate=True, head=True)
@@ -35,14 +38,19 @@ class Vim:
 
 @dataclass(frozen=True, eq=False)
 class FittedVim:
-    """origin [D]; residual [D, R], an orthonormal basis of the rest; alpha brings its length to the logits' scale."""
+    """The subspace.
+
+    origin    float32 [D]: where all logits are 0
+    residual  float32 [D, R]: an orthonormal basis of its complement
+    alpha     scales the length of the residual to the size of the logits
+    """
 
     origin: Tensor
     residual: Tensor
     alpha: float
 
     def score(self, features: Features) -> Tensor:
-        """The energy less the virtual logit: the paper's softmax of the virtual logit orders images the same way."""
+        """float32 [N]: the energy minus the virtual logit. The paper's softmax of that logit gives the same order."""
         assert features.penultimate is not None
         length = ((features.penultimate - self.origin) @ self.residual).norm(dim=1)
         return free_energy(features.logits) - self.alpha * length

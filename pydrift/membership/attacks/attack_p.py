@@ -18,11 +18,11 @@ from pydrift.shadows.statistics import Statistics
 
 @dataclass(frozen=True)
 class AttackP:
-    """score = 1 - F(loss), F being the share of the population whose loss is at most this one.
+    """score = 1 - F(loss), where F(loss) is the share of images whose loss is not larger.
 
-    The population is all the images that are scored. On one target the order of the images is that of the loss
-    threshold, and so is the ROC curve, but for images of equal loss; what the attack adds is a threshold that means
-    the same for every target.
+    The population is all images that are scored. On one target, the images have the same order as by the loss
+    threshold, and so the same ROC curve, except where losses are equal. What the attack adds is a threshold with the
+    same meaning for every target.
     """
 
     title: ClassVar[str] = "Attack-P (Ye et al.)"
@@ -33,5 +33,5 @@ class AttackP:
 
     def score(self, target: Statistics) -> Scores:
         log_p = target.log_p()[0, 0]
-        smaller = np.searchsorted(np.sort(log_p), log_p, side="left")  # images of a larger loss
+        smaller = np.searchsorted(np.sort(log_p), log_p, side="left")  # images with a larger loss
         return smaller / len(log_p)

@@ -20,11 +20,11 @@ LARGEST_LOSS = 1000.0
 
 @dataclass(frozen=True)
 class AttackR:
-    """score = -F(loss), F being the distribution function of the OUT shadows' losses on the image: in [-1, 0], since
-    1 - F would round small losses together.
+    """score = -F(loss) in [-1, 0], where F is the distribution function of the OUT shadows' losses on the image.
 
-    F is piecewise linear through the sorted losses l_1..l_n at i / (n + 1), from 0 at a loss of 0 to 1 at
-    LARGEST_LOSS; where losses are equal it takes the highest of their values. Larger losses count as LARGEST_LOSS.
+    1 - F would give small losses the same score by rounding. F is linear between its points: the sorted losses l_1..l_n
+    have the values i / (n + 1), a loss of 0 has 0, and LARGEST_LOSS has 1. Where losses are equal, F takes the highest
+    of their values. Larger losses count as LARGEST_LOSS.
     """
 
     title: ClassVar[str] = "Attack-R (Ye et al.)"

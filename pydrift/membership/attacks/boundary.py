@@ -1,8 +1,8 @@
-"""How far is the image from where the label changes? Members lie deeper inside their class; only labels are asked for.
+"""How far is the image from where the label changes? Members lie deeper inside their class. Only labels are needed.
 
 Choquette-Choo, Tramer, Carlini, Papernot: "Label-Only Membership Inference Attacks", ICML 2021; Li, Zhang: "Membership
-Leakage in Label-Only Exposures", CCS 2021. The walk along the boundary is in the manner of HopSkipJump (Chen, Jordan,
-Wainwright, S&P 2020), for a whole block of images at once.
+Leakage in Label-Only Exposures", CCS 2021. The walk along the boundary follows HopSkipJump (Chen, Jordan, Wainwright,
+S&P 2020), for a block of images at once.
 """
 
 from __future__ import annotations
@@ -20,23 +20,27 @@ from pydrift.membership.attack import Needs, Scores
 from pydrift.models.classifier import Classifier
 from pydrift.shadows.statistics import Statistics
 
-_DRAWN = 64  # images of other classes, of which the nearest are tried as starts
-_COARSE = 8  # bisections of a start that is only tried
-_STEPS = 10  # tries of a step along the normal, each half the one before
+_DRAWN = 64  # images of other classes; the nearest of them are tried as starts
+_COARSE = 8  # bisections for a start that is only tried
+_STEPS = 10  # tries of a step along the normal; each is half as long as the one before
 _BLOCK = 128  # images walked together
-_PIXELS = 1 << 23  # of probes asked together: with _BLOCK, bounds the memory
+_PIXELS = 1 << 23  # in neighbours that are asked together; with _BLOCK it bounds the memory
 
 
 @dataclass(frozen=True)
 class BoundaryDistance:
-    """score = L2 distance to the nearest image found that has another label; 0 where the label is wrong already, and
-    more than that wherever it is right, so that no image is found that the correctness gap would miss.
+    """score = L2 distance to the nearest image found that gets another label.
 
-    The walk: of the `starts` nearest of some images that the target takes for another class, the one whose line to the
-    image crosses the boundary nearest to it. From there `rounds` times: estimate the boundary's normal from the labels
-    of random neighbours, `probes` in the first round and sqrt(t) times as many in round t; step along it by distance /
-    sqrt(t), halved until the label stays another; bisect back towards the image until the boundary. The nearest point
-    counts. `queries` is all it asks per image.
+    The score is 0 where the target's label is wrong already, and above 0 wherever it is right.
+    So the attack separates at least what the correctness gap does.
+
+    The walk begins with the `starts` nearest of some images that the target takes for another class. It takes the one
+    whose line to the image crosses the boundary nearest to the image. Then it repeats `rounds` times:
+    1. estimate the boundary's normal from the labels of random neighbours: `probes` in round 1, and sqrt(t) times as
+       many in round t;
+    2. step along the normal by distance / sqrt(t), halved until the label is another one;
+    3. bisect back towards the image, to the boundary.
+    The nearest point counts. `queries` is the number of labels that it asks for per image.
     """
 
     rounds: int = 30
@@ -53,20 +57,20 @@ class BoundaryDistance:
 
     @property
     def queries(self) -> int:
-        """Labels asked per image at most, the first one of the image itself included."""
+        """How many labels are asked for per image at most, including that of the image itself."""
         crossings = self.starts * _COARSE + (1 + self.rounds) * self.bisections
         return 1 + crossings + sum(self._probes(t) + _STEPS for t in range(1, self.rounds + 1))
 
     def _probes(self, t: int) -> int:
-        """Neighbours asked about in round t = 1, 2, ...: the nearer the boundary's nearest point, the more it takes."""
+        """How many neighbours round t = 1, 2, ... asks about. Later rounds are nearer to the goal and need more."""
         return int(self.probes * t**0.5)
 
     def distances(self, target: Classifier, x: Tensor, y: Tensor) -> NDArray[np.float32]:
-        """float32 [1, N]: what `Statistics.distance` holds. x float32 [N, C, H, W] in [0, 1], y int64 [N].
+        """`Statistics.distance` of the target: float32 [1, N]. x float32 [N, C, H, W] in [0, 1], y int64 [N].
 
-        A function of the seed, the target and all of x: the starts are drawn from it. Where the target takes all
-        images for one class, no boundary is known, and right answers are infinitely far from it; these are set to the
-        diagonal of the image cube.
+        A function of the seed, the target and all of x, from which the starts are drawn. Where the target takes all
+        images for one class, no boundary is known. Images with the right label then get the length of the diagonal of
+        the image cube.
         """
         generator = torch.Generator().manual_seed(self.seed)
         predicted = _labels(target, x)
@@ -95,8 +99,10 @@ class BoundaryDistance:
     def _starts(
         self, images: Tensor, labels: Tensor, x: Tensor, predicted: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """For each image the `starts` nearest of some images taken for another class, [starts, N, C, H, W], and whether
-        there are any."""
+        """Starts [starts, N, C, H, W]: for each image the nearest of some images of another predicted class.
+
+        Also bool [N]: whether the image has any.
+        """
         starts, reachable = images.new_zeros((self.starts, *images.shape)), torch.zeros(len(images), dtype=torch.bool)
         for label in labels.unique():
             others = (predicted != label).nonzero()[:, 0]
@@ -111,7 +117,7 @@ class BoundaryDistance:
     def _walk(
         self, target: Classifier, x: Tensor, labels: Tensor, starts: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Distances [N] from x to the nearest point found that `target` does not take for `labels`."""
+        """Distances [N] from x to the nearest point found to which `target` gives another label than `labels`."""
         point = self._crossing(target, x, labels, starts)
         best = _norm(point - x)
         for t in range(1, self.rounds + 1):
@@ -120,23 +126,23 @@ class BoundaryDistance:
             step = distance / t**0.5
             ahead, landed = point, torch.zeros(len(x), dtype=torch.bool)
             for _ in range(_STEPS):
-                tried = (point + _shaped(step, x) * normal).clamp(0, 1)
+                tried = (point + _broadcast(step, x) * normal).clamp(0, 1)
                 lands = (_labels(target, tried) != labels) & ~landed
-                ahead, landed = torch.where(_shaped(lands, x), tried, ahead), landed | lands
+                ahead, landed = torch.where(_broadcast(lands, x), tried, ahead), landed | lands
                 step = step / 2
-            point = _bisected(target, x, labels, ahead, self.bisections)
+            point = _bisect(target, x, labels, ahead, self.bisections)
             best = torch.minimum(best, _norm(point - x))
         return best
 
     def _crossing(self, target: Classifier, x: Tensor, labels: Tensor, starts: Tensor) -> Tensor:
-        """Of the lines from x to its starts, the boundary point nearest to x."""
+        """The boundary point nearest to x on the lines from x to its starts: [N, C, H, W]."""
         nearest, best = starts[0], torch.full((len(x),), torch.inf)
         for start in starts:
-            point = _bisected(target, x, labels, start, _COARSE)
+            point = _bisect(target, x, labels, start, _COARSE)
             distance = _norm(point - x)
-            nearest = torch.where(_shaped(distance < best, x), point, nearest)
+            nearest = torch.where(_broadcast(distance < best, x), point, nearest)
             best = torch.minimum(best, distance)
-        return _bisected(target, x, labels, nearest, self.bisections)
+        return _bisect(target, x, labels, nearest, self.bisections)
 
     def _normal(
         self,
@@ -147,13 +153,13 @@ class BoundaryDistance:
         probes: int,
         generator: torch.Generator,
     ) -> Tensor:
-        """Unit vectors [N, C, H, W] from the boundary at `point` away from the images of `labels`.
+        """Unit vectors [N, C, H, W], normal to the boundary at `point`, that point away from the images of `labels`.
 
-        Neighbours lie about distance / sqrt(C H W) away, which is distance / (C H W) across the boundary: near enough
-        to find it flat, and far more than the bisection's error.
+        Neighbours lie about distance / sqrt(C H W) away, and distance / (C H W) across the boundary. That is near
+        enough for a flat boundary, and far more than the error of the bisection.
         """
         pixels = point[0].numel()
-        radius = _shaped((distance / pixels).clamp_min(1e-7), point)  # per pixel
+        radius = _broadcast((distance / pixels).clamp_min(1e-7), point)  # per pixel
         across, moved, moved_across = torch.zeros(len(point)), torch.zeros_like(point), torch.zeros_like(point)
         left = probes
         while left > 0:
@@ -164,22 +170,22 @@ class BoundaryDistance:
             across, moved = across + crossed.sum(dim=0), moved + near.sum(dim=0)
             moved_across += torch.einsum("pn,pn...->n...", crossed, near)
             left -= some
-        normal = moved_across - _shaped(across / probes, point) * moved  # answers centred, as HopSkipJump does
-        return normal / _shaped(_norm(normal).clamp_min(1e-30), point)
+        normal = moved_across - _broadcast(across / probes, point) * moved  # centred answers, as in HopSkipJump
+        return normal / _broadcast(_norm(normal).clamp_min(1e-30), point)
 
 
-def _bisected(target: Classifier, x: Tensor, labels: Tensor, beyond: Tensor, times: int) -> Tensor:
-    """The point nearest to x on the line to `beyond` that still has another label, to 2^-times of the line."""
+def _bisect(target: Classifier, x: Tensor, labels: Tensor, beyond: Tensor, times: int) -> Tensor:
+    """The point nearest to x, on the line to `beyond`, that still has another label; exact to 2^-times of the line."""
     low, high = torch.zeros(len(x)), torch.ones(len(x))
     for _ in range(times):
         middle = (low + high) / 2
-        across = _labels(target, x + _shaped(middle, x) * (beyond - x)) != labels
+        across = _labels(target, x + _broadcast(middle, x) * (beyond - x)) != labels
         low, high = torch.where(across, low, middle), torch.where(across, middle, high)
-    return torch.where(_shaped(high < 1, x), x + _shaped(high, x) * (beyond - x), beyond)
+    return torch.where(_broadcast(high < 1, x), x + _broadcast(high, x) * (beyond - x), beyond)
 
 
 def _labels(target: Classifier, x: Tensor) -> Tensor:
-    """All that the attack is told: int64 [N]."""
+    """All that the attack learns from the target: int64 [N]."""
     return target.logits(x).argmax(dim=1).cpu()
 
 
@@ -187,6 +193,6 @@ def _norm(x: Tensor) -> Tensor:
     return x.flatten(1).norm(dim=1)
 
 
-def _shaped(values: Tensor, x: Tensor) -> Tensor:
-    """[N] made to broadcast against x [N, C, H, W]."""
+def _broadcast(values: Tensor, x: Tensor) -> Tensor:
+    """`values` [N] as [N, 1, 1, 1], to compute with x [N, C, H, W]."""
     return values.view(-1, *[1] * (x.ndim - 1))

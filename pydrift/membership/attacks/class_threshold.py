@@ -17,11 +17,11 @@ from pydrift.shadows.statistics import Statistics
 from pydrift.stats.roc import roc
 
 Signal = Callable[[Statistics, NDArray[np.int64]], NDArray[np.float64]]
-"""(statistics, labels) -> float64 [K, N], members high."""
+"""(statistics, labels) -> float64 [K, N], higher for members."""
 
 
 def confidence(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The logit margin, which orders images as p_y does and tells them apart where p_y rounds to 0 or 1."""
+    """The logit margin. It orders images as p_y does, and still differs where p_y rounds to 0 or 1."""
     return seen.margin[:, 0].astype(np.float64)
 
 
@@ -37,9 +37,10 @@ def negative_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float
 
 
 def negative_modified_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(1 - p_y) log p_y + sum over i != y of p_i log(1 - p_i): unlike the entropy, high only for the *right* certainty.
+    """(1 - p_y) log p_y + sum over i != y of p_i log(1 - p_i).
 
-    p_y and 1 - p_y are taken from the margin.
+    Unlike the entropy, it is high only where the model is sure of the *right* class. p_y and 1 - p_y come from the
+    margin.
     """
     assert seen.posterior is not None
     margin, log_p = seen.margin[:, 0].astype(np.float64), seen.log_p()[:, 0]
@@ -52,10 +53,10 @@ def negative_modified_entropy(seen: Statistics, y: NDArray[np.int64]) -> NDArray
 
 
 def _logarithms(posterior: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """log p and log(1 - p) of probabilities [N, C], each from the smaller of p and 1 - p.
+    """log p and log(1 - p) of probabilities [N, C], each computed from the smaller of p and 1 - p.
 
-    A float32 p near 1 has lost the digits of 1 - p, but the other classes, whose sum that is, have kept them. What is
-    below float32's smallest number counts as that number.
+    A float32 p near 1 has lost the digits of 1 - p. The other classes, which sum to 1 - p, have kept them. Numbers
+    below the smallest float32 number count as that number.
     """
     p = posterior.astype(np.float64)
     rest = np.zeros_like(p)  # what comes before a class and what comes after it: no subtraction
@@ -68,17 +69,19 @@ def _logarithms(posterior: NDArray[np.float32]) -> tuple[NDArray[np.float64], ND
 
 @dataclass(frozen=True)
 class ClassThreshold:
-    """score = signal - threshold of the image's class, both on `scale`; above 0 the paper says "member".
+    """score = scale(signal) - scale(threshold of the image's class). The paper says "member" above 0.
 
-    The threshold of a class is the one with the best balanced accuracy on that class's images over all shadows. Signals
-    that are small next to their threshold would round together: of equal scores, the one of the higher signal is the
-    next float64.
+    The threshold of a class is the one with the best balanced accuracy on the images of that class over all shadows.
+    Rounding gives equal scores to signals that are small beside their threshold. Of two equal scores, the one with the
+    higher signal is raised to the next float64.
     """
 
     signal: Signal
     title: str
     needs: Needs
-    scale: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.asarray  # rising; how scores of classes compare
+    scale: Callable[[NDArray[np.float64]], NDArray[np.float64]] = (
+        np.asarray
+    )  # increasing; makes the scores of classes comparable
 
     def fit(self, shadow: Statistics, member: NDArray[np.bool_], y: NDArray[np.int64]) -> _Fitted:
         check_shadows(self, shadow, member)
@@ -98,22 +101,22 @@ class _Fitted:
 
     def score(self, target: Statistics) -> Scores:
         signal, scale = self.attack.signal(target, self.y)[0], self.attack.scale
-        return _told_apart(scale(signal) - scale(self.threshold), signal)
+        return _break_ties(scale(signal) - scale(self.threshold), signal)
 
 
-def _told_apart(score: NDArray[np.float64], signal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`score` [N], rising by a float64's last bit from one signal [N] to the next higher where it is the same."""
+def _break_ties(score: NDArray[np.float64], signal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`score` [N]; where scores are equal, each higher signal [N] gets the next float64."""
     order = np.lexsort((signal, score))
     score, signal = score[order], signal[order]
     steps = np.append(0, np.cumsum((score[1:] != score[:-1]) | (signal[1:] != signal[:-1])))
-    place = np.maximum.accumulate(_place(score.view(np.int64)) - steps) + steps
+    rank = np.maximum.accumulate(_rank(score.view(np.int64)) - steps) + steps
     result = np.empty_like(score)
-    result[order] = _place(place).view(np.float64)
+    result[order] = _rank(rank).view(np.float64)
     return result
 
 
-def _place(bits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of a float64 of these bits among all, 0 being that of 0.0; and from a place its float64's bits."""
+def _rank(bits: NDArray[np.int64]) -> NDArray[np.int64]:
+    """From the bits of a float64 to its rank among all float64 (0.0 has rank 0), and from a rank back to the bits."""
     return np.where(bits < 0, np.iinfo(np.int64).min - bits, bits)
 
 

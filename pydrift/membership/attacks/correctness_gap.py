@@ -1,6 +1,6 @@
-"""Right answers are for members, wrong ones for the rest: the least that a label-only attacker can do.
+"""Images with the right label are called members: the least that an attacker who sees only labels can do.
 
-The baseline of Yeom et al. (CSF 2018), called gap attack by Choquette-Choo et al., "Label-Only Membership Inference
+The baseline of Yeom et al. (CSF 2018), called the gap attack by Choquette-Choo et al., "Label-Only Membership Inference
 Attacks", ICML 2021. Its balanced accuracy is 1/2 + (training accuracy - test accuracy) / 2.
 """
 

@@ -1,4 +1,4 @@
-"""Members have a low loss: the attack that every other one has to beat, and that needs no shadows.
+"""Members have a low loss: the attack without shadows that every other attack must beat.
 
 Yeom, Giacomelli, Fredrikson, Jha: "Privacy Risk in Machine Learning: Analyzing the Connection to Overfitting",
 CSF 2018.
@@ -18,7 +18,7 @@ from pydrift.shadows.statistics import Statistics
 
 @dataclass(frozen=True)
 class LossThreshold:
-    """score = log p_y = -loss. The paper's threshold is the mean training loss; the score leaves it open."""
+    """score = log p_y = -loss. The paper's threshold is the mean training loss; the score needs no threshold."""
 
     title: ClassVar[str] = "loss threshold (Yeom et al.)"
     needs: ClassVar[Needs] = Needs()

@@ -1,4 +1,4 @@
-"""Does the image gain more from this model than other images do? The robust attack with few shadows.
+"""Does the image gain more probability from this model than other images do? A strong attack with few shadows.
 
 Zarifzadeh, Liu, Shokri: "Low-Cost High-Power Membership Inference Attacks", ICML 2024.
 """
@@ -22,12 +22,12 @@ class Rmia:
 
     online  p(x) is the mean of p_y over all shadows. Offline it is the mean over the OUT shadows, corrected for what
             training on x would add: ((1 + a) p_out + (1 - a)) / 2
-    gamma   by how much x must beat z, >= 1
-    a       in [0, 1], offline only: 1 for models that hardly learn their members by heart, lower for others
+    gamma   the ratio by which x must beat z, >= 1
+    a       in [0, 1], offline only: 1 for models that hardly memorise their members, lower for others
 
-    z runs over all images that are scored. Ratios are logarithms, so a p of 0 in float32 needs no care; the z that x
-    beats are counted in the sorted ratios, never in an N x N matrix. With several queries an x beats a z where most of
-    its queries do (z shown as the first query shows it): that is to compare one order statistic of x's ratios.
+    z runs over all images that are scored. Ratios are kept as logarithms, so a p of 0 in float32 does no harm. The z
+    that x beats are counted in the sorted ratios, without an N x N matrix. With several queries, x beats z if most
+    queries of x do (z is always taken by its first query). So one order statistic of the ratios of x is enough.
     p is the plain softmax, not the paper's Taylor softmax, and shadows are averaged without trimming.
     """
 
@@ -66,7 +66,7 @@ class _Fitted:
 
     def score(self, target: Statistics) -> Scores:
         ratio = target.log_p()[0] - self.log_p  # [Q, N]
-        # More than half of the Q queries exceed a bound where the (Q // 2 + 1)-th largest of them does.
+        # More than half of the Q queries exceed a bound exactly if the (Q // 2 + 1)-th largest of them does.
         most = np.sort(ratio, axis=0)[len(ratio) - (len(ratio) // 2 + 1)]
         beaten = np.searchsorted(np.sort(ratio[0]), most - np.log(self.gamma), side="left")
         return beaten / ratio.shape[1]

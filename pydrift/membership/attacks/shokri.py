@@ -1,4 +1,4 @@
-"""A classifier that learns from shadow models to tell members' answers from others': the first such attack.
+"""A classifier that learns from shadow models to tell answers about members from answers about non-members.
 
 Shokri, Stronati, Song, Shmatikov: "Membership Inference Attacks against Machine Learning Models", S&P 2017.
 """
@@ -20,11 +20,11 @@ _LEAST, _MOST = np.nextafter(0.0, 1.0), np.nextafter(1.0, 0.0)
 
 @dataclass(frozen=True)
 class Shokri:
-    """One attack model for each class: a network with 64 hidden ReLU units, as in the paper, on the class
-    probabilities; trained on every image of the class as every shadow answers to it.
+    """One attack model for each class, trained on the answers of every shadow about every image of the class.
 
-    score = log-odds of "member", finite: a chance that rounds to 0 or 1 counts as the float64 next to it. The same seed
-    gives the same model on the same machine.
+    An attack model is a network with 64 hidden ReLU units, as in the paper, and reads the class probabilities.
+    score = log-odds of "member". It is finite: a probability that rounds to 0 or 1 counts as the float64 next to it.
+    The same seed gives the same model on the same machine.
     """
 
     hidden: int = 64
@@ -42,13 +42,13 @@ class Shokri:
         models = {}
         for label in np.unique(y):
             of_class = y == label
-            answers = shadow.posterior[:, of_class].astype(np.float64)  # scikit-learn computes in the dtype it is given
+            answers = shadow.posterior[:, of_class].astype(np.float64)  # scikit-learn computes in its input's dtype
             rows = answers.shape[0] * answers.shape[1]
-            batch = min(rows, max(64, rows // 100))  # about 100 steps an epoch, however many the shadows
-            random = np.random.RandomState(np.random.MT19937(self.seed))  # takes seeds of any size
+            batch = min(rows, max(64, rows // 100))  # about 100 steps per epoch for any number of shadows
+            random = np.random.RandomState(np.random.MT19937(self.seed))  # accepts seeds of any size
             model = MLPClassifier((self.hidden,), batch_size=batch, max_iter=self.epochs, random_state=random)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of epochs is meant
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed on purpose
                 model.fit(answers.reshape(rows, -1), member[:, of_class].ravel())
             models[int(label)] = model
         return _Fitted(models, y)

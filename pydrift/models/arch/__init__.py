@@ -1,4 +1,4 @@
-"""Architectures: the built-in networks by their text, the user's own, and lowering to a flat chain of layers."""
+"""Architectures: built-in networks by their spec, the user's own, and lowering to a flat chain of layers."""
 
 from pydrift.models.arch.fold import frozen_copy
 from pydrift.models.arch.fused import FusedModel

@@ -1,4 +1,4 @@
-"""A frozen copy of any module, with the BatchNorm behind its convolutions folded where that can be seen to be right."""
+"""A frozen copy of any module, with BatchNorm folded into the convolutions before it where that is proven right."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _NUM_PROBES = 4
 def frozen_copy(module: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     """The function of `module` in evaluation mode: float32, on the CPU, no parameter requires grad.
 
-    A BatchNorm that alone reads a convolution becomes part of it. That needs a forward which torch.fx can trace, and
-    the folded network must give the module's logits for seeded images; else the copy is the module as it is. Not for
+    A BatchNorm that is the only reader of a convolution becomes part of it. This needs a forward that torch.fx can
+    trace, and the folded network must give the logits of the module on seeded images. Else nothing is folded. Not for
     use while other threads run modules: tracing replaces nn.Module.__call__ for its duration.
 
     module       maps [N, C, H, W] to logits [N, K]; it is not changed
@@ -28,16 +28,16 @@ def frozen_copy(module: nn.Module, input_shape: Sequence[int]) -> nn.Module:
         return plain
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            folded = _folded(plain)
+            folded = _fold(plain)
             generator = torch.Generator("cpu").manual_seed(0)
             probes = torch.rand((_NUM_PROBES, *input_shape), generator=generator, dtype=torch.float32, device="cpu")
             same = _agree(folded(probes), copy.deepcopy(plain).double()(probes.double()))
-        except Exception:  # whatever tracing or the user's forward raises: then it is not known to be right
+        except Exception:  # from tracing or the user's forward: then the folding is not proven right
             return plain
     return folded if same else plain
 
 
-def _folded(module: nn.Module) -> nn.Module:
+def _fold(module: nn.Module) -> nn.Module:
     traced = fx.symbolic_trace(copy.deepcopy(module))
     parts = dict(traced.named_modules())
     for node in list(traced.graph.nodes):

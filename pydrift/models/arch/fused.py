@@ -1,6 +1,6 @@
 """A lowered network: a flat chain of layers that hold nothing but frozen, contiguous float32 tensors.
 
-This is what the native loops read. Here each layer also runs in plain torch, which defines what it means.
+The native loops read it. Each layer also runs in plain torch here, which defines its meaning.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _tensors(layer: Layer) -> Iterator[tuple[str, Tensor]]:
 
 @dataclass(frozen=True, eq=False)
 class FusedModel:
-    """What `lower` makes of a module: its function in evaluation mode.
+    """The result of `lower`: the function of a module in evaluation mode.
 
     Called with images [N, C, H, W] float32 it returns logits [N, K], differentiable with respect to the images.
     """
@@ -144,13 +144,13 @@ class FusedModel:
         return [number for layer in self.layers for number in _code(layer)]
 
     def parameters(self) -> Tensor:
-        """The layers' numbers, [num_parameters] float32, in the order of `program`."""
+        """The parameters of all layers in the order of `program`: float32 [num_parameters]."""
         tensors = [tensor.flatten() for layer in self.layers for _, tensor in _tensors(layer)]
         return torch.cat(tensors) if tensors else torch.empty(0)
 
     @property
     def num_parameters(self) -> int:
-        """Numbers held by the layers, after folding."""
+        """The number of parameters, after folding."""
         return sum(tensor.numel() for layer in self.layers for _, tensor in _tensors(layer))
 
     def to(self, device: torch.device | str) -> FusedModel:

@@ -1,8 +1,8 @@
 """Lowering: from an nn.Module to the flat chain of layers that the native loops run.
 
-The module's forward is traced symbolically (torch.fx), then walked with a few random images at hand: what computes on
-the images becomes a layer, what computes on constants and sizes is evaluated on the spot. What is not one plain chain
-of known layers is refused with a reason, and the outcome is compared with the module before it is believed.
+The module's forward is traced symbolically (torch.fx), and then walked with a few random images. A call on the images
+becomes a layer; a call on constants or sizes is evaluated at once. Anything but one plain chain of known layers is
+refused with a reason. In the end the chain is compared with the module.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from pydrift.models.arch.fused import Affine, Conv2d, FusedModel, Layer, Linear,
 from pydrift.models.arch.translate import Unsupported, dims, evaluate, translate
 
 RELATIVE_TOLERANCE = 1e-4  # of the largest |logit|, for the float32 chain against the module in float64
-_NUM_WALK_IMAGES = 7  # a number that no reshape has by accident, and other than the next, so that none depends on it
+_NUM_WALK_IMAGES = 7  # no reshape contains it by accident, and it is not _NUM_PROBES, so no layer can depend on it
 _NUM_PROBES = 4
 
 
 class NotLowerable(PydriftError):
-    """The module is no plain chain of supported layers; the text is the reason and starts with the place."""
+    """The module is no plain chain of supported layers. The text gives the place and the reason."""
 
 
 def lower(module: nn.Module, input_shape: Sequence[int]) -> FusedModel:
     """The function of `module` in evaluation mode as a chain of frozen float32 layers, on the CPU.
 
-    Supported: Linear, Conv2d (one group, no dilation, zero padding), ReLU, max- and average-pooling, Flatten, BatchNorm
-    with running statistics (folded into the Linear or Conv2d before it, in float64), arithmetic with constants per
-    channel, Dropout and Identity (dropped); as modules in any nesting and in their functional forms. The result is
-    verified on seeded images against the module.
+    Supported, as modules in any nesting and in their functional forms:
+    * Linear, Conv2d (one group, no dilation, zero padding), ReLU, max- and average-pooling, Flatten;
+    * BatchNorm with running statistics, which is folded in float64 into the Linear or Conv2d before it;
+    * arithmetic with constants per channel;
+    * Dropout and Identity, which are dropped.
+    The result is compared with the module on seeded images.
 
-    module       maps [N, C, H, W] to logits [N, K]; a copy of it is read, so that it stays exactly as it is
+    module       maps [N, C, H, W] to logits [N, K]; only a copy of it is read, so it does not change
     input_shape  (C, H, W)
 
     Raises NotLowerable for anything else: residual connections, hooks, parametrisations, other layers. Deterministic.
@@ -52,11 +54,11 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> FusedModel:
         try:
             reference = copy.deepcopy(module).cpu().double().eval()
         except Exception as error:
-            raise NotLowerable(f"module: cannot be copied: {_words(error)}") from error
+            raise NotLowerable(f"module: cannot be copied: {_first_line(error)}") from error
         try:
             traced = _trace(reference)
         except Exception as error:
-            raise NotLowerable(f"forward: cannot be traced: {_words(error)}") from error
+            raise NotLowerable(f"forward: cannot be traced: {_first_line(error)}") from error
         shape = (_NUM_WALK_IMAGES + _NUM_PROBES, channels, height, width)
         images = torch.rand(shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu")
         walk_images, probes = images.split([_NUM_WALK_IMAGES, _NUM_PROBES])
@@ -98,7 +100,7 @@ def _trace(module: nn.Module) -> fx.GraphModule:
 
 
 def _refuse_hidden_effects(name: str, part: nn.Module) -> None:
-    """What the trace of the forward would not show."""
+    """Refuses what the trace of the forward does not contain."""
     if is_parametrized(part):
         raise NotLowerable(f"{name}: parametrised weights")
     if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
@@ -109,7 +111,7 @@ def _verify(fused: FusedModel, reference: nn.Module, probes: Tensor) -> None:
     try:
         expected = reference(probes.double())
     except Exception as error:
-        raise NotLowerable(f"forward: fails on {len(probes)} images: {_words(error)}") from error
+        raise NotLowerable(f"forward: fails on {len(probes)} images: {_first_line(error)}") from error
     got = fused(probes)
     if got.shape != expected.shape:
         raise _mismatch(f"logits are [{dims(got)}] instead of [{dims(expected)}]")
@@ -123,13 +125,13 @@ def _mismatch(how: str) -> NotLowerable:
 
 
 def _walk(traced: fx.GraphModule, images: Tensor) -> tuple[list[Layer], Tensor]:
-    """The layers in float64, and what they make of `images` [N, C, H, W]."""
+    """The layers in float64, and their output for `images` [N, C, H, W]."""
     placeholders = traced.graph.find_nodes(op="placeholder")
     if len(placeholders) != 1:
         raise NotLowerable(f"forward: takes {len(placeholders)} arguments instead of the images alone")
     layers: list[Layer] = []
     values: dict[fx.Node, Any] = {}
-    head, x = placeholders[0], images  # the images, as far as they have come
+    head, x = placeholders[0], images  # the images after the layers so far
     for node in traced.graph.nodes:
         try:
             if node.op == "output":
@@ -148,11 +150,11 @@ def _walk(traced: fx.GraphModule, images: Tensor) -> tuple[list[Layer], Tensor]:
                     x = layer(x)
                     _append(layers, layer)
         except (Unsupported, RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-            reason = str(error) if isinstance(error, Unsupported) else _words(error)
+            reason = str(error) if isinstance(error, Unsupported) else _first_line(error)
             raise NotLowerable(f"{_place(node)}: {reason}") from error
         head, values[node] = node, x
         readers = [user for user in node.users if not _asks_size(user)]
-        if len(readers) > 1:  # from here on, whatever reads the images reads them at the head
+        if len(readers) > 1:  # from here on, all calls on the images must read the head
             raise NotLowerable(f"{_common_owner(readers)}: residual or parallel connection")
     return layers, x
 
@@ -173,7 +175,7 @@ def _append(layers: list[Layer], layer: Layer) -> None:
 
 
 def _asks_size(node: fx.Node) -> bool:
-    """Whether the call reads no pixel: x.shape, x.size(0), x.device, ..."""
+    """Whether the call reads only sizes and types, no pixels: x.shape, x.size(0), x.device, ..."""
     if node.target is getattr:
         return node.args[1] in {"shape", "ndim", "device", "dtype"}
     return node.op == "call_method" and node.target in {"size", "dim"}
@@ -184,7 +186,7 @@ def _place(node: fx.Node) -> str:
 
 
 def _owner(node: fx.Node) -> str:
-    """The dotted name of the module whose forward makes this call, "" for the whole."""
+    """The dotted name of the module whose forward makes this call; "" for the whole module."""
     if node.op == "call_module":
         return str(node.target).rpartition(".")[0]
     stack = node.meta.get("nn_module_stack") or {"": None}
@@ -197,5 +199,5 @@ def _common_owner(nodes: list[fx.Node]) -> str:
     return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, paths)) or "forward"
 
 
-def _words(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

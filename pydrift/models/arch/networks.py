@@ -21,11 +21,11 @@ MAX_NUM_PARAMETERS = 2**28  # 1 GiB of float32
 
 
 def build(spec: ArchSpec | str, seed: int) -> nn.Module:
-    """The network that `spec` writes, in training mode, on the CPU, in float32.
+    """The network of `spec`, in training mode, on the CPU, in float32.
 
-    The initial weights are a pure function of (spec, seed): uniform in +-1/sqrt(fan_in) as torch's own layers have it,
-    drawn in the order of the modules; BatchNorm starts as the identity. The caller's generators, default dtype and
-    grad mode are neither used nor touched. UsageError for a bad spec or more than 2**28 parameters.
+    The initial weights are a pure function of (spec, seed): uniform in +-1/sqrt(fan_in) as in torch's own layers, and
+    drawn in the order of the modules. BatchNorm starts as the identity. The caller's generators, default dtype and
+    grad mode are neither used nor changed. UsageError for a bad spec or more than 2**28 parameters.
     """
     spec = parse(spec) if isinstance(spec, str) else spec
     generator = torch.Generator("cpu").manual_seed(seed)

@@ -1,4 +1,4 @@
-"""From the text of `--arch` to something that makes networks: a built-in spec, or the user's own factory."""
+"""From the text of `--arch` to a function that makes networks, by a built-in spec or the user's own factory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pydrift.models.arch.spec import EXAMPLES, is_spec, parse
 def resolve(text: str) -> Callable[[int], nn.Module]:
     """A function from a seed to a new network, for `mlp:1x28x28:256-128:10` or for `package.module:factory`.
 
-    A factory is imported here and called without arguments for each network, with torch's CPU generator seeded (and
-    restored afterwards), so that its weights, too, follow from the seed. Importing runs the module's code: `text` must
-    come from the user, never from a file that somebody else made. UsageError says which part failed.
+    A factory is imported here and called without arguments for each network. torch's CPU generator is seeded for the
+    call and restored after it, so that the weights follow from the seed. Importing runs the module's code: `text` must
+    come from the user, never from another person's file. UsageError names the part that failed.
     """
     if is_spec(text):
         return partial(build, parse(text))
@@ -35,13 +35,15 @@ def resolve(text: str) -> Callable[[int], nn.Module]:
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise UsageError(f"architecture '{text}': {module_name} has no function or class {factory_name}")
-    return partial(_call, text, factory)
+    return partial(_call_factory, text, factory)
 
 
 def resolve_stored(stored: str, given: str | None, where: object) -> Callable[[int], nn.Module]:
-    """`resolve` for an architecture that a file names: a built-in one, or the one that the user names (`given`).
+    """`resolve` for an architecture that a file names, if it is built in, or else for the one the user gives.
 
-    UsageError, which names the file (`where`), for one that is stored and not built in: a file chooses no code to run.
+    stored, given  the architecture in the file, and the one that the user names
+    where          the file, for the message
+    UsageError for a stored architecture that is not built in: a file must not choose code to run.
     """
     if given is None:
         try:
@@ -54,7 +56,7 @@ def resolve_stored(stored: str, given: str | None, where: object) -> Callable[[i
     return resolve(given or stored)
 
 
-def _call(text: str, factory: Callable[[], object], seed: int) -> nn.Module:
+def _call_factory(text: str, factory: Callable[[], object], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:

@@ -1,4 +1,4 @@
-"""The text that fully determines a built-in network: `mlp:1x28x28:256-128:10`. No torch in here."""
+"""The text that fully determines a built-in network, such as `mlp:1x28x28:256-128:10`. No torch here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pydrift.core.errors import UsageError
 
-# A spec may come from the metadata of a stranger's model file: numbers and length are bounded before anything is built.
+# A spec may come from the metadata of a hostile model file: numbers and length are limited before anything is built.
 _MAX_LENGTH = 200
 _NUMBER = "[1-9][0-9]{0,4}"
 _SHAPE = f"(?P<shape>{_NUMBER}x{_NUMBER}x{_NUMBER})"
@@ -51,7 +51,7 @@ class ArchSpec:
     channels     output channels of each stage (convnet), else empty
     hidden       widths of the hidden layers (mlp: one or more, convnet: one), else empty
 
-    UsageError where the text would be invalid or the image does not survive the pooling.
+    UsageError where the text would be invalid or pooling leaves no pixel of the image.
     """
 
     family: str
@@ -81,7 +81,7 @@ class ArchSpec:
 
 
 def parse(text: str) -> ArchSpec:
-    """The spec that `text` writes. UsageError, in one sentence that quotes the text, where it writes none."""
+    """Reads a spec. UsageError, with the text and the reason, if it is none."""
     groups = _match(text)
     channels, height, width = map(int, groups["shape"].split("x"))
     return ArchSpec(

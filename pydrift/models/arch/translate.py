@@ -1,4 +1,4 @@
-"""What each traced call is as a layer: the tables and rules of the supported modules, functions and methods."""
+"""From traced calls to layers: the tables and rules of the supported modules, functions and methods."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pydrift.models.arch.fused import Affine, AvgPool2d, Conv2d, Flatten, Layer,
 
 
 class Unsupported(Exception):
-    """The reason why a call is no layer; who walks the trace adds the place."""
+    """The reason why a call is no layer; `lower` adds the place."""
 
 
 def evaluate(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    """What the call returns where its arguments have these values."""
+    """What the call returns for these values of its arguments."""
     args = fx.node.map_arg(node.args, values.__getitem__)
     kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
     if node.op == "call_method":
@@ -32,7 +32,7 @@ def evaluate(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
 def translate(
     node: fx.Node, head: fx.Node, traced: fx.GraphModule, values: dict[fx.Node, Any], x: Tensor
 ) -> Layer | None:
-    """The layer that a call on the images (node `head`, value `x`) is, or None where it changes nothing."""
+    """The layer of a call on the images (node `head`, value `x`); None if the call changes nothing."""
     if node.op == "call_module":
         part = traced.get_submodule(str(node.target))
         from_module = _MODULES.get(type(part))
@@ -57,7 +57,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _require(kind: str, **options: tuple[Any, Any]) -> None:
-    """Refuses any option (got, supported) whose two values differ."""
+    """Raises Unsupported for an option (got, supported) whose two values differ."""
     for name, (got, supported) in options.items():
         if got != supported:
             raise Unsupported(f"{kind} with {name}={got!r} is not supported")
@@ -141,7 +141,7 @@ def _flatten(reshaped: Tensor, x: Tensor) -> Layer | None:
 
 
 def _affine(node: fx.Node, head: fx.Node, values: dict[fx.Node, Any], x: Tensor) -> Layer:
-    """Arithmetic of the images with constants: an affine function, known from its values at 0 and at 1."""
+    """Arithmetic of the images with constants: an affine function, determined by its values at 0 and at 1."""
     divides_by_images = node.target in _DIVISIONS and node.args[0] is not head
     if list(node.args).count(head) != 1 or node.kwargs or divides_by_images:
         raise Unsupported("arithmetic other than of the images with a constant")
@@ -155,7 +155,7 @@ def _affine(node: fx.Node, head: fx.Node, values: dict[fx.Node, Any], x: Tensor)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """A layer that evaluation mode drops."""
+    """A layer that does nothing in evaluation mode."""
 
 
 def _relu(*_: Any, **__: Any) -> Layer:
@@ -163,7 +163,7 @@ def _relu(*_: Any, **__: Any) -> Layer:
 
 
 def dims(x: Tensor) -> str:
-    """The shape in words, with N for the number of images."""
+    """The shape as text, with N for the number of images."""
     return ", ".join(["N", *map(str, x.shape[1:])])
 
 
@@ -187,7 +187,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any, Tensor], Layer | None]] = {
     nn.Identity: _nothing,
 }
 
-# Functions, and methods by name. F.dropout is dropped whatever its flag says; where it is really on, `_verify` sees it.
+# Functions, and methods by name. F.dropout is dropped for every value of its flag; `_verify` finds out if it is on.
 _FUNCTIONS: dict[Any, Callable[..., Layer | None]] = {
     torch.relu: _relu,
     F.relu: _relu,

@@ -1,0 +1,77 @@
+"""Folders sealed by a MANIFEST.json, which lists the SHA-256 of every file in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.files import read_file, sha256_bytes, sha256_file
+from pydrift.core.strict_json import read_json, write_json
+
+MANIFEST = "MANIFEST.json"
+_MAX_FILE = 64 << 30
+
+
+def write_manifest(folder: str | Path, extra: Mapping[str, Any]) -> None:
+    """Writes MANIFEST.json: `extra` and, under "files", the SHA-256 of every file below `folder`. Call it last.
+
+    Hidden files and symbolic links are not listed.
+    """
+    if "files" in extra:
+        raise ValueError('a manifest\'s own key "files" cannot be given as extra')
+    hashes = {name: sha256_file(path) for name, path in _files_below(Path(folder)).items()}
+    write_json(Path(folder) / MANIFEST, {**extra, "files": hashes})
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The MANIFEST.json of a folder, whose files are not checked. InputRefused where it is none."""
+    file = Path(folder) / MANIFEST
+    manifest = read_json(file)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise InputRefused(f"{file}: not a manifest")
+    return manifest
+
+
+def verify_manifest(folder: str | Path) -> dict[str, Any]:
+    """Checks every file below `folder` against its MANIFEST.json and returns the manifest.
+
+    InputRefused names the first file that is missing, changed or not listed. Only files found below the folder are
+    opened, so a path in a manifest can lead nowhere else.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    listed, found = manifest["files"], _files_below(folder)
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in found:
+            raise InputRefused(f"{folder}: {name!a} is listed in {MANIFEST} but missing")
+        if name not in listed:
+            raise InputRefused(f"{folder}: {name!a} is not listed in {MANIFEST}")
+        if sha256_file(found[name]) != listed[name]:
+            raise InputRefused(f"{folder}: {name!a} was changed or damaged: its SHA-256 is not the one in {MANIFEST}")
+    return manifest
+
+
+def read_verified(folder: str | Path, name: str, manifest: Mapping[str, Any]) -> bytes:
+    """The content of a listed file, read once, so that what is hashed is what is parsed. InputRefused if it changed."""
+    file = Path(folder) / name
+    data = read_file(file, _MAX_FILE)
+    if sha256_bytes(data) != manifest["files"].get(name):
+        raise InputRefused(f"{file}: its SHA-256 is not the one in {MANIFEST}")
+    return data
+
+
+def _files_below(folder: Path) -> dict[str, Path]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    relative = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: path for name, path in relative.items() if name != MANIFEST and not f"/{name}".count("/.")}
+
+
+def refuse_manifest_folder(folder: str | Path) -> None:
+    """UsageError where `folder` is sealed by a manifest: one more file in it would make it unreadable."""
+    if (Path(folder) / MANIFEST).exists():
+        manifest = read_json(Path(folder) / MANIFEST)
+        kind = manifest.get("kind") if isinstance(manifest, dict) else None
+        what = kind.removeprefix("pydrift ") if isinstance(kind, str) else "folder with a manifest"
+        raise UsageError(f"{folder}: is a {ascii(what)[1:-1]}; give another folder")

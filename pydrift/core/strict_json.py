@@ -1,0 +1,54 @@
+"""JSON as the standard has it: no NaN, no key twice, written in one canonical way."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydrift.core.errors import InputRefused
+from pydrift.core.files import read_file, write_atomic
+
+_MAX_JSON = 256 << 20
+
+
+def to_strict_json(obj: Any) -> str:
+    """Canonical JSON: sorted keys, indent 2, ASCII, trailing newline. ValueError for NaN and infinities."""
+    return json.dumps(obj, allow_nan=False, sort_keys=True, indent=2) + "\n"
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Writes `to_strict_json(obj)` atomically."""
+    write_atomic(path, to_strict_json(obj).encode())
+
+
+def parse_strict_json(text: bytes) -> Any:
+    """Parses JSON. ValueError for NaN, infinities, numbers too large for a float, and an object with a key twice."""
+
+    def refuse_constant(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    def finite(digits: str) -> float:
+        if not math.isfinite(value := float(digits)):
+            raise ValueError("a number is too large")
+        return value
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ValueError("an object has the same key twice")
+        return result
+
+    try:
+        return json.loads(text, parse_float=finite, parse_constant=refuse_constant, object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a strict JSON file; InputRefused names the file if it is not one."""
+    try:
+        return parse_strict_json(read_file(path, _MAX_JSON))
+    except ValueError as error:
+        raise InputRefused(f"{path}: not valid JSON: {error}") from error

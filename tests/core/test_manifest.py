@@ -1,0 +1,57 @@
+"""Manifests: what is changed, missing or not listed is found, and nothing outside the folder is opened."""
+
+from pathlib import Path
+
+import pytest
+
+from pydrift.core import manifest as manifests
+from pydrift.core.errors import InputRefused
+from pydrift.core.files import sha256_bytes
+from pydrift.core.manifest import verify_manifest, write_manifest
+from pydrift.core.strict_json import write_json
+
+
+def test_manifest_round_trip(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a").write_bytes(b"a")
+    (tmp_path / ".lock").touch()
+    write_manifest(tmp_path, {"kind": "calibration"})
+    manifest = verify_manifest(tmp_path)
+    assert manifest == {"kind": "calibration", "files": {"sub/a": sha256_bytes(b"a")}}
+
+
+def test_manifest_names_what_is_changed_missing_or_unlisted(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    write_manifest(tmp_path, {})
+    (tmp_path / "a").write_bytes(b"A")
+    with pytest.raises(
+        InputRefused, match=r"'a' was changed or damaged: its SHA-256 is not the one in MANIFEST\.json$"
+    ):
+        verify_manifest(tmp_path)
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").symlink_to("b")
+    with pytest.raises(InputRefused, match=r"'a' is listed in MANIFEST\.json but missing$"):
+        verify_manifest(tmp_path)
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "c").touch()
+    with pytest.raises(InputRefused, match=r"'c' is not listed in MANIFEST\.json$"):
+        verify_manifest(tmp_path)
+
+
+def test_what_is_no_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='own key "files"'):
+        write_manifest(tmp_path, {"files": {}})
+    for content in ([], {}, {"files": []}):
+        write_json(tmp_path / manifests.MANIFEST, content)
+        with pytest.raises(InputRefused, match=r"MANIFEST\.json: not a manifest$"):
+            verify_manifest(tmp_path)
+
+
+def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"s")
+    (tmp_path / "folder").mkdir()
+    write_json(tmp_path / "folder" / manifests.MANIFEST, {"files": {"../secret": sha256_bytes(b"s")}})
+    with pytest.raises(InputRefused, match=r"'\.\./secret' is listed in MANIFEST\.json but missing$"):
+        verify_manifest(tmp_path / "folder")
