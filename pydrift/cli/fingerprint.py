@@ -67,7 +67,7 @@ def fit(
 
     from pydrift.core.store import check_writable, to_strict_json
     from pydrift.data import load_data
-    from pydrift.fingerprint import select_detector, fit_fingerprint
+    from pydrift.fingerprint import fit_fingerprint, select_detector
     from pydrift.models.intake import as_audited_model
 
     check_writable(out)

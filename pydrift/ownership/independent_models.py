@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydrift.core.manifest import refuse_manifest_folder
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.progress import Progress
-from pydrift.core.manifest import refuse_manifest_folder
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ownership.case import Case
 from pydrift.ownership.roles import Indices, Roles
