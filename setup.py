@@ -1,6 +1,7 @@
 """Builds the native libraries with CMake and ninja and puts them into the package. Paths and switches only.
 
-    pip install -c constraints.txt --no-build-isolation -e .
+    pip install -c constraints.txt --no-build-isolation -e .     from source: also the small module pydrift._native
+    make wheel                                                   one wheel for every Python: the libraries alone
 
 Environment:
     PYDRIFT_NATIVE  auto (default): build when a C++ compiler is found; without one the install succeeds with a warning,
@@ -22,6 +23,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup  # type: ignore[import-untyped]
+from setuptools.command.bdist_wheel import bdist_wheel  # type: ignore[import-untyped]
 from setuptools.command.build_ext import build_ext  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parent.resolve()
@@ -70,12 +72,14 @@ class CMakeBuild(build_ext):
             if library not in built:  # of an earlier build with other switches: must not be loaded
                 library.unlink()
 
+    def is_in_place(self) -> bool:
+        return bool(self.inplace or self.editable_mode)
+
     def target_folder(self) -> Path:
-        in_place = self.inplace or self.editable_mode
-        return (ROOT if in_place else Path(self.build_lib).resolve()) / "pydrift"
+        return (ROOT if self.is_in_place() else Path(self.build_lib).resolve()) / "pydrift"
 
     def build(self, target: Path) -> list[Path]:
-        folder = ROOT / "build" / f"native-{sys.implementation.cache_tag}"  # kept: an unchanged tree builds nothing
+        with_cuda = {"auto": "AUTO", "0": "OFF", "1": "ON"}[switch("PYDRIFT_CUDA")]
         options = {
             "CMAKE_MAKE_PROGRAM": tool("ninja"),
             "Python_EXECUTABLE": sys.executable,
@@ -83,14 +87,18 @@ class CMakeBuild(build_ext):
             "PYDRIFT_TORCH_DIR": package_folder("torch"),
             "PYDRIFT_TORCH_VERSION": importlib.metadata.version("torch"),
             "PYDRIFT_VERSION": self.distribution.get_version(),
-            "PYDRIFT_CUDA": {"auto": "AUTO", "0": "OFF", "1": "ON"}[switch("PYDRIFT_CUDA")],
+            "PYDRIFT_CUDA": with_cuda,
         }
+        # Kept: an unchanged tree builds nothing. CMake deletes what another setting built, so CPU only lies apart.
+        folder = ROOT / "build" / f"native-{sys.implementation.cache_tag}{'-cpu' if with_cuda == 'OFF' else ''}"
         defines = [f"-D{key}={value}" for key, value in options.items()]
         cmake = tool("cmake")
         subprocess.run([cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", *defines], check=True)
         subprocess.run([cmake, "--build", folder], check=True)
-        subprocess.run([cmake, "--install", folder, "--prefix", target], check=True)
-        return [Path(line) for line in (folder / "install_manifest.txt").read_text().splitlines()]
+        component = [] if self.is_in_place() else ["--component", "libraries"]  # a wheel has no module for one Python
+        subprocess.run([cmake, "--install", folder, "--prefix", target, *component], check=True)
+        manifest = folder / ("_".join(["install_manifest", *component[1:]]) + ".txt")
+        return [Path(line) for line in manifest.read_text().splitlines()]
 
     def get_outputs(self) -> list[str]:
         return [str(library) for library in self.target_folder().glob("*.so")]
@@ -99,4 +107,14 @@ class CMakeBuild(build_ext):
         return {}  # an editable install has its libraries in the source package
 
 
-setup(ext_modules=[Extension("pydrift._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+class LibraryWheel(bdist_wheel):
+    """A wheel whose libraries stand on torch's stable ABI: tied to the platform, to no Python version."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[Extension("pydrift._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": LibraryWheel},
+)

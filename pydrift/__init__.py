@@ -1,9 +1,10 @@
-"""pydrift: has a newer image classifier's concept of a class drifted, even where its accuracy did not move?
+"""pydrift audits image classifiers: has a candidate's concept of a class drifted, even where accuracy did not move?
 
-    report = pydrift.audit(base, candidate, data=(x, y))
-    report.verdict            # "stable" | "drift" | "inconclusive"
+    auditor = pydrift.DriftAuditor("base.safetensors").fit(pydrift.load_data("npz:reference.npz"))
+    result = auditor.compare("candidate.safetensors")   # result.verdict: "stable", "drift" or "inconclusive"
+    pydrift.write_report(result, "report")              # report.html, report.json, gray.npz
 
-Names are imported when first used, so that `import pydrift` alone loads neither torch nor scipy.
+`__all__` is the public interface. Python imports a name when it is first used, so `import pydrift` loads no torch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pydrift.models.file import load_model, save_model
     from pydrift.models.recipe import TrainingRecipe
     from pydrift.ownership import OwnershipReport, ownership_audit
+    from pydrift.report import write_report
     from pydrift.shadows import Draw, ShadowBank, train_shadows
     from pydrift.version import __version__
 
@@ -54,6 +56,7 @@ _HOME = {
     "plant": "data",
     "save_model": "models.file",
     "train_shadows": "shadows",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -82,6 +85,7 @@ __all__ = [
     "plant",
     "save_model",
     "train_shadows",
+    "write_report",
 ]
 
 
@@ -89,3 +93,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pydrift' has no attribute {name!r}")
     return getattr(import_module(f"pydrift.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,6 +1,6 @@
-"""`python -m pydrift`, and what the installed `pydrift` calls: the command line behind one more guard.
+"""`python -m pydrift`, which the installed `pydrift` calls too: the command line behind one more guard.
 
-An installation so broken that the command line cannot be imported must not leave with Python's 1, which means drift.
+If an installation is too broken to import the command line, it must not leave with Python's 1, which means drift.
 """
 
 import sys
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Runs the command line; SystemExit always."""
+    """Runs the command line and always leaves by SystemExit."""
     try:
         from pydrift.cli import main as run
     except BaseException:

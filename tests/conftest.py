@@ -2,15 +2,14 @@
 
 import os
 import random
-import subprocess
-import sys
-import tempfile
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from pydrift.data import LabelledImages, load_data
 from pydrift.models.file import load_model
@@ -23,18 +22,36 @@ torch.set_num_threads(1)  # the operations of these tests are tiny: threads woul
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of the real data sets, in their standard layouts.
+    """The folder of the real image sets, in their standard layouts: the one that PYDRIFT_TEST_DATA names."""
+    folder = Path(os.environ.get("PYDRIFT_TEST_DATA") or "")
+    if folder == Path():
+        pytest.skip(
+            "This test reads real image sets. Set the environment variable PYDRIFT_TEST_DATA to a folder that holds "
+            "MNIST/raw, FashionMNIST/raw and cifar-10-batches-py, as torchvision unpacks them."
+        )
+    if not folder.is_dir():
+        pytest.fail(f"PYDRIFT_TEST_DATA names {folder}, which is not a folder")
+    return folder
 
-    PYDRIFT_TEST_DATA names one; otherwise ../shared/data, if it is there, is unpacked once into the temporary folder.
-    """
-    if given := os.environ.get("PYDRIFT_TEST_DATA"):
-        return Path(given)
-    packed = Path(__file__).parents[2] / "shared" / "data" / "unpack.py"
-    if not packed.exists():
-        pytest.skip(f"no real data: PYDRIFT_TEST_DATA is not set and {packed.parent} is not there")
-    unpacked = Path(tempfile.gettempdir()) / f"pydrift-test-data-{os.getuid()}"
-    subprocess.run([sys.executable, packed, unpacked], check=True)
-    return unpacked
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function (name, make) -> folder, which `make` has filled once for all workers of this run."""
+    temporary = tmp_path_factory.getbasetemp()
+    shared = temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / f"made-{name}"
+        with FileLock(shared / f"made-{name}.lock"):
+            if not folder.exists():
+                unfinished = shared / f"unfinished-{name}"
+                shutil.rmtree(unfinished, ignore_errors=True)  # of a worker that failed
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return made
 
 
 @dataclass(frozen=True)
@@ -50,15 +67,18 @@ class Digits:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
+def digits(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Digits:
     """Models "base", "benign" (other sample and seed), "swapped" (classes 3 and 8), "tuned" (continued training)."""
-    folder = tmp_path_factory.mktemp("digits")
-    made = Digits(folder, load_data("digits"), load_data("digits", "test"))
-    for seed, (name, drift) in enumerate({"base": None, "benign": None, "swapped": "swap:3,8"}.items(), start=1):
-        train_model(DIGITS_ARCH, made.data, size=1000, seed=seed, drift=drift).save(made.path(name))
-    base = load_model(made.path("base"))
-    train_model(DIGITS_ARCH, made.data, size=1000, seed=4, init=base).save(made.path("tuned"))
-    return made
+    data = load_data("digits")
+
+    def train_all(folder: Path) -> None:
+        made = Digits(folder, data, data)
+        for seed, (name, drift) in enumerate({"base": None, "benign": None, "swapped": "swap:3,8"}.items(), start=1):
+            train_model(DIGITS_ARCH, data, size=1000, seed=seed, drift=drift).save(made.path(name))
+        base = load_model(made.path("base"))
+        train_model(DIGITS_ARCH, data, size=1000, seed=4, init=base).save(made.path("tuned"))
+
+    return Digits(make_once("digits", train_all), data, load_data("digits", "test"))
 
 
 @pytest.fixture

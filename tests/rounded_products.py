@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FEW_OUTPUTS = 4  # for so few the kernels keep to float32; TeamPlanner of csrc/arch/team_planner.h
+FEW_OUTPUTS = 4  # for so few the kernels keep to float32; BlockPlanner of csrc/network/cuda/block_planner.h
 
 
 def to_tf32(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-// Blind Walk: straight on along a fixed direction, step by step, until the label is another one. No torch.
+// Blind Walk: steps along a fixed direction until the predicted label changes. No torch.
 #pragma once
 
 #include "boundary/walk_state_lanes.h"

@@ -4,10 +4,17 @@
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-static void run_min_gd(const WalkWorker& worker) { WalkBlock<MinGd>(worker).run(); }
-static void run_blind_walk(const WalkWorker& worker) { WalkBlock<BlindWalk>(worker).run(); }
-
-extern const WalkVariant kWalkVariant = {kLanes, kRows, run_min_gd, run_blind_walk};
+static void run_worker(const WalkWorker& worker) {
+  if (worker.task->is_blind()) {
+    WalkBlock<BlindWalk>(worker).run();
+  } else {
+    WalkBlock<MinGd>(worker).run();
+  }
+}
 
 }  // namespace PYDRIFT_LANES
+
+template <>
+const Variant<WalkWorker> VariantTable<WalkWorker>::PYDRIFT_LANES = {PYDRIFT_LANES::kLanes, PYDRIFT_LANES::kRows,
+                                                                     PYDRIFT_LANES::run_worker};
 }  // namespace pydrift

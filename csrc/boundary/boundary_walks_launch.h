@@ -1,18 +1,17 @@
 // What the launcher of min_gd and blind_walk decides before it launches. Host code without torch or CUDA.
 #pragma once
 
-#include <stdexcept>
 #include <vector>
 
-#include "arch/team_planner.h"
 #include "boundary/boundary_walks_plan.h"
+#include "network/cuda/block_planner.h"
 
 namespace pydrift {
 
-inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const TeamShape& shape) {
+inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const BlockShape& shape) {
   WalkPlan plan;
   const int64_t slots = shape.num_slots;
-  std::vector<TeamRequest> requests = {
+  std::vector<BlockRequest> requests = {
       {&plan.slots, static_cast<int64_t>((sizeof(WalkSlot) * slots + 3) / 4), 1000.0},
       {&plan.busy, kNumClusterWords, 1000.0},
   };
@@ -20,16 +19,13 @@ inline WalkPlan make_walk_plan(const char* op, const BoundaryTask& task, const T
     requests.push_back({&plan.image, slots * task.values_per_image(), 16.0});  // read often for an l1 step
     requests.push_back({&plan.gradient, slots * task.values_per_image(), 16.0});
   }
-  try {
-    static_cast<TeamPlan&>(plan) =
-        TeamPlanner(*task.program, !task.is_blind(), true, Arithmetic::kFma, shape, requests).take();
-  } catch (const std::invalid_argument& error) {
-    refuse(op, ": ", error.what());
-  }
+  static_cast<BlockPlan&>(plan) = refuse_as(op, [&] {
+    return BlockPlanner(*task.program, !task.is_blind(), /*one_model=*/true, Arithmetic::kFma, shape, requests).take();
+  });
   return plan;
 }
 
-// All that the kernel needs to know except where its memory is.
+// The arguments of the kernel; its memory is set later.
 inline WalkArguments make_arguments(const BoundaryTask& task, const WalkPlan& plan) {
   WalkArguments made{};
   made.network = make_network(plan, task.parameters, task.num_models, task.program->num_parameters);

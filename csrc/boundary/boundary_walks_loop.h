@@ -1,20 +1,20 @@
 // Walks from images to where the network's answer changes, one walk per lane, on one thread. No torch.
 //
-// A block holds up to WalkWorker::num_slots walks through one model. In each round every walk is looked at once; one
-// that has crossed or may not go on is written out, and the next of the queue takes its place.
+// A block holds up to WalkWorker::num_slots walks through one model. Each round evaluates every walk once. A walk that
+// has crossed or has no steps left is written out, and the next one of the queue takes its place.
 #pragma once
 
 #include <cmath>
 
-#include "arch/passes_lanes.h"
-#include "boundary/min_gd_lanes.h"
 #include "boundary/blind_walk_lanes.h"
 #include "boundary/boundary_walks_worker.h"
+#include "boundary/min_gd_lanes.h"
+#include "network/cpu/passes_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-// Walk: MinGd or BlindWalk, which say where a walk stands, when it has crossed and how it goes on.
+// Walk: MinGd or BlindWalk. They say where a walk is, when it has crossed and what its next step is.
 template <class Walk>
 class WalkBlock {
  public:
@@ -93,7 +93,7 @@ class WalkBlock {
   void round() {
     forward(network_, num_groups(), [this](int32_t g) { put_images(g); });
     bool any_step = false;
-    for (int32_t g = 0; g < num_groups(); ++g) judge(g);
+    for (int32_t g = 0; g < num_groups(); ++g) read_logits(g);
     for (int32_t s = 0; s < num_slots_; ++s) any_step |= !worker_.slots[s].ended;
     if (!any_step) return;
     if constexpr (Walk::kNeedsGradient) {
@@ -116,8 +116,8 @@ class WalkBlock {
     });
   }
 
-  // Which walks have crossed, and which may not go on.
-  void judge(int32_t g) const {
+  // Which walks have crossed or have no steps left.
+  void read_logits(int32_t g) const {
     const PlanView& plan = network_.plan;
     const float* logits = network_.at(plan.logits, g);
     const int64_t pitch = plan.logits.pitch;
@@ -138,7 +138,7 @@ class WalkBlock {
       slot.prediction = slot.failed ? -1 : prediction[lane];
       slot.ended = slot.failed || Walk::has_crossed(slot.prediction, slot.label) || slot.steps >= task_.max_steps;
     }
-    if constexpr (Walk::kNeedsGradient) {  // of the label's logit minus the largest
+    if constexpr (Walk::kNeedsGradient) {  // of (the label's logit - the largest logit)
       float* gradient = network_.at(plan.logits_gradient, g);
       const Vec one = all(1.0f), none = {};
       for (int32_t k = 0; k < plan.num_classes; ++k) {

@@ -1,10 +1,10 @@
-// What pydrift::min_gd and pydrift::blind_walk are asked to do, as plain pointers. No torch.
+// The task of pydrift::min_gd or pydrift::blind_walk, as plain pointers. No torch.
 #pragma once
 
 #include <cstdint>
 
-#include "arch/program.h"
 #include "common/portable.h"
+#include "network/program/program.h"
 
 namespace pydrift {
 
@@ -29,7 +29,7 @@ struct BoundaryTask {
   int32_t max_steps;
   float step[kNumNorms];  // of min_gd: how far each step goes
   int32_t coordinates;    // of min_gd: how many an l1 step moves
-  float gap;              // of min_gd: those nearer to their bound are not moved by an l1 step
+  float gap;              // of min_gd: an l1 step moves no pixel that is nearer to its bound
   float lower, upper;
 
   PYDRIFT_HD bool is_blind() const { return direction != nullptr; }
@@ -42,7 +42,7 @@ struct WalkSlot {
   int32_t label;
   Norm norm;
   int32_t steps;
-  int32_t prediction;  // of the last look; -1: a logit is not finite
+  int32_t prediction;  // of the last evaluation; -1: a logit is not finite
   bool failed;         // a logit or a gradient is not finite
   bool ended;
 };

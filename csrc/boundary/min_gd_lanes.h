@@ -1,4 +1,5 @@
-// MinGD: steps of a fixed length up the gradient of the label's logit minus the largest, until they are one. No torch.
+// MinGD: steps of a fixed length along the gradient of (the label's logit - the largest logit), until the two are the
+// same logit. No torch.
 #pragma once
 
 #include "boundary/walk_state_lanes.h"
@@ -69,8 +70,8 @@ struct MinGd {
     const Vec per_share = length > Vec{} ? task.step[static_cast<int32_t>(Norm::kL2)] / length : Vec{};
     const Vec least = any_l1 ? nth_largest(task, state, count) : Vec{};
 
-    const Vec step = is_l1 ? all(task.step[static_cast<int32_t>(Norm::kL1)])
-                           : all(task.step[static_cast<int32_t>(Norm::kLinf)]);
+    const Vec step =
+        is_l1 ? all(task.step[static_cast<int32_t>(Norm::kL1)]) : all(task.step[static_cast<int32_t>(Norm::kLinf)]);
     IntVec has_moved = {};
     for (int64_t i = 0; i < count; ++i) {
       const Vec x = load(state.image + i * kLanes), gradient = load(state.other + i * kLanes);
@@ -88,7 +89,7 @@ struct MinGd {
   }
 
  private:
-  // |gradient| where an l1 step can go on by the gap, else 0.
+  // |gradient| where an l1 step can move by the gap, else 0.
   PYDRIFT_INLINE static Vec movable(const BoundaryTask& task, Vec x, Vec gradient) {
     const IntVec can = gradient > Vec{} ? x <= all(task.upper - task.gap) : x >= all(task.lower + task.gap);
     return can ? magnitude(gradient) : Vec{};
@@ -108,7 +109,7 @@ struct MinGd {
         num_above -= bits >= tried;
       }
       found = ~settled & (num_above >= task.coordinates) ? tried : found;
-      settled |= num_above == task.coordinates;  // the same ones are above any bits that follow
+      settled |= num_above == task.coordinates;  // lower bits would not change which ones are above
       bool all_settled = true;
       for (int32_t lane = 0; lane < kLanes; ++lane) all_settled &= settled[lane] != 0;
       if (all_settled) break;

@@ -1,8 +1,8 @@
 // Where the walks of a group are, one per lane. No torch.
 #pragma once
 
-#include "arch/network_lanes.h"
 #include "boundary/boundary_walks_worker.h"
+#include "network/cpu/network_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {

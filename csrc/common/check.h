@@ -1,4 +1,4 @@
-// What the argument checks say about tensors.
+// Checks of tensor arguments, and how their messages describe tensors.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -41,7 +41,7 @@ class DeviceMemory {
     T* copy = allocate<T>(static_cast<int64_t>(values.size()));
     if (values.empty()) return copy;
     STD_CUDA_CHECK(cudaMemcpyAsync(copy, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice, stream_));
-    STD_CUDA_CHECK(cudaStreamSynchronize(stream_));  // `values` may be gone the moment this returns
+    STD_CUDA_CHECK(cudaStreamSynchronize(stream_));  // `values` may be destroyed once this returns
     return copy;
   }
 
@@ -72,9 +72,9 @@ inline int32_t device_attribute(cudaDeviceAttr attribute, int32_t device_index) 
   return value;
 }
 
-// Whether the device has clusters and runs code that was compiled for them: it may run older code.
+// Whether the device has clusters and runs code that was compiled for them. It may run older code.
 template <class Kernel>
-bool knows_clusters(Kernel* kernel, int32_t device_index) {
+bool supports_clusters(Kernel* kernel, int32_t device_index) {
   cudaFuncAttributes attributes{};
   STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
   return device_attribute(cudaDevAttrClusterLaunch, device_index) != 0 && attributes.ptxVersion >= 90;
@@ -106,7 +106,7 @@ class ClusterLaunch {
     if (cluster_size == 1) return num_multiprocessors;
     int count = 0;
     if (cudaOccupancyMaxActiveClusters(&count, kernel_, &config_) != cudaSuccess) {
-      cudaGetLastError();  // the size is not to be had; forget it
+      cudaGetLastError();  // this size is not supported; clear the error
       return 0;
     }
     return count;

@@ -33,8 +33,8 @@ class Layout {
   size_t size_ = 0;
 };
 
-// Zeroed memory in large pages where the system has them: with small ones, which of them share a place in the second
-// cache is left to chance, and costs up to a quarter of the time of all that is not multiply-add.
+// Zeroed memory, in large pages where the system has them. With small pages, chance decides which of them share a place
+// in the L2 cache. That costs up to a quarter of the time of all that is not multiply-add.
 class Memory {
  public:
   explicit Memory(size_t bytes) {
@@ -46,7 +46,7 @@ class Memory {
     const size_t misaligned = reinterpret_cast<uintptr_t>(mapped_) % kLargePage;
     data_ = static_cast<char*>(mapped_) + (kLargePage - misaligned);
 #if defined(MADV_HUGEPAGE)
-    madvise(data_, bytes, MADV_HUGEPAGE);  // a wish
+    madvise(data_, bytes, MADV_HUGEPAGE);  // advice that the system may ignore
 #endif
   }
   ~Memory() { munmap(mapped_, mapped_bytes_); }

@@ -1,8 +1,8 @@
 // One spelling for code that runs on the host and on the device.
 //
-// Every formula that both devices need is written once in a PYDRIFT_HD function. Contraction is off in all builds
-// (-ffp-contract=off, --fmad=false), so one that uses + - * / sqrt only gives the same bits in scalar, AVX2, AVX-512
-// and CUDA code. A fused multiply-add, where one is wanted, is written as fmaf.
+// Every formula that both devices need is written once, in a PYDRIFT_HD function. Contraction is off in all builds
+// (-ffp-contract=off, --fmad=false). So a formula of + - * / sqrt gives the same bits in scalar, AVX2, AVX-512 and CUDA
+// code. A fused multiply-add is written as fmaf.
 #pragma once
 
 #include <cstdint>

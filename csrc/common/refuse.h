@@ -1,4 +1,4 @@
-// Refusals with sentences a caller can act on; ValueError in Python. No torch.
+// Refusals with a sentence that tells the caller what to change. They are a ValueError in Python. No torch.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,16 @@ template <class... Parts>
       ::pydrift::refuse(__VA_ARGS__); \
     }                                 \
   } while (0)
+
+// What make() returns; a refusal in it gets the op's name in front.
+template <class Make>
+auto refuse_as(const char* op, Make make) {
+  try {
+    return make();
+  } catch (const std::invalid_argument& error) {
+    refuse(op, ": ", error.what());
+  }
+}
 
 // `ids` [count] in host memory.
 inline void check_range(const char* op, const char* name, const int32_t* ids, int64_t count, int64_t limit) {

@@ -1,7 +1,7 @@
 // Choice of the CPU instruction set at run time. No torch.
 //
-// An op's loop is written once, as an always-inline function, and instantiated in one small function per variant that
-// carries the target attribute; the compiler vectorises each for its instruction set.
+// Small loops are written once, as an always-inline function, and instantiated in one function per variant with the
+// target attribute (invert/ascent_update_sample.h). Large ones are compiled once per variant (network/cpu/variant.h).
 #pragma once
 
 #include <array>

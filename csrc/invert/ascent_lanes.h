@@ -1,8 +1,8 @@
 // One ascent step of a group of restarts, one per lane: what ascent_update does for one of them. No torch.
 #pragma once
 
-#include "arch/network_lanes.h"
 #include "invert/ascent_update_math.h"
+#include "network/cpu/network_lanes.h"
 
 namespace pydrift {
 
@@ -33,7 +33,7 @@ struct AscentState {
   float *x, *first, *second;
 };
 
-// Of each lane, as AscentStep has them. A lane that takes no step keeps its x; its moments are of no use any more.
+// Of each lane, as AscentStep has them. A lane that takes no step keeps its x; its moments are no longer used.
 struct AscentSteps {
   IntVec taken;
   Vec step_size, second_scale;
@@ -48,7 +48,7 @@ inline Vec not_finite(const float* gradient, int32_t num_values) {
 
 // gradient: [C][H][W] vectors. row: [W] vectors, overwritten: the x of the row above, as it was before the step
 template <Optimizer kOptimizer>
-inline void ascend_group(const AscentOptions& options, const AscentSteps& steps, int32_t channels, int32_t height,
+inline void ascend_group(const AscentConstants& constants, const AscentSteps& steps, int32_t channels, int32_t height,
                          int32_t width, const AscentState& state, const float* gradient, float* row) {
   int64_t at = 0;
   const int64_t down = int64_t{width} * kLanes;
@@ -59,12 +59,12 @@ inline void ascend_group(const AscentOptions& options, const AscentSteps& steps,
         const Vec x = load(state.x + at);
         const Vec above = h > 0 ? load(row + w * kLanes) : x, below = h + 1 < height ? load(state.x + at + down) : x;
         const Vec right = w + 1 < width ? load(state.x + at + kLanes) : x;
-        const Vec ascent = load(gradient + at) - prior_gradient(options, x, above, below, left, right);
+        const Vec ascent = load(gradient + at) - prior_gradient(constants, x, above, below, left, right);
         Vec first = load(state.first + at), second = load(state.second + at);
-        update_moments<kOptimizer>(options, ascent, first, second);
+        update_moments<kOptimizer>(constants, ascent, first, second);
         store(state.first + at, first);
         if constexpr (kOptimizer == Optimizer::kAdam) store(state.second + at, second);
-        const Vec moved = ascend<kOptimizer>(options, steps.step_size, steps.second_scale, x, first, second);
+        const Vec moved = ascend<kOptimizer>(constants, steps.step_size, steps.second_scale, x, first, second);
         store(state.x + at, steps.taken ? moved : x);
         store(row + w * kLanes, x);
         left = x;

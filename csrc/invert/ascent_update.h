@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <tuple>
 
 #include "common/check.h"
 #include "invert/ascent_options.h"
@@ -27,8 +28,8 @@ void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype, cons
 // The only validation of the tensors, for both devices.
 inline AscentTensors check_ascent_update(const Tensor& x, const Tensor& gradient, const Tensor& first_moment,
                                          const Tensor& second_moment, const Tensor& log_probability,
-                                         const Tensor& best_cost, const Tensor& stale, const Tensor& steps,
-                                         const Tensor& active, Optimizer optimizer) {
+                                         const Tensor& best_cost, const Tensor& steps_without_improvement,
+                                         const Tensor& steps, const Tensor& active, Optimizer optimizer) {
   PYDRIFT_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float && x.is_contiguous(),
                 "ascent_update: x must be [N, C, H, W] float32 and contiguous, got ", describe(x));
   const int64_t num_samples = x.size(0), num_channels = x.size(1), height = x.size(2), width = x.size(3);
@@ -42,7 +43,7 @@ inline AscentTensors check_ascent_update(const Tensor& x, const Tensor& gradient
   if (optimizer == Optimizer::kAdam) check_tensor("second_moment", second_moment, ScalarType::Float, x.sizes(), x);
   check_tensor("log_probability", log_probability, ScalarType::Float, per_sample, x);
   check_tensor("best_cost", best_cost, ScalarType::Float, per_sample, x);
-  check_tensor("stale", stale, ScalarType::Int, per_sample, x);
+  check_tensor("steps_without_improvement", steps_without_improvement, ScalarType::Int, per_sample, x);
   check_tensor("steps", steps, ScalarType::Int, per_sample, x);
   check_tensor("active", active, ScalarType::Bool, per_sample, x);
   float* first = first_moment.mutable_data_ptr<float>();
@@ -52,7 +53,7 @@ inline AscentTensors check_ascent_update(const Tensor& x, const Tensor& gradient
           optimizer == Optimizer::kAdam ? second_moment.mutable_data_ptr<float>() : first,
           log_probability.const_data_ptr<float>(),
           best_cost.mutable_data_ptr<float>(),
-          stale.mutable_data_ptr<int32_t>(),
+          steps_without_improvement.mutable_data_ptr<int32_t>(),
           steps.mutable_data_ptr<int32_t>(),
           active.mutable_data_ptr<bool>(),
           num_samples,
@@ -61,19 +62,24 @@ inline AscentTensors check_ascent_update(const Tensor& x, const Tensor& gradient
           static_cast<int32_t>(width)};
 }
 
-// The boxed function of a device: kRun does the work on checked arguments.
-template <void (*kRun)(const AscentTensors&, const AscentOptions&, int32_t device_index)>
-void ascent_update(const Tensor x, const Tensor gradient, const Tensor first_moment, const Tensor second_moment,
-                   const Tensor log_probability, const Tensor best_cost, const Tensor stale, const Tensor steps,
-                   const Tensor active, std::string optimizer, double learning_rate, double beta1, double beta2,
-                   double epsilon, double tv_weight, double l2_weight, double lower, double upper,
-                   double confidence_threshold, int64_t patience) {
-  const AscentOptions options = check_ascent_options("ascent_update", optimizer, learning_rate, beta1, beta2, epsilon,
-                                                     tv_weight, l2_weight, lower, upper, confidence_threshold,
-                                                     patience);
-  const AscentTensors tensors = check_ascent_update(x, gradient, first_moment, second_moment, log_probability,
-                                                    best_cost, stale, steps, active, options.optimizer);
-  if (tensors.num_samples > 0) kRun(tensors, options, x.get_device_index());
-}
+// The boxed function of a device: kRun does the work on checked arguments. The scalars are those of AscentOptions.
+template <void (*kRun)(const AscentTensors&, const AscentConstants&, int32_t device_index),
+          class Types = AscentOptions::Types>
+struct AscentUpdateOp;
+
+template <void (*kRun)(const AscentTensors&, const AscentConstants&, int32_t device_index), class... Scalars>
+struct AscentUpdateOp<kRun, std::tuple<Scalars...>> {
+  static void call(const Tensor x, const Tensor gradient, const Tensor first_moment, const Tensor second_moment,
+                   const Tensor log_probability, const Tensor best_cost, const Tensor steps_without_improvement,
+                   const Tensor steps, const Tensor active, Scalars... scalars) {
+    const AscentOptions options{scalars...};
+    check_ascent_options("ascent_update", options);
+    const AscentConstants constants = ascent_constants(options);
+    const AscentTensors tensors =
+        check_ascent_update(x, gradient, first_moment, second_moment, log_probability, best_cost,
+                            steps_without_improvement, steps, active, constants.optimizer);
+    if (tensors.num_samples > 0) kRun(tensors, constants, x.get_device_index());
+  }
+};
 
 }  // namespace pydrift

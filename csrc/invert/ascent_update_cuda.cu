@@ -17,17 +17,17 @@ LaunchConfig launch_config(const AscentTensors& tensors) {
           static_cast<uint32_t>(std::min(num_warps * kWarpSize, kMaxThreads))};
 }
 
-void run_cuda(const AscentTensors& tensors, const AscentOptions& options, int32_t device_index) {
+void run_cuda(const AscentTensors& tensors, const AscentConstants& constants, int32_t device_index) {
   const DeviceGuard guard(device_index);
   const LaunchConfig config = launch_config(tensors);
-  const auto kernel = options.optimizer == Optimizer::kAdam ? ascent_update_kernel<Optimizer::kAdam>
-                                                            : ascent_update_kernel<Optimizer::kMomentum>;
-  kernel<<<config.num_blocks, config.num_threads, 0, current_stream(device_index)>>>(tensors, options);
+  const auto kernel = constants.optimizer == Optimizer::kAdam ? ascent_update_kernel<Optimizer::kAdam>
+                                                              : ascent_update_kernel<Optimizer::kMomentum>;
+  kernel<<<config.num_blocks, config.num_threads, 0, current_stream(device_index)>>>(tensors, constants);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(pydrift, CUDA, m) { m.impl("ascent_update", TORCH_BOX(&ascent_update<run_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(pydrift, CUDA, m) { m.impl("ascent_update", TORCH_BOX(&AscentUpdateOp<run_cuda>::call)); }
 
 }  // namespace pydrift

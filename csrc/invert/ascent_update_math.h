@@ -15,15 +15,15 @@ inline constexpr int64_t kMaxValuesPerSample = int64_t{1} << 30;
 enum class Optimizer { kAdam, kMomentum };
 
 struct AscentTensors {
-  float* x;                      // [N, C, H, W]
-  const float* gradient;         // [N, C, H, W]
-  float* first_moment;           // [N, C, H, W]
-  float* second_moment;          // [N, C, H, W]; with kMomentum never touched, and may be first_moment
-  const float* log_probability;  // [N]
-  float* best_cost;              // [N]
-  int32_t* stale;                // [N]
-  int32_t* steps;                // [N]
-  bool* active;                  // [N]
+  float* x;                            // [N, C, H, W]
+  const float* gradient;               // [N, C, H, W]
+  float* first_moment;                 // [N, C, H, W]
+  float* second_moment;                // [N, C, H, W]; with kMomentum never touched, and may be first_moment
+  const float* log_probability;        // [N]
+  float* best_cost;                    // [N]
+  int32_t* steps_without_improvement;  // [N]
+  int32_t* steps;                      // [N]
+  bool* active;                        // [N]
   int64_t num_samples;
   int32_t num_channels;
   int32_t height;
@@ -33,7 +33,7 @@ struct AscentTensors {
 };
 
 // Scalars of the call. What multiplies a pixel is rounded to float32 once, here; what is per sample stays double.
-struct AscentOptions {
+struct AscentConstants {
   Optimizer optimizer;
   double learning_rate;
   double beta1;
@@ -51,14 +51,14 @@ struct AscentOptions {
   int64_t patience;
 };
 
-// What one sample's pixels need to know about this step.
+// What the pixels of one sample need for this step.
 struct AscentStep {
   bool taken;          // false: the sample has stopped, its pixels and moments stay
   float step_size;     // Adam: learning_rate / (1 - beta1^t); momentum: learning_rate
   float second_scale;  // Adam: 1 / sqrt(1 - beta2^t)
 };
 
-// Both bases to the power `exponent`, by squaring: the same bits on every device, which no pow() promises.
+// Both bases to the power `exponent`, by squaring: the same bits on every device, which pow() does not guarantee.
 struct TwoPowers {
   double first = 1.0, second = 1.0;
 };
@@ -73,30 +73,31 @@ PYDRIFT_HD TwoPowers integer_powers(double first_base, double second_base, int32
 
 PYDRIFT_HD bool is_finite(float value) { return fabsf(value) <= FLT_MAX; }
 
-// The stop rule: books the sample's cost and says whether it goes on. A NaN log_probability counts as no gain.
-PYDRIFT_HD bool wants_step(const AscentTensors& tensors, const AscentOptions& options, int64_t sample) {
+// The stop rule: records the sample's cost and returns whether it goes on. A NaN log_probability is no improvement.
+PYDRIFT_HD bool wants_step(const AscentTensors& tensors, const AscentConstants& constants, int64_t sample) {
   const double log_probability = tensors.log_probability[sample];
   const float cost = static_cast<float>(-expm1(log_probability));
   if (cost < tensors.best_cost[sample]) {
     tensors.best_cost[sample] = cost;
-    tensors.stale[sample] = 0;
+    tensors.steps_without_improvement[sample] = 0;
   } else {
-    tensors.stale[sample] += 1;
+    tensors.steps_without_improvement[sample] += 1;
   }
-  return !(exp(log_probability) >= options.confidence_threshold) && tensors.stale[sample] < options.patience;
+  return !(exp(log_probability) >= constants.confidence_threshold) &&
+         tensors.steps_without_improvement[sample] < constants.patience;
 }
 
 // All that happens once per sample: stops an active sample or begins its next step.
-PYDRIFT_HD AscentStep begin_step(const AscentTensors& tensors, const AscentOptions& options, int64_t sample,
+PYDRIFT_HD AscentStep begin_step(const AscentTensors& tensors, const AscentConstants& constants, int64_t sample,
                                  bool gradient_is_finite) {
-  if (!wants_step(tensors, options, sample) || !gradient_is_finite) {
+  if (!wants_step(tensors, constants, sample) || !gradient_is_finite) {
     tensors.active[sample] = false;
     return {false, 0.0f, 0.0f};
   }
   const int32_t step = tensors.steps[sample] += 1;
-  if (options.optimizer == Optimizer::kMomentum) return {true, static_cast<float>(options.learning_rate), 0.0f};
-  const TwoPowers decay = integer_powers(options.beta1, options.beta2, step);
-  return {true, static_cast<float>(options.learning_rate / (1.0 - decay.first)),
+  if (constants.optimizer == Optimizer::kMomentum) return {true, static_cast<float>(constants.learning_rate), 0.0f};
+  const TwoPowers decay = integer_powers(constants.beta1, constants.beta2, step);
+  return {true, static_cast<float>(constants.learning_rate / (1.0 - decay.first)),
           static_cast<float>(1.0 / sqrt(1.0 - decay.second))};
 }
 
@@ -115,30 +116,31 @@ struct PixelMath<float> {
 
 // d(tv_weight TV + l2_weight L2)/dx. A neighbour beyond the border is passed as x: it adds exactly 0.
 template <class Value>
-PYDRIFT_HD Value prior_gradient(const AscentOptions& options, Value x, Value up, Value down, Value left, Value right) {
+PYDRIFT_HD Value prior_gradient(const AscentConstants& constants, Value x, Value up, Value down, Value left,
+                                Value right) {
   const Value roughness = ((x - up) + (x - down)) + ((x - left) + (x - right));
-  return options.roughness_weight * roughness + options.size_weight * x;
+  return constants.roughness_weight * roughness + constants.size_weight * x;
 }
 
 template <Optimizer kOptimizer, class Value>
-PYDRIFT_HD void update_moments(const AscentOptions& options, Value gradient, Value& first, Value& second) {
+PYDRIFT_HD void update_moments(const AscentConstants& constants, Value gradient, Value& first, Value& second) {
   if constexpr (kOptimizer == Optimizer::kAdam) {
-    first = options.first_decay * first + options.first_weight * gradient;
-    second = options.second_decay * second + options.second_weight * (gradient * gradient);
+    first = constants.first_decay * first + constants.first_weight * gradient;
+    second = constants.second_decay * second + constants.second_weight * (gradient * gradient);
   } else {
-    first = options.first_decay * first + gradient;
+    first = constants.first_decay * first + gradient;
   }
 }
 
 // x one step up along its moments, clamped to [lower, upper]. step_size, second_scale: of AscentStep
 template <Optimizer kOptimizer, class Value>
-PYDRIFT_HD Value ascend(const AscentOptions& options, Value step_size, Value second_scale, Value x, Value first,
+PYDRIFT_HD Value ascend(const AscentConstants& constants, Value step_size, Value second_scale, Value x, Value first,
                         Value second) {
   Value direction = first;
   if constexpr (kOptimizer == Optimizer::kAdam) {
-    direction = first / (PixelMath<Value>::square_root(second) * second_scale + options.epsilon);
+    direction = first / (PixelMath<Value>::square_root(second) * second_scale + constants.epsilon);
   }
-  return PixelMath<Value>::clamped(x + step_size * direction, options.lower, options.upper);
+  return PixelMath<Value>::clamped(x + step_size * direction, constants.lower, constants.upper);
 }
 
 }  // namespace pydrift

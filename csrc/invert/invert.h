@@ -8,9 +8,9 @@
 #include <tuple>
 #include <vector>
 
-#include "arch/check.h"
 #include "invert/ascent_options.h"
 #include "invert/invert_task.h"
+#include "network/program/check.h"
 
 namespace pydrift {
 
@@ -26,42 +26,44 @@ inline Program check_invert(const Tensor& x, const Tensor& parameters, const Ten
   return program;
 }
 
-// The boxed function of a device: kRun does the work on checked arguments.
-template <void (*kRun)(const InvertTask&, int32_t device_index)>
-std::tuple<Tensor, Tensor, Tensor> invert(const Tensor x, const Tensor parameters, const Tensor model,
-                                          const Tensor label, const Tensor restart, std::vector<int64_t> program_codes,
-                                          int64_t seed, int64_t jitter, int64_t max_steps, std::string precision,
-                                          std::string optimizer, double learning_rate, double beta1, double beta2,
-                                          double epsilon, double tv_weight, double l2_weight, double lower,
-                                          double upper, double confidence_threshold, int64_t patience) {
-  const AscentOptions options = check_ascent_options("invert", optimizer, learning_rate, beta1, beta2, epsilon,
-                                                     tv_weight, l2_weight, lower, upper, confidence_threshold,
-                                                     patience);
-  PYDRIFT_CHECK(jitter >= 0 && jitter < (1 << 24), "invert: jitter must be in [0, 2^24), got ", jitter);
-  PYDRIFT_CHECK(max_steps >= 0 && max_steps < (int64_t{1} << 31), "invert: max_steps must be in [0, 2^31), got ",
-                max_steps);
-  const Program program = check_invert(x, parameters, model, label, restart, program_codes);
-  const Tensor confidence = torch::stable::new_empty(x, {x.size(0)});
-  const Tensor loss = torch::stable::new_empty(x, {x.size(0)});
-  const Tensor steps = torch::stable::new_empty(x, {x.size(0)}, ScalarType::Int);
-  const InvertTask task{&program,
-                        parameters.const_data_ptr<float>(),
-                        x.mutable_data_ptr<float>(),
-                        model.const_data_ptr<int32_t>(),
-                        label.const_data_ptr<int32_t>(),
-                        restart.const_data_ptr<int32_t>(),
-                        confidence.mutable_data_ptr<float>(),
-                        loss.mutable_data_ptr<float>(),
-                        steps.mutable_data_ptr<int32_t>(),
-                        parameters.size(0),
-                        x.size(0),
-                        static_cast<uint64_t>(seed),
-                        static_cast<int32_t>(jitter),
-                        static_cast<int32_t>(max_steps),
-                        options,
-                        read_precision("invert", precision, x.is_cpu())};
-  if (task.num_samples > 0) kRun(task, x.get_device_index());
-  return {confidence, loss, steps};
-}
+// The boxed function of a device: kRun does the work on checked arguments. The last scalars are those of AscentOptions.
+template <void (*kRun)(const InvertTask&, int32_t device_index), class Types = AscentOptions::Types>
+struct InvertOp;
+
+template <void (*kRun)(const InvertTask&, int32_t device_index), class... Scalars>
+struct InvertOp<kRun, std::tuple<Scalars...>> {
+  static std::tuple<Tensor, Tensor, Tensor> call(const Tensor x, const Tensor parameters, const Tensor model,
+                                                 const Tensor label, const Tensor restart,
+                                                 std::vector<int64_t> program_codes, int64_t seed, int64_t jitter,
+                                                 int64_t max_steps, std::string precision, Scalars... scalars) {
+    const AscentOptions options{scalars...};
+    check_ascent_options("invert", options);
+    PYDRIFT_CHECK(jitter >= 0 && jitter < (1 << 24), "invert: jitter must be in [0, 2^24), got ", jitter);
+    PYDRIFT_CHECK(max_steps >= 0 && max_steps < (int64_t{1} << 31), "invert: max_steps must be in [0, 2^31), got ",
+                  max_steps);
+    const Program program = check_invert(x, parameters, model, label, restart, program_codes);
+    const Tensor confidence = torch::stable::new_empty(x, {x.size(0)});
+    const Tensor loss = torch::stable::new_empty(x, {x.size(0)});
+    const Tensor steps = torch::stable::new_empty(x, {x.size(0)}, ScalarType::Int);
+    const InvertTask task{&program,
+                          parameters.const_data_ptr<float>(),
+                          x.mutable_data_ptr<float>(),
+                          model.const_data_ptr<int32_t>(),
+                          label.const_data_ptr<int32_t>(),
+                          restart.const_data_ptr<int32_t>(),
+                          confidence.mutable_data_ptr<float>(),
+                          loss.mutable_data_ptr<float>(),
+                          steps.mutable_data_ptr<int32_t>(),
+                          parameters.size(0),
+                          x.size(0),
+                          static_cast<uint64_t>(seed),
+                          static_cast<int32_t>(jitter),
+                          static_cast<int32_t>(max_steps),
+                          ascent_constants(options),
+                          read_precision("invert", precision, x.is_cpu())};
+    if (task.num_samples > 0) kRun(task, x.get_device_index());
+    return {confidence, loss, steps};
+  }
+};
 
 }  // namespace pydrift

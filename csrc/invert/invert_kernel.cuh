@@ -1,22 +1,22 @@
 // The fused inversion loop on the GPU. No torch; also compiled and executed on the host by the tests.
 //
-// A team runs the restarts of one model that it takes from the model's queue, all its slots in step: forward, seed,
-// gradient of the pixels, ascent. A restart that stops is evaluated once more, written out, and the next one takes its
-// slot. No team waits for another, and no restart's arithmetic depends on its slot or its neighbours.
+// A block takes restarts from the queue of one model. All its slots work in step: forward pass, gradient of the logits,
+// gradient of the pixels, ascent. A restart that stops is evaluated once more and written out; the next one takes its
+// slot. Clusters do not wait for each other, and no restart's arithmetic depends on its slot or its neighbours.
 #pragma once
 
-#include "arch/team_passes.cuh"
-#include "arch/team_queue.cuh"
-#include "arch/team_warp.cuh"
 #include "common/philox.h"
 #include "invert/invert_plan.h"
+#include "network/cuda/block_passes.cuh"
+#include "network/cuda/block_queue.cuh"
+#include "network/cuda/block_warp.cuh"
 
 namespace pydrift {
 
 // ---- Slots
 
-__device__ inline Slot* slots_of(const Team& team, const InvertArguments& arguments) {
-  return reinterpret_cast<Slot*>(team.at(arguments.slots));
+__device__ inline Slot* slots_of(const Block& block, const InvertArguments& arguments) {
+  return reinterpret_cast<Slot*>(block.at(arguments.slots));
 }
 
 __device__ inline int32_t wrapped(int32_t index, int32_t size) {
@@ -43,13 +43,13 @@ __device__ inline void refill(const InvertArguments& arguments, int32_t model, S
   slot.sample = sample;
   slot.phase = arguments.max_steps > 0 ? Phase::kRunning : Phase::kLast;
   slot.label = arguments.label[slot.sample], slot.restart = arguments.restart[slot.sample];
-  slot.steps = slot.stale = slot.has_bad_gradient = 0;
+  slot.steps = slot.steps_without_improvement = slot.has_bad_gradient = 0;
   slot.best_cost = INFINITY;
   slot.active = slot.is_fresh = true;
   set_roll(arguments, slot);
 }
 
-// Books the evaluation: begins the step of a running restart or ends it; replaces one that is through.
+// Uses the evaluation: begins a running restart's step or ends the restart; replaces a restart that is done.
 __device__ inline void decide(const InvertArguments& arguments, int32_t model, Slot& slot) {
   slot.retired = -1;
   slot.is_fresh = false;
@@ -65,10 +65,10 @@ __device__ inline void decide(const InvertArguments& arguments, int32_t model, S
     AscentTensors tensors{};
     tensors.log_probability = &slot.log_probability;
     tensors.best_cost = &slot.best_cost;
-    tensors.stale = &slot.stale;
+    tensors.steps_without_improvement = &slot.steps_without_improvement;
     tensors.steps = &slot.steps;
     tensors.active = &slot.active;
-    // A ReLU may have hidden a NaN from the gradient; with it the ascent stops.
+    // A ReLU can hide a NaN of the logits from the gradient; the ascent stops in that case too.
     const bool is_finite = slot.has_bad_gradient == 0 && slot.log_probability == slot.log_probability;
     slot.step = begin_step(tensors, arguments.ascent, 0, is_finite);
     slot.has_bad_gradient = 0;
@@ -80,15 +80,15 @@ __device__ inline void decide(const InvertArguments& arguments, int32_t model, S
 // ---- Between forward and back
 
 // log softmax at the label, and its gradient in the logits: a warp per slot.
-__device__ inline void seed_gradient(const Team& team, const InvertArguments& arguments) {
-  const float* logits = team.at(arguments.logits);
+__device__ inline void seed_gradient(const Block& block, const InvertArguments& arguments) {
+  const float* logits = block.at(arguments.logits);
   const int32_t* rows = arguments.network.tables + arguments.network.logit_rows;
-  for (int32_t s = team.warp(); s < arguments.network.num_slots; s += team.num_warps()) {
-    Slot& slot = slots_of(team, arguments)[s];
+  for (int32_t s = block.warp(); s < arguments.network.num_slots; s += block.num_warps()) {
+    Slot& slot = slots_of(block, arguments)[s];
     if (slot.phase == Phase::kEmpty) continue;
     float largest = -INFINITY;
     double poison = 0.0;  // NaN where any logit is not finite
-    for (int32_t k = team.lane(); k < arguments.network.num_classes; k += kWarpSize) {
+    for (int32_t k = block.lane(); k < arguments.network.num_classes; k += kWarpSize) {
       const float logit = logits[rows[k] + s];
       if (!(logit <= largest)) largest = logit;
       poison += logit * 0.0f;
@@ -99,19 +99,19 @@ __device__ inline void seed_gradient(const Team& team, const InvertArguments& ar
       if (!(other <= largest)) largest = other;  // a NaN stays or spoils the sum
     }
     double others = 0.0;  // without the label's own term, so that a confidence near 1 keeps its digits
-    for (int32_t k = team.lane(); k < arguments.network.num_classes; k += kWarpSize) {
+    for (int32_t k = block.lane(); k < arguments.network.num_classes; k += kWarpSize) {
       if (k != slot.label) others += exp(static_cast<double>(logits[rows[k] + s]) - largest);
     }
     others = add_lanes(others);
     const double logit = static_cast<double>(logits[rows[slot.label] + s]) - largest, own = exp(logit);
     __syncwarp();  // the gradient may take the memory of the logits
-    for (int32_t k = team.lane(); k < arguments.network.num_classes; k += kWarpSize) {
+    for (int32_t k = block.lane(); k < arguments.network.num_classes; k += kWarpSize) {
       const double odds = k == slot.label ? others : -exp(static_cast<double>(logits[rows[k] + s]) - largest);
-      put(team, arguments.network.tables, arguments.seed_sink, k, 0, s,
+      put(block, arguments.network.tables, arguments.seed_sink, k, 0, s,
           static_cast<float>(odds / (own + others) + poison));
     }
     const double log_probability = logit == 0.0 ? -log1p(others) : logit - log(own + others);
-    if (team.lane() == 0) slot.log_probability = static_cast<float>(log_probability + poison);
+    if (block.lane() == 0) slot.log_probability = static_cast<float>(log_probability + poison);
   }
 }
 
@@ -142,20 +142,21 @@ __device__ inline int32_t num_image_values(const InvertArguments& arguments) {
   return arguments.input.channels * arguments.input.height * arguments.input.width;
 }
 
-// The moments of all running restarts, from the old image. Those of a restart that stops now are not needed again.
+// Updates the moments of all running restarts from the old images. A restart that stops now no longer needs its own.
 template <Optimizer kOptimizer>
-__device__ void update_all_moments(const Team& team, const InvertArguments& arguments) {
-  Slot* slots = slots_of(team, arguments);
-  const float *image = team.at(arguments.image), *gradients = team.at(arguments.input_gradient.place);
-  float *first = team.at(arguments.first_moment), *second = team.at(arguments.second_moment);
+__device__ void update_all_moments(const Block& block, const InvertArguments& arguments) {
+  Slot* slots = slots_of(block, arguments);
+  const float *image = block.at(arguments.image), *gradients = block.at(arguments.input_gradient.place);
+  float *first = block.at(arguments.first_moment), *second = block.at(arguments.second_moment);
   const int32_t right = arguments.network.num_slots, down = arguments.network.num_slots * arguments.input.width;
-  for (int32_t i = team.thread; i < num_image_values(arguments) * arguments.network.num_slots; i += team.num_threads) {
+  for (int32_t i = block.thread; i < num_image_values(arguments) * arguments.network.num_slots;
+       i += block.num_threads) {
     const Pixel pixel(i, arguments);
     Slot& slot = slots[pixel.slot];
     if (slot.phase != Phase::kRunning) continue;
     const float here = image[i];
     const float gradient = gradients[pixel.rolled(arguments.input_gradient, slot)];
-    if (!is_finite(gradient)) slot.has_bad_gradient = 1;  // by several threads, all the same value
+    if (!is_finite(gradient)) slot.has_bad_gradient = 1;  // several threads may write the same value
     const float prior = prior_gradient(arguments.ascent, here, pixel.y > 0 ? image[i - down] : here,
                                        pixel.y + 1 < arguments.input.height ? image[i + down] : here,
                                        pixel.x > 0 ? image[i - right] : here,
@@ -166,12 +167,12 @@ __device__ void update_all_moments(const Team& team, const InvertArguments& argu
 
 // Moves, writes out or loads every image, and rolls it for the next evaluation.
 template <Optimizer kOptimizer>
-__device__ void advance_all(const Team& team, const InvertArguments& arguments) {
-  const Slot* slots = slots_of(team, arguments);
-  float *image = team.at(arguments.image), *input = team.at(arguments.input.place);
-  float *first = team.at(arguments.first_moment), *second = team.at(arguments.second_moment);
+__device__ void advance_all(const Block& block, const InvertArguments& arguments) {
+  const Slot* slots = slots_of(block, arguments);
+  float *image = block.at(arguments.image), *input = block.at(arguments.input.place);
+  float *first = block.at(arguments.first_moment), *second = block.at(arguments.second_moment);
   const int32_t num_values = num_image_values(arguments);
-  for (int32_t i = team.thread; i < num_values * arguments.network.num_slots; i += team.num_threads) {
+  for (int32_t i = block.thread; i < num_values * arguments.network.num_slots; i += block.num_threads) {
     const Pixel pixel(i, arguments);
     const Slot& slot = slots[pixel.slot];
     const int32_t index = i / arguments.network.num_slots;
@@ -182,8 +183,8 @@ __device__ void advance_all(const Team& team, const InvertArguments& arguments) 
       value = arguments.x[slot.sample * num_values + index];
       first[i] = second[i] = 0.0f;
     } else if (slot.step.taken) {
-      value = ascend<kOptimizer>(arguments.ascent, slot.step.step_size, slot.step.second_scale, value, first[i],
-                                 second[i]);
+      value =
+          ascend<kOptimizer>(arguments.ascent, slot.step.step_size, slot.step.second_scale, value, first[i], second[i]);
     }
     image[i] = value;
     input[pixel.rolled(arguments.input, slot)] = value;
@@ -192,67 +193,66 @@ __device__ void advance_all(const Team& team, const InvertArguments& arguments) 
 
 // ---- The loop
 
-// Tells all teams of the cluster what the slot is up to. `step` counts the steps of the cluster.
-__device__ inline void publish(const Team& team, const InvertArguments& arguments, const Slot& slot, int32_t step) {
-  tell_cluster(team, arguments.phases, step, 1 << static_cast<int32_t>(slot.phase));
+// Signals the phase of the slot to all blocks of the cluster. `step` counts the steps of the cluster.
+__device__ inline void publish(const Block& block, const InvertArguments& arguments, const Slot& slot, int32_t step) {
+  signal_cluster(block, arguments.phases, step, 1 << static_cast<int32_t>(slot.phase));
 }
 
-__device__ inline void update_all_moments(const Team& team, const InvertArguments& arguments) {
+__device__ inline void update_all_moments(const Block& block, const InvertArguments& arguments) {
   if (arguments.ascent.optimizer == Optimizer::kAdam) {
-    update_all_moments<Optimizer::kAdam>(team, arguments);
+    update_all_moments<Optimizer::kAdam>(block, arguments);
   } else {
-    update_all_moments<Optimizer::kMomentum>(team, arguments);
+    update_all_moments<Optimizer::kMomentum>(block, arguments);
   }
 }
 
-__device__ inline void advance_all(const Team& team, const InvertArguments& arguments) {
+__device__ inline void advance_all(const Block& block, const InvertArguments& arguments) {
   if (arguments.ascent.optimizer == Optimizer::kAdam) {
-    advance_all<Optimizer::kAdam>(team, arguments);
+    advance_all<Optimizer::kAdam>(block, arguments);
   } else {
-    advance_all<Optimizer::kMomentum>(team, arguments);
+    advance_all<Optimizer::kMomentum>(block, arguments);
   }
 }
 
-// A block per team.
-__global__ void __launch_bounds__(kMaxTeamThreads) invert_kernel(const InvertArguments arguments) {
-  const Team team = begin_team(arguments.workspace, arguments.workspace_size, arguments.shared_size);
-  const int32_t model = arguments.queues.cluster_model[blockIdx.x / team.num_ranks];
-  const TeamNetwork& network = arguments.network;
+__global__ void __launch_bounds__(kMaxBlockThreads) invert_kernel(const InvertArguments arguments) {
+  const Block block = begin_block(arguments.workspace, arguments.workspace_size, arguments.shared_size);
+  const int32_t model = arguments.queues.cluster_model[blockIdx.x / block.num_ranks];
+  const BlockNetwork& network = arguments.network;
   const float* packed = network.packed + model * network.packed_size;
-  keep_weights(team, network, packed);
-  Slot* slots = slots_of(team, arguments);
-  for (int32_t s = team.thread; s < arguments.network.num_slots; s += team.num_threads) {
+  keep_weights(block, network, packed);
+  Slot* slots = slots_of(block, arguments);
+  for (int32_t s = block.thread; s < arguments.network.num_slots; s += block.num_threads) {
     slots[s].retired = -1;
     refill(arguments, model, slots[s]);
-    publish(team, arguments, slots[s], 0);
+    publish(block, arguments, slots[s], 0);
   }
-  team.sync();
-  advance_all(team, arguments);
-  team.sync_cluster();
+  block.sync();
+  advance_all(block, arguments);
+  block.sync_cluster();
   for (int32_t step = 0;; ++step) {
-    int32_t& phases = cluster_word(team, arguments.phases, team.rank, step);
+    int32_t& phases = cluster_word(block, arguments.phases, block.rank, step);
     const int32_t seen = phases;
     const bool any_running = seen & 1 << static_cast<int32_t>(Phase::kRunning);
     if (!any_running && !(seen & 1 << static_cast<int32_t>(Phase::kLast))) break;
-    run_passes(team, network, packed, 0, network.num_forward);
-    seed_gradient(team, arguments);
-    team.sync();
+    run_passes(block, network, packed, 0, network.num_forward);
+    seed_gradient(block, arguments);
+    block.sync();
     if (any_running) {
-      run_passes(team, network, packed, network.num_forward, network.num_forward + network.num_back);
-      update_all_moments(team, arguments);
-      team.sync();
+      run_passes(block, network, packed, network.num_forward, network.num_forward + network.num_back);
+      update_all_moments(block, arguments);
+      block.sync();
     }
-    for (int32_t s = team.thread; s < arguments.network.num_slots; s += team.num_threads) {
+    for (int32_t s = block.thread; s < arguments.network.num_slots; s += block.num_threads) {
       decide(arguments, model, slots[s]);
-      publish(team, arguments, slots[s], step + 1);
+      publish(block, arguments, slots[s], step + 1);
     }
-    team.sync();
-    if (team.thread == 0) phases = 0;
-    advance_all(team, arguments);
-    team.sync_cluster();
+    block.sync();
+    if (block.thread == 0) phases = 0;
+    advance_all(block, arguments);
+    block.sync_cluster();
   }
 }
 
-__global__ void pack_kernel(const TeamNetwork network) { pack_all(network); }
+__global__ void pack_kernel(const BlockNetwork network) { pack_all(network); }
 
 }  // namespace pydrift

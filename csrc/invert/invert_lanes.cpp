@@ -4,9 +4,11 @@
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-static void run_worker(const InvertWorker& worker) { Block(worker).run(); }
-
-extern const InvertVariant kInvertVariant = {kLanes, kRows, run_worker};
+static void run_worker(const InvertWorker& worker) { RestartBlock(worker).run(); }
 
 }  // namespace PYDRIFT_LANES
+
+template <>
+const Variant<InvertWorker> VariantTable<InvertWorker>::PYDRIFT_LANES = {PYDRIFT_LANES::kLanes, PYDRIFT_LANES::kRows,
+                                                                         PYDRIFT_LANES::run_worker};
 }  // namespace pydrift

@@ -1,35 +1,31 @@
 // What the launcher of the fused inversion decides before it launches. Host code without torch or CUDA.
 #pragma once
 
-#include <stdexcept>
 #include <vector>
 
-#include "arch/team_planner.h"
-#include "arch/team_queue.h"
 #include "invert/invert_task.h"
+#include "network/cuda/block_planner.h"
+#include "network/cuda/block_queue.h"
 
 namespace pydrift {
 
-inline InvertPlan make_invert_plan(const InvertTask& task, const TeamShape& shape) {
+inline InvertPlan make_invert_plan(const InvertTask& task, const BlockShape& shape) {
   InvertPlan plan;
   const int64_t slots = shape.num_slots, image_size = task.program->input.size() * slots;
-  std::vector<TeamRequest> requests = {
+  std::vector<BlockRequest> requests = {
       {&plan.slots, static_cast<int64_t>((sizeof(Slot) * slots + 3) / 4), 1000.0},
       {&plan.phases, kNumClusterWords, 1000.0},
       {&plan.image, image_size, 8.0},
       {&plan.first_moment, image_size, 3.0},
       {&plan.second_moment, image_size, 3.0},
   };
-  try {
-    static_cast<TeamPlan&>(plan) =
-        TeamPlanner(*task.program, true, true, task.arithmetic, shape, requests).take();
-  } catch (const std::invalid_argument& error) {
-    refuse("invert: ", error.what());
-  }
+  static_cast<BlockPlan&>(plan) = refuse_as("invert", [&] {
+    return BlockPlanner(*task.program, /*back=*/true, /*one_model=*/true, task.arithmetic, shape, requests).take();
+  });
   return plan;
 }
 
-// All that the kernel needs to know except where its memory is.
+// The arguments of the kernel; its memory is set later.
 inline InvertArguments make_arguments(const InvertTask& task, const InvertPlan& plan) {
   InvertArguments made{};
   made.network = make_network(plan, task.parameters, task.num_models, task.program->num_parameters);

@@ -1,24 +1,24 @@
 // The whole inversion of a block of restarts, one restart per lane, on one thread. No torch.
 //
-// A block holds up to InvertWorker::num_slots restarts of one model. In each round every restart is looked at once, and
-// those that go on take a step. One that ends is looked at once more, without jitter, for its final confidence; then
-// the next of the queue takes its place.
+// A block holds up to InvertWorker::num_slots restarts of one model. Each round evaluates every restart once, and those
+// that go on take a step. A restart that ends is evaluated once more, without jitter, for its final confidence; then
+// the next one of the queue takes its place.
 #pragma once
 
 #include <cmath>
 
-#include "arch/passes_lanes.h"
 #include "common/philox.h"
 #include "invert/ascent_lanes.h"
 #include "invert/invert_worker.h"
 #include "invert/roll_lanes.h"
+#include "network/cpu/passes_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {
 
-class Block {
+class RestartBlock {
  public:
-  explicit Block(const InvertWorker& worker)
+  explicit RestartBlock(const InvertWorker& worker)
       : worker_(worker),
         network_{*worker.plan, worker.weights, worker.shared, worker.group, worker.codes, worker.code_bytes},
         input_(worker.task->program->input),
@@ -59,7 +59,7 @@ class Block {
     InvertSlot& slot = worker_.slots[s];
     slot.sample = sample;
     slot.best_cost = INFINITY;
-    slot.stale = slot.steps = 0;
+    slot.steps_without_improvement = slot.steps = 0;
     slot.active = true;
     slot.ended = false;
     const AscentState state = state_of(s);
@@ -85,21 +85,21 @@ class Block {
     }
   }
 
-  // What the next round sees of the slot: its image rolled, or plain if it takes no more steps.
+  // Prepares the slot for the next round: its image is rolled, or left as it is for the final evaluation.
   void settle(InvertSlot& slot) const {
     const InvertTask& task = *worker_.task;
     slot.label = task.label[slot.sample];
-    slot.final_look = !slot.active || slot.steps >= task.max_steps;
+    slot.is_final = !slot.active || slot.steps >= task.max_steps;
     slot.shift = {0, 0};
-    if (slot.final_look) return;
+    if (slot.is_final) return;
     slot.shift = jitter_shift(task.seed, slot.label, task.restart[slot.sample], slot.steps, task.jitter);
   }
 
   void round() {
     bool any_step = false;
     forward(network_, num_groups(), [this](int32_t g) { put_images(g); });
-    for (int32_t g = 0; g < num_groups(); ++g) judge(g);
-    for (int32_t s = 0; s < num_slots_; ++s) any_step |= !worker_.slots[s].final_look;
+    for (int32_t g = 0; g < num_groups(); ++g) compute_logit_gradient(g);
+    for (int32_t s = 0; s < num_slots_; ++s) any_step |= !worker_.slots[s].is_final;
     if (any_step) backward(network_, num_groups(), [this](int32_t g) { ascend(g); });
     for (int32_t s = 0; s < num_slots_; ++s) finish_round(s);
   }
@@ -128,9 +128,9 @@ class Block {
     roll(state_of(g * kLanes).x, dense_map(input_), network_.at(map, g), map, shifts.down, shifts.right, worker_.line);
   }
 
-  // log p of the labels, and its gradient in the logits: one-hot minus softmax, without taking 1 - p, so that it keeps
-  // its digits where p is nearly 1.
-  void judge(int32_t g) const {
+  // log p of the labels, and its gradient in the logits: one-hot minus softmax. 1 - p is never computed, so the
+  // gradient keeps its digits where p is nearly 1.
+  void compute_logit_gradient(int32_t g) const {
     const PlanView& plan = network_.plan;
     const float* logits = network_.at(plan.logits, g);
     float* gradient = network_.at(plan.logits_gradient, g);
@@ -143,7 +143,7 @@ class Block {
       largest = maximum(largest, logit);
       poison += logit * 0.0f;
     }
-    Vec own = {}, others = {}, lost = {};  // the sum is compensated, for the sake of a thousand classes
+    Vec own = {}, others = {}, lost = {};  // the sum is compensated (Kahan), for networks of many classes
     for (int32_t k = 0; k < plan.num_classes; ++k) {
       const Vec e = exponential(load(logits + k * pitch) - largest);
       store(gradient + k * pitch, -e);
@@ -173,34 +173,34 @@ class Block {
     AscentSteps steps = {};
     for (int32_t lane = 0; lane < lanes_in_use(g); ++lane) {
       InvertSlot& slot = worker_.slots[g * kLanes + lane];
-      if (slot.final_look) continue;
-      // A ReLU may have hidden a NaN from the gradient; with it the ascent stops.
+      if (slot.is_final) continue;
+      // A ReLU can hide a NaN of the logits from the gradient; the ascent stops in that case too.
       const bool finite = poison[lane] == 0.0f && slot.log_probability == slot.log_probability;
-      const AscentStep step = begin_step(books_of(slot), worker_.task->ascent, 0, finite);
+      const AscentStep step = begin_step(stop_state_of(slot), worker_.task->ascent, 0, finite);
       steps.taken[lane] = step.taken ? -1 : 0;
       steps.step_size[lane] = step.step_size, steps.second_scale[lane] = step.second_scale;
     }
-    const AscentOptions& options = worker_.task->ascent;
-    const auto run = options.optimizer == Optimizer::kAdam ? ascend_group<Optimizer::kAdam>
-                                                           : ascend_group<Optimizer::kMomentum>;
-    run(options, steps, input_.channels, input_.height, input_.width, state_of(g * kLanes), worker_.gradient,
+    const AscentConstants& constants = worker_.task->ascent;
+    const auto run =
+        constants.optimizer == Optimizer::kAdam ? ascend_group<Optimizer::kAdam> : ascend_group<Optimizer::kMomentum>;
+    run(constants, steps, input_.channels, input_.height, input_.width, state_of(g * kLanes), worker_.gradient,
         worker_.line);
   }
 
   // What the stop rule reads and writes; the pixels are in the lanes.
-  static AscentTensors books_of(InvertSlot& slot) {
-    AscentTensors books{};
-    books.log_probability = &slot.log_probability;
-    books.best_cost = &slot.best_cost;
-    books.stale = &slot.stale;
-    books.steps = &slot.steps;
-    books.active = &slot.active;
-    return books;
+  static AscentTensors stop_state_of(InvertSlot& slot) {
+    AscentTensors state{};
+    state.log_probability = &slot.log_probability;
+    state.best_cost = &slot.best_cost;
+    state.steps_without_improvement = &slot.steps_without_improvement;
+    state.steps = &slot.steps;
+    state.active = &slot.active;
+    return state;
   }
 
   void finish_round(int32_t s) const {
     InvertSlot& slot = worker_.slots[s];
-    if (!slot.final_look) return settle(slot);
+    if (!slot.is_final) return settle(slot);
     const InvertTask& task = *worker_.task;
     const AscentState state = state_of(s);
     for (int64_t i = 0; i < num_values_; ++i) task.x[slot.sample * num_values_ + i] = state.x[i * kLanes];

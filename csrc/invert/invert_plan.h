@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "arch/team_plan.h"
-#include "arch/team_queue.h"
 #include "invert/ascent_update_math.h"
+#include "network/cuda/block_plan.h"
+#include "network/cuda/block_queue.h"
 
 namespace pydrift {
 
@@ -17,22 +17,22 @@ struct Slot {
   Phase phase;
   int32_t label, restart;
   int32_t down, right;  // roll of the image, in [0, H) and [0, W)
-  int32_t steps, stale, has_bad_gradient;
+  int32_t steps, steps_without_improvement, has_bad_gradient;
   float log_probability, best_cost;
   AscentStep step;
   bool active, is_fresh;
 };
 
-struct InvertPlan : TeamPlan {
+struct InvertPlan : BlockPlan {
   Place slots, image, first_moment, second_moment;
   Place phases;  // of all restarts of the cluster, a bit per phase: kNumClusterWords
 };
 
-// What the kernel gets: the plan, the task and the memory. [M] models, [N] restarts, [T] teams in [L] clusters.
+// What the kernel gets: the plan, the task and the memory. [M] models, [N] restarts, [B] blocks in [L] clusters.
 struct InvertArguments {
-  TeamNetwork network;
-  TeamQueuesView queues;
-  float* workspace;        // [T, workspace_size]
+  BlockNetwork network;
+  BlockQueuesView queues;
+  float* workspace;        // [B, workspace_size]
   float* x;                // [N, C, H, W]
   const int32_t* label;    // [N]
   const int32_t* restart;  // [N]
@@ -45,7 +45,7 @@ struct InvertArguments {
   Place slots, phases, image, first_moment, second_moment, logits;
   Plane input, input_gradient;  // of the rolled images
   Sink seed_sink;               // of the gradient of the logits
-  AscentOptions ascent;
+  AscentConstants ascent;
 };
 
 }  // namespace pydrift

@@ -1,11 +1,11 @@
-// What pydrift::invert is asked to do, as plain pointers. No torch.
+// The task of pydrift::invert, as plain pointers. No torch.
 #pragma once
 
 #include <cstdint>
 
-#include "arch/program.h"
-#include "arch/arithmetic.h"
 #include "invert/ascent_update_math.h"
+#include "network/program/arithmetic.h"
+#include "network/program/program.h"
 
 namespace pydrift {
 
@@ -26,7 +26,7 @@ struct InvertTask {
   uint64_t seed;
   int32_t jitter;
   int32_t max_steps;
-  AscentOptions ascent;
+  AscentConstants ascent;
   Arithmetic arithmetic;
 
   int32_t values_per_sample() const { return static_cast<int32_t>(program->input.size()); }

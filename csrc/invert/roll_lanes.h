@@ -1,7 +1,7 @@
 // Images rolled by shifts that differ from lane to lane. No torch.
 #pragma once
 
-#include "arch/network_lanes.h"
+#include "network/cpu/network_lanes.h"
 
 namespace pydrift {
 namespace PYDRIFT_LANES {

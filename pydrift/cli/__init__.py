@@ -49,12 +49,12 @@ def main() -> NoReturn:
     except OSError as error:
         print(f"pydrift: {error}", file=sys.stderr)
         code = _RUNTIME_FAILURE
-    except SystemExit as error:  # somebody else's: the commands leave by typer.Exit
+    except SystemExit as error:  # by other code: the commands leave by typer.Exit
         print(f"pydrift: ended early by code that it called (exit {error.code!r})", file=sys.stderr)
         code = _RUNTIME_FAILURE
     except Exception:
         traceback.print_exc()
-        print("pydrift: this is a failure of pydrift or of its surroundings, not a finding", file=sys.stderr)
+        print("pydrift: pydrift or its environment failed; this is not a finding", file=sys.stderr)
         code = _RUNTIME_FAILURE
     raise SystemExit(code or 0)
 

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -39,7 +40,18 @@ _ORDER = (
 _MAX_MEMBERS_BYTES = 1 << 30
 
 
-class _Commands(TyperGroup):
+class Group(TyperGroup):
+    """Commands whose help the terminal wraps: typer itself keeps the line breaks of a docstring."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            paragraphs = cleandoc(command.help).split("\n\n")
+            command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+        return command
+
+
+class _Commands(Group):
     """The commands in the order in which the help shows them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -183,7 +195,7 @@ def read_members(path: Path) -> np.ndarray:
     """The array of an npy file: which images a model was trained on. InputRefused where it is no such file."""
     import numpy as np
 
-    from pydrift.core.store import read_file
+    from pydrift.core.files import read_file
 
     raw = read_file(path, _MAX_MEMBERS_BYTES)
     try:

@@ -43,7 +43,7 @@ _EXIT_CODE = {"stable": DONE, "drift": FOUND, "inconclusive": INCONCLUSIVE}
 
 @app.command(rich_help_panel=DRIFT)
 def calibrate(
-    base: Annotated[Path, typer.Argument(help=MODEL_HELP)],
+    base: Annotated[Path, typer.Argument(metavar="BASE", help=MODEL_HELP)],
     data: Annotated[str, typer.Option("--data", help=f"Reference data: {SOURCES}.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the calibration.")],
     shadows: ShadowsOption = None,
@@ -89,7 +89,7 @@ def calibrate(
 @app.command(rich_help_panel=DRIFT)
 def audit(
     base: Annotated[Path, typer.Argument(metavar="CALIBRATION|BASE", help="Calibration folder, or base model file.")],
-    candidate: Annotated[Path, typer.Argument(help=f"The newer model. {MODEL_HELP}")],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help=f"The newer model. {MODEL_HELP}")],
     data: Annotated[str | None, typer.Option("--data", help=f"Images with labels: {SOURCES}.")] = None,
     alpha: Annotated[
         float, typer.Option("--alpha", help="The chance of any false alarm, over all classes together.")
@@ -133,8 +133,9 @@ def audit(
     """Decide whether a candidate has drifted.
 
     With a calibration folder, the audit needs no data. --data then adds the accuracy baselines. With a base model file,
-    --data is the reference data on which the audit first calibrates. The exit code is 0 for stable, 1 for drift and 3
-    for inconclusive.
+    --data is the reference data on which the audit first calibrates.
+
+    The exit code is 0 for stable, 1 for drift and 3 for inconclusive.
     """
     from pydrift.data import load_data
     from pydrift.drift.result import DriftReport

@@ -14,6 +14,7 @@ from pydrift.cli.app import (
     SOURCES,
     ArchOption,
     DeviceOption,
+    Group,
     JsonOption,
     SeedOption,
     app,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 fingerprint = typer.Typer(
     name="fingerprint",
+    cls=Group,
     help="Tell images of a model's own kind from others. No outliers are needed.",
     no_args_is_help=True,
 )
@@ -42,7 +44,7 @@ _DETECTORS = (
 
 @fingerprint.command()
 def fit(
-    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     data: Annotated[
         str, typer.Option("--data", help=f"The images that it was trained on, and others like them: {SOURCES}.")
     ],
@@ -65,7 +67,8 @@ def fit(
     """
     from dataclasses import asdict
 
-    from pydrift.core.store import check_writable, to_strict_json
+    from pydrift.core.files import check_writable
+    from pydrift.core.strict_json import to_strict_json
     from pydrift.data import load_data
     from pydrift.fingerprint import fit_fingerprint, select_detector
     from pydrift.models.intake import as_audited_model

@@ -31,7 +31,7 @@ from pydrift.core.progress import for_terminal
 
 @app.command(rich_help_panel=OTHER_AUDITS)
 def membership(
-    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     data: Annotated[str, typer.Option("--data", help=f"Members and non-members: {SOURCES}.")],
     members: Annotated[Path, typer.Option("--members", help=f"Which images the model was trained on. {MEMBERS_HELP}")],
     out: Annotated[
@@ -80,7 +80,9 @@ def membership(
 
     The data holds images that the model was trained on (--members) and others like them. Shadow models are trained on
     halves of all of it. They follow the recipe in the model's file, with the changes of --recipe. With a --bank, that
-    recipe is compared with the bank's. The exit code is 1 if an attack exceeds a --fail-above.
+    recipe is compared with the bank's.
+
+    The exit code is 1 if an attack exceeds a --fail-above.
     """
     from pydrift.data import load_data
     from pydrift.membership.audit import membership_audit

@@ -47,9 +47,9 @@ def train(
         str | None,
         typer.Option(
             "--plant",
-            help="Plant a drift in the training images: swap:A,B[,FRACTION], relabel:A,B,FRACTION, remove:A[,FRACTION],"
-            " flip:A[,FRACTION], rotate:A,DEGREES, darken:A,FACTOR, patch:A,FRACTION, backdoor:A,FRACTION, noise:SIGMA "
-            "or expand:A,DATA,B[,SHARE].",
+            help="Plant a drift in the training images: swap:A,B[,FRACTION], relabel:A,B,FRACTION, "
+            "remove:A[,FRACTION], flip:A[,FRACTION], rotate:A,DEGREES, darken:A,FACTOR, patch:A,FRACTION, "
+            "backdoor:A,FRACTION, noise:SIGMA or expand:A,DATA,B[,SHARE].",
         ),
     ] = None,
     epochs: Annotated[
@@ -65,7 +65,7 @@ def train(
     """Train a built-in architecture and record the recipe, so that shadows can repeat it."""
     import numpy as np
 
-    from pydrift.core.store import check_writable, write_atomic
+    from pydrift.core.files import check_writable, write_atomic
     from pydrift.data import load_data
     from pydrift.models.file import load_model
     from pydrift.models.recipe import TrainingRecipe
@@ -111,7 +111,7 @@ def _print_accuracies(module: Module, drawn: LabelledImages, data: str, drift: s
 
 @app.command(rich_help_panel=MODELS)
 def invert(
-    model: Annotated[Path, typer.Argument(help=MODEL_HELP)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     out: Annotated[Path, typer.Option("--out", help="Write the images, confidences and steps to this npz file.")],
     png: Annotated[
         Path | None, typer.Option("--png", help="Also write one picture of all images, one row per class.")
@@ -126,7 +126,7 @@ def invert(
     device: DeviceOption = None,
 ) -> None:
     """Make gray data of one model: images of what it takes each class to look like."""
-    from pydrift.core.store import check_writable, write_atomic
+    from pydrift.core.files import check_writable, write_atomic
     from pydrift.inversion import GradientAscent
     from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
     from pydrift.models.file import load_model

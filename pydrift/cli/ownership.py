@@ -108,7 +108,9 @@ def ownership(
     """Find out whether a model is made of your images.
 
     Suspects are compared with benign models. These are trained on public images by the recipe in the victim's file,
-    with the changes of --recipe. The exit code is 1 if any suspect is stolen, else 3 if any is inconclusive, else 0.
+    with the changes of --recipe.
+
+    The exit code is 1 if any suspect is stolen, else 3 if any is inconclusive, else 0.
     """
     from pydrift.models.intake import as_audited_model
     from pydrift.ownership import OwnershipReport, ownership_audit

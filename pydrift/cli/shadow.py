@@ -14,6 +14,7 @@ from pydrift.cli.app import (
     SOURCES,
     ArchOption,
     DeviceOption,
+    Group,
     RecipeOption,
     SeedOption,
     UpdateModeOption,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 shadow = typer.Typer(
     name="shadow",
+    cls=Group,
     help="Train many shadow models, on this machine or on many. A folder holds the plan, and workers train its blocks.",
     no_args_is_help=True,
 )

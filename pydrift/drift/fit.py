@@ -10,7 +10,7 @@ import numpy as np
 
 from pydrift.core.parallel import with_one_blas_thread
 from pydrift.core.progress import Clock
-from pydrift.core.store import RunFolder
+from pydrift.core.run_store import RunFolder
 from pydrift.data import LabelledImages
 from pydrift.drift.calibration import Calibration
 from pydrift.drift.responses import QUESTIONS, Responses, benign_responses, select_models, split_groups

@@ -10,9 +10,10 @@ import torch
 
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
+from pydrift.core.manifest import refuse_manifest_folder
 from pydrift.core.noise import MAX_RESTARTS
 from pydrift.core.progress import Progress
-from pydrift.core.store import RunFolder, refuse_manifest_folder
+from pydrift.core.run_store import RunFolder
 from pydrift.drift.calibration import describe_attack
 from pydrift.inversion import GradientAscent, InversionAttack
 from pydrift.models.recipe import TrainingRecipe

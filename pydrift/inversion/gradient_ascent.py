@@ -22,7 +22,7 @@ from pydrift.inversion.gray import GrayData
 from pydrift.inversion.repeated import repeat_step
 from pydrift.models.arch import FusedModel
 from pydrift.models.classifier import Classifier
-from pydrift.ops import ascent_update, invert
+from pydrift.ops import AscentOptions, ascent_update, invert
 from pydrift.ops.reference import roll
 
 # Of a consensus: rounds over all classifiers, steps of each turn, and the factor on the last round's learning rate.
@@ -162,7 +162,7 @@ class GradientAscent:
             seed=seed,
             jitter=self._jitter(networks[0].input_shape),
             max_steps=self.steps,
-            **self._ascent(),
+            options=self._options(),
         )
         return confidence, steps
 
@@ -189,9 +189,10 @@ class GradientAscent:
         labels = torch.from_numpy(label).to(device)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         best_cost = torch.full((len(label),), torch.inf, device=device)
-        stale = torch.zeros(len(label), dtype=torch.int32, device=device)
+        steps_without_improvement = torch.zeros(len(label), dtype=torch.int32, device=device)
         steps = torch.zeros(len(label), dtype=torch.int32, device=device)
         active = torch.ones(len(label), dtype=torch.bool, device=device)
+        options = self._options()
         count = torch.zeros(1, dtype=torch.int64, device=device)  # of the steps done, where a CUDA graph can read it
 
         def step() -> None:
@@ -199,7 +200,16 @@ class GradientAscent:
             log_probability, gradient = classifier.log_probability_gradient(roll(x, now), labels)
             gradient = roll(gradient, -now)
             ascent_update(
-                x, gradient, first, second, log_probability, best_cost, stale, steps, active, **self._ascent()
+                x,
+                gradient,
+                first,
+                second,
+                log_probability,
+                best_cost,
+                steps_without_improvement,
+                steps,
+                active,
+                options=options,
             )
             count.add_(1)
 
@@ -209,21 +219,20 @@ class GradientAscent:
         probability = classifier.logits(x).softmax(dim=1).gather(1, labels[:, None])[:, 0]
         return x, probability, steps
 
-    def _ascent(self) -> dict[str, Any]:
-        """The settings of one ascent step, as the operations take them."""
-        return {
-            "optimizer": "adam",
-            "learning_rate": self.learning_rate,
-            "beta1": self.beta1,
-            "beta2": self.beta2,
-            "epsilon": self.epsilon,
-            "tv_weight": self.tv_weight,
-            "l2_weight": self.l2_weight,
-            "lower": 0.0,
-            "upper": 1.0,
-            "confidence_threshold": self.confidence_threshold,
-            "patience": self.patience,
-        }
+    def _options(self) -> AscentOptions:
+        return AscentOptions(
+            optimizer="adam",
+            learning_rate=self.learning_rate,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            tv_weight=self.tv_weight,
+            l2_weight=self.l2_weight,
+            lower=0.0,
+            upper=1.0,
+            confidence_threshold=self.confidence_threshold,
+            patience=self.patience,
+        )
 
     def _starts(
         self, label: NDArray[np.int64], restart: NDArray[np.int64], seed: int, shape: tuple[int, int, int]

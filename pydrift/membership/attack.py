@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pydrift.core.errors import UsageError
+from pydrift.models.classifier import Classifier
 from pydrift.shadows.statistics import Statistics
 
 Scores = NDArray[np.float64]
@@ -58,6 +60,15 @@ class Attack(Protocol):
         y       int64 [N]: the labels
         UsageError where there are fewer shadows than `needs` says.
         """
+        ...
+
+
+@runtime_checkable
+class DistanceAttack(Attack, Protocol):
+    """An attack that measures `Statistics.distance` itself, with queries of its own."""
+
+    def distances(self, target: Classifier, x: Tensor, y: Tensor) -> NDArray[np.float32]:
+        """`Statistics.distance` of the target: float32 [1, N]. x float32 [N, C, H, W] in [0, 1], y int64 [N]."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pydrift.core.errors import UsageError
 from pydrift.membership.attack import Attack
@@ -68,8 +69,9 @@ def select_attacks(attacks: Sequence[str] | Mapping[str, Attack], seed: int = 0)
         raise UsageError("attacks must name at least one attack, got none")
     if len(set(attacks)) != len(attacks):
         raise UsageError(f"attacks must name each attack once, got {', '.join(attacks)}")
-    return {name: _seeded(ATTACKS[name], seed) for name in attacks}
+    return {name: _with_seed(ATTACKS[name], seed) for name in attacks}
 
 
-def _seeded(attack: Attack, seed: int) -> Attack:
-    return replace(attack, seed=seed) if isinstance(attack, Shokri | BoundaryDistance) else attack
+def _with_seed(attack: Any, seed: int) -> Attack:
+    """The attack with this seed, if it has a setting of that name."""
+    return replace(attack, seed=seed) if hasattr(attack, "seed") else attack

@@ -13,8 +13,7 @@ from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
 from pydrift.core.progress import Progress
 from pydrift.data import LabelledImages, as_member_mask
-from pydrift.membership.attack import Attack
-from pydrift.membership.attacks.boundary import BoundaryDistance
+from pydrift.membership.attack import Attack, DistanceAttack
 from pydrift.membership.registry import select_attacks
 from pydrift.membership.shadow_selection import SelectedShadows
 from pydrift.models.classifier import Classifier, choose_device, freeze
@@ -204,7 +203,7 @@ def run_attacks(case: AuditCase, answers: Answers, progress: Progress) -> NDArra
     scores = np.empty((len(attacks), len(scored.images)))
     target = answers.target
     for row, attack in enumerate(attacks.values()):
-        if isinstance(attack, BoundaryDistance):
+        if isinstance(attack, DistanceAttack):
             distance = attack.distances(case.target.classifier, scored.images.x, scored.images.y)
             target = replace(target, distance=distance)
         scores[row] = attack.fit(answers.shadows, answers.selected.member, scored.y).score(target)

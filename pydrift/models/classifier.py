@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.models.arch import FusedModel, NotLowerable, frozen_copy, lower
-from pydrift.ops import native_status, refuses, shadow_logits
+from pydrift.ops import native_status, shadow_logits, why_not_invertible
 
 # Images per call of torch: fixed, since last bits may depend on it, and few, so that feature maps stay in caches.
 _BATCH = 128
@@ -85,7 +85,7 @@ def freeze(
     try:
         lowered = lower(module, input_shape).to(device)
         forward: Callable[[Tensor], Tensor] = lowered
-        refusal = refuses(lowered.program(), lowered.parameters(), input_shape)
+        refusal = why_not_invertible(lowered.program(), lowered.parameters(), input_shape)
         fused = lowered if refusal is None else None
         path = f"generic: {refusal}" if fused is None else native_status().path(device.type)
     except NotLowerable as reason:

@@ -105,8 +105,8 @@ class TrainingRecipe:
     def epoch(self, seed: int, epoch: int, images: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """Which images the batches of an epoch take, and their augmentation: a pure function of (seed, epoch, images).
 
-        Returns order int64 [steps * batch size], a prefix of a permutation, and look int8 [steps * batch size, 3]
-        (down, right, flip; see `pydrift.ops.shadow_train`), or [0, 3] without augmentation.
+        Returns order int64 [steps * batch size], a prefix of a permutation, and augmentation int8
+        [steps * batch size, 3] (down, right, flip; see `pydrift.ops.shadow_train`), or [0, 3] without any.
         """
         random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
         taken = self.steps_per_epoch(images) * self.batch_size_for(images)
@@ -114,10 +114,10 @@ class TrainingRecipe:
         shift, flip = self._augmentation()
         if not (shift or flip):
             return order, np.zeros((0, 3), np.int8)
-        look = np.zeros((taken, 3), np.int8)
-        look[:, :2] = random.integers(-shift, shift, (taken, 2), endpoint=True)
-        look[:, 2] = random.integers(0, 2, taken) if flip else 0
-        return order, look
+        augmentation = np.zeros((taken, 3), np.int8)
+        augmentation[:, :2] = random.integers(-shift, shift, (taken, 2), endpoint=True)
+        augmentation[:, 2] = random.integers(0, 2, taken) if flip else 0
+        return order, augmentation
 
     def continued(self, images: int) -> TrainingRecipe:
         """The recipe for going on from trained weights: a quarter of the epochs and of the learning rate."""

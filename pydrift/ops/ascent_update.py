@@ -1,11 +1,10 @@
 """One ascent step of every running inversion, in one pass over the data."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from pydrift.ops import reference
-from pydrift.ops.native import native_op, register_fake
+from pydrift.ops.native import register_fake, run_op
+from pydrift.ops.options import AscentOptions
 
 
 def ascent_update(
@@ -15,29 +14,21 @@ def ascent_update(
     second_moment: Tensor,
     log_probability: Tensor,
     best_cost: Tensor,
-    stale: Tensor,
+    steps_without_improvement: Tensor,
     steps: Tensor,
     active: Tensor,
     *,
-    optimizer: Literal["adam", "momentum"],
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    tv_weight: float,
-    l2_weight: float,
-    lower: float,
-    upper: float,
-    confidence_threshold: float,
-    patience: int,
+    options: AscentOptions,
 ) -> None:
     """Stops each active sample or moves it one step up its log-probability; works in place and returns nothing.
 
     For each sample n with `active[n]`, the stop rule first::
 
         cost = 1 - exp(log_probability)
-        cost < best_cost:  best_cost = cost, stale = 0        otherwise:  stale = stale + 1
-        exp(log_probability) >= confidence_threshold, or stale >= patience:  active = False, and nothing else changes
+        cost < best_cost:  best_cost = cost, steps_without_improvement = 0
+        otherwise:         steps_without_improvement = steps_without_improvement + 1
+        exp(log_probability) >= confidence_threshold, or steps_without_improvement >= patience:
+            active = False, and nothing else changes
 
     and for a sample that goes on, `steps = steps + 1 = t` and, at every pixel, with old values of x throughout::
 
@@ -57,17 +48,18 @@ def ascent_update(
     first_moment m, second_moment v        [N, C, H, W]   float32  start at 0; updated. momentum ignores v (pass [0])
     log_probability                        [N]            float32  log p_y at x; read
     best_cost                              [N]            float32  starts at +inf; updated
-    stale, steps                           [N]            int32    start at 0; updated
+    steps_without_improvement, steps       [N]            int32    start at 0; updated
     active                                 [N]            bool     starts at True; updated
     =====================================  =============  =======  =====================================================
 
-    Ranges: N >= 0; C, H, W >= 1 with C * H * W <= 2^30; learning_rate and epsilon > 0; beta1 and beta2 in [0, 1);
-    tv_weight and l2_weight >= 0; lower <= upper; confidence_threshold > 0 (above 1: never reached); patience >= 1.
+    Ranges: N >= 0; C, H, W >= 1 with C * H * W <= 2^30. Of the options: learning_rate and epsilon > 0; beta1 and beta2
+    in [0, 1); tv_weight and l2_weight >= 0; lower <= upper; confidence_threshold > 0 (above 1: never reached);
+    patience >= 1.
     Tensors are contiguous, on one device, and share no memory.
 
     Not finite: a sample with a NaN or an infinity in its gradient is stopped like one whose patience is over, so that
-    its x and moments stay finite; best_cost and stale follow its log_probability. A NaN log_probability counts as no
-    improvement. Inactive samples are left alone whatever they hold.
+    its x and moments stay finite. Its best_cost and steps_without_improvement follow its log_probability. A NaN
+    log_probability counts as no improvement. Inactive samples are left alone whatever they hold.
 
     Errors: ValueError with the argument's name, what it must be and what it is; also for a tensor that requires grad,
     since nothing here is differentiable. Nothing has been changed then. The plain-torch path takes any float dtype and
@@ -88,28 +80,11 @@ def ascent_update(
         "second_moment": second_moment,
         "log_probability": log_probability,
         "best_cost": best_cost,
-        "stale": stale,
+        "steps_without_improvement": steps_without_improvement,
         "steps": steps,
         "active": active,
     }
-    for name, tensor in tensors.items():
-        if tensor.requires_grad:  # torch.ops would run, and give a silently wrong gradient later
-            raise ValueError(f"ascent_update: {name} must not require grad (the update is not differentiable)")
-    step = native_op("ascent_update", x.device) or reference.ascent_update
-    step(
-        *tensors.values(),
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=epsilon,
-        tv_weight=tv_weight,
-        l2_weight=l2_weight,
-        lower=lower,
-        upper=upper,
-        confidence_threshold=confidence_threshold,
-        patience=patience,
-    )
+    run_op("ascent_update", reference.ascent_update, tensors, **vars(options))
 
 
 def _fake(*tensors: Tensor, **options: object) -> None:

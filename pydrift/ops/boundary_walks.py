@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pydrift.ops import reference_walks
-from pydrift.ops.native import native_op, register_fake
-from pydrift.ops.reference_walks import L1, L2, LINF
+from pydrift.ops import reference
+from pydrift.ops.native import register_fake, run_op
+from pydrift.ops.options import BlindWalkOptions, MinGdOptions
+from pydrift.ops.reference import L1, L2, LINF
 
 __all__ = ["L1", "L2", "LINF", "BoundaryWalks", "blind_walk", "min_gd"]
 
@@ -34,16 +35,9 @@ def min_gd(
     norm: Tensor,
     *,
     program: Sequence[int],
-    max_steps: int,
-    linf_step: float,
-    l2_step: float,
-    l1_step: float,
-    l1_coordinates: int,
-    l1_gap: float,
-    lower: float = 0.0,
-    upper: float = 1.0,
+    options: MinGdOptions,
 ) -> BoundaryWalks:
-    """From images by the gradient to a class: how far must each go until the network takes it for that class?
+    """Walks from images along the gradient: how far must each go until the network takes it for a given class?
 
     For each walk n, with z the logits of the network that `program` and row `model[n]` of `parameters` make::
 
@@ -67,7 +61,7 @@ def min_gd(
     parameters      [M, P]         float32  of each model: `FusedModel.parameters()`
     model           [N]            int32    through which model each walk goes, in [0, M)
     image           [N]            int32    where it begins, in [0, I)
-    label           [N]            int32    the class that it looks for
+    label           [N]            int32    the class that it walks to
     norm            [N]            int32    LINF, L2 or L1
     ==============  =============  =======  =======================================================================
 
@@ -89,22 +83,7 @@ def min_gd(
     Source: Maini, Yaghini, Papernot, "Dataset Inference: Ownership Resolution in Machine Learning", ICLR 2021.
     """
     tensors = {"x": x, "parameters": parameters, "model": model, "image": image, "label": label, "norm": norm}
-    _refuse_gradients("min_gd", tensors)
-    run = native_op("min_gd", x.device) or reference_walks.min_gd
-    return BoundaryWalks(
-        *run(
-            *tensors.values(),
-            program=list(program),
-            max_steps=max_steps,
-            linf_step=linf_step,
-            l2_step=l2_step,
-            l1_step=l1_step,
-            l1_coordinates=l1_coordinates,
-            l1_gap=l1_gap,
-            lower=lower,
-            upper=upper,
-        )
-    )
+    return BoundaryWalks(*run_op("min_gd", reference.min_gd, tensors, program=list(program), **vars(options)))
 
 
 def blind_walk(
@@ -118,11 +97,9 @@ def blind_walk(
     norm: Tensor,
     *,
     program: Sequence[int],
-    max_steps: int,
-    lower: float = 0.0,
-    upper: float = 1.0,
+    options: BlindWalkOptions,
 ) -> BoundaryWalks:
-    """From images straight on along given directions: how far until the network no longer takes one for its label?
+    """Walks from images along given directions: how far until the network no longer takes the image for its label?
 
     For each walk n, with z the logits of the network that `program` and row `model[n]` of `parameters` make::
 
@@ -154,15 +131,7 @@ def blind_walk(
         "label": label,
         "norm": norm,
     }
-    _refuse_gradients("blind_walk", tensors)
-    run = native_op("blind_walk", x.device) or reference_walks.blind_walk
-    return BoundaryWalks(*run(*tensors.values(), program=list(program), max_steps=max_steps, lower=lower, upper=upper))
-
-
-def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.requires_grad:  # torch.ops would run, and give a silently wrong gradient later
-            raise ValueError(f"{op}: {name} must not require grad (a walk is not differentiable)")
+    return BoundaryWalks(*run_op("blind_walk", reference.blind_walk, tensors, program=list(program), **vars(options)))
 
 
 def _fake_min_gd(x: Tensor, parameters: Tensor, model: Tensor, *tensors: Tensor, **options: object) -> BoundaryWalks:

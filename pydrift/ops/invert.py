@@ -1,13 +1,14 @@
 """Whole inversions, from their starts to their stops, in one call."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pydrift.ops import reference
-from pydrift.ops.native import native_op, native_status, register_fake
+from pydrift.ops.native import native_status, register_fake, run_op
+from pydrift.ops.options import AscentOptions
 from pydrift.ops.reference import Precision
 
 
@@ -36,17 +37,7 @@ def invert(
     jitter: int,
     max_steps: int,
     precision: Precision = "float32",
-    optimizer: Literal["adam", "momentum"],
-    learning_rate: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    tv_weight: float,
-    l2_weight: float,
-    lower: float,
-    upper: float,
-    confidence_threshold: float,
-    patience: int,
+    options: AscentOptions,
 ) -> Inverted:
     """Ascends the log-probability of a label from every start, for many restarts of many models; x becomes the images.
 
@@ -57,7 +48,7 @@ def invert(
             log_probability = log softmax(f(roll(x[n], down, right)))[label[n]], and its gradient in x[n]
             one `ascent_update` of x[n] with moments, best cost and patience of its own; leave once that stops it
 
-    with the stop rule, the priors, the optimizers and the projection that `ascent_update` documents.
+    with the stop rule, the priors, the optimizers, the projection and the options that `ascent_update` documents.
 
     ==============  =============  =======  =======================================================================
     argument        shape          dtype    meaning
@@ -97,37 +88,25 @@ def invert(
     Source: as `ascent_update`; the jitter as in DeepInversion (Yin et al., CVPR 2020).
     """
     tensors = {"x": x, "parameters": parameters, "model": model, "label": label, "restart": restart}
-    for name, tensor in tensors.items():
-        if tensor.requires_grad:  # torch.ops would run, and give a silently wrong gradient later
-            raise ValueError(f"invert: {name} must not require grad (an inversion is not differentiable)")
     finite = parameters.isfinite().all(dim=-1)
     if not finite.all():
         raise ValueError(f"invert: parameters of model {int((~finite).nonzero()[0])} are not finite")
-    run = native_op("invert", x.device) or reference.invert
     return Inverted(
-        *run(
-            *tensors.values(),
+        *run_op(
+            "invert",
+            reference.invert,
+            tensors,
             program=list(program),
             seed=seed if seed < 2**63 else seed - 2**64,  # the same 64 bits as the signed number of the schema
             jitter=jitter,
             max_steps=max_steps,
             precision=precision,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=epsilon,
-            tv_weight=tv_weight,
-            l2_weight=l2_weight,
-            lower=lower,
-            upper=upper,
-            confidence_threshold=confidence_threshold,
-            patience=patience,
+            **vars(options),
         )
     )
 
 
-def refuses(program: Sequence[int], parameters: Tensor, input_shape: Sequence[int]) -> str | None:
+def why_not_invertible(program: Sequence[int], parameters: Tensor, input_shape: Sequence[int]) -> str | None:
     """Why no native `invert` runs this network on the device of its parameters [P]; None if one does.
 
     Asked by one image and no steps, since what a loop can hold is its own business.
@@ -137,29 +116,21 @@ def refuses(program: Sequence[int], parameters: Tensor, input_shape: Sequence[in
         return f"no native library for {device.type}"
     zero = torch.zeros(1, dtype=torch.int32, device=device)
     x = torch.zeros((1, *input_shape), device=device)
+    options = AscentOptions(
+        optimizer="adam",
+        learning_rate=1.0,
+        beta1=0.0,
+        beta2=0.0,
+        epsilon=1.0,
+        tv_weight=0.0,
+        l2_weight=0.0,
+        lower=0.0,
+        upper=1.0,
+        confidence_threshold=1.0,
+        patience=1,
+    )
     try:
-        invert(
-            x,
-            parameters[None],
-            zero,
-            zero,
-            zero,
-            program=program,
-            seed=0,
-            jitter=0,
-            max_steps=0,
-            optimizer="adam",
-            learning_rate=1.0,
-            beta1=0.0,
-            beta2=0.0,
-            epsilon=1.0,
-            tv_weight=0.0,
-            l2_weight=0.0,
-            lower=0.0,
-            upper=1.0,
-            confidence_threshold=1.0,
-            patience=1,
-        )
+        invert(x, parameters[None], zero, zero, zero, program=program, seed=0, jitter=0, max_steps=0, options=options)
     except ValueError as error:
         return str(error).removeprefix("invert: ")
     return None

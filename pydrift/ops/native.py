@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -60,6 +61,8 @@ def _why_not_loaded(device: str) -> str | None:
         torch.ops.load_library(str(library))
     except OSError as error:
         return f"{library.name} does not load: {error}"
+    if not hasattr(torch.ops.pydrift, "build_info"):
+        return f"{library.name} is older than this source: install pydrift again"
     return None
 
 
@@ -75,26 +78,36 @@ def _load() -> NativeStatus:
     else:
         cuda = _why_not_loaded("cuda")
     reasons = tuple(reason for reason in (cpu, cuda) if reason is not None)
-    build: dict[str, str] = {}
-    try:
-        build = _module().build_info()
-    except ImportError as error:
-        reasons += (f"the build's facts are not available: {error}",)
-    return NativeStatus(cpu is None, cuda is None, reasons, build)
+    return NativeStatus(cpu is None, cuda is None, reasons, _build_info(cpu is None))
 
 
-def _module() -> Any:
-    return importlib.import_module("pydrift._native")
+def _build_info(is_loaded: bool) -> dict[str, str]:
+    """The facts of the build, from the loaded library. Without it they come from the small module of a source build,
+    which needs no torch: they say what the library was built for."""
+    if is_loaded:
+        facts = torch.ops.pydrift.build_info()
+    else:
+        try:
+            facts = importlib.import_module("pydrift._native").build_info()
+        except ImportError:  # a wheel, or nothing was built
+            return {}
+    return dict(fact.split("=", 1) for fact in facts)
+
+
+def simd_variants() -> tuple[str, ...]:
+    """The CPU variants that this processor can run, the widest last: the names that PYDRIFT_SIMD may take. Empty
+    without the native CPU library."""
+    return tuple(torch.ops.pydrift.simd_variants()) if _load().cpu else ()
 
 
 def native_status() -> NativeStatus:
     """What of the native code is in use, and why not all of it."""
     status = _load()
-    if not status.build:
+    if not status.cpu:
         return status
     reasons, simd = status.reasons, ""
     try:
-        simd = _module().chosen_simd()  # follows PYDRIFT_SIMD, which may change between calls
+        simd = torch.ops.pydrift.chosen_simd()  # follows PYDRIFT_SIMD, which may change between calls
     except ValueError as error:
         reasons += (str(error),)
     return NativeStatus(status.cpu, status.cuda, reasons, {**status.build, "simd": simd})
@@ -103,7 +116,7 @@ def native_status() -> NativeStatus:
 @functools.cache
 def _warn_plain_path(device_type: str) -> None:
     reasons = "; ".join(_load().reasons)
-    warnings.warn(f"pydrift runs on plain torch on {device_type}, more slowly: {reasons}", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"pydrift runs on plain torch on {device_type}, more slowly: {reasons}", RuntimeWarning, stacklevel=5)
 
 
 def native_op(name: str, device: torch.device) -> Callable[..., Any] | None:
@@ -117,6 +130,19 @@ def native_op(name: str, device: torch.device) -> Callable[..., Any] | None:
         return op
     _warn_plain_path(device.type)
     return None
+
+
+def run_op(name: str, reference: Callable[..., Any], tensors: dict[str, Tensor], **scalars: Any) -> Any:
+    """Runs pydrift::`name`, or its plain torch `reference` where there is no native one.
+
+    tensors: in the order of the schema, on the device of the first. Refuses any that requires grad: no op has a
+    gradient, so torch.ops would run and autograd would be silently wrong later.
+    """
+    for argument, tensor in tensors.items():
+        if tensor.requires_grad:
+            raise ValueError(f"{name}: {argument} must not require grad ({name} is not differentiable)")
+    run = native_op(name, next(iter(tensors.values())).device) or reference
+    return run(*tensors.values(), **scalars)
 
 
 def register_fake(name: str, fake: Callable[..., Any]) -> None:

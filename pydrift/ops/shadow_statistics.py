@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pydrift.ops import reference
-from pydrift.ops.native import native_op, register_fake
+from pydrift.ops.native import register_fake, run_op
 from pydrift.ops.reference import Precision
 
 
@@ -85,9 +85,8 @@ def shadow_statistics(
     Source: Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022, for the margin.
     """
     tensors = {"x": x, "parameters": parameters, "label": label}
-    _refuse_gradients("shadow_statistics", tensors)
-    run = native_op("shadow_statistics", x.device) or reference.shadow_statistics
-    return ShadowStatistics(*run(*tensors.values(), program=list(program), precision=precision))
+    scalars = {"program": list(program), "precision": precision}
+    return ShadowStatistics(*run_op("shadow_statistics", reference.shadow_statistics, tensors, **scalars))
 
 
 def shadow_moments(
@@ -121,9 +120,8 @@ def shadow_moments(
     Source: Welford, "Note on a Method for Calculating Corrected Sums of Squares and Products", Technometrics 1962.
     """
     tensors = {"x": x, "parameters": parameters, "label": label, "member": member}
-    _refuse_gradients("shadow_moments", tensors)
-    run = native_op("shadow_moments", x.device) or reference.shadow_moments
-    return ShadowMoments(*run(*tensors.values(), program=list(program), precision=precision))
+    scalars = {"program": list(program), "precision": precision}
+    return ShadowMoments(*run_op("shadow_moments", reference.shadow_moments, tensors, **scalars))
 
 
 def shadow_logits(x: Tensor, parameters: Tensor, *, program: Sequence[int]) -> Tensor:
@@ -133,16 +131,8 @@ def shadow_logits(x: Tensor, parameters: Tensor, *, program: Sequence[int]) -> T
     Native on the CPU only; on a GPU torch's own convolutions and products run.
     """
     tensors = {"x": x, "parameters": parameters}
-    _refuse_gradients("shadow_logits", tensors)
-    run = native_op("shadow_logits", x.device) or reference.shadow_logits
-    result: Tensor = run(*tensors.values(), program=list(program))
+    result: Tensor = run_op("shadow_logits", reference.shadow_logits, tensors, program=list(program))
     return result
-
-
-def _refuse_gradients(op: str, tensors: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.requires_grad:  # torch.ops would run, and give a silently wrong gradient later
-            raise ValueError(f"{op}: {name} must not require grad (the result is not differentiable)")
 
 
 def _fake_statistics(x: Tensor, parameters: Tensor, label: Tensor, **options: object) -> ShadowStatistics:

@@ -8,7 +8,7 @@ so that the answers of two models can be compared. And the labels of noisy copie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from torch.nn import functional
 from pydrift.core.errors import UsageError
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.models.classifier import Classifier
-from pydrift.ops import BoundaryWalks, blind_walk
-from pydrift.ops.reference_walks import blind_walk_through
+from pydrift.ops import BlindWalkOptions, BoundaryWalks, blind_walk
+from pydrift.ops.reference import blind_walk_through
 from pydrift.ownership.embeddings import ImageEmbeddings, refuse_not_finite
 
 MAX_QUERIES = 30_000  # to one suspect, the limit that the paper names
@@ -89,7 +89,7 @@ class BlindWalk:
         )
 
     def _walk(self, model: Classifier, x: Tensor, image: Tensor, direction: Tensor, label: Tensor) -> BoundaryWalks:
-        options: dict[str, Any] = {"max_steps": self.max_steps, "lower": 0.0, "upper": 1.0}
+        options = BlindWalkOptions(max_steps=self.max_steps)
         norm = direction // self.starts
         ids = (part.to(model.device) for part in (image, direction, label, norm))
         image, direction, label, norm = ids
@@ -101,7 +101,9 @@ class BlindWalk:
             return BoundaryWalks(*walked)
         parameters, program = model.fused.parameters()[None], model.fused.program()
         zero = torch.zeros_like(image)
-        return blind_walk(x, directions, parameters, zero, image, direction, label, norm, program=program, **options)
+        return blind_walk(
+            x, directions, parameters, zero, image, direction, label, norm, program=program, options=options
+        )
 
 
 def _one_hot_labels(model: Classifier, x: Tensor) -> Tensor:

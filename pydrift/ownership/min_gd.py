@@ -9,16 +9,15 @@ Source: Maini, Yaghini, Papernot, "Dataset Inference: Ownership Resolution in Ma
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pydrift.core.errors import UsageError
 from pydrift.models.classifier import Classifier
-from pydrift.ops import BoundaryWalks, min_gd
-from pydrift.ops.reference import answer_statistics
-from pydrift.ops.reference_walks import min_gd_through
+from pydrift.ops import BoundaryWalks, MinGdOptions, min_gd
+from pydrift.ops.reference import answer_statistics, min_gd_through
 from pydrift.ownership.embeddings import ImageEmbeddings, refuse_not_finite
 
 
@@ -67,9 +66,9 @@ class MinGd:
         )
 
     def _walk(self, model: Classifier, x: Tensor, image: Tensor, label: Tensor, norm: Tensor) -> BoundaryWalks:
-        options: dict[str, Any] = {**asdict(self), "lower": 0.0, "upper": 1.0}
+        options = MinGdOptions(**asdict(self))
         x, image, label, norm = (part.to(model.device) for part in (x.contiguous(), image, label, norm))
         if model.fused is None:
             return BoundaryWalks(*min_gd_through(model.forward, image, label, norm, x=x, options=options))
         parameters, program = model.fused.parameters()[None], model.fused.program()
-        return min_gd(x, parameters, torch.zeros_like(image), image, label, norm, program=program, **options)
+        return min_gd(x, parameters, torch.zeros_like(image), image, label, norm, program=program, options=options)

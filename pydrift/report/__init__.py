@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 
 from pydrift.core.errors import UsageError
-from pydrift.core.store import check_writable, refuse_manifest_folder, write_atomic
+from pydrift.core.files import check_writable, write_atomic
+from pydrift.core.manifest import refuse_manifest_folder
 from pydrift.drift.result import DriftReport
 from pydrift.fingerprint.screening import Screening
 from pydrift.membership.result import MembershipReport

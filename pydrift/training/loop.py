@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pydrift.core.errors import PydriftError
 from pydrift.models.recipe import TrainingRecipe
-from pydrift.ops.reference_train import looked_at
+from pydrift.ops.reference import augment_images
 
 Train = Callable[[Tensor, Tensor, int], nn.Module]
 """A user's own training: (x float32 [N, C, H, W] in [0, 1], y int64 [N], seed) -> trained module."""
@@ -40,10 +40,12 @@ def train(
     optimizer = _optimizer(module, recipe)
     rates = iter(recipe.rates(len(x)).tolist())
     for epoch in range(recipe.epochs_for(len(x))):
-        order, look = (torch.from_numpy(part).to(device) for part in recipe.epoch(seed, epoch, len(x)))
+        order, augmentation = (torch.from_numpy(part).to(device) for part in recipe.epoch(seed, epoch, len(x)))
         for first in range(0, len(order), batch_size):
             batch = order[first : first + batch_size]
-            images = looked_at(x[batch], look[first : first + batch_size]) if len(look) else x[batch]
+            images = (
+                augment_images(x[batch], augmentation[first : first + batch_size]) if len(augmentation) else x[batch]
+            )
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                 logits = module(images.contiguous(memory_format=memory_format)).float()
             loss = F.cross_entropy(logits, y[batch], label_smoothing=recipe.label_smoothing)

@@ -16,7 +16,7 @@ from pydrift.core.errors import UsageError
 from pydrift.core.parallel import each
 from pydrift.models.arch import NotLowerable, lower
 from pydrift.models.recipe import TrainingRecipe
-from pydrift.ops import HYPER, shadow_train, trains
+from pydrift.ops import HYPERPARAMETERS, shadow_train, why_not_trainable
 from pydrift.training.loop import refuse_divergence, seeded, train
 
 _CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def native_program(module: nn.Module, x: Tensor, device: torch.device) -> list[i
     if parameters.dtype != torch.float32 or not torch.equal(parameters, lowered.parameters()):
         return None
     program = lowered.program()
-    if trains(program, lowered.num_parameters, (channels, height, width), device) is not None:
+    if why_not_trainable(program, lowered.num_parameters, (channels, height, width), device) is not None:
         return None
     in_training = copy.deepcopy(module).train()
     with seeded(0), torch.no_grad():
@@ -136,19 +136,23 @@ def _epochs(
     epochs = [recipe.epochs_for(size) for recipe, size in zip(recipes, sizes, strict=True)]
     steps = np.array([recipe.steps_per_epoch(size) for recipe, size in zip(recipes, sizes, strict=True)])
     rates = [recipe.rates(size) for recipe, size in zip(recipes, sizes, strict=True)]
-    hyper = torch.tensor([_hyper(recipe) for recipe in recipes], dtype=torch.float64, device=x.device)
+    hyperparameters = torch.tensor(
+        [_hyperparameters(recipe) for recipe in recipes], dtype=torch.float64, device=x.device
+    )
     batch_size = torch.tensor(
         [r.batch_size_for(n) for r, n in zip(recipes, sizes, strict=True)], dtype=torch.int32, device=x.device
     )
     augmented = any(recipe.augment for recipe in recipes)
     for epoch in range(state.epoch, max(epochs)):
         running = [k for k in range(len(drawn)) if epoch < epochs[k]]
-        order, look, rate = [], [], []
+        order, augmentation, learning_rate = [], [], []
         for k in running:
-            positions, looks = recipes[k].epoch(seeds[k], epoch, sizes[k])
+            positions, moves = recipes[k].epoch(seeds[k], epoch, sizes[k])
             order.append(drawn[k][positions].astype(np.int32))
-            look.append(looks if recipes[k].augment else np.zeros((len(positions) if augmented else 0, 3), np.int8))
-            rate.append(rates[k][epoch * steps[k] : (epoch + 1) * steps[k]])
+            augmentation.append(
+                moves if recipes[k].augment else np.zeros((len(positions) if augmented else 0, 3), np.int8)
+            )
+            learning_rate.append(rates[k][epoch * steps[k] : (epoch + 1) * steps[k]])
         num_steps = np.zeros(len(drawn), np.int32)
         num_steps[running] = steps[running]
         shadow_train(
@@ -158,20 +162,20 @@ def _epochs(
             state.first_moment,
             state.second_moment,
             torch.from_numpy(np.concatenate(order)).to(x.device),
-            torch.from_numpy(np.concatenate(look)).to(x.device),
+            torch.from_numpy(np.concatenate(augmentation)).to(x.device),
             torch.from_numpy(epoch * steps).to(x.device),
             torch.from_numpy(num_steps).to(x.device),
             batch_size,
-            torch.from_numpy(np.concatenate(rate)).to(x.device),
-            hyper,
+            torch.from_numpy(np.concatenate(learning_rate)).to(x.device),
+            hyperparameters,
             program=program,
             optimizer="adam" if recipes[0].optimizer == "adam" else "sgd",
         )
         yield replace(state, epoch=epoch + 1)
 
 
-def _hyper(recipe: TrainingRecipe) -> list[float]:
-    """The columns HYPER of `shadow_train`; what torch.optim.AdamW has by default."""
+def _hyperparameters(recipe: TrainingRecipe) -> list[float]:
+    """The columns HYPERPARAMETERS of `shadow_train`; what torch.optim.AdamW has by default."""
     columns = {
         "beta1": 0.9 if recipe.optimizer == "adam" else recipe.momentum,
         "beta2": 0.999,
@@ -179,7 +183,7 @@ def _hyper(recipe: TrainingRecipe) -> list[float]:
         "weight_decay": recipe.weight_decay,
         "label_smoothing": recipe.label_smoothing,
     }
-    return [columns[name] for name in HYPER]
+    return [columns[name] for name in HYPERPARAMETERS]
 
 
 def _train_in_torch(

@@ -15,12 +15,14 @@ import torch
 
 import pydrift
 from pydrift.cli import main
-from pydrift.core.store import parse_strict_json
+from pydrift.core.strict_json import parse_strict_json
 from pydrift.data import load_data
 from pydrift.models.file import load_model
 from pydrift.ownership import EMBEDDINGS, OwnershipReport, decision, ownership_audit
-from pydrift.report import wording
+from pydrift.report.page import p_text
 from pydrift.training.train_model import train_model
+
+pytestmark = pytest.mark.slow
 
 ARCH = "mlp:1x8x8:32:10"
 FEW = ("--samples", "20", "--fit-on", "40", "--independents", "40", "--references", "12")
@@ -86,7 +88,7 @@ MINE = ("--victim", "{victim}", "--private", "digits", "--members", "{members}",
 
 @pytest.fixture(scope="module")
 def outcome(world):
-    """Of a thief and an benign model, in a process of its own."""
+    """Of a thief and a benign model, in a process of its own."""
     arguments = ["{benign}", "{thief}", *WHITE, *MINE, "--alpha", "0.05", "--json", "--out", "{folder}/out"]
     given = [argument.format(**world.names) for argument in arguments]
     return subprocess.run(
@@ -119,7 +121,7 @@ def test_json_is_one_document_and_the_folder_holds_the_same(outcome, world):
     )
 
 
-def test_an_honest_model_is_not_accused_and_the_table_says_what_p_is(call, outcome, world):
+def test_a_benign_model_is_not_accused_and_the_table_says_what_p_is(call, outcome, world):
     finished = {file: file.stat().st_mtime_ns for file in world.path("work").rglob("*.safetensors")}
     code, out, err = call("{benign}", *WHITE, *MINE, "--alpha", "0.05")
     assert "Stolen" not in out
@@ -127,7 +129,7 @@ def test_an_honest_model_is_not_accused_and_the_table_says_what_p_is(call, outco
     p = json.loads(outcome.stdout)["suspects"][0]["p"]
     k = round(41 * p) - 1
     words = f"{k} of 40 benign models show as much knowledge of the private images, p = ({k} + 1) / (40 + 1) = "
-    assert words + wording.p_text(p) in out
+    assert words + p_text(p) in out
     assert "the victim itself" in out
     assert finished  # and none of them was trained again
     assert {file: file.stat().st_mtime_ns for file in world.path("work").rglob("*.safetensors")} == finished
@@ -137,7 +139,9 @@ def test_where_nothing_can_be_said_the_exit_code_is_three(call, monkeypatch):
     monkeypatch.setattr(decision, "_SURELY_CLEAR", 1.0)
     code, out, err = call("{benign}", *WHITE, *MINE, "--alpha", "0.1")
     assert code == 3, err
-    assert out.startswith("Inconclusive: whether benign.safetensors comes from the private images cannot be told.\n")
+    assert out.startswith(
+        "Inconclusive: this audit cannot decide whether benign.safetensors comes from the private images.\n"
+    )
     assert "reveal more samples" in out
 
 
@@ -171,7 +175,7 @@ def test_the_recipe_may_be_changed(call):
     [
         (MINE, 2, "Missing argument 'SUSPECT"),
         (("{thief}", "--private", "digits"), 2, "Missing option '--victim'"),
-        (("{thief}", *MINE[:4]), 2, "--public: name images that the victim has not seen"),
+        (("{thief}", *MINE[:4]), 2, "--public: name images that the victim was not trained on"),
         (("{thief}", *MINE, "--public", "digits"), 2, "--public names the same images as --private"),
         (("{thief}", *MINE, "--embedding", "magic"), 2, "no such embedding: 'magic'"),
         (("{thief}", *MINE, "--alpha", "0.01"), 2, "alpha 0.01 needs 100 of them"),
@@ -208,7 +212,7 @@ def test_the_help_states_the_defaults_and_the_embeddings(monkeypatch, capsys):
     parameters = inspect.signature(ownership_audit).parameters
     for name in ("embedding", "samples", "fit_on", "independents", "references", "alpha"):
         (line,) = (line for line in words.splitlines() if f"--{name.replace('_', '-')} " in line)
-        assert f"(default: {parameters[name].default})" in line
+        assert f"[default: ({parameters[name].default})]" in line
         assert name != "embedding" or all(known in line for known in EMBEDDINGS)
 
 

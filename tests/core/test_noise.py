@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from pydrift.core.noise import Phase, derived_seed, integers, philox_4x32, uniform, words
-from tests.ops.test_native_build import compile_cpp, needs_compiler
+from tests.native_harness import host_library, needs_compiler
 
 ONES = 0xFFFFFFFF
 
@@ -103,10 +103,7 @@ def test_integers_cover_their_range_evenly(low, high):
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory):
-    library = tmp_path_factory.mktemp("native") / "noise.so"
-    built = compile_cpp("noise_host.cpp", library, "-O1", "-shared", "-fPIC")
-    assert built.returncode == 0, built.stderr
-    return ctypes.CDLL(str(library))
+    return host_library(tmp_path_factory, "noise")
 
 
 SEEDS = [0, 1, 2**32 - 1, 2**32, 2**63 + 7, 2**64 - 1]

@@ -7,18 +7,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydrift.report.wording import baseline_rows
 from torch import nn
 
 import pydrift
 from pydrift import DriftAuditor, InputRefused, TrainingRecipe, UsageError
-from pydrift.core.store import tensors_digest
+from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.drift.calibration import GUESSED
 from pydrift.drift.probes import OCCLUSION_COLOURS, SHAPE_KINDS, TRANSFORMS
 from pydrift.drift.responses import GRAY, OCCLUSIONS, OWN_GRAY, REFERENCE, SYNTHETIC_SHAPES
 from pydrift.models.file import load_model, save_model
-from pydrift.report.wording import baseline_rows
 from pydrift.training import train
+
+pytestmark = pytest.mark.slow
 
 SHADOWS, RESTARTS = 24, 4
 
@@ -276,7 +278,9 @@ def test_a_guessed_recipe_is_said(auditor, digits):
 
 def test_own_training_of_another_architecture_is_refused(live, digits):
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(UsageError, match=r"^train= returned a model whose parameters do not have the names and shapes of"):
+    with pytest.raises(
+        UsageError, match=r"^train= returned a model whose parameters do not have the names and shapes of"
+    ):
         DriftAuditor(live[0], shadows=3, train=lambda x, y, seed: other).fit(digits.data)
 
 

@@ -17,6 +17,8 @@ from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import build
 from pydrift.models.intake import AuditedModel
 
+pytestmark = pytest.mark.slow
+
 HEADING = {"kind": "pydrift calibration", "schema_version": 4}
 ARCH, SHAPE = "mlp:1x4x4:5:3", (1, 4, 4)
 
@@ -287,9 +289,7 @@ def test_a_value_of_another_type_is_refused_by_its_name(calibration, tmp_path, c
 def test_a_view_that_is_named_and_not_there_is_refused(calibration, tmp_path):
     calibration.save(tmp_path)
     rewritten(tmp_path, asked={"gray data": ["plain", "from behind"]})
-    with pytest.raises(
-        InputRefused, match=r": the responses to gray data\.from behind are missing$"
-    ):
+    with pytest.raises(InputRefused, match=r": the responses to gray data\.from behind are missing$"):
         Calibration.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""`make demo`: the main job on real, small data, in both directions."""
+"""`make demo`: the drift audit on real, small data, in both directions."""
 
 import subprocess
 import sys
@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from pydrift import DriftReport
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +18,7 @@ def demo(tmp_path_factory):
     return out, done.stdout
 
 
-def test_the_benign_update_passes_and_the_drifted_one_is_named(demo):
+def test_the_benign_candidate_passes_and_the_drifted_one_is_named(demo):
     out, stdout = demo
     benign, drifted = (DriftReport.load(out / name) for name in ("benign", "drifted"))
     assert benign.verdict == "stable"

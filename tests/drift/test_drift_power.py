@@ -9,6 +9,8 @@ from pydrift.models.file import load_model
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.training.train_model import train_model
 
+pytestmark = pytest.mark.slow
+
 ARCH, SIZE = "mlp:1x8x8:48:10", 1000
 BLATANT = ["swap:3,8", "relabel:1,7,0.5", "flip:1", "rotate:1,90", "patch:4,1.0", "backdoor:6,0.1", "remove:5"]
 

@@ -20,9 +20,9 @@ from pydrift.drift.responses import (
     SYNTHETIC_SHAPES,
     benign_responses,
     candidate_responses,
-    split_groups,
-    select_models,
     reference_responses,
+    select_models,
+    split_groups,
 )
 from pydrift.drift.scores import PROBES
 from pydrift.models.classifier import freeze
@@ -80,21 +80,21 @@ def test_groups_share_out_the_shadows(count):
     assert max(map(len, made)) - min(map(len, made)) <= 1
 
 
-def tables(answers):
-    return {(i, view): table for i, views in answers.items() for view, table in views.items()}
+def tables(responses):
+    return {(i, view): table for i, views in responses.items() for view, table in views.items()}
 
 
 def test_answers_are_means_over_what_others_made(models, made):
     consensus, gray = made
-    told = []
-    got, confidence = benign_responses(models, consensus, gray, lambda: told.append(1))
+    steps = []
+    got, confidence = benign_responses(models, consensus, gray, lambda: steps.append(1))
     assert {i: list(views) for i, views in got.items()} == {
         GRAY: [*TRANSFORMS, OWN_GRAY],
         OCCLUSIONS: list(OCCLUSION_COLOURS),
         SYNTHETIC_SHAPES: list(SHAPE_KINDS),
     }
     assert {*got, REFERENCE} == set(PROBES)
-    assert len(told) == (QUESTIONS + 1) * len(models)
+    assert len(steps) == (QUESTIONS + 1) * len(models)
     rows = {GRAY: (CLASSES,), OCCLUSIONS: (4, 4), SYNTHETIC_SHAPES: ()}
     assert all(table.shape == (SHADOWS + 1, *rows[i], CLASSES) for (i, _), table in tables(got).items())
     group_of = {k: g for g, members in enumerate(split_groups(SHADOWS)) for k in members}
@@ -145,9 +145,9 @@ def test_no_model_is_asked_about_its_own_gray_data(models, made, m):
 
 def test_a_new_model_is_asked_about_all_consensus_and_all_about_its_gray_data(models, made):
     consensus, _ = made
-    new, own, told = model(50), images(3, 1)[0], []
-    got = candidate_responses(models, new, consensus, own, lambda: told.append(1))
-    assert len(told) == QUESTIONS + len(models)
+    new, own, steps = model(50), images(3, 1)[0], []
+    got = candidate_responses(models, new, consensus, own, lambda: steps.append(1))
+    assert len(steps) == QUESTIONS + len(models)
     for view in TRANSFORMS:
         seen = apply_transform(view, torch.from_numpy(consensus))
         close(got[GRAY][view], np.mean([odds(new, source)[0] for source in seen], axis=0))
@@ -169,13 +169,13 @@ def test_the_base_and_the_same_model_as_a_new_one_answer_the_same(models, made):
 def test_reference_answers_are_means_over_the_first_images_of_each_class(models, monkeypatch):
     rng = np.random.default_rng(4)
     y = np.array([2, 0, 0, 1, 2, 2, 2, 0, 0, 1, 2])
-    data, told = as_images((rng.random((11, *SHAPE), np.float32), y), ["a", "b", "c"]), []
-    monkeypatch.setattr(answers, "MAX_REFERENCE", 3)
-    got = reference_responses(models, data, lambda: told.append(1))
+    data, steps = as_images((rng.random((11, *SHAPE), np.float32), y), ["a", "b", "c"]), []
+    monkeypatch.setattr(responses, "MAX_REFERENCE", 3)
+    got = reference_responses(models, data, lambda: steps.append(1))
     assert {i: list(views) for i, views in got.items()} == {REFERENCE: [REFERENCE]}
     table = got[REFERENCE][REFERENCE]
     assert table.shape == (SHADOWS + 1, CLASSES, CLASSES)
-    assert len(told) == len(models)
+    assert len(steps) == len(models)
     first = {0: [1, 2, 7], 1: [3, 9], 2: [0, 4, 5]}
     for m, observer in enumerate(models):
         for c, chosen in first.items():

@@ -193,8 +193,8 @@ def test_shadows_that_are_too_few_for_alpha_are_inconclusive():
     assert verdict.smallest_score > 8
     (reason,) = verdict.reasons
     assert reason.endswith(
-        f"with 4 shadows only drift scores above {verdict.smallest_score:.1f} are found at alpha 0.0001; the limit is 8; "
-        "train more shadows"
+        f"with 4 shadows only drift scores above {verdict.smallest_score:.1f} are found at alpha 0.0001; "
+        "the limit is 8; train more shadows"
     )
 
 

@@ -26,6 +26,8 @@ from pydrift.shadows import Draw, ShadowBank
 from pydrift.stats.roc import roc, tpr_at_fpr
 from pydrift.training.train_model import train_model
 
+pytestmark = pytest.mark.slow
+
 ARCH, SHADOWS = "mlp:1x8x8:128:10", 8
 RECIPE = TrainingRecipe(epochs=60, batch_size=16)
 LEAST_AUC = {

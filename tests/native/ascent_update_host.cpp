@@ -1,17 +1,15 @@
 // The ascent_update kernel for ctypes: the CUDA source, executed on the host.
-#include "host_cuda.h"
+#include "host_network.h"
+//
 #include "invert/ascent_update_kernel.cuh"
 
 using namespace pydrift;
 
-extern "C" int run_ascent_update_kernel(const AscentTensors* tensors, const AscentOptions* options, uint32_t num_blocks,
-                                        uint32_t num_threads, bool reversed) {
-  const auto kernel = options->optimizer == Optimizer::kAdam ? ascent_update_kernel<Optimizer::kAdam>
-                                                             : ascent_update_kernel<Optimizer::kMomentum>;
-  try {
-    host_cuda::launch(num_blocks, num_threads, reversed, [&] { kernel(*tensors, *options); });
-  } catch (const std::logic_error&) {
-    return 1;
-  }
-  return 0;
+// Returns null, or what went wrong: a barrier that not all threads reach.
+extern "C" const char* run_ascent_update_kernel(const AscentTensors* tensors, const AscentConstants* constants,
+                                                uint32_t num_blocks, uint32_t num_threads, bool reversed) {
+  const auto kernel = constants->optimizer == Optimizer::kAdam ? ascent_update_kernel<Optimizer::kAdam>
+                                                               : ascent_update_kernel<Optimizer::kMomentum>;
+  return message_of(
+      [&] { host_cuda::launch(num_blocks, num_threads, reversed, [&] { kernel(*tensors, *constants); }); });
 }

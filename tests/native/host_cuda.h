@@ -47,7 +47,7 @@ struct Fiber {
   std::unique_ptr<char[]> stack;
   HostIndex thread, block;
   Waits waits = Waits::kNot;
-  double offered = 0;  // to the other lanes of the warp
+  double offered = 0;             // to the other lanes of the warp
   uint32_t fragments[2][6] = {};  // words of a and b of a matrix product of the warp, of this and the last in turn
   int num_products = 0;
   bool done = false;

@@ -1,59 +1,26 @@
 // The statistics kernel of the GPU for ctypes: the launcher's plan and the CUDA source, executed on the host.
-#include <limits>
-#include <string>
-
-#include "host_cuda.h"
+#include "host_network.h"
 //
-#include "shadow/shadow_statistics_kernel.cuh"
-#include "shadow/shadow_statistics_launch.h"
+#include "statistics/shadow_statistics_kernel.cuh"
+#include "statistics/shadow_statistics_launch.h"
 
 using namespace pydrift;
 
-namespace {
-
-void run(const ShadowTask& task, const TeamShape& shape, bool reversed) {
-  const ShadowPlan plan = make_shadow_plan("shadow_statistics", task, shape);
-  const ShadowCut cut = choose_cut("shadow_statistics", task, shape);
-  const uint32_t num_teams = num_clusters(cut, shape) * shape.cluster_size;
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  std::vector<float4> packed(task.num_models * plan.packed_size / 4 + 1, {nan, nan, nan, nan});
-  std::vector<float4> workspace(int64_t{num_teams} * plan.workspace_size / 4 + 1, {nan, nan, nan, nan});
-  ShadowArguments arguments = make_arguments(task, plan, cut);
-  TeamNetwork& network = arguments.network;
-  network.passes = plan.passes.data(), network.tables = plan.tables.data();
-  network.packed = reinterpret_cast<float*>(packed.data());
-  arguments.workspace = reinterpret_cast<float*>(workspace.data());
-  host_cuda::launch(3, 32, reversed, [&] { shadow_pack_kernel(network); });
-  const uint32_t num_threads = shape.num_threads, cluster_size = shape.cluster_size;
-  const size_t shared_bytes = plan.shared_size * sizeof(float);
-  host_cuda::launch({num_teams, num_threads, cluster_size, shared_bytes}, reversed,
-                    [&] { shadow_statistics_kernel(arguments); });
-}
-
-}  // namespace
-
 // `task` without its program. Returns null, or what went wrong.
-extern "C" const char* run_shadow_statistics_kernel(const ShadowTask* task, const int64_t* codes, int64_t num_codes,
-                                                    int32_t channels, int32_t height, int32_t width,
-                                                    const TeamShape* shape, bool reversed) {
-  static std::string message;
-  try {
-    const Program program = parse_program(codes, num_codes, {channels, height, width});
-    ShadowTask complete = *task;
-    complete.program = &program;
-    run(complete, *shape, reversed);
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
-  return nullptr;
+extern "C" const char* run_shadow_statistics_kernel(const ShadowTask* task, const HostProgram* program,
+                                                    const BlockShape* shape, bool reversed) {
+  return run_task(*task, *program, [&](const ShadowTask& complete) {
+    const ShadowPlan plan = make_shadow_plan("shadow_statistics", complete, *shape);
+    const ShadowCut cut = choose_cut("shadow_statistics", complete, *shape);
+    HostNetwork network(plan, *shape, complete.num_models, num_clusters(cut, *shape) * shape->cluster_size);
+    network.run(make_arguments(complete, plan, cut), reversed, shadow_pack_kernel, shadow_statistics_kernel);
+  });
 }
 
-// Slots that the launcher would choose.
-extern "C" int32_t chosen_num_slots(const ShadowTask* task, const int64_t* codes, int64_t num_codes, int32_t channels,
-                                    int32_t height, int32_t width, const TeamShape* shape) {
-  const Program program = parse_program(codes, num_codes, {channels, height, width});
-  ShadowTask complete = *task;
-  complete.program = &program;
-  return choose_num_slots("shadow_statistics", complete, *shape);
+// How many slots the launcher would choose.
+extern "C" const char* choose_slots(const ShadowTask* task, const HostProgram* program, const BlockShape* shape,
+                                    int32_t* num_slots) {
+  return run_task(*task, *program, [&](const ShadowTask& complete) {
+    *num_slots = choose_num_slots("shadow_statistics", complete, *shape);
+  });
 }

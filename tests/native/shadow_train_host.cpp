@@ -1,9 +1,9 @@
 // The training of the GPU for ctypes: the launcher's tables and sequence of launches, the kernels executed on the host.
 #include <algorithm>
 
-#include "host_cuda.h"
+#include "host_network.h"
 //
-#include "shadow/shadow_train_wave.cuh"
+#include "train/shadow_train_model_batch.cuh"
 
 using namespace pydrift;
 
@@ -18,7 +18,7 @@ struct HostLaunch {
   }
 };
 
-void run(const ShadowTrainTask& task, int64_t wave_bytes, bool reversed) {
+void run(const ShadowTrainTask& task, int64_t model_batch_bytes, bool reversed) {
   const TrainParts parts = check_train_values(task);
   const Plan plan = make_device_train_plan(*task.program);
   const std::vector<DeviceModel> models = device_models(task, parts);
@@ -27,36 +27,27 @@ void run(const ShadowTrainTask& task, int64_t wave_bytes, bool reversed) {
   arguments.models = models.data(), arguments.optimizer_steps = steps.data();
   arguments.offsets = plan.offsets.data(), arguments.term_parameters = plan.parameters.data();
   arguments.tiles = plan.tiles.data();
-  const WaveMemory wave(plan, *task.program);
-  const int64_t num_in_wave = wave.models_in(wave_bytes, task.num_models);
-  WaveTrainer<HostLaunch> trainer(plan, task.optimizer, models, HostLaunch{reversed});
-  for (int64_t first = 0; first < task.num_models; first += num_in_wave) {
-    std::vector<float> shared(wave.shared_floats * num_in_wave), groups(wave.group_floats * num_in_wave),
-        gradients(wave.num_gradients * num_in_wave);
-    std::vector<uint8_t> codes(wave.code_bytes * num_in_wave);
-    std::vector<double> losses(wave.num_losses * num_in_wave);
+  const ModelBatchMemory batch_memory(plan, *task.program);
+  const int64_t num_in_model_batch = batch_memory.models_in(model_batch_bytes, task.num_models);
+  ModelBatchTrainer<HostLaunch> trainer(plan, task.optimizer, models, HostLaunch{reversed});
+  for (int64_t first = 0; first < task.num_models; first += num_in_model_batch) {
+    std::vector<float> shared(batch_memory.shared_floats * num_in_model_batch),
+        groups(batch_memory.group_floats * num_in_model_batch),
+        gradients(batch_memory.num_gradients * num_in_model_batch);
+    std::vector<uint8_t> codes(batch_memory.code_bytes * num_in_model_batch);
+    std::vector<double> losses(batch_memory.num_losses * num_in_model_batch);
     arguments.shared = shared.data(), arguments.groups = groups.data(), arguments.codes = codes.data();
     arguments.gradients = gradients.data(), arguments.losses = losses.data();
     trainer.run(arguments, static_cast<int32_t>(first),
-                static_cast<int32_t>(std::min(num_in_wave, task.num_models - first)));
+                static_cast<int32_t>(std::min(num_in_model_batch, task.num_models - first)));
   }
 }
 
 }  // namespace
 
 // `task` without its program. Returns null, or what went wrong.
-extern "C" const char* run_shadow_train_kernel(const ShadowTrainTask* task, const int64_t* codes, int64_t num_codes,
-                                               int32_t channels, int32_t height, int32_t width, int64_t wave_bytes,
-                                               bool reversed) {
-  static std::string message;
-  try {
-    const Program program = parse_program(codes, num_codes, {channels, height, width});
-    ShadowTrainTask complete = *task;
-    complete.program = &program;
-    run(complete, wave_bytes, reversed);
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
-  return nullptr;
+extern "C" const char* run_shadow_train_kernel(const ShadowTrainTask* task, const HostProgram* program,
+                                               int64_t model_batch_bytes, bool reversed) {
+  return run_task(*task, *program,
+                  [&](const ShadowTrainTask& complete) { run(complete, model_batch_bytes, reversed); });
 }

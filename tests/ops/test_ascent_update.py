@@ -12,7 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydrift.ops import ascent_update, native_status, reference
+from pydrift import ops
+from pydrift.ops import AscentOptions, native, native_status, reference
+from tests.native_harness import by_name
+
+ascent_update = by_name(ops.ascent_update, AscentOptions)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHAPES = [(5, 1, 8, 8), (3, 2, 1, 7), (3, 2, 7, 1), (2, 1, 1, 1), (4, 3, 33, 35), (67, 1, 28, 28)]
@@ -29,7 +33,17 @@ OPTIONS = {
     "confidence_threshold": 0.95,
     "patience": 3,
 }
-NAMES = ("x", "gradient", "first_moment", "second_moment", "log_probability", "best_cost", "stale", "steps", "active")
+NAMES = (
+    "x",
+    "gradient",
+    "first_moment",
+    "second_moment",
+    "log_probability",
+    "best_cost",
+    "steps_without_improvement",
+    "steps",
+    "active",
+)
 needs_native = pytest.mark.skipif(not native_status().cpu, reason="the native CPU library is not loaded")
 
 
@@ -44,7 +58,7 @@ def state_of(shape: tuple[int, ...], device: str = "cpu", seed: int = 0) -> dict
         "second_moment": 0.01 * torch.rand(shape, generator=generator),
         "log_probability": -3 * torch.rand(samples, generator=generator),
         "best_cost": torch.rand(samples, generator=generator),
-        "stale": torch.randint(0, 2, samples, generator=generator, dtype=torch.int32),
+        "steps_without_improvement": torch.randint(0, 2, samples, generator=generator, dtype=torch.int32),
         "steps": torch.randint(0, 50, samples, generator=generator, dtype=torch.int32),
         "active": torch.rand(samples, generator=generator) < 0.8,
     }
@@ -121,7 +135,13 @@ def test_adam_step_is_torch_adam(device: str) -> None:
     """An outside witness: the update of torch.optim.Adam, without priors and far from the box."""
     options = OPTIONS | {"tv_weight": 0.0, "l2_weight": 0.0, "lower": -100.0, "upper": 100.0}
     state = state_of((3, 1, 6, 5), device)
-    for name, start in {"first_moment": 0, "second_moment": 0, "steps": 0, "active": True, "stale": 0}.items():
+    for name, start in {
+        "first_moment": 0,
+        "second_moment": 0,
+        "steps": 0,
+        "active": True,
+        "steps_without_improvement": 0,
+    }.items():
         state[name].fill_(start)
     state["log_probability"].fill_(-1.0)
     state["best_cost"].fill_(math.inf)
@@ -153,13 +173,11 @@ def run_with(state: dict[str, Tensor], **options: object) -> dict[str, Tensor]:
 def test_variants_and_reference_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, optimizer: str, shape: tuple[int, ...]
 ) -> None:
-    from pydrift import _native
-
     state = state_of(shape)
     expected = clones(state)
     for _ in range(2):
         reference.ascent_update(*expected.values(), **(OPTIONS | {"optimizer": optimizer}))
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         assert native_status().build["simd"] == variant
         assert_same_bits(run_with(state, optimizer=optimizer), expected)
@@ -218,7 +236,7 @@ torch.save(result, sys.stdout.buffer)
 # ---- The stop rule and values that are not finite
 
 STOP_CASES = {
-    # log_probability, best_cost, stale -> best_cost, stale, active
+    # log_probability, best_cost, steps_without_improvement -> best_cost, steps_without_improvement, active
     "first cost": (math.log(0.5), math.inf, 0, 0.5, 0, True),
     "cost falls": (math.log(0.5), 0.75, 2, 0.5, 0, True),
     "same cost": (math.log(0.5), 0.5, 0, 0.5, 1, True),
@@ -236,15 +254,20 @@ STOP_CASES = {
 @pytest.mark.parametrize("case", STOP_CASES.values(), ids=STOP_CASES.keys())
 @pytest.mark.parametrize("implementation", [ascent_update, reference.ascent_update], ids=["op", "reference"])
 def test_stop_rule(device: str, case: tuple[float, ...], implementation: Callable[..., None]) -> None:
-    log_probability, best_cost, stale, best_cost_after, stale_after, active_after = case
+    log_probability, best_cost, steps_without_improvement, best_cost_after, count_after, active_after = case
     state = state_of((1, 1, 3, 3), device)
-    for name, value in {"log_probability": log_probability, "best_cost": best_cost, "stale": stale, "steps": 7}.items():
+    for name, value in {
+        "log_probability": log_probability,
+        "best_cost": best_cost,
+        "steps_without_improvement": steps_without_improvement,
+        "steps": 7,
+    }.items():
         state[name].fill_(value)
     state["active"].fill_(True)
     before = clones(state)
     implementation(*state.values(), **OPTIONS)
     assert state["best_cost"].item() == pytest.approx(best_cost_after, abs=1e-6)
-    assert state["stale"].item() == stale_after
+    assert state["steps_without_improvement"].item() == count_after
     assert state["active"].item() is active_after
     assert state["steps"].item() == 7 + active_after
     for name in ("x", "first_moment", "second_moment"):
@@ -321,7 +344,7 @@ BAD_TENSORS = [
     ("second_moment", lambda t: t.new_empty(0), f"{IMAGE} float32", "[0] float32 on the CPU"),
     ("log_probability", lambda t: t[:, None], f"{SAMPLES} float32", "[3, 1] float32 on the CPU"),
     ("best_cost", lambda t: t.half(), f"{SAMPLES} float32", "[3] float16 on the CPU"),
-    ("stale", lambda t: t.long(), f"{SAMPLES} int32", "[3] int64 on the CPU"),
+    ("steps_without_improvement", lambda t: t.long(), f"{SAMPLES} int32", "[3] int64 on the CPU"),
     ("steps", lambda t: t.new_zeros(4), f"{SAMPLES} int32", "[4] int32 on the CPU"),
     ("active", lambda t: t.to(torch.int32), f"{SAMPLES} bool", "[3] int32 on the CPU"),
 ]
@@ -375,15 +398,15 @@ def test_bad_options_are_refused(change: dict[str, object], message: str) -> Non
 @pytest.mark.skipif(len(DEVICES) == 1, reason="needs a GPU")
 def test_tensors_on_two_devices_are_refused() -> None:
     state = state_of((3, 2, 4, 5), "cuda")
-    message = "stale must be [3] int32, contiguous and on the device of x, got [3] int32 on the CPU"
-    assert_refused(state | {"stale": state["stale"].cpu()}, OPTIONS, message)
+    message = "steps_without_improvement must be [3] int32, contiguous and on the device of x, got [3] int32 on the CPU"
+    assert_refused(state | {"steps_without_improvement": state["steps_without_improvement"].cpu()}, OPTIONS, message)
 
 
 @pytest.mark.parametrize("name", ["x", "gradient", "first_moment", "second_moment", "log_probability", "best_cost"])
 def test_requires_grad_is_refused(name: str) -> None:
     state = state_of((2, 1, 3, 3))
     state[name] = state[name].requires_grad_()
-    message = f"ascent_update: {name} must not require grad (the update is not differentiable)"
+    message = f"ascent_update: {name} must not require grad (ascent_update is not differentiable)"
     with pytest.raises(ValueError) as refusal:
         ascent_update(*state.values(), **OPTIONS)
     assert str(refusal.value) == message

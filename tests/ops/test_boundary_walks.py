@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pydrift.ops import L1, L2, LINF, BoundaryWalks, blind_walk, min_gd, reference, reference_walks
+from pydrift.ops import L1, L2, LINF, BlindWalkOptions, BoundaryWalks, MinGdOptions, blind_walk, min_gd, reference
 from tests.models.test_lower import trained_like
+from tests.native_harness import by_name
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_invert import ARCHITECTURES, architectures, devices, problem
 
@@ -21,8 +22,8 @@ Implementation = Callable[..., tuple[Tensor, Tensor, Tensor]]
 Array = NDArray[np.float64]
 Walk = tuple[float, int, int]  # distance, steps, prediction
 IMPLEMENTATIONS = {
-    "op": {"min_gd": min_gd, "blind_walk": blind_walk},
-    "reference": {"min_gd": reference_walks.min_gd, "blind_walk": reference_walks.blind_walk},
+    "op": {"min_gd": by_name(min_gd, MinGdOptions), "blind_walk": by_name(blind_walk, BlindWalkOptions)},
+    "reference": {"min_gd": reference.min_gd, "blind_walk": reference.blind_walk},
 }
 BOX = {"max_steps": 40, "lower": 0.0, "upper": 1.0}
 LENGTHS = {"linf_step": 0.01, "l2_step": 0.05, "l1_step": 0.05, "l1_coordinates": 7, "l1_gap": 0.001}
@@ -266,7 +267,7 @@ def test_l1_step(
 def test_reference_in_blocks_and_in_any_grad_mode(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
     arguments = task(op, "max-pool 3x3")
     expected = exact(op, arguments)
-    monkeypatch.setattr(reference_walks, "_BLOCK", 5)
+    monkeypatch.setattr(reference.walks, "_BLOCK", 5)
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
             result = exact(op, arguments)
@@ -283,11 +284,14 @@ def test_any_module_walks_as_its_fused_network(op: str, name: str) -> None:
     module = deepcopy(trained_like(ARCHITECTURES[name][0]())).eval().double()  # its layers are those of ARCHITECTURES
     image, label, norm, x = (arguments[key] for key in ("image", "label", "norm", "x"))
     if op == "min_gd":
-        walks = reference_walks.min_gd_through(module, image, label, norm, x=x.double(), options=OPTIONS[op])
+        walks = reference.min_gd_through(module, image, label, norm, x=x.double(), options=MinGdOptions(**OPTIONS[op]))
     else:
         direction, directions = arguments["direction"], arguments["directions"].double()
-        walks = reference_walks.blind_walk_through(
-            module, image, direction, label, norm, x=x.double(), directions=directions, options=OPTIONS[op]
+        walks = reference.blind_walk_through(
+            *(module, image, direction, label, norm),
+            x=x.double(),
+            directions=directions,
+            options=BlindWalkOptions(**OPTIONS[op]),
         )
     assert not any(part.requires_grad for part in walks)
     assert_agree(op, arguments, run(op, arguments), BoundaryWalks(*walks))

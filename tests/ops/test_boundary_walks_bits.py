@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pydrift.ops import native
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_boundary_walks import (
     all_walks,
@@ -69,11 +70,9 @@ def test_threads_do_not_matter(op: str, name: str) -> None:
 @names
 def test_variants(monkeypatch: pytest.MonkeyPatch, op: str, name: str) -> None:
     """AVX2 and AVX-512 agree to the bit, scalar code to rounding errors."""
-    from pydrift import _native
-
     arguments = task(op, name)
     expected, results = exact(op, arguments), {}
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         results[variant] = run(op, arguments)
         assert_agree(op, arguments, results[variant], expected)
@@ -94,8 +93,6 @@ def test_arguments_are_only_read(op: str, implementation: str) -> None:
 @both_walks
 def test_random_programs(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
     """Any order, company and, between AVX2 and AVX-512, any variant."""
-    from pydrift import _native
-
     for seed in range(40):
         tensors, program = random_problem(seed)
         arguments = all_walks(op, tensors["x"][:5], tensors["parameters"], program)
@@ -103,7 +100,7 @@ def test_random_programs(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
         order = torch.randperm(len(arguments["model"]), generator=torch.Generator().manual_seed(seed))
         for rows in (order, order[:1], order[1:20]):
             assert_same_bits(run(op, only(rows, arguments), max_steps=12), of(rows, whole))
-        if "avx512" in _native.simd_variants():
+        if "avx512" in native.simd_variants():
             with monkeypatch.context() as environment:
                 environment.setenv("PYDRIFT_SIMD", "avx512")
                 widest = run(op, arguments, max_steps=12)

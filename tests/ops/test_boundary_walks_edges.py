@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pydrift.ops import BoundaryWalks
+from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_boundary_walks import (
     OF_A_WALK,
@@ -26,7 +27,6 @@ from tests.ops.test_boundary_walks import (
 )
 from tests.ops.test_invert import architectures, devices
 from tests.ops.test_invert_edges import NOT_FINITE, SIZES
-from tests.ops.test_native_build import needs_compiler, run_sanitized
 
 # ---- Degenerate input
 
@@ -343,12 +343,13 @@ def test_programs_without_logits_are_refused(op: str, implementation: str, progr
 def test_requires_grad_is_refused(op: str, name: str) -> None:
     arguments = small_task(op)
     arguments[name].requires_grad_()
-    assert_refused(op, arguments, f"{name} must not require grad (a walk is not differentiable)")
+    assert_refused(op, arguments, f"{name} must not require grad ({op} is not differentiable)")
 
 
 # ---- Sanitizers
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "boundary", "boundary_walks")
+    run_sanitized(tmp_path, "boundary_walks", "boundary")

@@ -2,17 +2,18 @@
 
 import ctypes
 import math
-import subprocess
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from pydrift.ops import L1, L2, LINF, BoundaryWalks, reference, reference_walks
+from pydrift.ops import L1, L2, LINF, BoundaryWalks, reference
+from tests.native_harness import BlockShape, call, host_library, program_of
 from tests.ops.test_invert_edges import NOT_FINITE
-from tests.ops.test_invert_kernel import FLATTEN, NETWORKS, RELU, Shape, linear, parameters_of
-from tests.ops.test_native_build import COMPILER, FLAGS, NATIVE_TESTS
+from tests.ops.test_invert_kernel import FLATTEN, NETWORKS, RELU, linear, parameters_of
+
+pytestmark = pytest.mark.slow
 
 Arguments = dict[str, Any]  # of one call, by name
 BOX = {"max_steps": 12, "lower": 0.0, "upper": 1.0}
@@ -38,17 +39,7 @@ class Task(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if COMPILER is None:
-        pytest.skip("no C++ compiler")
-    path = tmp_path_factory.mktemp("native") / "boundary_walks.so"
-    source = str(NATIVE_TESTS / "boundary_walks_host.cpp")
-    built = subprocess.run(
-        [COMPILER, *FLAGS, "-O1", "-shared", "-fPIC", source, "-o", str(path)], capture_output=True, text=True
-    )
-    assert built.returncode == 0, built.stderr
-    loaded = ctypes.CDLL(str(path))
-    loaded.run_walk_kernel.restype = ctypes.c_char_p
-    return loaded
+    return host_library(tmp_path_factory, "boundary_walks")
 
 
 def run_kernel(
@@ -78,18 +69,14 @@ def run_kernel(
     if op == "min_gd":
         task.step[LINF], task.step[L2], task.step[L1] = options["linf_step"], options["l2_step"], options["l1_step"]
         task.coordinates, task.gap = options["l1_coordinates"], options["l1_gap"]
-    codes = (ctypes.c_int64 * len(program))(*program)
-    cut = Shape(slots, threads, cluster, clusters, shared)
-    sizes = (ctypes.c_int64(len(program)), *options["x"].shape[1:])
-    error = library.run_walk_kernel(ctypes.byref(task), codes, *sizes, ctypes.byref(cut), reverse)
-    if error:
-        raise ValueError(error.decode())
+    shape = BlockShape(slots, threads, cluster, clusters, shared)
+    call(library.run_walk_kernel, task, program_of(program, options["x"].shape[1:]), shape, reverse)
     return result
 
 
 def run_reference(op: str, arguments: Arguments, dtype: torch.dtype = torch.float64) -> BoundaryWalks:
     wide = {name: part.to(dtype) for name, part in arguments.items() if name in ("x", "directions", "parameters")}
-    return BoundaryWalks(*getattr(reference_walks, op)(**(OPTIONS[op] | arguments | wide)))
+    return BoundaryWalks(*getattr(reference, op)(**(OPTIONS[op] | arguments | wide)))
 
 
 def walks(

@@ -11,17 +11,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pydrift import ops
 from pydrift.core.noise import Phase, integers, uniform, words
 from pydrift.inversion import GradientAscent
 from pydrift.models.arch import lower
 from pydrift.models.arch.fused import map_tensors
 from pydrift.models.classifier import freeze
-from pydrift.ops import invert, reference
+from pydrift.ops import AscentOptions, reference
 from tests.models.test_lower import trained_like
+from tests.native_harness import by_name
 from tests.ops.test_ascent_update import DEVICES, needs_native
 from tests.rounded_products import ROUNDED, round_products
 
 Implementation = Callable[..., tuple[Tensor, Tensor, Tensor]]
+invert = by_name(ops.invert, AscentOptions)
 OPTIONS = {
     "seed": 2**63 + 5,
     "jitter": 2,
@@ -320,7 +323,7 @@ def test_reference_is_the_python_loop() -> None:
 def test_reference_in_blocks_and_in_any_grad_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, program = problem("max-pool 3x3", count=9)
     expected = exact(tensors, program=program)
-    monkeypatch.setattr(reference, "_BLOCK", 2)
+    monkeypatch.setattr(reference.ascent, "_BLOCK", 2)
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
             result = exact(tensors, program=program)

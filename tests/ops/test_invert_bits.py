@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pydrift.core.noise import Phase, integers, words
+from pydrift.ops import native
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_invert import (
     TO_GRADIENT,
@@ -97,13 +98,11 @@ def test_threads_do_not_matter(name: str) -> None:
 @names
 def test_variants(monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str) -> None:
     """AVX2 and AVX-512 agree to the bit, scalar code to rounding errors."""
-    from pydrift import _native
-
     tensors, program = problem(name, count=37)
     options = {"program": program, "optimizer": optimizer}
     expected = exact(tensors, **options)
     results = {}
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         results[variant] = run(tensors, **options)
         assert_images_agree(results[variant]["x"], expected["x"], 1e-4)
@@ -116,8 +115,6 @@ def test_variants(monkeypatch: pytest.MonkeyPatch, name: str, optimizer: str) ->
 @needs_native
 def test_random_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any order, company and, between AVX2 and AVX-512, any variant."""
-    from pydrift import _native
-
     for seed in range(60):
         tensors, program = random_problem(seed)
         options = STOPPING | {"program": program, "optimizer": ("adam", "momentum")[seed % 2]}
@@ -125,7 +122,7 @@ def test_random_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         order = torch.randperm(len(tensors["x"]), generator=torch.Generator().manual_seed(seed))
         assert_same_bits(run(only(order, tensors), **options), only(order, whole))
         assert_same_bits(run(only(order[:1], tensors), **options), only(order[:1], whole))
-        if "avx512" in _native.simd_variants():
+        if "avx512" in native.simd_variants():
             with monkeypatch.context() as environment:
                 environment.setenv("PYDRIFT_SIMD", "avx2")
                 assert_same_bits(run(tensors, **options), whole)

@@ -8,11 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydrift.ops import invert
+from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import BAD_OPTIONS, DEVICES, needs_native
-from tests.ops.test_invert import OPTIONS, TO_GRADIENT, Implementation, devices, exact, implementations, problem, run
+from tests.ops.test_invert import (
+    OPTIONS,
+    TO_GRADIENT,
+    Implementation,
+    devices,
+    exact,
+    implementations,
+    invert,
+    problem,
+    run,
+)
 from tests.ops.test_invert_bits import assert_same_bits
-from tests.ops.test_native_build import needs_compiler, run_sanitized
 
 # ---- Degenerate input
 
@@ -357,13 +366,14 @@ def test_parameters_that_are_not_finite_are_refused(device: str, value: float) -
 def test_requires_grad_is_refused(name: str) -> None:
     tensors, program = small_problem()
     tensors[name].requires_grad_()
-    message = f"{name} must not require grad (an inversion is not differentiable)"
+    message = f"{name} must not require grad (invert is not differentiable)"
     assert_refused(tensors, {"program": program}, message)
 
 
 # ---- Sanitizers
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
     run_sanitized(tmp_path, "invert", "invert")

@@ -2,10 +2,6 @@
 
 import ctypes
 import math
-import os
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +9,20 @@ import torch
 from torch import Tensor
 
 from pydrift.ops import reference
+from tests.native_harness import (
+    ARITHMETIC,
+    AscentConstants,
+    BlockShape,
+    ascent_constants,
+    call,
+    host_library,
+    program_of,
+)
 from tests.ops.test_invert_edges import NOT_FINITE
-from tests.ops.test_native_build import Options
 from tests.rounded_products import ROUNDED, round_products
 
-ROOT = Path(__file__).parents[2]
-COMPILER = shutil.which(os.environ.get("CXX", "c++"))
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 0.05,
@@ -32,8 +36,6 @@ OPTIONS: dict[str, Any] = {
     "confidence_threshold": 2.0,
     "patience": 100,
 }
-
-ARITHMETIC = ["fma", "tf32 split", "tf32", "bfloat16"]  # Arithmetic of csrc/arch/arithmetic.h
 
 RELU, FLATTEN = [3], [6]
 
@@ -139,50 +141,14 @@ class Task(ctypes.Structure):
         ("seed", ctypes.c_uint64),
         ("jitter", ctypes.c_int32),
         ("max_steps", ctypes.c_int32),
-        ("ascent", Options),
+        ("ascent", AscentConstants),
         ("arithmetic", ctypes.c_int32),
-    )
-
-
-class Shape(ctypes.Structure):
-    """TeamShape of csrc/arch/team_launch.h."""
-
-    _fields_ = (
-        ("num_slots", ctypes.c_int32),
-        ("num_threads", ctypes.c_int32),
-        ("cluster_size", ctypes.c_int32),
-        ("max_clusters", ctypes.c_int32),
-        ("shared_limit", ctypes.c_int64),
     )
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if COMPILER is None:
-        pytest.skip("no C++ compiler")
-    path = tmp_path_factory.mktemp("native") / "invert.so"
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    folders = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'native'}"]
-    command = [COMPILER, *flags, *folders, str(ROOT / "tests" / "native" / "invert_host.cpp"), "-o", str(path)]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    loaded = ctypes.CDLL(str(path))
-    loaded.run_invert_kernel.restype = ctypes.c_char_p
-    return loaded
-
-
-def options_struct(options: dict[str, Any]) -> Options:
-    names = {field[0] for field in Options._fields_[1:]}
-    return Options(
-        optimizer=["adam", "momentum"].index(options["optimizer"]),
-        first_decay=options["beta1"],
-        first_weight=1 - options["beta1"],
-        second_decay=options["beta2"],
-        second_weight=1 - options["beta2"],
-        roughness_weight=2 * options["tv_weight"],
-        size_weight=2 * options["l2_weight"],
-        **{name: value for name, value in options.items() if name in names},
-    )
+    return host_library(tmp_path_factory, "invert")
 
 
 Outcome = tuple[Tensor, Tensor, Tensor, Tensor]  # images, confidence, loss, steps
@@ -216,15 +182,11 @@ def run_kernel(
         seed=options["seed"],
         jitter=options["jitter"],
         max_steps=options["max_steps"],
-        ascent=options_struct(options),
+        ascent=ascent_constants(options),
         arithmetic=ARITHMETIC.index(arithmetic),
     )
-    codes = (ctypes.c_int64 * len(program))(*program)
-    shape = Shape(slots, threads, cluster, clusters, shared)
-    arguments = (ctypes.byref(task), codes, ctypes.c_int64(len(program)), *x.shape[1:])
-    error = library.run_invert_kernel(*arguments, ctypes.byref(shape), reverse)
-    if error:
-        raise ValueError(error.decode())
+    shape = BlockShape(slots, threads, cluster, clusters, shared)
+    call(library.run_invert_kernel, task, program_of(program, x.shape[1:]), shape, reverse)
     return x, confidence, loss, steps
 
 
@@ -370,9 +332,9 @@ def test_weights_stay_in_shared_memory(
 ) -> None:
     """Of the classic 784-256-128-10, where images, moments and activations leave room."""
     program = [*FLATTEN, *linear(784, 256), *RELU, *linear(256, 128), *RELU, *linear(128, 10)]
-    codes, shape = (ctypes.c_int64 * len(program))(*program), Shape(5, 512, cluster, 16, shared)
-    sizes = (ctypes.c_int64(len(program)), 1, 28, 28, ARITHMETIC.index(arithmetic))
-    assert library.count_resident_passes(codes, *sizes, ctypes.byref(shape)) == count
+    shape, kept = BlockShape(5, 512, cluster, 16, shared), ctypes.c_int32()
+    call(library.count_resident_passes, program_of(program, (1, 28, 28)), ARITHMETIC.index(arithmetic), shape, kept)
+    assert kept.value == count
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

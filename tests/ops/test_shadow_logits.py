@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydrift.ops import reference, shadow_logits, shadow_statistics
+from pydrift.ops import native, reference, shadow_logits, shadow_statistics
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_invert import ARCHITECTURES, architectures, problem, random_problem
 
@@ -85,10 +85,8 @@ def test_company_and_threads_do_not_matter(name: str) -> None:
 def test_variants(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """AVX2 and AVX-512 agree to the bit, scalar code to rounding errors."""
     x, parameters, program = task(name, 37, 2)
-    from pydrift import _native
-
     results = {}
-    for variant in _native.simd_variants():
+    for variant in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", variant)
         results[variant] = shadow_logits(x, parameters, program=program)
         torch.testing.assert_close(results[variant], results["scalar"], rtol=1e-4, atol=1e-5)

@@ -2,15 +2,14 @@
 
 import ctypes
 import math
-import subprocess
 from typing import Any
 
 import pytest
 import torch
 
 from pydrift.ops import ShadowMoments, ShadowStatistics, reference
-from tests.ops.test_invert_kernel import ARITHMETIC, FLATTEN, NETWORKS, Shape, linear, parameters_of
-from tests.ops.test_native_build import COMPILER, FLAGS, NATIVE_TESTS
+from tests.native_harness import ARITHMETIC, BlockShape, call, host_library, program_of
+from tests.ops.test_invert_kernel import FLATTEN, NETWORKS, linear, parameters_of
 from tests.ops.test_shadow_statistics import (
     FLOATS,
     LOGITS,
@@ -23,9 +22,11 @@ from tests.ops.test_shadow_statistics import (
 )
 from tests.rounded_products import ROUNDED, round_products
 
+pytestmark = pytest.mark.slow
+
 
 class Task(ctypes.Structure):
-    """ShadowTask of csrc/shadow/shadow_task.h."""
+    """ShadowTask of csrc/statistics/shadow_statistics_task.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("program", "bytes", "values", "parameters", "label", "member")),
@@ -39,16 +40,7 @@ class Task(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if COMPILER is None:
-        pytest.skip("no C++ compiler")
-    path = tmp_path_factory.mktemp("native") / "shadow_statistics.so"
-    source = str(NATIVE_TESTS / "shadow_statistics_host.cpp")
-    command = [COMPILER, *FLAGS, "-O1", "-shared", "-fPIC", source, "-o", str(path)]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    loaded = ctypes.CDLL(str(path))
-    loaded.run_shadow_statistics_kernel.restype = ctypes.c_char_p
-    return loaded
+    return host_library(tmp_path_factory, "shadow_statistics")
 
 
 def task_of(arguments: Arguments, arithmetic: str) -> Task:
@@ -87,12 +79,8 @@ def run_kernel(
             task.member = member.data_ptr()
         for name in outcome._fields:
             setattr(task, name, getattr(outcome, name).data_ptr())
-        codes = (ctypes.c_int64 * len(program))(*program)
-        cut = Shape(slots, threads, cluster, clusters, shared)
-        sizes = (ctypes.c_int64(len(program)), *x.shape[1:])
-        error = library.run_shadow_statistics_kernel(ctypes.byref(task), codes, *sizes, ctypes.byref(cut), reverse)
-        if error:
-            raise ValueError(error.decode())
+        cut = BlockShape(slots, threads, cluster, clusters, shared)
+        call(library.run_shadow_statistics_kernel, task, program_of(program, x.shape[1:]), cut, reverse)
     return one, two
 
 
@@ -202,12 +190,11 @@ def test_many_classes(library: ctypes.CDLL) -> None:
 def test_launcher_fills_shared_memory(library: ctypes.CDLL) -> None:
     """And the GPU before it."""
     arguments, program = arguments_of("convnet", 64)
-    codes = (ctypes.c_int64 * len(program))(*program)
-    sizes = (ctypes.c_int64(len(program)), *arguments["x"].shape[1:])
-    chosen = []
+    network, slots, chosen = program_of(program, arguments["x"].shape[1:]), ctypes.c_int32(), []
     for shared, clusters in ((1 << 20, 1), (1 << 20, 16), (1 << 13, 1), (100, 1)):
-        shape, task = Shape(1, 512, 1, clusters, shared), task_of(arguments, "fma")
-        chosen.append(library.chosen_num_slots(ctypes.byref(task), codes, *sizes, ctypes.byref(shape)))
+        shape = BlockShape(1, 512, 1, clusters, shared)
+        call(library.choose_slots, task_of(arguments, "fma"), network, shape, slots)
+        chosen.append(slots.value)
     assert chosen[:2] == [32, 8]
     assert 1 < chosen[2] < 32
     assert chosen[3] == 8  # in the workspace

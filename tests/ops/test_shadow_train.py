@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydrift.ops import HYPER, reference, reference_train, shadow_train, trains
+from pydrift.ops import HYPERPARAMETERS, native, reference, shadow_train, why_not_trainable
+from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_invert import ARCHITECTURES, problem, random_problem
-from tests.ops.test_native_build import needs_compiler, run_sanitized
 
 Implementation = Callable[..., Tensor]
 implementations = pytest.mark.parametrize(
     "implementation",
     [
         pytest.param(shadow_train, id="native", marks=needs_native),
-        pytest.param(reference_train.shadow_train, id="torch"),
+        pytest.param(reference.shadow_train, id="torch"),
     ],
 )
 OPTIMIZERS = ("adam", "sgd")
@@ -36,14 +36,16 @@ def task(
     images: int = 60,
     steps: list[int],
     batch_size: list[int],
-    looks: bool = True,
+    augment: bool = True,
     seed: int = 0,
-    **hyper: float,
+    **hyperparameters: float,
 ) -> dict[str, Any]:
     """The arguments of a call that begins a training, by name."""
     generator = torch.Generator().manual_seed(seed)
     count = sum(s * b for s, b in zip(steps, batch_size, strict=True))
-    look = torch.stack([torch.randint(*span, (count,), generator=generator) for span in ((-2, 3), (-1, 3), (0, 2))], 1)
+    augmentation = torch.stack(
+        [torch.randint(*span, (count,), generator=generator) for span in ((-2, 3), (-1, 3), (0, 2))], 1
+    )
     models = len(parameters)
     return {
         "x": torch.randint(0, 256, (images, *shape), generator=generator, dtype=torch.uint8),
@@ -52,12 +54,14 @@ def task(
         "first_moment": torch.zeros_like(parameters),
         "second_moment": torch.zeros_like(parameters) if optimizer == "adam" else torch.zeros(models, 0),
         "order": torch.randint(0, images, (count,), generator=generator, dtype=torch.int32),
-        "look": look.to(torch.int8) if looks else torch.zeros(0, 3, dtype=torch.int8),
+        "augmentation": augmentation.to(torch.int8) if augment else torch.zeros(0, 3, dtype=torch.int8),
         "steps_done": torch.zeros(models, dtype=torch.int64),
         "num_steps": torch.tensor(steps, dtype=torch.int32),
         "batch_size": torch.tensor(batch_size, dtype=torch.int32),
-        "rate": torch.linspace(0.02, 0.005, sum(steps), dtype=torch.float64),
-        "hyper": torch.tensor([[({**PLAIN, **hyper})[name] for name in HYPER]] * models, dtype=torch.float64),
+        "learning_rate": torch.linspace(0.02, 0.005, sum(steps), dtype=torch.float64),
+        "hyperparameters": torch.tensor(
+            [[({**PLAIN, **hyperparameters})[name] for name in HYPERPARAMETERS]] * models, dtype=torch.float64
+        ),
     }
 
 
@@ -91,7 +95,7 @@ def assert_is_reference(arguments: dict[str, Any], program: list[int], optimizer
     truth, before = exact(arguments), arguments["parameters"].clone()
     loss, true_loss = (
         run(shadow_train, arguments, program, optimizer),
-        run(reference_train.shadow_train, truth, program, optimizer),
+        run(reference.shadow_train, truth, program, optimizer),
     )
     torch.testing.assert_close(loss.double(), true_loss.double(), rtol=tolerance, atol=tolerance)
     assert relative(arguments["first_moment"], truth["first_moment"]) < tolerance
@@ -123,13 +127,13 @@ def test_batches_of_any_size(name: str, batch_size: int) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_ten_steps_of_models_with_other_hyper_parameters(optimizer: str) -> None:
     arguments, program = of("two pools", optimizer=optimizer, batch_size=[16, 7], steps=[10, 6])
-    arguments["hyper"][1] = torch.tensor([0.5, 0.9, 1e-3, 0.3, 0.2])
+    arguments["hyperparameters"][1] = torch.tensor([0.5, 0.9, 1e-3, 0.3, 0.2])
     if optimizer == "adam":
-        arguments["rate"] /= 10
+        arguments["learning_rate"] /= 10
     truth = exact(arguments)
     loss = run(shadow_train, arguments, program, optimizer)
     torch.testing.assert_close(
-        loss.double(), run(reference_train.shadow_train, truth, program, optimizer).double(), rtol=1e-4, atol=1e-4
+        loss.double(), run(reference.shadow_train, truth, program, optimizer).double(), rtol=1e-4, atol=1e-4
     )
     assert relative(arguments["parameters"], truth["parameters"]) < 1e-4
 
@@ -150,7 +154,7 @@ def test_random_programs(seed: int) -> None:
 @implementations
 def test_the_optimizers_are_torchs(optimizer: str, implementation: Implementation) -> None:
     """Against torch.optim itself, step by step, on a network whose parameters torch knows as one tensor."""
-    arguments, program = of("mlp 33-16-20", optimizer=optimizer, steps=[5, 5], weight_decay=0.05, looks=False)
+    arguments, program = of("mlp 33-16-20", optimizer=optimizer, steps=[5, 5], weight_decay=0.05, augment=False)
     parameter = torch.nn.Parameter(arguments["parameters"][0].double())
     optim: torch.optim.Optimizer = (
         torch.optim.AdamW([parameter], weight_decay=0.05)
@@ -159,11 +163,11 @@ def test_the_optimizers_are_torchs(optimizer: str, implementation: Implementatio
     )
     for step in range(5):
         batch = arguments["order"][step * 20 : step * 20 + 20].long()
-        logits = reference_train.logits(arguments["x"][batch] / 255.0, program, parameter.float()).double()
+        logits = reference.logits(arguments["x"][batch] / 255.0, program, parameter.float()).double()
         loss = torch.nn.functional.cross_entropy(logits, arguments["label"][batch].long())
         optim.zero_grad()
         loss.backward()
-        optim.param_groups[0]["lr"] = float(arguments["rate"][step])
+        optim.param_groups[0]["lr"] = float(arguments["learning_rate"][step])
         optim.step()
     run(implementation, arguments, program, optimizer)
     torch.testing.assert_close(arguments["parameters"][0].double(), parameter.detach(), rtol=1e-4, atol=1e-4)
@@ -180,8 +184,8 @@ def test_bytes_are_read_as_parts_of_255(implementation: Implementation) -> None:
 
 def test_looks_move_and_then_mirror() -> None:
     x = torch.arange(1.0, 7.0).view(1, 1, 2, 3)
-    look = torch.tensor([[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 1], [-9, 0, 0]], dtype=torch.int8)
-    assert reference_train.looked_at(x.expand(5, -1, -1, -1), look)[:, 0].tolist() == [
+    augmentation = torch.tensor([[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 1, 1], [-9, 0, 0]], dtype=torch.int8)
+    assert reference.augment_images(x.expand(5, -1, -1, -1), augmentation)[:, 0].tolist() == [
         [[1, 2, 3], [4, 5, 6]],
         [[0, 0, 0], [1, 2, 3]],
         [[2, 3, 0], [5, 6, 0]],
@@ -209,9 +213,17 @@ def test_scales_and_shifts_do_not_learn(implementation: Implementation) -> None:
 def test_a_model_does_not_depend_on_its_companions_nor_on_threads(name: str) -> None:
     arguments, program = of(name, optimizer="adam", steps=[4, 3], batch_size=[30, 17])
     alone = copied(arguments)
-    for key, begin in (("order", 120), ("look", 120), ("rate", 4)):
+    for key, begin in (("order", 120), ("augmentation", 120), ("learning_rate", 4)):
         alone[key] = alone[key][begin:].contiguous()
-    for key in ("parameters", "first_moment", "second_moment", "steps_done", "num_steps", "batch_size", "hyper"):
+    for key in (
+        "parameters",
+        "first_moment",
+        "second_moment",
+        "steps_done",
+        "num_steps",
+        "batch_size",
+        "hyperparameters",
+    ):
         alone[key] = alone[key][1:].contiguous()
     loss_alone = run(shadow_train, alone, program, "adam")
     threads = torch.get_num_threads()
@@ -239,8 +251,8 @@ def test_steps_may_be_taken_in_several_calls(optimizer: str) -> None:
         call = {
             **parts,
             "order": torch.cat([parts["order"][p] for p in picked]),
-            "look": torch.cat([parts["look"][p] for p in picked]),
-            "rate": torch.cat([parts["rate"][k * 5 + begin : k * 5 + end] for k in (0, 1)]),
+            "augmentation": torch.cat([parts["augmentation"][p] for p in picked]),
+            "learning_rate": torch.cat([parts["learning_rate"][k * 5 + begin : k * 5 + end] for k in (0, 1)]),
             "steps_done": torch.full((2,), begin),
             "num_steps": torch.full((2,), end - begin, dtype=torch.int32),
         }
@@ -251,11 +263,9 @@ def test_steps_may_be_taken_in_several_calls(optimizer: str) -> None:
 
 @needs_native
 def test_every_instruction_set_trains_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydrift import _native
-
     arguments, program = of("two pools", steps=[3, 3], batch_size=[33, 9])
     results = []
-    for simd in _native.simd_variants():
+    for simd in native.simd_variants():
         monkeypatch.setenv("PYDRIFT_SIMD", simd)
         trained = copied(arguments)
         run(shadow_train, trained, program, "sgd")
@@ -280,7 +290,7 @@ def test_nothing_to_do(implementation: Implementation) -> None:
 @implementations
 def test_divergence_shows(implementation: Implementation) -> None:
     arguments, program = of("two pools", steps=[6, 1])
-    arguments["rate"][:6] = 1e20
+    arguments["learning_rate"][:6] = 1e20
     loss = run(implementation, arguments, program, "sgd")
     assert not loss[0].isfinite()
     assert loss[1].isfinite()
@@ -307,9 +317,9 @@ REFUSED: list[tuple[str, Callable[[Tensor], Tensor], str]] = [
     ("parameters", lambda t: t[:, 1:], "parameters must be [models, "),
     ("first_moment", lambda t: t[:1], "first_moment must be [2, "),
     ("second_moment", lambda t: torch.zeros(2, 3), "second_moment must be [2, 0] float32"),
-    ("order", lambda t: t[1:].contiguous(), "look must be [39, 3] int8"),
+    ("order", lambda t: t[1:].contiguous(), "augmentation must be [39, 3] int8"),
     ("order", lambda t: t - 1, "order must be in [0, 60), got -1"),
-    ("look", lambda t: t.int(), "look must be [40, 3] int8"),
+    ("augmentation", lambda t: t.int(), "augmentation must be [40, 3] int8"),
     ("steps_done", lambda t: t.int(), "steps_done must be [2] int64"),
     (
         "num_steps",
@@ -318,10 +328,14 @@ REFUSED: list[tuple[str, Callable[[Tensor], Tensor], str]] = [
     ),
     ("num_steps", lambda t: t - 2, "num_steps and steps_done must be >= 0 and batch_size >= 1, got -1, 0 and 20"),
     ("batch_size", lambda t: t * 0, "num_steps and steps_done must be >= 0 and batch_size >= 1, got 1, 0 and 0"),
-    ("rate", lambda t: t[1:].contiguous(), "rate must have as many entries as num_steps over all models, 2, got 1"),
-    ("rate", lambda t: t * math.nan, "rate must be finite and >= 0, got nan at index 0"),
-    ("hyper", lambda t: t[:, :4].contiguous(), "hyper must be [2, 5] float64"),
-    ("hyper", lambda t: t + 1, "beta1 or momentum must be in [0, 1), got 1.9 for model 0"),
+    (
+        "learning_rate",
+        lambda t: t[1:].contiguous(),
+        "learning_rate must have as many entries as num_steps over all models, 2, got 1",
+    ),
+    ("learning_rate", lambda t: t * math.nan, "learning_rate must be finite and >= 0, got nan at index 0"),
+    ("hyperparameters", lambda t: t[:, :4].contiguous(), "hyperparameters must be [2, 5] float64"),
+    ("hyperparameters", lambda t: t + 1, "beta1 or momentum must be in [0, 1), got 1.9 for model 0"),
 ]
 
 
@@ -343,18 +357,24 @@ def test_gradients_and_other_optimizers_are_refused() -> None:
     with pytest.raises(ValueError, match="shadow_train: optimizer must be 'adam' or 'sgd', got 'lamb'"):
         run(shadow_train, arguments, program, "lamb")
     arguments["parameters"].requires_grad_()
-    with pytest.raises(ValueError, match=r"shadow_train: parameters must not require grad \(training happens inside\)"):
+    with pytest.raises(
+        ValueError, match=r"shadow_train: parameters must not require grad \(shadow_train is not differentiable\)"
+    ):
         run(shadow_train, arguments, program, "sgd")
 
 
 @needs_native
 def test_what_cannot_be_trained_is_said() -> None:
     cpu = torch.device("cpu")
-    assert trains([6, 0, 4, 3], 15, (1, 2, 2), cpu) is None
-    assert trains([3, 6], 0, (1, 2, 2), cpu) == "program: no linear or conv2d layer, so there is nothing to train"
-    assert trains([6], 0, (1, 2, 2), torch.device("meta")) == "no native training on meta"
+    assert why_not_trainable([6, 0, 4, 3], 15, (1, 2, 2), cpu) is None
+    assert (
+        why_not_trainable([3, 6], 0, (1, 2, 2), cpu)
+        == "program: no linear or conv2d layer, so there is nothing to train"
+    )
+    assert why_not_trainable([6], 0, (1, 2, 2), torch.device("meta")) == "no native training on meta"
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "shadow", "shadow_train")
+    run_sanitized(tmp_path, "shadow_train", "train")

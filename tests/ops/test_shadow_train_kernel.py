@@ -2,14 +2,14 @@
 
 import ctypes
 import math
-import subprocess
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from pydrift.ops import native_status, reference, reference_train, shadow_train, trains
+from pydrift.ops import native_status, reference, shadow_train, why_not_trainable
+from tests.native_harness import PROGRAM_SOURCES, call, host_library, program_of
 from tests.ops.test_invert import random_problem
 from tests.ops.test_invert_kernel import (
     FLATTEN,
@@ -22,10 +22,11 @@ from tests.ops.test_invert_kernel import (
     max_pool,
     parameters_of,
 )
-from tests.ops.test_native_build import COMPILER, FLAGS, NATIVE_TESTS, ROOT
 from tests.ops.test_shadow_train import OPTIMIZERS, copied, exact, relative, run, task
 
-WAVE_BYTES = 1 << 31
+pytestmark = pytest.mark.slow
+
+MODEL_BATCH_BYTES = 1 << 31
 
 needs_gpu = pytest.mark.skipif(
     not (torch.cuda.is_available() and native_status().cuda), reason="needs a GPU and the CUDA library"
@@ -35,29 +36,20 @@ TRAINABLE = [name for name in NETWORKS if name != "nothing"]
 
 
 class Task(ctypes.Structure):
-    """ShadowTrainTask of csrc/shadow/shadow_train_task.h."""
+    """ShadowTrainTask of csrc/train/shadow_train_task.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("program", "bytes", "floats", "label", "parameters")),
-        *((name, ctypes.c_void_p) for name in ("first_moment", "second_moment", "order", "look", "steps_done")),
-        *((name, ctypes.c_void_p) for name in ("num_steps", "batch_size", "rate", "hyper", "loss")),
-        *((name, ctypes.c_int64) for name in ("num_images", "num_models", "num_looks_at", "num_rates")),
+        *((name, ctypes.c_void_p) for name in ("first_moment", "second_moment", "order", "augmentation", "steps_done")),
+        *((name, ctypes.c_void_p) for name in ("num_steps", "batch_size", "learning_rate", "hyperparameters", "loss")),
+        *((name, ctypes.c_int64) for name in ("num_images", "num_models", "num_order_entries", "num_learning_rates")),
         ("optimizer", ctypes.c_int32),
     )
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if COMPILER is None:
-        pytest.skip("no C++ compiler")
-    path = tmp_path_factory.mktemp("native") / "shadow_train.so"
-    sources = [str(NATIVE_TESTS / "shadow_train_host.cpp"), str(ROOT / "csrc/arch/plan.cpp")]
-    command = [COMPILER, *FLAGS, "-O1", "-shared", "-fPIC", *sources, "-o", str(path)]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    loaded = ctypes.CDLL(str(path))
-    loaded.run_shadow_train_kernel.restype = ctypes.c_char_p
-    return loaded
+    return host_library(tmp_path_factory, "shadow_train", *PROGRAM_SOURCES)
 
 
 def run_kernel(
@@ -66,7 +58,7 @@ def run_kernel(
     program: list[int],
     optimizer: str,
     *,
-    wave_bytes: int = WAVE_BYTES,
+    model_batch_bytes: int = MODEL_BATCH_BYTES,
     reverse: bool = False,
 ) -> Tensor:
     """What `shadow_train` does with these arguments on the GPU; returns the losses."""
@@ -79,15 +71,12 @@ def run_kernel(
         loss=loss.data_ptr(),
         num_images=len(x),
         num_models=len(loss),
-        num_looks_at=len(arguments["order"]),
-        num_rates=len(arguments["rate"]),
+        num_order_entries=len(arguments["order"]),
+        num_learning_rates=len(arguments["learning_rate"]),
         optimizer=OPTIMIZERS.index(optimizer),
     )
-    codes = (ctypes.c_int64 * len(program))(*program)
-    numbers = (ctypes.c_int64(len(program)), *x.shape[1:], ctypes.c_int64(wave_bytes))
-    error = library.run_shadow_train_kernel(ctypes.byref(complete), codes, *numbers, reverse)
-    if error:
-        raise ValueError(error.decode())
+    numbers = program_of(program, x.shape[1:]), ctypes.c_int64(model_batch_bytes), reverse
+    call(library.run_shadow_train_kernel, complete, *numbers)
     return loss
 
 
@@ -105,7 +94,7 @@ def assert_is_reference(
 ) -> None:
     """Loss, gradient (as the first moment shows it) and parameters are those of float64, for every model."""
     truth, before = exact(arguments), arguments["parameters"].clone()
-    true_loss = run(reference_train.shadow_train, truth, program, optimizer)
+    true_loss = run(reference.shadow_train, truth, program, optimizer)
     loss = run_kernel(library, arguments, program, optimizer, **cut)
     torch.testing.assert_close(loss.double(), true_loss.double(), rtol=tolerance, atol=tolerance)
     for k in range(len(before)):
@@ -132,7 +121,7 @@ def test_random_programs(library: ctypes.CDLL, seed: int) -> None:
     classes, models = int(tensors["label"].max()) + 1, len(tensors["parameters"])
     sizes = {"steps": [1] * models, "batch_size": [18, 40, 7][:models]}
     shape = tuple(tensors["x"].shape[1:])
-    arguments = task(tensors["parameters"], shape, classes, optimizer="sgd", looks=seed % 2 == 0, seed=seed, **sizes)
+    arguments = task(tensors["parameters"], shape, classes, optimizer="sgd", augment=seed % 2 == 0, seed=seed, **sizes)
     assert_is_reference(library, arguments, program, "sgd", 1e-5)
 
 
@@ -149,12 +138,12 @@ def test_batches_of_any_size(library: ctypes.CDLL, name: str, batch_size: int) -
 def test_steps_of_models_with_other_hyper_parameters(library: ctypes.CDLL, name: str, optimizer: str) -> None:
     options: dict[str, Any] = {"optimizer": optimizer, "batch_size": [16, 7, 40], "steps": [5, 3, 0]}
     arguments, program = of(name, num_models=3, **options)
-    arguments["hyper"][1] = torch.tensor([0.5, 0.9, 1e-3, 0.3, 0.2])
+    arguments["hyperparameters"][1] = torch.tensor([0.5, 0.9, 1e-3, 0.3, 0.2])
     arguments["steps_done"][:] = torch.tensor([0, 7, 2])
     if optimizer == "adam":
-        arguments["rate"] /= 10
+        arguments["learning_rate"] /= 10
     truth, before = exact(arguments), copied(arguments)
-    true_loss = run(reference_train.shadow_train, truth, program, optimizer)
+    true_loss = run(reference.shadow_train, truth, program, optimizer)
     loss = run_kernel(library, arguments, program, optimizer)
     torch.testing.assert_close(loss.double(), true_loss.double(), rtol=1e-4, atol=1e-4, equal_nan=True)
     assert loss[2].isnan()
@@ -163,9 +152,9 @@ def test_steps_of_models_with_other_hyper_parameters(library: ctypes.CDLL, name:
     assert torch.equal(arguments["first_moment"][2], before["first_moment"][2])
 
 
-@pytest.mark.parametrize("looks", [False, True])
-def test_images_are_bytes_or_numbers(library: ctypes.CDLL, looks: bool) -> None:
-    bytes_, program = of("convnet of odd sides", num_models=1, batch_size=[9], looks=looks)
+@pytest.mark.parametrize("augment", [False, True])
+def test_images_are_bytes_or_numbers(library: ctypes.CDLL, augment: bool) -> None:
+    bytes_, program = of("convnet of odd sides", num_models=1, batch_size=[9], augment=augment)
     floats = {**copied(bytes_), "x": bytes_["x"] / 255.0}
     run_kernel(library, bytes_, program, "sgd")
     assert_is_reference(library, floats, program, "sgd", 1e-5)
@@ -185,7 +174,7 @@ def test_scales_and_shifts_do_not_learn(library: ctypes.CDLL) -> None:
     start = parameters_of(program, (2, 5, 4), 2)
     arguments = task(start, (2, 5, 4), 3, optimizer="adam", steps=[2, 2], batch_size=[9, 9], weight_decay=0.5)
     run_kernel(library, arguments, program, "adam")
-    fixed = reference_train.affine_mask(program, start.shape[1])
+    fixed = reference.affine_mask(program, start.shape[1])
     assert torch.equal(arguments["parameters"][:, fixed], start[:, fixed])
     assert (arguments["parameters"][:, ~fixed] != start[:, ~fixed]).all()
 
@@ -200,16 +189,20 @@ def test_same_bits_however_the_work_is_cut(library: ctypes.CDLL, name: str) -> N
     start, program = of(name, **options)
     expected = copied(start)
     loss = run_kernel(library, expected, program, "adam")
-    for cut in ({"wave_bytes": 0}, {"reverse": True}):
+    for cut in ({"model_batch_bytes": 0}, {"reverse": True}):
         arguments = copied(start)
         assert torch.equal(run_kernel(library, arguments, program, "adam", **cut), loss)
         for key in ("parameters", "first_moment", "second_moment"):
             assert torch.equal(arguments[key], expected[key])
     alone = {key: tensor[1:2].clone() if len(tensor) == 3 else tensor.clone() for key, tensor in start.items()}
-    order, look, rate = start["order"][40:61], start["look"][40:61], start["rate"][2:5]
+    order, augmentation, rate = start["order"][40:61], start["augmentation"][40:61], start["learning_rate"][2:5]
     for begin, end in ((0, 2), (2, 3)):
         part = slice(begin * 7, end * 7)
-        alone |= {"order": order[part].clone(), "look": look[part].clone(), "rate": rate[begin:end].clone()}
+        alone |= {
+            "order": order[part].clone(),
+            "augmentation": augmentation[part].clone(),
+            "learning_rate": rate[begin:end].clone(),
+        }
         alone |= {"num_steps": torch.tensor([end - begin], dtype=torch.int32), "steps_done": torch.tensor([begin])}
         run_kernel(library, alone, program, "adam")
     for key in ("parameters", "first_moment", "second_moment"):
@@ -220,9 +213,9 @@ def test_same_bits_however_the_work_is_cut(library: ctypes.CDLL, name: str) -> N
 
 
 def test_divergence_shows_and_stays_with_its_model(library: ctypes.CDLL) -> None:
-    for cut in ({"wave_bytes": 0}, {}):
+    for cut in ({"model_batch_bytes": 0}, {}):
         arguments, program = of("small convnet", steps=[5, 1], batch_size=[9, 9])
-        arguments["rate"][:5] = 1e20
+        arguments["learning_rate"][:5] = 1e20
         loss = run_kernel(library, arguments, program, "sgd", **cut)
         assert not loss[0].isfinite()
         assert loss[1].isfinite()
@@ -233,7 +226,7 @@ def test_wrong_values_are_refused(library: ctypes.CDLL) -> None:
     for name, value, message in (
         ("order", 60, r"order must be in \[0, 60\), got 60 at index 0"),
         ("label", -1, r"label must be in \[0, 5\), got -1 at index 0"),
-        ("rate", math.nan, "rate must be finite and >= 0, got nan at index 0"),
+        ("learning_rate", math.nan, "learning_rate must be finite and >= 0, got nan at index 0"),
     ):
         arguments, program = of("linear")
         before = copied(arguments)
@@ -263,7 +256,7 @@ def cuda_result(arguments: dict[str, Tensor], program: list[int], optimizer: str
 def test_one_step_on_cuda(name: str, batch_size: int, optimizer: str) -> None:
     arguments, program = of(name, optimizer=optimizer, batch_size=[batch_size, 37], weight_decay=0.1)
     truth = exact(arguments)
-    true_loss = run(reference_train.shadow_train, truth, program, optimizer)
+    true_loss = run(reference.shadow_train, truth, program, optimizer)
     result, loss = cuda_result(arguments, program, optimizer)
     torch.testing.assert_close(loss.double(), true_loss.double(), rtol=1e-5, atol=1e-5)
     for k in range(2):
@@ -280,7 +273,11 @@ def test_cuda_is_deterministic_and_models_are_apart(optimizer: str) -> None:
     assert torch.equal(expected["parameters"], again["parameters"])
     alone = {name: tensor[1:2] if len(tensor) == 3 else tensor for name, tensor in arguments.items()}
     part, rates = slice(980, 1230), slice(7, 12)
-    alone |= {"order": arguments["order"][part], "look": arguments["look"][part], "rate": arguments["rate"][rates]}
+    alone |= {
+        "order": arguments["order"][part],
+        "augmentation": arguments["augmentation"][part],
+        "learning_rate": arguments["learning_rate"][rates],
+    }
     result, loss_alone = cuda_result(alone, program, optimizer)
     assert torch.equal(result["parameters"][0], expected["parameters"][1])
     assert loss_alone[0] == loss[1]
@@ -289,9 +286,9 @@ def test_cuda_is_deterministic_and_models_are_apart(optimizer: str) -> None:
 @needs_gpu
 def test_cuda_learns_what_the_cpu_does() -> None:
     arguments, program = of("convnet", num_models=2, optimizer="adam", steps=[20, 20], batch_size=[33, 128])
-    arguments["rate"] /= 10
+    arguments["learning_rate"] /= 10
     truth = exact(arguments)
-    run(reference_train.shadow_train, truth, program, "adam")
+    run(reference.shadow_train, truth, program, "adam")
     result, _ = cuda_result(arguments, program, "adam")
     assert relative(result["parameters"], truth["parameters"]) < 1e-4
 
@@ -304,4 +301,7 @@ def test_cuda_refuses_wrong_values_before_it_trains() -> None:
     with pytest.raises((ValueError, RuntimeError), match=r"order must be in \[0, 60\), got 60 at index 3"):
         run(shadow_train, on_gpu, program, "sgd")
     assert torch.equal(on_gpu["parameters"].cpu(), arguments["parameters"])
-    assert trains(program, arguments["parameters"].shape[1], arguments["x"].shape[1:], torch.device("cuda")) is None
+    assert (
+        why_not_trainable(program, arguments["parameters"].shape[1], arguments["x"].shape[1:], torch.device("cuda"))
+        is None
+    )

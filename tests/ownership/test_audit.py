@@ -17,6 +17,8 @@ from pydrift.ownership.roles import Roles
 from pydrift.report import write_report
 from pydrift.training import train_many
 
+pytestmark = pytest.mark.slow
+
 ARCH, RECIPE = "mlp:1x8x8:32:10", TrainingRecipe(epochs=40)
 FEW = {"samples": 30, "independents": 40, "references": 12, "alpha": 0.05, "recipe": RECIPE}
 CPU = torch.device("cpu")

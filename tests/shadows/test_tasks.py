@@ -43,6 +43,8 @@ from pydrift.shadows import tasks as tasks_module
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 from pydrift.shadows.plan import arithmetic
 
+pytestmark = pytest.mark.slow
+
 ARCH, RECIPE, COUNT = "mlp:1x8x8:12:10", TrainingRecipe(epochs=2), 12
 
 processes = multiprocessing.get_context("forkserver")  # of a server that has torch, but has run nothing in it

@@ -204,11 +204,11 @@ def test_one_cycle_rises_and_falls():
 
 
 def test_augmentation_is_what_the_recipe_says():
-    order, look = TrainingRecipe(batch_size=50, augment="shift:2,flip").epoch(1, 0, 1010)
+    order, augmentation = TrainingRecipe(batch_size=50, augment="shift:2,flip").epoch(1, 0, 1010)
     assert sorted(order) != list(range(1000))
     assert len(set(order)) == len(order) == 1000
-    assert look.dtype == np.int8
-    assert [sorted(set(column)) for column in look.T] == [[-2, -1, 0, 1, 2], [-2, -1, 0, 1, 2], [0, 1]]
+    assert augmentation.dtype == np.int8
+    assert [sorted(set(column)) for column in augmentation.T] == [[-2, -1, 0, 1, 2], [-2, -1, 0, 1, 2], [0, 1]]
     assert (TrainingRecipe(batch_size=50, augment="shift:2").epoch(1, 0, 1000)[1][:, 2] == 0).all()
     assert (TrainingRecipe(batch_size=50, augment="flip").epoch(1, 0, 1000)[1][:, :2] == 0).all()
     plain, none = TrainingRecipe(batch_size=50).epoch(1, 0, 1010)
