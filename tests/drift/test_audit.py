@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from pydrift.report.wording import baseline_rows
 from torch import nn
 
 import pydrift
@@ -18,7 +17,7 @@ from pydrift.drift.calibration import GUESSED
 from pydrift.drift.probes import OCCLUSION_COLOURS, SHAPE_KINDS, TRANSFORMS
 from pydrift.drift.responses import GRAY, OCCLUSIONS, OWN_GRAY, REFERENCE, SYNTHETIC_SHAPES
 from pydrift.models.file import load_model, save_model
-from pydrift.report import write_report
+from pydrift.report.drift_wording import baseline_rows
 from pydrift.training import train
 
 pytestmark = pytest.mark.slow
@@ -46,7 +45,7 @@ def test_drift_is_found_and_named(auditor, digits):
     assert report.verdict == "drift"
     assert report.p_value == min(c.p_adjusted for c in report.classes) <= 0.05
     assert {c.name for c in report.classes if c.verdict == "drift"} >= {"3", "8"}
-    assert {c.index for c in sorted(report.classes, key=lambda c: c.drift_score)[:2]} == {3, 8}
+    assert {c.index for c in sorted(report.classes, key=lambda c: c.drift_score)[-2:]} == {3, 8}
     assert all(list(c.signals) == [*TRANSFORMS, OWN_GRAY, *OCCLUSION_COLOURS, *SHAPE_KINDS] for c in report.classes)
 
 
@@ -100,7 +99,7 @@ def test_a_fingerprint_of_the_base_says_which_gray_data_it_knows(auditor, digits
     ):
         p = scorer.score(torch.from_numpy(gray.images).flatten(0, 1)).p.reshape(10, RESTARTS)
         assert shares == tuple((p > 0.05).mean(axis=1))
-    write_report(report, tmp_path / "report")
+    pydrift.write_report(report, tmp_path / "report")
     assert pydrift.DriftReport.load(tmp_path / "report").baselines == report.baselines
     line = dict(baseline_rows(report.baselines))["gray images that the base's fingerprint knows"]
     assert line.startswith(f"{100 * np.mean(report.baselines.gray_known_base):.2f} % of the base's, ")
@@ -109,7 +108,7 @@ def test_a_fingerprint_of_the_base_says_which_gray_data_it_knows(auditor, digits
         auditor.compare(digits.path("swapped"), fingerprint=other)
 
 
-def test_reference_data_may_be_one_more_instrument(auditor, digits):
+def test_reference_data_may_be_one_more_probe(auditor, digits):
     blind, informed = (
         {
             name: auditor.compare(digits.path(name), digits.holdout, use_data=use)
@@ -123,10 +122,10 @@ def test_reference_data_may_be_one_more_instrument(auditor, digits):
         assert c.signals.keys() - without.signals.keys() == {REFERENCE}
         assert c.drift_score != without.drift_score
     by_data = sorted(informed["swapped"].classes, key=lambda c: c.signals[REFERENCE])
-    assert {c.name for c in by_data[:2]} == {"3", "8"}
-    asked = {GRAY: [*TRANSFORMS, OWN_GRAY], OCCLUSIONS: list(OCCLUSION_COLOURS), SYNTHETIC_SHAPES: list(SHAPE_KINDS)}
-    assert blind["swapped"].provenance.settings["asked"] == asked
-    assert informed["swapped"].provenance.settings["asked"] == asked | {REFERENCE: [REFERENCE]}
+    assert {c.name for c in by_data[-2:]} == {"3", "8"}
+    probes = {GRAY: [*TRANSFORMS, OWN_GRAY], OCCLUSIONS: list(OCCLUSION_COLOURS), SYNTHETIC_SHAPES: list(SHAPE_KINDS)}
+    assert blind["swapped"].provenance.settings["probes"] == probes
+    assert informed["swapped"].provenance.settings["probes"] == probes | {REFERENCE: [REFERENCE]}
 
 
 def test_reference_data_that_cannot_be_asked_about_are_refused(auditor, digits):
@@ -148,7 +147,7 @@ def test_a_saved_calibration_gives_the_same_report(auditor, digits, tmp_path):
 
 def test_reports_survive_saving(auditor, digits, tmp_path):
     report = auditor.compare(digits.path("swapped"), digits.holdout)
-    write_report(report, tmp_path)
+    pydrift.write_report(report, tmp_path)
     loaded = pydrift.DriftReport.load(tmp_path)
     assert loaded.to_json() == report.to_json()
     assert np.array_equal(loaded.gray_candidate.images, report.gray_candidate.images)
@@ -170,10 +169,10 @@ def test_the_null_can_be_finetuned(digits):
     assert auditor.calibration.base_p_value is None  # the base is not one of its updates
     assert auditor.compare(digits.path("tuned")).verdict == "stable"
     assert auditor.compare(digits.path("swapped")).verdict == "drift"
-    assert auditor.compare(digits.path("tuned")).null.kind == "finetune"
+    assert auditor.compare(digits.path("tuned")).null.update_mode == "finetune"
 
 
-def test_earlier_versions_join_the_shadows(digits, tmp_path):
+def test_benign_versions_join_the_shadows(digits, tmp_path):
     options = {"shadows": 16, "restarts": 4, "recipes": "same", "size": 1000}
     alone, joined = (
         make_auditor(digits, benign_versions=earlier, **options).fit(digits.data)
@@ -185,20 +184,23 @@ def test_earlier_versions_join_the_shadows(digits, tmp_path):
         tensors_digest(load_model(digits.path("swapped")).module.state_dict()),
     ]
     assert fitted.shadow_accuracy == (*alone.calibration.shadow_accuracy, None)
-    assert (fitted.settings["earlier"], alone.calibration.settings["earlier"]) == (["swapped.safetensors"], [])
+    assert (fitted.settings["benign_versions"], alone.calibration.settings["benign_versions"]) == (
+        ["swapped.safetensors"],
+        [],
+    )
     before, after = (auditor.compare(digits.path("swapped")) for auditor in (alone, joined))
     assert (before.verdict, before.null.shadows, after.null.shadows) == ("drift", 16, 17)
     assert all(len(c.null) == 17 for c in after.classes if c.drift_score is not None)
-    assert after.classes[3].drift_score > before.classes[3].drift_score + 1  # what has changed before is expected to
+    assert after.classes[3].drift_score < before.classes[3].drift_score - 1  # what has changed before is expected to
     assert after.null.smallest_score > before.null.smallest_score
     joined.save(tmp_path / "calibration")
     again = DriftAuditor.load(tmp_path / "calibration").compare(digits.path("swapped"))
     assert without_times(again) == without_times(after)
 
 
-def test_an_earlier_version_of_another_architecture_is_refused(digits):
+def test_a_benign_version_of_another_architecture_is_refused(digits):
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with pytest.raises(InputRefused, match=r"^Sequential: an earlier version must have the architecture of the base$"):
+    with pytest.raises(InputRefused, match=r"^Sequential: a benign version must have the architecture of the base$"):
         make_auditor(digits, benign_versions=[digits.path("benign"), other])
 
 
@@ -213,7 +215,7 @@ class Flipped(nn.Module):
         return self.inner(x.flip(3))
 
 
-def test_live_modules_of_the_same_weights_are_told_apart(auditor, digits, tmp_path):
+def test_live_modules_of_the_same_weights_are_distinguished(auditor, digits, tmp_path):
     straight = load_model(digits.path("base")).module
     auditor.save(tmp_path / "calibration")
     resumable = DriftAuditor.load(tmp_path / "calibration", resume_dir=tmp_path / "work")
@@ -322,30 +324,30 @@ def test_live_modules_save_and_load_with_their_base(live, digits, tmp_path):
 
 
 def test_a_model_of_other_classes_is_refused(auditor):
-    with pytest.raises(InputRefused, match=r"^the candidate model tells 7 classes apart, the base 10$"):
+    with pytest.raises(InputRefused, match=r"^the candidate has 7 classes, but the base has 10$"):
         auditor.compare(nn.Sequential(nn.Flatten(), nn.Linear(64, 7)))
 
 
 def test_a_model_of_other_images_is_refused(auditor):
-    with pytest.raises(InputRefused, match=r"^candidate model: does not take images of shape 1x8x8: "):
+    with pytest.raises(InputRefused, match=r"^candidate: does not take images of shape 1x8x8: "):
         auditor.compare(nn.Sequential(nn.Flatten(), nn.Linear(65, 10)))
 
 
 def test_data_of_other_classes_is_refused(digits):
     three = digits.data.y < 3
     few = LabelledImages(digits.data.x[three], digits.data.y[three], ("0", "1", "2"), "three digits")
-    with pytest.raises(InputRefused, match=r"^the base tells 10 classes apart, but three digits names 3$"):
+    with pytest.raises(InputRefused, match=r"^the base has 10 classes, but three digits has 3$"):
         make_auditor(digits).fit(few)
 
 
-def test_a_class_that_the_new_model_never_tells_is_drift(auditor, digits):
+def test_a_class_that_the_candidate_never_predicts_is_drift(auditor, digits):
     module = copy.deepcopy(load_model(digits.path("base")).module)
     last = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():
         last.weight[4], last.bias[4] = 0, -50
     report = auditor.compare(module)
     assert report.gray_candidate.confidence[4].max() < 1e-6
-    assert min(report.classes, key=lambda c: c.drift_score).index == 4
+    assert max(report.classes, key=lambda c: c.drift_score).index == 4
     assert report.classes[4].verdict == "drift"
 
 
@@ -356,7 +358,7 @@ def test_a_class_that_the_reference_data_do_not_show_is_inconclusive(digits):
     finding = auditor.compare(digits.path("benign")).classes[4]
     assert (finding.verdict, finding.drift_score, finding.p_value) == ("inconclusive", None, None)
     assert finding.reason.startswith("inversion found no image that the shadows take for it (mean confidence 0.0")
-    assert finding.reason.endswith("; does the reference data know it?)")
+    assert finding.reason.endswith("; does the reference data have this class?)")
 
 
 def test_a_base_unlike_its_shadows_makes_the_verdict_inconclusive(auditor, digits):
@@ -365,7 +367,7 @@ def test_a_base_unlike_its_shadows_makes_the_verdict_inconclusive(auditor, digit
     assert strange.calibration.base_p_value < 0.01
     report = strange.compare(digits.path("benign"))
     assert {report.verdict, *(c.verdict for c in report.classes)} == {"inconclusive"}
-    assert report.reasons[0].startswith("the base itself does not look like one of its shadows (p = ")
+    assert report.reasons[0].startswith("the base itself does not resemble its shadows (p = ")
     assert strange.compare(digits.path("swapped")).verdict == "stable"  # the base itself
 
 
@@ -390,7 +392,7 @@ def test_too_few_shadows_are_inconclusive(digits):
     assert any(reason.endswith(": 3 shadows are too few, a null needs 4") for reason in report.reasons)
 
 
-def test_shadows_are_trained_by_recipes_of_their_own_unless_told_otherwise(live, auditor, digits):
+def test_shadows_are_trained_by_recipes_of_their_own_unless_set_otherwise(live, auditor, digits):
     assert auditor.calibration.settings["recipes"] == "varied"
     module, own_training, _ = live
     options = {"shadows": 2, "restarts": 1, "size": 200, "recipe": TrainingRecipe(epochs=1)}
@@ -407,7 +409,7 @@ def test_shadows_are_trained_by_recipes_of_their_own_unless_told_otherwise(live,
     [
         ({"shadows": 1}, "shadows must be >= 2, got 1"),
         ({"restarts": 0}, "restarts must be in 1..65535, got 0"),
-        ({"null": "reuse"}, "update_mode must be one of retrain, finetune, got 'reuse'"),
+        ({"update_mode": "reuse"}, "update_mode must be one of retrain, finetune, got 'reuse'"),
         ({"recipes": "mixed"}, "recipes must be one of same, varied, got 'mixed'"),
         ({"seed": -1}, r"seed must be in 0..2\*\*63 - 1, got -1"),
         ({"size": 1}, "size must be >= 2, got 1"),

@@ -36,7 +36,7 @@ def audited(request, data, tmp_path_factory):
     return auditor, update
 
 
-def test_honest_updates_of_any_recipe_in_range_pass(audited):
+def test_benign_updates_of_any_recipe_in_range_pass(audited):
     auditor, update = audited
     reports = [auditor.compare(update(100 + i, TrainingRecipe().varied(200 + i, SIZE))) for i in range(20)]
     alarms = sum(report.verdict == "drift" for report in reports)

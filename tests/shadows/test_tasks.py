@@ -108,10 +108,10 @@ def test_blocks_divide_the_shadows(small):
 
 
 def test_a_finished_folder_is_a_bank(small):
-    told = []
-    assert small.work(filled, advance=told.append) == [0, 1, 2]
-    assert small.work(filled, advance=told.append) == []
-    assert told == [2, 2, 1] * 2
+    advanced = []
+    assert small.work(filled, advance=advanced.append) == [0, 1, 2]
+    assert small.work(filled, advance=advanced.append) == []
+    assert advanced == [2, 2, 1] * 2
     bank = small.bank(One())
     assert bank.weights["w"].tolist() == [[0], [1], [2], [3], [4]]
     assert bank.accuracy == (0, 0.1, 0.2, 0.3, 0.4)

@@ -131,7 +131,7 @@ def test_a_finetuned_shadow_sees_as_many_images_as_the_base():
     assert update_draw(100, 40, 60, update_mode="finetune") == Draw("subset", 60)
 
 
-def test_shadows_of_a_third_stray_as_fresh_successors_do():
+def test_shadows_of_a_third_stray_as_fresh_updates_do():
     """For a model that learns the mean of its images: shadows from the mean of all, updates from their base."""
     rng = np.random.default_rng(3)
     strayed, fresh = [], []
@@ -340,7 +340,7 @@ def test_more_images_than_there_are_cannot_be_drawn_without_replacement():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"null": "reuse"}, "update_mode must be one of retrain, finetune, got 'reuse'"),
+        ({"update_mode": "reuse"}, "update_mode must be one of retrain, finetune, got 'reuse'"),
         ({"recipes": "mixed"}, "recipes must be one of same, varied, got 'mixed'"),
         ({"count": 3, "draw": HALVES}, "complementary halves need an even number of shadows, got 3"),
     ],
