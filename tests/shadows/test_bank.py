@@ -305,7 +305,7 @@ def test_models_that_do_not_fit_are_refused(bank, tmp_path):
 
 
 def test_a_bank_chooses_no_code_to_run(bank, tmp_path):
-    named = "test_shadow_bank:Normed"
+    named = "tests.shadows.test_bank:Normed"
     replace(bank, plan=replace(bank.plan, architecture=named)).save(tmp_path)
     refused(
         lambda: ShadowBank.load(tmp_path),

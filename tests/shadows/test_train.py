@@ -201,8 +201,17 @@ def test_a_plan_survives_json(shadows, recipes):
     raw = json.loads(json.dumps(plan.to_dict()))
     assert ShadowPlan.from_dict(raw) == plan
     assert (plan.recipe_of(0) == RECIPE) == (recipes == "same")
-    del raw["recipes"]  # a plan of before there were varied ones
-    assert ShadowPlan.from_dict(raw).recipes == "same"
+    for change, reason in (
+        ({"count": 2.0}, "plan: Expected `int`, got `float`"),
+        ({"more": 1}, "plan: has a key too many or too few"),
+        ({"recipe": {**raw["recipe"], "epochs": -1}}, "plan: recipe: epochs >= 0"),
+        ({"start_sha256": "0" * 63}, "start_sha256 is no SHA-256"),
+    ):
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            ShadowPlan.from_dict({**raw, **change})
+    del raw["recipes"]  # every plan of this version has it
+    with pytest.raises(ValueError, match=r"^plan: has a key too many or too few$"):
+        ShadowPlan.from_dict(raw)
 
 
 def test_finetuned_shadows_continue_from_the_base(shadows, data, digits):
