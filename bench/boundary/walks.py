@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.common.harness import interleaved, ratio, write_result
+from bench.common.harness import ratio, time_in_turns, write_result
 from bench.common.options import script_parser
 from pydrift.data import load_data
 from pydrift.models.arch import build
@@ -61,7 +61,7 @@ def main() -> None:
     ):
         walks = {variant: call() for variant, call in variants.items()}
         check(walks)
-        samples = interleaved(variants, CPU, options.rounds, slice_s=0)
+        samples = time_in_turns(variants, CPU, options.rounds, slice_s=0)
         steps = int((walks["native"].steps.long() + 1).sum())
         row: dict[str, Any] = {"walk": name, "arch": arch, "images": len(walked), "looks": steps}
         row |= {f"seconds_{variant}": sorted(values)[len(values) // 2] for variant, values in samples.items()}

@@ -45,7 +45,7 @@ def attempt(found: dict[str, Peer], read: Callable[[Any], Tensor]) -> tuple[dict
 
 
 def ceiling_runs(limits: dict[str, Ceiling]) -> dict[str, Callable[[], object]]:
-    """Returns what `interleaved` must run so that `shares_of_ceilings` finds the ceilings in its samples."""
+    """Returns what `time_in_turns` must run so that `shares_of_ceilings` finds the ceilings in its samples."""
     return {f"ceiling {name}": limit.run for name, limit in limits.items()}
 
 

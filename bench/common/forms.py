@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def fresh(function: Any) -> Any:
+def with_own_code(function: Any) -> Any:
     """Gives the function a code object of its own.
 
     torch.compile counts recompilations by code object, so closures of one function would share a limit.
@@ -18,12 +18,12 @@ def fresh(function: Any) -> Any:
     return function
 
 
-def compiled(function: Any, **options: Any) -> Any:
+def compile_function(function: Any, **options: Any) -> Any:
     """Compiles for fixed shapes, in one graph."""
     return torch.compile(function, fullgraph=True, dynamic=False, **options)
 
 
-def graphed(run: Callable[[], Any]) -> Callable[[], Any]:
+def capture_graph(run: Callable[[], Any]) -> Callable[[], Any]:
     """Makes one CUDA graph of the whole run with all its steps. The first call captures it."""
     captured: list[tuple[torch.cuda.CUDAGraph, Any]] = []
 
@@ -48,7 +48,7 @@ def graphed(run: Callable[[], Any]) -> Callable[[], Any]:
 # ---- Memory layout, precision, products
 
 
-def in_bfloat16(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def to_bfloat16(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Runs the network with weights and activations in bfloat16.
 
     The weights are cast once. That is faster than autocast, which casts them in every step.

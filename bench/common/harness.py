@@ -34,7 +34,7 @@ def _seconds(call: Callable[[], object], num_calls: int, device: torch.device) -
     return (clock() - start) / num_calls
 
 
-def interleaved(
+def time_in_turns(
     variants: Mapping[str, Callable[[], object]],
     device: torch.device,
     rounds: int,
@@ -67,8 +67,10 @@ def interleaved(
 def median_seconds(
     variants: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, slice_s: float = 0.01
 ) -> dict[str, float]:
-    """Returns the median seconds of one call of each variant. The arguments are those of `interleaved`."""
-    return {name: statistics.median(values) for name, values in interleaved(variants, device, rounds, slice_s).items()}
+    """Returns the median seconds of one call of each variant. The arguments are those of `time_in_turns`."""
+    return {
+        name: statistics.median(values) for name, values in time_in_turns(variants, device, rounds, slice_s).items()
+    }
 
 
 def ratio(samples: Samples, numerator: str, denominator: str) -> float:

@@ -48,7 +48,7 @@ def main() -> None:
     for mode in options.update_mode or UPDATE_MODES:
         files = list(train_all([candidate_job(DATA, mode, c, folder) for c in CANDIDATES], folder, options.workers))
         with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-            found = list(pool.map(partial(judged, mode, files, folder), range(options.calibrations)))
+            found = list(pool.map(partial(judge_candidates, mode, files, folder), range(options.calibrations)))
         results[mode] = list(coverage(*map(np.array, zip(*found, strict=True))))
         counts = {"calibrations": options.calibrations, "candidates": len(CANDIDATES)}
         write_result(options.json, torch.device("cpu"), **counts, modes=results)
@@ -58,7 +58,7 @@ def main() -> None:
             print(f"  {line['of']:44}{line['covered']:6.1%}   {widths}", flush=True)
 
 
-def judged(mode: str, files: list[Path], folder: Path, seed: int) -> tuple[list[Any], list[Any]]:
+def judge_candidates(mode: str, files: list[Path], folder: Path, seed: int) -> tuple[list[Any], list[Any]]:
     """Returns the drift scores [candidates, classes] and their intervals [candidates, classes, 2] for one seed."""
     torch.set_num_threads(1)
     auditor = DriftAuditor(base_job(DATA, BASE).file(folder), update_mode=mode, seed=seed, size=DATA.size, device="cpu")

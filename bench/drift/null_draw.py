@@ -2,7 +2,7 @@
 
 The base has seen 720 of scikit-learn's digits, which are also the reference data. Candidates are trained on the same
 images, on half of them and as many others, or on others only. Two draws of a shadow's images are compared: a third of
-all (the default for retrained shadows), and a bootstrap of all (the default for fine-tuned ones).
+all, and a bootstrap of all. A third is the default for retrained shadows, a bootstrap for fine-tuned ones.
 
     python -m bench.drift.null_draw [--update-mode retrain|finetune] [--json FILE]
 """

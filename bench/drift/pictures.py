@@ -43,7 +43,7 @@ def main() -> None:
     every = candidates(data)
     input_shape = load_data(data.source, "test").input_shape
     rows: list[list[np.ndarray]] = []
-    for missed in missed_drifts(options.set, every):
+    for missed in find_missed_drifts(options.set, every):
         benign = next(c for c in every if c.drift is None and c.base == missed.base)
         jobs = [base_job(data, missed.base), *(candidate_job(data, UPDATE_MODE, c, folder) for c in (benign, missed))]
         print(f"row {len(rows) + 1}: {missed.drift}, class {missed.classes[0]}")
@@ -58,7 +58,7 @@ def main() -> None:
     write_atomic(options.png, GrayData(images, confidence, steps).to_png())
 
 
-def missed_drifts(of_set: str, every: list[Candidate]) -> list[Candidate]:
+def find_missed_drifts(of_set: str, every: list[Candidate]) -> list[Candidate]:
     """Returns for each kind the most blatant drift that gray data alone did not find at 5 % false alarms.
 
     Kinds that concern no class of their own are left out.

@@ -1,4 +1,4 @@
-"""How well is a concept drift told from a benign candidate, by pydrift and by what a team would look at without it?
+"""How well does pydrift separate drifted from benign candidates, and how well do the methods without it?
 
 The suite trains base models, benign candidates (other seeds, samples and recipes) and candidates with drifts planted at
 three strengths. It calibrates on each base, judges every candidate of it by every method, and prints one table for each
@@ -82,7 +82,7 @@ def chosen_candidates(data: DataSet, quick: bool) -> list[Candidate]:
     return [replace(c, base=0) for c in found if first[c.kind, c.strength] is c]
 
 
-def calibrated(options: argparse.Namespace, data: DataSet, mode: str, base: int, folder: Path) -> Calibration:
+def calibrate_base(options: argparse.Namespace, data: DataSet, mode: str, base: int, folder: Path) -> Calibration:
     """Returns the calibration of a base on the whole pool of training data.
 
     It is kept in a folder named after what it depends on. Shadows depend neither on how many others there are nor on
@@ -125,11 +125,11 @@ def _hash(made_from: list[Any]) -> str:
     return sha256(repr(made_from).encode()).hexdigest()[:16]
 
 
-def judged_base(options: argparse.Namespace, data: DataSet, mode: str, base: int) -> list[dict[str, Any]]:
+def judge_base(options: argparse.Namespace, data: DataSet, mode: str, base: int) -> list[dict[str, Any]]:
     """Returns what every method says of every candidate of one base."""
     torch.set_num_threads(1)
     folder = options.resume_dir / data.name
-    fitted = calibrated(options, data, mode, base, folder)
+    fitted = calibrate_base(options, data, mode, base, folder)
     test = load_data(data.source, "test")
     models = [freeze(m, fitted.input_shape, CPU) for m in (fitted.base.module, *fitted.shadows)]
     of_known = reference_responses(models, test, lambda: None)
@@ -193,7 +193,7 @@ def cell(options: argparse.Namespace, data: DataSet, mode: str) -> list[dict[str
     list(train_all([base_job(data, b) for b in bases], folder, options.workers))
     list(train_all([candidate_job(data, mode, c, folder) for c in wanted], folder, options.workers))
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-        return [row for rows in pool.map(partial(judged_base, options, data, mode), bases) for row in rows]
+        return [row for rows in pool.map(partial(judge_base, options, data, mode), bases) for row in rows]
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.common.harness import interleaved, ratio, write_result
+from bench.common.harness import ratio, time_in_turns, write_result
 from bench.common.options import script_parser
 from bench.fingerprint.gan import dcgan_images
 from bench.fingerprint.outliers import NAMES, adversarial_sets, in_blocks, outlier_sets, source
@@ -109,7 +109,7 @@ def sets(
         yield "DCGAN", dcgan_images(images, options.gan_steps, options.most, seed=0), None
 
 
-def measured(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def measure_model(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Trains and measures one model.
 
     Returns its accuracy, how often attacks succeeded, the separations of every detector and set, and the throughput.
@@ -167,7 +167,7 @@ def throughput(
 
     calls: dict[str, Callable[[], object]] = {"plain": lambda: [extractor.logits(block) for block in x.split(250)]}
     calls |= {key: scoring(key) for key in fitted}
-    samples = interleaved(calls, torch.device("cpu"), rounds, slice_s=0)
+    samples = time_in_turns(calls, torch.device("cpu"), rounds, slice_s=0)
     return {
         key: {"images_per_s": len(x) / statistics.median(values), "forwards": ratio(samples, key, "plain")}
         for key, values in samples.items()
@@ -229,7 +229,7 @@ def main() -> int:
     }
     with one_intra_op_thread(), exact_arithmetic():
         for name in options.model:
-            runs = [measured(name, seed, options) for seed in options.seed]
+            runs = [measure_model(name, seed, options) for seed in options.seed]
             result["models"][name] = {"setting": asdict(SETTINGS[name]), "runs": runs}
             print_tables(name, runs)
             write_result(options.json, torch.device("cpu"), **result)

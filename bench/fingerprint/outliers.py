@@ -16,7 +16,7 @@ _LUMA = (0.299, 0.587, 0.114)
 Logits = Callable[[Tensor], Tensor]
 
 
-def reshaped(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def reshape_images(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Turns grey or RGB images of any size into float32 [N, *shape] in [0, 1].
 
     Colour becomes luma, grey becomes three equal channels, and the size changes bilinearly.
@@ -42,12 +42,12 @@ def outlier_sets(
     """Yields name and images of each set that is there, at most `most` of each. The model's own set is left out."""
     for name in NAMES:
         if name != own:
-            yield name, reshaped(load_data(source(name, folder), "test").x[:most], shape)
+            yield name, reshape_images(load_data(source(name, folder), "test").x[:most], shape)
     faces = folder / "olivetti.npz"
     if faces.exists():
         with np.load(faces) as file:
             pixels = file["images"][:most, None].astype(np.float32)
-        yield "olivetti", reshaped(torch.from_numpy(pixels / 255), shape)
+        yield "olivetti", reshape_images(torch.from_numpy(pixels / 255), shape)
     generator = torch.Generator().manual_seed(seed)
     yield "uniform noise", torch.rand((most, *shape), generator=generator)
     yield "Gaussian noise", (0.5 + 0.25 * torch.randn((most, *shape), generator=generator)).clamp(0, 1)

@@ -23,7 +23,7 @@ from torch import Tensor
 from bench.common.ceilings import ceilings
 from bench.common.compare import Peer, attempt, best_of, ceiling_runs, print_comparison, shares_of_ceilings
 from bench.common.flops import forward_flops
-from bench.common.harness import interleaved, ratio, write_result
+from bench.common.harness import ratio, time_in_turns, write_result
 from bench.common.options import script_parser
 from bench.inversion.peers import peers
 from bench.inversion.steps import ascend, autograd, step_of
@@ -122,7 +122,7 @@ def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
         runs[FIRST_STEP] = Peer(generic(task, 1), "float32")
     limits, missing = ceilings(task.device)
     slice_s = 0.02 if task.device.type == "cuda" else 0  # there a run is short
-    samples = interleaved({**runs, **ceiling_runs(limits)}, task.device, rounds, slice_s)
+    samples = time_in_turns({**runs, **ceiling_runs(limits)}, task.device, rounds, slice_s)
     for name in {GENERIC if lowered else "native"} & runs.keys():
         samples[name] = [a - b for a, b in zip(samples[name], samples[FIRST_STEP], strict=True)]
 

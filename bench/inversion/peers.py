@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.common.compare import Peer
-from bench.common.forms import channels_last, compiled, fresh, graphed, in_bfloat16
+from bench.common.forms import capture_graph, channels_last, compile_function, to_bfloat16, with_own_code
 from bench.inversion.steps import (
     Step,
     ascend,
@@ -46,50 +46,56 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
     def run_of(step: Step) -> Run:
         return ascend(task, [step])
 
-    def by_hand() -> Run:
-        assert task.lowered is not None
-        move = compiled(fresh(lambda *state: prior_and_update(*state)))
-        log_probability_and_gradient = manual(task.lowered[0], min(task.block, task.per_model))
-        return run_of(step_of(gradient_alone(log_probability_and_gradient), move))
-
     add("eager", run_of(step_of(autograd(network))))
     if is_convnet:
         add("eager channels_last", run_of(step_of(autograd(best))))
     if quick and task.lowered is None and not on_cuda:
         return found
-    add(f"compile{suffix}", run_of(compiled(whole_step(best))))
+    add(f"compile{suffix}", run_of(compile_function(whole_step(best))))
     if task.lowered is not None:
-        add("by hand", by_hand())
+        add("by hand", _by_hand(task))
     if on_cuda:
         if task.lowered is not None:
             add("native 3xtf32", native(task, "3xtf32"))
             add("native tf32", native(task, "tf32"), "tf32")
             add("native bfloat16", native(task, "bfloat16"), "bfloat16")
-        add("graph of eager", graphed(run_of(step_of(autograd(network)))))
-        add(f"graph of compile{suffix}", graphed(run_of(compiled(whole_step(best)))))
-        small = in_bfloat16(network)
-        add("graph of compile bf16 channels_last", graphed(run_of(compiled(whole_step(small)))), "bfloat16")
+        add("graph of eager", capture_graph(run_of(step_of(autograd(network)))))
+        add(f"graph of compile{suffix}", capture_graph(run_of(compile_function(whole_step(best)))))
+        small = to_bfloat16(network)
+        add(
+            "graph of compile bf16 channels_last",
+            capture_graph(run_of(compile_function(whole_step(small)))),
+            "bfloat16",
+        )
     if quick:
         return found
     add("eager, weights trainable", trainable(task))
     if is_convnet:
-        add("compile", run_of(compiled(whole_step(network))))
+        add("compile", run_of(compile_function(whole_step(network))))
     if task.jitter == 0 and task.lowered is not None:
         add("pydrift's generic path", generic(task))
-    autotuned = run_of(compiled(whole_step(best), mode="max-autotune-no-cudagraphs"))
+    autotuned = run_of(compile_function(whole_step(best), mode="max-autotune-no-cudagraphs"))
     if not on_cuda:
         add(f"compile{suffix} max-autotune", autotuned)
         return found
     add("eager tf32", run_of(step_of(autograd(network))), "tf32")
     add("eager bf16 channels_last", run_of(step_of(autograd(small))), "bfloat16")
-    add(f"graph of compile{suffix} tf32", graphed(run_of(compiled(whole_step(best)))), "tf32")
-    add(f"compile{suffix} reduce-overhead", run_of(_owned(compiled(whole_step(best), mode="reduce-overhead"))))
+    add(f"graph of compile{suffix} tf32", capture_graph(run_of(compile_function(whole_step(best)))), "tf32")
+    add(f"compile{suffix} reduce-overhead", run_of(_owned(compile_function(whole_step(best), mode="reduce-overhead"))))
     if is_convnet:
-        add("graph of compile", graphed(run_of(compiled(whole_step(network)))))
+        add("graph of compile", capture_graph(run_of(compile_function(whole_step(network)))))
     if task.lowered is not None:
-        add("graph of by hand", graphed(by_hand()))
-        add(f"graph of compile{suffix} max-autotune", graphed(autotuned))
+        add("graph of by hand", capture_graph(_by_hand(task)))
+        add(f"graph of compile{suffix} max-autotune", capture_graph(autotuned))
     return found
+
+
+def _by_hand(task: Task) -> Run:
+    """Runs the task of one network with gradients by hand and a compiled update."""
+    assert task.lowered is not None
+    move = compile_function(with_own_code(lambda *state: prior_and_update(*state)))
+    log_probability_and_gradient = manual(task.lowered[0], min(task.block, task.per_model))
+    return ascend(task, [step_of(gradient_alone(log_probability_and_gradient), move)])
 
 
 def _owned(step: Step) -> Step:
@@ -112,8 +118,8 @@ def _add_many(add: Callable[..., None], task: Task, quick: bool) -> None:
     add("eager", ascend(task, one_by_one))
     if not quick:
         add("vmap", ascend(task, [step_of(stacked(task))], one_block=True))
-    vmapped = compiled(fresh(step_of(stacked(task))))
-    move = compiled(fresh(lambda *state: prior_and_update(*state)))
+    vmapped = compile_function(with_own_code(step_of(stacked(task))))
+    move = compile_function(with_own_code(lambda *state: prior_and_update(*state)))
     both = [manual(model, min(task.block, task.per_model)) for model in task.lowered or []]
     by_hand = [step_of(gradient_alone(function), move) for function in both]
     runs = {
@@ -124,7 +130,7 @@ def _add_many(add: Callable[..., None], task: Task, quick: bool) -> None:
     for name, run in runs.items():
         add(name, run)
         if task.device.type == "cuda":
-            add(f"graph of {name}", graphed(run))
+            add(f"graph of {name}", capture_graph(run))
 
 
 def trainable(task: Task) -> Run:

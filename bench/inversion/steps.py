@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.common.forms import fresh, nhwc, product
+from bench.common.forms import nhwc, product, with_own_code
 from bench.inversion.task import BETA1, BETA2, EPSILON, L2_WEIGHT, TV_WEIGHT, Run, Task
 from pydrift.models.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
 from pydrift.ops.reference import prior_gradient, roll
@@ -101,7 +101,7 @@ def whole_step(network: Callable[[Tensor], Tensor]) -> Step:
             g = roll(g, -shift)
         return update(x, prior + g, m, v, rate, scale)
 
-    compilable: Step = fresh(step)
+    compilable: Step = with_own_code(step)
     return compilable
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.common.compare import Peer
-from bench.common.harness import interleaved, ratio
+from bench.common.harness import ratio, time_in_turns
 from bench.inversion.peers import peers
 from bench.inversion.steps import manual
 from bench.inversion.task import SEED, Run, Task, native, options
@@ -25,7 +25,7 @@ _SLICE_S = 0.02
 def _in_turns(task: Task, others: dict[str, Callable[[], object]], threads: int = 1) -> dict[str, Any]:
     """Returns our time, and the ratios of the others to it."""
     ours = Peer(native(task), "float32")
-    samples = interleaved({"native": ours, **others}, task.device, _ROUNDS, _SLICE_S, threads)
+    samples = time_in_turns({"native": ours, **others}, task.device, _ROUNDS, _SLICE_S, threads)
     seconds = statistics.median(samples["native"]) / (task.num_restarts * task.steps)
     return {"s_per_restart_step": seconds, "ratios": {name: ratio(samples, name, "native") for name in others}}
 
@@ -58,7 +58,7 @@ def scale_sweep(task: Task) -> list[dict[str, Any]]:
         many = restarts * models > 100
         some = replace(task, restarts=restarts, num_models=models, steps=task.steps // 2 if many else task.steps)
         run = Peer(native(some), "float32")
-        samples = interleaved({"native": run}, task.device, 1 if many else 3, _SLICE_S, threads)["native"]
+        samples = time_in_turns({"native": run}, task.device, 1 if many else 3, _SLICE_S, threads)["native"]
         rows.append(
             {
                 "restarts": some.num_restarts,
@@ -87,7 +87,7 @@ def early_stop(task: Task) -> dict[str, Any]:
     taken: list[Tensor] = []
     waited: list[int] = []
     ours, theirs = _ours_with_stop(trained, taken), _lockstep(trained, waited)
-    samples = interleaved({"native": ours, "lockstep": theirs}, task.device, 3, slice_s=0)
+    samples = time_in_turns({"native": ours, "lockstep": theirs}, task.device, 3, slice_s=0)
     steps = taken[-1]
     return {
         "restarts": trained.num_restarts,

@@ -33,7 +33,7 @@ from bench.membership.models import (
     describe,
     gap,
     opacus_is_missing,
-    scaled,
+    scale_epochs,
     shadows_of,
     without,
 )
@@ -94,7 +94,7 @@ def figures(
     return {**kept, "images": len(scores)}
 
 
-def attacked(
+def run_attacks(
     suite: dict[str, Attack],
     bank: ShadowBank,
     answers: Statistics,
@@ -120,13 +120,13 @@ def attacked(
             yield name, attack.title, figures(name, attack.title, fitted.score(own), member, data, options.seed)
 
 
-def by_the_toolbox(
+def run_toolbox(
     bank: ShadowBank, answers: Statistics, data: LabelledImages, target: int, options: argparse.Namespace
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yields name, title and figures of the toolbox's attacks.
 
-    Each is fitted in two ways: on the target with half of its members known, as in the toolbox's examples, and on one
-    shadow of which everything is known. Images of the target that an attack was fitted on are not scored.
+    Each is fitted in two ways. One is on the target with half of its members known, as in the toolbox's examples. The
+    other is on one shadow of which everything is known. Images of the target that an attack was fitted on get no score.
     """
     assert answers.posterior is not None
     posterior, member, y = answers.posterior, bank.member, data.y.numpy()
@@ -213,9 +213,9 @@ def measure(
         "attacks": {},
     }
     for target in range(count):
-        results = list(attacked(suite, bank, answers, data, target, options))
+        results = list(run_attacks(suite, bank, answers, data, target, options))
         if toolbox and target < options.slow_targets:
-            results += by_the_toolbox(bank, answers, data, target, options)
+            results += run_toolbox(bank, answers, data, target, options)
         for key, title, row in results:
             attack = part["attacks"].setdefault(key, {"title": title, "each": []})
             attack["each"].append({"target": target, **row})
@@ -230,7 +230,7 @@ def main() -> int:
         data = data.subset(np.random.default_rng(options.seed).permutation(len(data))[: options.size].tolist())
     source = options.data.partition(":")[0]
     arch = options.arch or ("convnet:3x32x32:16,32,64:128:10" if source == "cifar10" else DIGITS)
-    kinds = {name: scaled(kind, options.epochs) for name, kind in KINDS.get(source, KINDS["other"]).items()}
+    kinds = {name: scale_epochs(kind, options.epochs) for name, kind in KINDS.get(source, KINDS["other"]).items()}
     for reason in filter(None, (art_is_missing(), opacus_is_missing())):
         print(reason, file=sys.stderr)
     result: dict[str, Any] = {

@@ -147,7 +147,7 @@ def private_training(arch: str, kind: Kind) -> Callable[[Tensor, Tensor, int], n
     return train
 
 
-def scaled(kind: Kind, epochs: float) -> Kind:
+def scale_epochs(kind: Kind, epochs: float) -> Kind:
     """Returns the kind with so many times the epochs, and at least one."""
     return replace(kind, recipe=replace(kind.recipe, epochs=max(1, round(epochs * kind.recipe.epochs))))
 

@@ -33,7 +33,7 @@ class DataFree:
     width: int = 32
 
 
-def extracted(
+def extract_model(
     teacher: nn.Module, student: nn.Module, input_shape: tuple[int, int, int], settings: DataFree, seed: int
 ) -> nn.Module:
     """Trains `student` in place to compute what `teacher` computes, without data. Returns it in evaluation mode."""

@@ -1,7 +1,7 @@
 """Makes the models of the ownership benchmark: victims, models stolen from them, and benign models.
 
 The ways of theft are those of Maini, Yaghini and Papernot, "Dataset Inference: Ownership Resolution in Machine
-Learning" (ICLR 2021), with training that fits small networks. Each model is kept in a file whose name is the hash of
+Learning" (ICLR 2021). The training fits small networks. Each model is kept in a file whose name is the hash of
 all that made it, so that a killed run goes on.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.common.digest import digest_of
-from bench.ownership.data_free import extracted
+from bench.ownership.data_free import extract_model
 from bench.ownership.world import Indices, World
 from pydrift.core.parallel import one_intra_op_thread
 from pydrift.models.arch import build
@@ -231,13 +231,13 @@ def _keep(job: _Job, folder: Path) -> str:
         x, y = _some(job.world, job.trained_on)
         with one_intra_op_thread():
             start = time.process_time()
-            module = _trained(job, owner, x, y)
+            module = _train_model(job, owner, x, y)
             save_model(path, module, job.arch, {_SECONDS: f"{time.process_time() - start:.1f}"})
     return job.name
 
 
-def _trained(job: _Job, owner: nn.Module | None, x: Tensor, y: Tensor) -> nn.Module:
-    """Trains a new model for the job, from its images with true labels. `owner` is the victim's module."""
+def _train_model(job: _Job, owner: nn.Module | None, x: Tensor, y: Tensor) -> nn.Module:
+    """Trains the model of a job, from its images with true labels. `owner` is the victim's module."""
     setting, start = job.world.setting, build(job.arch, job.seed)
     if owner is None or job.kind == "architecture":
         return _by_labels(start, x, y, job)
@@ -253,12 +253,12 @@ def _trained(job: _Job, owner: nn.Module | None, x: Tensor, y: Tensor) -> nn.Mod
         case "adversarial":
 
             def attacked(batch: Tensor) -> Tensor:
-                images = _attacked(start, _last(x[batch]), y[batch], setting.radius, setting.attack_steps)
+                images = _attack_images(start, _last(x[batch]), y[batch], setting.radius, setting.attack_steps)
                 return F.cross_entropy(start(images), y[batch])
 
             return _by_loss(start, len(x), job, attacked)
         case "data-free":
-            return extracted(owner, start, job.world.images.input_shape, setting.data_free, job.seed)
+            return extract_model(owner, start, job.world.images.input_shape, setting.data_free, job.seed)
     raise AssertionError(job.kind)
 
 
@@ -286,7 +286,7 @@ def _by_loss(module: nn.Module, images: int, job: _Job, loss: Callable[[Tensor],
     return module.eval()
 
 
-def _attacked(module: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) -> Tensor:
+def _attack_images(module: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) -> Tensor:
     """Looks for images within `radius` of x, in the maximum norm, that the module gets wrong.
 
     It takes `steps` steps of projected gradient ascent from x (Madry et al., ICLR 2018).

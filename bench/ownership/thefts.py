@@ -81,8 +81,8 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
     for embedding in options.embedding:
         samples = options.samples or SAMPLES[embedding]
         report = ownership_audit(
-            audited(world, owner),
-            {name: audited(world, model) for name, model in accused.items()},
+            as_audited(world, owner),
+            {name: as_audited(world, model) for name, model in accused.items()},
             world.images.subset(torch.from_numpy(world.private)),
             world.images.subset(torch.from_numpy(world.public)),
             embedding=embedding,
@@ -107,7 +107,7 @@ def judged(world: World, options: argparse.Namespace) -> Iterator[dict[str, Any]
             }
 
 
-def audited(world: World, model: Model) -> AuditedModel:
+def as_audited(world: World, model: Model) -> AuditedModel:
     """Returns a model as the audit takes it."""
     digest = tensors_digest(model.module.state_dict())
     return AuditedModel(model.module, model.kind, digest, model.arch, world.setting.recipe, len(model.trained_on))

@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def trained(
+def train_models(
     kind: str, arch: str, pool: LabelledImages, recipe: TrainingRecipe, drawn: list[np.ndarray], seeds: list[int]
 ) -> list[nn.Module]:
     """Trains one model for each seed, in torch or natively. Each sees the images of the pool that were drawn for it."""
@@ -83,7 +83,7 @@ def quality(model: nn.Module, seen: LabelledImages, test: LabelledImages) -> dic
     return {"test accuracy": right, "train-test loss gap": loss["test"] - loss["seen"], "train loss": loss["seen"]}
 
 
-def compared(values: dict[str, list[float]]) -> dict[str, Any]:
+def compare_kinds(values: dict[str, list[float]]) -> dict[str, Any]:
     """Returns means, standard deviations and the difference, native less torch, with Welch's interval."""
     welch = stats.ttest_ind(values["native"], values["torch"], equal_var=False)
     interval = welch.confidence_interval(0.95)
@@ -109,14 +109,14 @@ def measure(
     for i, kind in enumerate(KINDS):
         drawn = [Draw("halves").indices(i, len(pool), k) for k in range(models)]
         start = time.perf_counter()
-        made = trained(kind, arch, pool, recipe, drawn, [1000 * i + k for k in range(models)])
+        made = train_models(kind, arch, pool, recipe, drawn, [1000 * i + k for k in range(models)])
         seconds[kind] = time.perf_counter() - start
         rows[kind] = [quality(m, pool.subset(torch.from_numpy(d)), test) for m, d in zip(made, drawn, strict=True)]
     columns = {key: {kind: [row[key] for row in rows[kind]] for kind in KINDS} for key in rows["torch"][0]}
     return {
         "recipe": asdict(recipe),
         "seconds": seconds,
-        **{name: compared(values) for name, values in columns.items()},
+        **{name: compare_kinds(values) for name, values in columns.items()},
     }
 
 

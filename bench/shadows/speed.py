@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bench.common.ceilings import ceilings
 from bench.common.compare import Peer, attempt, best_of, ceiling_runs, print_comparison, shares_of_ceilings
-from bench.common.harness import interleaved, ratio, write_result
+from bench.common.harness import ratio, time_in_turns, write_result
 from bench.common.options import script_parser
 from bench.shadows import statistics_peers, training_peers
 from bench.shadows.native import native, verify
@@ -100,7 +100,7 @@ def compare(task: Task, found: dict[str, Peer], rounds: int) -> dict[str, Any]:
     limits, no_ceiling = ceilings(task.device)
     runs: dict[str, Callable[[], object]] = {name: found[name] for name in results}
     runs |= ceiling_runs(limits)
-    samples = interleaved(runs, task.device, rounds, slice_s=0.02 if task.device.type == "cuda" else 0)
+    samples = time_in_turns(runs, task.device, rounds, slice_s=0.02 if task.device.type == "cuda" else 0)
     norm = results["native"].norm()
     entries = {
         name: {

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.common.compare import Peer
-from bench.common.forms import channels_last, compiled, fresh, graphed, in_bfloat16, nhwc, product
+from bench.common.forms import capture_graph, channels_last, compile_function, nhwc, product, to_bfloat16, with_own_code
 from bench.shadows.task import Task
 from pydrift.models.arch.fused import Conv2d, Flatten, FusedModel, Layer, Linear, MaxPool2d, ReLU
 
@@ -46,23 +46,28 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
     add("vmap", at_once(task, stacked(task)))
     if on_cuda:
         add(f"compile{suffix}", loop(task, compiled_each(task, bool(suffix))))
-        small = [in_bfloat16(network) for network in networks]
-        add("graph of eager bf16" + suffix, graphed(loop(task, small)), "bfloat16")
+        small = [to_bfloat16(network) for network in networks]
+        add("graph of eager bf16" + suffix, capture_graph(loop(task, small)), "bfloat16")
         add(
-            "graph of compile bf16" + suffix, graphed(loop(task, compiled_each(task, True, torch.bfloat16))), "bfloat16"
+            "graph of compile bf16" + suffix,
+            capture_graph(loop(task, compiled_each(task, True, torch.bfloat16))),
+            "bfloat16",
         )
     else:
         add("by hand", loop(task, [by_hand(model, task.block) for model in task.lowered]))
         pool = pooling(task.lowered[0]) if task.is_convnet else None
         some = [by_hand(model, task.block, pool) for model in task.lowered]
-        add("by hand, the rest compiled", loop(task, some, statistics=compiled(statistics_of)))
+        add("by hand, the rest compiled", loop(task, some, statistics=compile_function(statistics_of)))
     if not task.is_convnet:
         add("one product for layer 1, bmm", at_once(task, concatenated(task)))
         if on_cuda:
             add("one product for layer 1, bmm, tf32", at_once(task, concatenated(task)), "tf32")
             add("one product for layer 1, bmm, bf16", at_once(task, concatenated(task, torch.bfloat16)), "bfloat16")
         else:
-            add("one product for layer 1, by hand", at_once(task, concatenated_by_hand(task), compiled(statistics_of)))
+            add(
+                "one product for layer 1, by hand",
+                at_once(task, concatenated_by_hand(task), compile_function(statistics_of)),
+            )
     if quick:
         return found
     if not on_cuda:
@@ -71,14 +76,18 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
     if task.is_convnet:
         add("compile", loop(task, compiled_each(task)))
         add("one convolution for layer 1, grouped after", at_once(task, grouped(task)))
-    add("compile of vmap", at_once(task, compiled(fresh(stacked(task)))))
+    add("compile of vmap", at_once(task, compile_function(with_own_code(stacked(task)))))
     if on_cuda:
         add("eager tf32" + suffix, loop(task, last), "tf32")
         add("eager bf16" + suffix, loop(task, small), "bfloat16")
-        add(f"graph of compile{suffix}", graphed(loop(task, compiled_each(task, bool(suffix)))))
-        add(f"graph of compile{suffix} tf32", graphed(loop(task, compiled_each(task, bool(suffix)))), "tf32")
+        add(f"graph of compile{suffix}", capture_graph(loop(task, compiled_each(task, bool(suffix)))))
+        add(f"graph of compile{suffix} tf32", capture_graph(loop(task, compiled_each(task, bool(suffix)))), "tf32")
         add("vmap bf16", at_once(task, stacked(task, torch.bfloat16)), "bfloat16")
-        add("compile of vmap bf16", at_once(task, compiled(fresh(stacked(task, torch.bfloat16)))), "bfloat16")
+        add(
+            "compile of vmap bf16",
+            at_once(task, compile_function(with_own_code(stacked(task, torch.bfloat16)))),
+            "bfloat16",
+        )
     return found
 
 
@@ -123,7 +132,7 @@ def compiled_each(task: Task, last: bool = False, dtype: torch.dtype = torch.flo
         x = nhwc(x) if last else x
         return torch.func.functional_call(skeleton, weights, (x.to(dtype),)).float()
 
-    code = compiled(fresh(logits))
+    code = compile_function(with_own_code(logits))
 
     def of(network: nn.Module) -> Network:
         weights = {name: tensor.to(dtype) for name, tensor in network.named_parameters()}
@@ -185,7 +194,7 @@ def pooling(model: FusedModel) -> Network:
     if len(kind) != 1:
         raise NotImplementedError("poolings by hand must be alike")
     (pooled,) = kind
-    relu_of: Network = compiled(fresh(lambda x: F.relu(pooled(x))))
+    relu_of: Network = compile_function(with_own_code(lambda x: F.relu(pooled(x))))
     return relu_of
 
 

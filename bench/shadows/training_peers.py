@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.common.compare import Peer
-from bench.common.forms import compiled, fresh, graphed, nhwc
+from bench.common.forms import capture_graph, compile_function, nhwc, with_own_code
 from bench.shadows.task import ADAM, BETA1, BETA2, EPSILON, MOMENTUM, Task
 
 Weights = dict[str, Tensor]
@@ -44,9 +44,9 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
     add("vmap", with_vmap(task))
     add(f"compile{suffix}", whole_step(task, last))
     if on_cuda:
-        add(f"graph of eager{suffix}, fused optimizer", graphed(with_autograd(task, last=last)))
-        add(f"graph of compile{suffix}", graphed(whole_step(task, last)))
-        add(f"graph of compile{suffix} bf16", graphed(whole_step(task, last, torch.bfloat16)), "bfloat16")
+        add(f"graph of eager{suffix}, fused optimizer", capture_graph(with_autograd(task, last=last)))
+        add(f"graph of compile{suffix}", capture_graph(whole_step(task, last)))
+        add(f"graph of compile{suffix} bf16", capture_graph(whole_step(task, last, torch.bfloat16)), "bfloat16")
     else:
         add("by hand", by_hand(task))
     if quick:
@@ -62,10 +62,10 @@ def peers(task: Task, quick: bool = False) -> dict[str, Peer]:
         add(f"eager{suffix} tf32, fused optimizer", with_autograd(task, last=last), "tf32")
         small = with_autograd(task, last=last, dtype=torch.bfloat16)
         add(f"eager{suffix} bf16, fused optimizer", small, "bfloat16")
-        add(f"graph of eager{suffix} bf16, fused optimizer", graphed(small), "bfloat16")
-        add(f"graph of compile{suffix} tf32", graphed(whole_step(task, last)), "tf32")
-        add("graph of compile of vmap", graphed(compiled_vmap(task)))
-        add("graph of grouped convolutions, bmm", graphed(grouped(task)))
+        add(f"graph of eager{suffix} bf16, fused optimizer", capture_graph(small), "bfloat16")
+        add(f"graph of compile{suffix} tf32", capture_graph(whole_step(task, last)), "tf32")
+        add("graph of compile of vmap", capture_graph(compiled_vmap(task)))
+        add("graph of grouped convolutions, bmm", capture_graph(grouped(task)))
     return found
 
 
@@ -168,7 +168,7 @@ def whole_step(task: Task, last: bool = False, dtype: torch.dtype = torch.float3
     def step(weights: Weights, state: dict[str, Any], x: Tensor, label: Tensor) -> None:
         _update(task, weights, state, gradient(weights, x, label))
 
-    code = compiled(fresh(step))
+    code = compile_function(with_own_code(step))
 
     def run() -> list[Weights]:
         for i in range(task.steps):
@@ -216,7 +216,7 @@ def compiled_vmap(task: Task) -> Run:
     def step(weights: Weights, state: dict[str, Any], x: Tensor, label: Tensor) -> None:
         _update(task, weights, state, gradient(weights, x, label))
 
-    code = compiled(fresh(step))
+    code = compile_function(with_own_code(step))
 
     def run() -> list[Weights]:
         for i in range(task.steps):

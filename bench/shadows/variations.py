@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench.common.compare import Peer
-from bench.common.harness import interleaved, ratio
+from bench.common.harness import ratio, time_in_turns
 from bench.shadows.native import moments, native
 from bench.shadows.native import statistics as statistics_run
 from bench.shadows.task import Task
@@ -24,7 +24,7 @@ def all_threads(task: Task, peers: Callable[[Task], dict[str, Peer]]) -> dict[st
     """
     threads = os.cpu_count() or 1
     runs: dict[str, Callable[[], object]] = {"native": native(task), **peers(task)}
-    samples = interleaved(runs, task.device, _ROUNDS, 0, threads)
+    samples = time_in_turns(runs, task.device, _ROUNDS, 0, threads)
     ratios = {name: ratio(samples, name, "native") for name in runs if name != "native"}
     share = replace(task, num_models=task.num_models // threads)
     with ThreadPoolExecutor(threads) as pool:
@@ -35,7 +35,7 @@ def all_threads(task: Task, peers: Callable[[Task], dict[str, Peer]]) -> dict[st
 
         apart = {name: side_by_side(name) for name in shares[0]}
         # The op starts as many threads as torch has, and a peer's threads must have one each. So they take no turns.
-        alone = interleaved(apart, task.device, _ROUNDS, 0, threads=1)
+        alone = time_in_turns(apart, task.device, _ROUNDS, 0, threads=1)
     ours = statistics.median(samples["native"])
     ratios |= {f"{name}, models over threads": statistics.median(alone[name]) / ours for name in apart}
     return {"threads": threads, "s_per_image": ours / task.per_call, "ratios": ratios}
@@ -48,7 +48,7 @@ def other_forms(task: Task) -> dict[str, Any]:
         "images of bytes": statistics_run(task, pixels=True),
         "moments over the models": moments(task),
     }
-    samples = interleaved(runs, task.device, _ROUNDS, slice_s=0.02 if task.device.type == "cuda" else 0)
+    samples = time_in_turns(runs, task.device, _ROUNDS, slice_s=0.02 if task.device.type == "cuda" else 0)
     return {
         name: {"s_per_image": statistics.median(samples[name]) / task.per_call, "ratio": ratio(samples, name, "native")}
         for name in runs
@@ -69,7 +69,7 @@ def scale_sweep(task: Task) -> list[dict[str, Any]]:
     points += [(replace(task, num_models=count), all_cores) for count in (1, models, 4 * models) if all_cores > 1]
     rows = []
     for some, threads in points:
-        samples = interleaved({"native": native(some)}, some.device, 3, 0.02, threads)["native"]
+        samples = time_in_turns({"native": native(some)}, some.device, 3, 0.02, threads)["native"]
         rows.append(
             {
                 "models": some.num_models,

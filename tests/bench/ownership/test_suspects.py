@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from bench.ownership import suspects as bench
-from bench.ownership.data_free import DataFree, extracted
+from bench.ownership.data_free import DataFree, extract_model
 from bench.ownership.world import World
 from pydrift import UsageError
 from pydrift.models.arch import build
@@ -107,7 +107,7 @@ def test_answers_say_more_than_classes(owner, suspects):
 def test_attacked_images_are_near_and_worse(owner):
     indices = torch.from_numpy(WORLD.independent_pool)
     x, y = WORLD.images.x[indices], WORLD.images.y[indices]
-    attacked = bench._attacked(owner.module, x, y, 0.1, 3)
+    attacked = bench._attack_images(owner.module, x, y, 0.1, 3)
     assert float((attacked - x).abs().max()) <= 0.1 + 1e-6
     assert 0 <= float(attacked.min()) <= float(attacked.max()) <= 1
     assert F.cross_entropy(owner.module(attacked), y) > F.cross_entropy(owner.module(x), y)
@@ -118,7 +118,7 @@ def test_adversarial_training_withstands_more(owner, suspects):
     x, y = WORLD.images.x[indices], WORLD.images.y[indices]
 
     def withstood(model):
-        return float((model.module(bench._attacked(model.module, x, y, 0.1, 10)).argmax(1) == y).double().mean())
+        return float((model.module(bench._attack_images(model.module, x, y, 0.1, 10)).argmax(1) == y).double().mean())
 
     assert withstood(suspects["adversarial"]) > withstood(owner)
 
@@ -127,7 +127,7 @@ def test_finished_models_are_kept(work, owner, suspects, monkeypatch):
     def refused(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(bench, "_trained", refused)
+    monkeypatch.setattr(bench, "_train_model", refused)
     for kind, model in bench.suspects(WORLD, work).items():
         pairs = zip(model.module.parameters(), suspects[kind].module.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
@@ -149,5 +149,5 @@ def test_a_process_of_its_own_gives_the_same_bits(tmp_path, work, suspects):
 def test_the_data_free_thief_leaves_torchs_generator_alone(owner):
     before = torch.get_rng_state()
     how = DataFree(rounds=1, batch_size=8, width=4)
-    extracted(owner.module, build(owner.arch, 1), (1, 8, 8), how, seed=3)
+    extract_model(owner.module, build(owner.arch, 1), (1, 8, 8), how, seed=3)
     assert torch.equal(before, torch.get_rng_state())
