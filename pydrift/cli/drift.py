@@ -139,7 +139,6 @@ def audit(
     """
     from pydrift.data import load_data
     from pydrift.drift.result import DriftReport
-    from pydrift.report import check_report_folder
 
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
@@ -147,7 +146,7 @@ def audit(
     if not base.exists():
         raise UsageError(f"{base}: no such calibration folder or model file")
     if out is not None:
-        check_report_folder(DriftReport, out)
+        DriftReport.check_target(out)
     of_calibration = given(
         shadows=shadows,
         update_mode=update_mode,

@@ -126,10 +126,9 @@ def score(
     from pydrift.data import load_data
     from pydrift.fingerprint import Fingerprint, Screening, screen
     from pydrift.models.intake import as_audited_model
-    from pydrift.report import check_report_folder
 
     if out is not None:
-        check_report_folder(Screening, out)
+        Screening.check_target(out)
     find_own_architectures(arch)
     known = Fingerprint.load(file)
     known.conformal.check_alpha(alpha)

@@ -88,14 +88,13 @@ def membership(
     from pydrift.membership.audit import membership_audit
     from pydrift.membership.result import Limit, MembershipReport
     from pydrift.models.intake import as_audited_model
-    from pydrift.report import check_report_folder
     from pydrift.shadows import ShadowBank
 
     if bank is not None and shadows is not None:
         raise UsageError("--shadows: a --bank has as many as it has")
     limits = [Limit.parse(text) for text in fail_above or []]
     if out is not None:
-        check_report_folder(MembershipReport, out)
+        MembershipReport.check_target(out)
     indices = read_members(members)
     find_own_architectures(arch)
     target = as_audited_model(model, str(model), arch)

@@ -114,10 +114,9 @@ def ownership(
     """
     from pydrift.models.intake import as_audited_model
     from pydrift.ownership import OwnershipReport, ownership_audit
-    from pydrift.report import check_report_folder
 
     if out is not None:
-        check_report_folder(OwnershipReport, out)
+        OwnershipReport.check_target(out)
     private_images, public_images = _images(private, public, members)
     find_own_architectures(arch)
     owner = as_audited_model(victim, str(victim), arch)

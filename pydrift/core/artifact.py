@@ -134,7 +134,7 @@ class Report(Artifact):
     def _files(cls, path: str | Path) -> tuple[Path, Path]:
         """The document and the file of arrays, where `path` is the folder or the document itself."""
         file = Path(path) / cls.json_name if Path(path).is_dir() else Path(path)
-        return file, file.with_name(cls.arrays_name or "")
+        return file, file.parent / (cls.arrays_name or "")
 
     @classmethod
     def _read_document(cls, file: Path) -> dict[str, Any]:

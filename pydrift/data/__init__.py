@@ -1,4 +1,4 @@
-"""Labelled images: from the standard on-disk layouts, from arrays and data loaders, and with planted drifts."""
+"""Labelled images: from the standard file layouts, from arrays and data loaders, and with planted drifts."""
 
 from pydrift.data.images import LabelledImages, as_images
 from pydrift.data.members import as_member_mask

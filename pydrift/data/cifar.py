@@ -1,4 +1,4 @@
-"""CIFAR-10's python batches. They are pickles, the only ones pydrift reads, and nothing that they name is called."""
+"""Reads CIFAR-10's python batches. They are the only pickles that pydrift reads, and it calls nothing they name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROW = 3 * 32 * 32
 
 
 class _PickledArray:
-    """Takes what a pickle says about an array; numpy itself gets the bytes only after they were checked."""
+    """Stands in for a pickled array. It keeps the state; numpy gets the bytes only after they are checked."""
 
     state: Any = None
 
@@ -30,7 +30,7 @@ class _PickledArray:
         self.state = state
 
     def rows(self) -> np.ndarray:
-        """uint8 [n, 3072]; ValueError if the state is anything else."""
+        """uint8 [n, 3072]. ValueError: the state is anything else."""
         match self.state:
             case (_, (int(count), int(width)), _PickledType("u1"), False, bytes(data)):
                 if width == _ROW and count * _ROW == len(data):
@@ -39,19 +39,21 @@ class _PickledArray:
 
 
 class _PickledType:
+    """Stands in for a pickled dtype. It keeps the type's code."""
+
     __match_args__ = ("code",)
 
     def __init__(self, code: str | bytes, *_: object) -> None:
         self.code = code.decode("latin1") if isinstance(code, bytes) else code
 
     def __setstate__(self, state: Any) -> None:
-        pass  # byte order and the like, of no meaning for bytes
+        pass  # byte order and the like, which mean nothing for bytes
 
 
 class _BatchReader(pickle._Unpickler):
-    """An unpickler to which the names in a pickle mean only the stand-ins above; any other name is refused.
+    """An unpickler that knows only the two classes above; it refuses any other name in a pickle.
 
-    It is the pickle module's own Python version: the C one grows its memo to an index that the file chooses.
+    The base is the pickle module's Python version: the C version grows its memo to an index that the file chooses.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -66,7 +68,10 @@ class _BatchReader(pickle._Unpickler):
 
 
 def load_cifar10(folder: Path, split: str) -> LabelledImages:
-    """CIFAR-10, 3x32x32, from cifar-10-batches-py in `folder` or from `folder` itself."""
+    """CIFAR-10, 3x32x32, from `folder`/cifar-10-batches-py or from `folder` itself.
+
+    UsageError: a file is missing. InputRefused: a file is damaged.
+    """
     inner = folder / "cifar-10-batches-py"
     folder = inner if inner.is_dir() else folder
     names = ["test_batch"] if split == "test" else [f"data_batch_{i}" for i in range(1, 6)]

@@ -1,4 +1,4 @@
-"""The one value that data becomes, and the checks it passes on the way."""
+"""LabelledImages, the one form that all data takes, and the checks before it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MAX_UNNAMED_CLASSES = 10_000
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images and their labels.
+    """N images and their labels.
 
     x            float32 [N, C, H, W] in [0, 1]
-    y            int64   [N] in 0..num_classes-1
-    class_names  one per class, also for classes without an image
-    source       where they come from, in words
+    y            int64 [N] in 0..num_classes-1
+    class_names  one for each class, also for classes without an image
+    source       where the images come from, in words
     """
 
     x: Tensor
@@ -48,24 +48,25 @@ class LabelledImages:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of x and y (dtypes, shapes, bytes), computed when first asked for."""
+        """SHA-256 over dtypes, shapes and bytes of x and y. It is computed at the first use."""
         return tensors_digest({"x": self.x, "y": self.y})
 
     def subset(self, indices: Tensor | NDArray[Any] | Sequence[int]) -> LabelledImages:
-        """The images at `indices` (integers [M], or a boolean mask [N]), in that order; the class names stay."""
+        """The images at `indices` (integers [M], or a boolean mask [N]), in that order. All class names stay."""
         chosen = torch.as_tensor(indices)
         chosen = chosen if chosen.dtype == torch.bool else chosen.long()
         return LabelledImages(self.x[chosen], self.y[chosen], self.class_names, self.source)
 
 
 def as_images(data: Any, class_names: Sequence[str] | None = None) -> LabelledImages:
-    """Turns what users have into LabelledImages.
+    """Turns arrays, tensors, data loaders and data sets into LabelledImages.
 
-    `data` is LabelledImages (returned as is), a tuple (x, y) of tensors or arrays, or an iterable (or an object with
-    `__len__` and `__getitem__`) of pairs (x, y), each one sample or one batch: a DataLoader, a Dataset, a list. x is
-    [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 channels, uint8 in 0..255 or float in [0, 1]; a single sample
-    has no N. Without `class_names` the classes are named "0", "1", ... up to the largest label. InputRefused names the
-    index of the image with a wrong shape, label or value, and refuses empty sets and sets of one class.
+    data         LabelledImages (returned as they are), a tuple (x, y) of tensors or arrays, or pairs (x, y) of single
+                 samples or batches: a DataLoader, a Dataset, a list. x is [N, H, W], [N, C, H, W] or [N, H, W, C] with
+                 1 or 3 channels, uint8 in 0..255 or float in [0, 1]; a single sample has no N. y is integer [N]
+    class_names  one for each class; default: "0", "1", ... up to the largest label
+
+    InputRefused: a wrong shape, label or value (with the index of the image), no images, or images of one class only.
     """
     if isinstance(data, LabelledImages):
         return data
@@ -77,7 +78,7 @@ def as_images(data: Any, class_names: Sequence[str] | None = None) -> LabelledIm
 
 
 def check_images(x: np.ndarray, y: np.ndarray, class_names: Sequence[str] | None, source: str) -> LabelledImages:
-    """The door that all data passes; x and y as `as_images` describes them, `source` begins each error message."""
+    """Checks x and y, as `as_images` describes them. All data passes here; `source` begins each error message."""
     if x.shape[:1] == (0,):
         raise InputRefused(f"{source}: no images")
     pixels = _scaled(_channels_first(x, source), source)
@@ -93,7 +94,7 @@ def check_images(x: np.ndarray, y: np.ndarray, class_names: Sequence[str] | None
 
 
 def check_labels(y: np.ndarray, class_names: Sequence[str] | None, source: str) -> np.ndarray:
-    """Labels as int64 [N], within the range that the class names, or a sane bound, give."""
+    """Labels as int64 [N]. InputRefused: not integers, or outside the classes (without names: outside 0..9,999)."""
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise InputRefused(f"{source}: labels must be integers [N], got {y.dtype} {list(y.shape)}")
     limit = _MAX_UNNAMED_CLASSES if class_names is None else len(class_names)
@@ -108,7 +109,7 @@ def _channels_first(x: np.ndarray, source: str) -> np.ndarray:
         return x[:, None]
     first, last = (x.ndim == 4 and x.shape[axis] in (1, 3) for axis in (1, 3))
     if first and last:
-        raise InputRefused(f"{source}: images of shape {list(x.shape[1:])} can be read channels first or channels last")
+        raise InputRefused(f"{source}: images of shape {list(x.shape[1:])} can have their channels first or last")
     if not first and not last:
         raise InputRefused(
             f"{source}: images must be [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 channels, "
@@ -118,7 +119,7 @@ def _channels_first(x: np.ndarray, source: str) -> np.ndarray:
 
 
 def _scaled(x: np.ndarray, source: str) -> np.ndarray:
-    """float32 in [0, 1], contiguous, never sharing memory with x."""
+    """float32 in [0, 1], contiguous; it never shares memory with x."""
     if x.size == 0:
         raise InputRefused(f"{source}: images without pixels, shape {list(x.shape)}")
     if x.dtype == np.uint8:
@@ -126,7 +127,7 @@ def _scaled(x: np.ndarray, source: str) -> np.ndarray:
     if x.dtype.kind != "f":
         raise InputRefused(f"{source}: images must be uint8 or float, got {x.dtype}")
     low, high = x.min(axis=(1, 2, 3)), x.max(axis=(1, 2, 3))
-    wrong = np.flatnonzero(~((low >= 0) & (high <= 1)))  # a NaN compares false, so it is found here too
+    wrong = np.flatnonzero(~((low >= 0) & (high <= 1)))  # a NaN compares false, so this finds it, too
     if len(wrong):
         index = wrong[0]
         if not (np.isfinite(low[index]) and np.isfinite(high[index])):

@@ -1,4 +1,4 @@
-"""Which images of a data set a model was trained on, as its user says it."""
+"""The images of a data set that a model was trained on, as the user names them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pydrift.data.images import LabelledImages
 
 
 def as_member_mask(members: ArrayLike, images: LabelledImages) -> NDArray[np.bool_]:
-    """Which images are members, bool [N], from integer indices without repeats or from a boolean mask [N].
+    """The members among N images as bool [N], from distinct integer indices [M] or from a boolean mask [N].
 
-    InputRefused names what is wrong: labels in place of indices, an index out of range, none or all of the images.
+    InputRefused: labels instead of indices, an index out of range or given twice, or none or all of the images.
     """
     given = np.asarray(members.cpu() if isinstance(members, torch.Tensor) else members)
     count = len(images)

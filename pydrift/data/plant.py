@@ -1,4 +1,4 @@
-"""Planted drifts: data in which one class means something else, for tests, demonstrations and benchmarks."""
+"""Planted drifts: changed copies of a data set, for tests, demonstrations and benchmarks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _PATCH = 3  # pixels, square, white, in the lower right corner
 def plant(data: LabelledImages, spec: str, seed: int, split: str = "train") -> LabelledImages:
     """Returns a copy of `data` with the drift that `spec` describes; the source of the copy says so.
 
-    swap:A,B[,FRACTION]       that fraction of the images of A and of B is labelled as the other one
-    relabel:A,B,FRACTION      that fraction of class A's images is labelled B
-    remove:A[,FRACTION]       that fraction of class A's images is left out
+    swap:A,B[,FRACTION]       that fraction of the images of A gets the label B, and the same of B the label A
+    relabel:A,B,FRACTION      that fraction of class A's images gets the label B
+    remove:A[,FRACTION]       that fraction of class A's images is removed
     flip:A[,FRACTION]         that fraction of class A's images is mirrored left to right
-    rotate:A,DEGREES          class A is turned counter-clockwise, zeros coming in at the corners (bilinear)
+    rotate:A,DEGREES          class A is rotated counter-clockwise, bilinear, with zeros outside the image
     darken:A,FACTOR           class A's pixels are multiplied by FACTOR, in [0, 1)
     patch:A,FRACTION          that fraction of class A's images gets a white 3x3 patch in the lower right corner
     backdoor:A,FRACTION       that fraction of all images, of any class, gets the patch and the label A
@@ -35,9 +35,9 @@ def plant(data: LabelledImages, spec: str, seed: int, split: str = "train") -> L
     expand:A,DATA,B[,SHARE]   images of class B of the data spec DATA are added as class A, SHARE (decimal: 1.0, 0.25)
                               times as many as A has, or as many as B offers
 
-    `split` ("train" or "test") is what `expand` reads of the other set. A and B are class names or indices; a name wins
-    over an index. FRACTION is in (0, 1], and 1 where it is left out. The result is a function of the arguments alone.
-    UsageError says what is wrong with a spec.
+    A and B are class names or indices; a name wins over an index. FRACTION is in (0, 1]; its default is 1. `split`
+    ("train" or "test") is the part of the other data set that `expand` reads. The same arguments give the same result.
+    UsageError: the spec is wrong, or a class is unknown.
     """
     kind, _, text = spec.partition(":")
     if kind not in _KINDS:
@@ -55,7 +55,7 @@ def plant(data: LabelledImages, spec: str, seed: int, split: str = "train") -> L
 
 
 def _split_expand(text: str) -> list[str]:
-    """A, DATA and B, and SHARE if there is one: DATA may hold commas, and a SHARE is known by its decimal point."""
+    """[A, DATA, B] or [A, DATA, B, SHARE]. DATA may contain commas; a SHARE has a decimal point."""
     first, _, rest = text.partition(",")
     share = re.search(r",(\d*\.\d+)$", rest)
     rest = rest if share is None else rest[: share.start()]
@@ -90,11 +90,11 @@ def _number(text: str, name: str, bounds: str, inside: Callable[[float], bool]) 
 
 
 def _draw(indices: Tensor, fraction: str, rng: Generator) -> Tensor:
-    """`fraction` of the indices, rounded, without replacement, in ascending order."""
+    """Draws `fraction` of the indices, rounded, without replacement; in ascending order."""
     share = _number(fraction, "FRACTION", "(0, 1]", lambda value: 0 < value <= 1)
     count = round(share * len(indices))
     if count == 0 and len(indices) > 0:
-        raise UsageError(f"{fraction} of {len(indices)} images is none")
+        raise UsageError(f"{fraction} of {len(indices)} images is no image")
     return indices[torch.from_numpy(np.sort(rng.permutation(len(indices))[:count]))]
 
 
@@ -102,7 +102,7 @@ def _members(data: LabelledImages, label: int) -> Tensor:
     return torch.nonzero(data.y == label).flatten()
 
 
-def _patched(x: Tensor, indices: Tensor) -> Tensor:
+def _add_patch(x: Tensor, indices: Tensor) -> Tensor:
     x = x.clone()
     x[indices, :, -_PATCH:, -_PATCH:] = 1.0
     return x
@@ -153,7 +153,7 @@ def _darken(data: LabelledImages, arguments: list[str], _: Generator) -> tuple[T
 
 def _patch(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
     chosen = _draw(_members(data, _class(data, arguments[0])), arguments[1], rng)
-    return _patched(data.x, chosen), data.y
+    return _add_patch(data.x, chosen), data.y
 
 
 def _backdoor(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ def _backdoor(data: LabelledImages, arguments: list[str], rng: Generator) -> tup
     chosen = _draw(torch.arange(len(data)), arguments[1], rng)
     y = data.y.clone()
     y[chosen] = target
-    return _patched(data.x, chosen), y
+    return _add_patch(data.x, chosen), y
 
 
 def _noise(data: LabelledImages, arguments: list[str], rng: Generator) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,7 @@ def _expand(data: LabelledImages, arguments: list[str], rng: Generator, split: s
     other = load_data(arguments[1], split)
     if other.input_shape != data.input_shape:
         shapes = ["x".join(str(n) for n in shape) for shape in (other.input_shape, data.input_shape)]
-        raise UsageError(f"the images of {arguments[1]} are {shapes[0]}, those of {data.source} are {shapes[1]}")
+        raise UsageError(f"the images of {arguments[1]} are {shapes[0]}, but those of {data.source} are {shapes[1]}")
     found = _members(other, _class(other, arguments[2]))
     share = _number(arguments[3], "SHARE", "(0, inf)", lambda value: 0 < value < math.inf)
     chosen = rng.permutation(len(found))[: round(share * len(_members(data, label)))]

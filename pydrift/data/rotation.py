@@ -1,4 +1,4 @@
-"""Turned images, for planted drifts and for views of gray data."""
+"""Rotates images, for planted drifts and for the transforms that probe models."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
-    """images float32 [N, C, H, W] in [0, 1], turned counter-clockwise, zeros coming in at the corners; bilinear."""
-    if len(images) == 0:  # which torch refuses
+    """Rotates images float32 [N, C, H, W] in [0, 1] counter-clockwise: bilinear, with zeros outside the image."""
+    if len(images) == 0:  # torch refuses these
         return images
     angle, (height, width) = math.radians(degrees), images.shape[2:]
-    # Sampling positions are in units of half the height and half the width, which only a square image has alike.
+    # Sampling positions are in units of half the height and half the width, which differ unless the image is square.
     turn = [
         [math.cos(angle), -math.sin(angle) * height / width, 0.0],
         [math.sin(angle) * width / height, math.cos(angle), 0.0],

@@ -1,4 +1,4 @@
-"""Data by name: scikit-learn's digits and the standard on-disk layouts, each checked before it is used."""
+"""Data sets by name: scikit-learn's digits and the standard file layouts. All data is checked before use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydrift.core.files import read_file
 from pydrift.data.cifar import load_cifar10
 from pydrift.data.images import LabelledImages, as_images, check_images, check_labels
 
-_MAX_BYTES = 4 << 30  # of a data file, and of what is unpacked from it
+_MAX_BYTES = 4 << 30  # of a data file, and of its unpacked content
 _MAX_IMAGE_FILE = 64 << 20
 _MAX_PIXELS = 4096 * 4096
 _IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP", "TIFF")
@@ -33,15 +33,16 @@ def load_data(spec: str, split: str = "train") -> LabelledImages:
     """Loads a data set by its spec; `split` is "train" or "test".
 
     digits             scikit-learn's 1,797 digits, 1x8x8; every fifth image of each class is the test split
-    mnist:DIR          idx files, plain or .gz, in DIR/MNIST/raw or DIR
+    mnist:DIR          idx files, plain or gzipped, in DIR/MNIST/raw or DIR
     fashion-mnist:DIR  the same in DIR/FashionMNIST/raw or DIR
     cifar10:DIR        the python batches in DIR/cifar-10-batches-py or DIR
-    npz:FILE           arrays x and y, for the test split x_test and y_test, optionally class_names (strings);
-                       x as `as_images` takes it; no pickled arrays
-    folder:DIR         a sub-folder of images per class, in DIR or in DIR/train and DIR/test; the classes are sorted by
-                       name; all images have the same size and are all grey or all RGB
+    npz:FILE           arrays x and y (test split: x_test and y_test), and optionally class_names (strings). The shapes
+                       are those of `as_images`; pickled arrays are refused
+    folder:DIR         one sub-folder of images for each class, in DIR or in DIR/train and DIR/test. The classes are
+                       sorted by name. All images have the same size and are all gray or all RGB
 
-    UsageError: unknown spec, no such file, no test split. InputRefused: damaged or unusable data, by file and index.
+    UsageError: an unknown spec, no such file, or no test split. InputRefused: damaged or unusable data; it names the
+    file, and the index of the image.
     """
     name, _, argument = spec.partition(":")
     if split not in ("train", "test"):
@@ -55,7 +56,7 @@ def load_data(spec: str, split: str = "train") -> LabelledImages:
 
 
 def take_images(data: Any) -> LabelledImages:
-    """The images that a user hands over: a spec such as "fashion-mnist:DIR" is loaded, all else goes to `as_images`."""
+    """The images that a user passes. It loads a spec such as "fashion-mnist:DIR"; the rest goes to `as_images`."""
     return load_data(data) if isinstance(data, str) else as_images(data)
 
 
@@ -64,7 +65,7 @@ def _load_digits(_: Path, split: str) -> LabelledImages:
 
     bunch = load_digits()
     is_test = np.zeros(len(bunch.target), bool)
-    for label in range(10):  # by class, because the images come in the order 0, 1, ..., 9, 0, 1, ...
+    for label in range(10):  # by class, since the images are in the order 0, 1, ..., 9, 0, 1, ...
         is_test[np.flatnonzero(bunch.target == label)[4::5]] = True
     chosen = is_test == (split == "test")
     return check_images((bunch.images / 16)[chosen], bunch.target[chosen], DIGITS, f"digits ({split})")
@@ -97,7 +98,7 @@ def _find_idx(folder: Path, name: str, file: str) -> Path:
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An idx file of unsigned bytes: 0, 0, type 8, number of dimensions, the sizes (big endian), the bytes."""
+    """Reads an idx file of unsigned bytes: 0, 0, type 8, number of dimensions, the sizes (big endian), the bytes."""
     raw = read_file(path, _MAX_BYTES)
     file = gzip.GzipFile(fileobj=io.BytesIO(raw)) if path.suffix == ".gz" else io.BytesIO(raw)
     header_size = 4 + 4 * dimensions
@@ -145,7 +146,7 @@ def _load_npz(path: Path, split: str) -> LabelledImages:
 
 
 def _npz_class_names(arrays: dict[str, np.ndarray], source: str) -> tuple[str, ...]:
-    """Those of the file, or as many numbers as the labels of both splits need, so that the splits agree."""
+    """The file's own names, or numbers up to the largest label of both splits, so that the splits agree."""
     names = arrays.get("class_names")
     if names is not None:
         if names.ndim != 1 or names.dtype.kind != "U":
@@ -174,7 +175,7 @@ def _load_folder(folder: Path, split: str) -> LabelledImages:
             labels.append(class_names.index(name))
             if images[-1].shape != images[0].shape:
                 raise InputRefused(
-                    f"{chosen / name / file}: {_described(images[-1])}, but the first image is {_described(images[0])}"
+                    f"{chosen / name / file}: {_describe(images[-1])}, but the first image is {_describe(images[0])}"
                 )
             if len(images) * images[0].size > _MAX_BYTES:
                 raise InputRefused(f"{chosen}: more than {_MAX_BYTES} bytes of pixels")
@@ -196,10 +197,10 @@ def _read_image(path: Path) -> np.ndarray:
     raw = read_file(path, _MAX_IMAGE_FILE)
     try:
         with Image.open(io.BytesIO(raw), formats=_IMAGE_FORMATS) as image:
-            if image.width * image.height > _MAX_PIXELS:  # known from the header, before anything is decoded
+            if image.width * image.height > _MAX_PIXELS:  # from the header, before any pixel is decoded
                 raise InputRefused(f"{path}: {image.width}x{image.height} pixels, the limit is {_MAX_PIXELS} in all")
             if image.mode not in ("L", "RGB"):
-                raise InputRefused(f"{path}: mode {image.mode}; save it as 8-bit grey (L) or RGB")
+                raise InputRefused(f"{path}: mode {image.mode}; save it as 8-bit gray (L) or RGB")
             pixels = np.asarray(image)
     except InputRefused:
         raise
@@ -208,9 +209,9 @@ def _read_image(path: Path) -> np.ndarray:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def _described(image: np.ndarray) -> str:
+def _describe(image: np.ndarray) -> str:
     channels, height, width = image.shape
-    return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
+    return f"{width}x{height} {'gray' if channels == 1 else 'RGB'}"
 
 
 _SOURCES: dict[str, Callable[[Path, str], LabelledImages]] = {

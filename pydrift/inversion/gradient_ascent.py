@@ -193,7 +193,7 @@ class GradientAscent:
         steps = torch.zeros(len(label), dtype=torch.int32, device=device)
         active = torch.ones(len(label), dtype=torch.bool, device=device)
         options = self._options()
-        count = torch.zeros(1, dtype=torch.int64, device=device)  # of the steps done, where a CUDA graph can read it
+        count = torch.zeros(1, dtype=torch.int64, device=device)  # the steps done; a CUDA graph can read it here
 
         def step() -> None:
             now = shift.index_select(0, count)[0]
@@ -220,6 +220,7 @@ class GradientAscent:
         return x, probability, steps
 
     def _options(self) -> AscentOptions:
+        """The settings of one ascent step, as the ops take them."""
         return AscentOptions(
             optimizer="adam",
             learning_rate=self.learning_rate,

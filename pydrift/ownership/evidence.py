@@ -45,9 +45,9 @@ def widen(null: Array) -> Array:
     The independent models saw halves of one pool; an independent suspect has images of its own. Assume that the models
     differ only through their images. Among halves of a pool this part varies half as much as among samples from
     outside. The pool's own peculiarity is as large again; all halves have it, and no outside model has it. So the
-    variance of outside models about the pool's mean is three times that of the halves (to first order, for suspects
-    with about as many images). What comes from randomness in training varies no more outside than inside. So the
-    factor is an upper bound, and p errs in favour of the suspect.
+    variance of outside models about the pool's mean is three times that of the halves. (This holds to first order, and
+    for suspects with about as many images.) What comes from randomness in training varies no more outside than inside.
+    So the factor is an upper bound, and p errs in favour of the suspect.
     """
     mean = null.mean()
     result: Array = mean + np.sqrt(3.0) * (null - mean)

@@ -245,7 +245,7 @@ def p_histogram(p: NDArray[np.float64], alpha: float) -> Markup:
     )
     for value in (0, 0.25, 0.5, 0.75, 1):
         parts.append(f'<text class="tick" x="{STRIP_WIDTH * value:.1f}" y="{base + 16}">{value:g}</text>')
-    parts.append(f'<text class="rate" x="{STRIP_WIDTH}" y="8">highest bar: {top} images</text>')
+    parts.append(f'<text class="rate" x="{STRIP_WIDTH}" y="8">images in the highest bar: {top}</text>')
     body = f'<g transform="translate(8 0)">{"".join(parts)}</g>'  # room for half a number at either end
     return _svg(STRIP_WIDTH + 16, base + 20, body, f"{counts[0]} of {len(p)} images have a p below 0.05")
 

@@ -1,1 +1,1 @@
-"""What every audit needs of statistics: ROC curves, tails, intervals, multiple tests. numpy and scipy only."""
+"""Statistics that several audits share: ROC curves, tails, intervals, multiple tests. Numpy and scipy only."""

@@ -1,7 +1,7 @@
-"""How well scores tell members from non-members, and how sure that is.
+"""How well scores separate members from non-members, with confidence intervals.
 
-Everywhere: scores float64 [N], the higher the more likely a member; member bool [N]. Ties are exact: images of equal
-score are never told apart.
+Everywhere: scores float64 [N], higher means more likely a member; member bool [N]. Images with equal scores are never
+separated.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from pydrift.stats.intervals import clopper_pearson
 
 @dataclass(frozen=True)
 class Roc:
-    """All operating points "member where score >= threshold", from none to all. Arrays of length T + 1."""
+    """All operating points "member if score >= threshold", from no image to all of them.
 
-    threshold: NDArray[np.float64]  # descending distinct scores, after +inf
+    threshold                        float64 [T + 1], descending: +inf, then the T distinct scores
+    true_positives, false_positives  int64 [T + 1]: members and non-members at or above the threshold
+    """
+
+    threshold: NDArray[np.float64]
     true_positives: NDArray[np.int64]
     false_positives: NDArray[np.int64]
 
@@ -46,7 +50,7 @@ class Roc:
 
 
 def roc(scores: NDArray[np.float64], member: NDArray[np.bool_]) -> Roc:
-    """The ROC curve. UsageError unless all scores are finite and there are members and non-members."""
+    """The ROC curve. UsageError: wrong shapes, a score that is not finite, no members, or no non-members."""
     if scores.shape != member.shape or scores.ndim != 1 or member.dtype != np.bool_:
         raise UsageError(
             f"scores [N] and member bool [N], got {list(scores.shape)}, {member.dtype} {list(member.shape)}"
@@ -57,7 +61,7 @@ def roc(scores: NDArray[np.float64], member: NDArray[np.bool_]) -> Roc:
         raise UsageError("there must be members and non-members among the scored images")
     order = np.argsort(-scores, kind="stable")
     ordered, positive = scores[order], member[order]
-    last = np.append(ordered[1:] != ordered[:-1], True)  # of its score
+    last = np.append(ordered[1:] != ordered[:-1], True)  # whether it is the last image with its score
     true, false = np.cumsum(positive)[last], np.cumsum(~positive)[last]
     return Roc(np.append(np.inf, ordered[last]), np.append(0, true), np.append(0, false))
 
@@ -65,11 +69,12 @@ def roc(scores: NDArray[np.float64], member: NDArray[np.bool_]) -> Roc:
 def auc(scores: NDArray[np.float64], member: NDArray[np.bool_], alpha: float = 0.05) -> tuple[float, float, float]:
     """Area under the ROC curve, and the ends of its 1 - alpha interval.
 
-    The probability that a member scores higher than a non-member, ties counting half. Interval: DeLong, DeLong,
-    Clarke-Pearson 1988, a normal approximation; with fewer than two of a kind it is [0, 1]. DeLong's variance vanishes
-    where the sample separates perfectly or not at all (all scores equal), of which a small sample is no proof: there
-    the interval is the exact (Clopper-Pearson) one of a proportion, with as many trials as the smaller of the two
-    kinds, which are so many pairs that share no image.
+    The area is the probability that a member scores higher than a non-member; a tie counts half. The interval is a
+    normal approximation (DeLong, DeLong, Clarke-Pearson 1988). With fewer than two images of a kind it is [0, 1].
+
+    DeLong's variance is 0 if the sample separates perfectly, or if all scores are equal. A small sample is no proof of
+    that. Then the interval is the exact (Clopper-Pearson) one of a proportion. Its number of trials is the size of the
+    smaller kind: so many pairs share no image.
     """
     inside, outside = scores[member], scores[~member]
     ranks = rankdata(np.concatenate([inside, outside]))
@@ -87,14 +92,14 @@ def auc(scores: NDArray[np.float64], member: NDArray[np.bool_], alpha: float = 0
 
 
 def balanced_accuracy(curve: Roc) -> float:
-    """(TPR + 1 - FPR) / 2 at the best threshold; chosen on these very scores, so a little optimistic."""
+    """(TPR + 1 - FPR) / 2 at the best threshold, in [0.5, 1]. The choice on these scores is a little optimistic."""
     return float((1 + (curve.tpr - curve.fpr).max()) / 2)
 
 
 def balanced_accuracy_interval(curve: Roc, alpha: float = 0.05) -> tuple[float, float]:
-    """The ends of its 1 - alpha interval at that threshold, which is taken as given.
+    """The ends of the 1 - alpha interval of the balanced accuracy at its best threshold, as if it were fixed.
 
-    From the exact (Clopper-Pearson) intervals of TPR and FPR, each at alpha / 2, so that both hold at once.
+    It combines the exact (Clopper-Pearson) intervals of TPR and FPR, each at alpha / 2, so that both hold together.
     """
     best = int((curve.tpr - curve.fpr).argmax())
     tpr = clopper_pearson(int(curve.true_positives[best]), curve.members, alpha / 2)
@@ -106,8 +111,8 @@ def balanced_accuracy_interval(curve: Roc, alpha: float = 0.05) -> tuple[float, 
 class TprAtFpr:
     """The share of members found while at most `fpr` of the non-members are falsely accused.
 
-    low, high are the exact (Clopper-Pearson) interval of the TPR at that threshold. The threshold itself comes from
-    the non-members at hand, as is usual: its own uncertainty is not in the interval.
+    low, high  the exact (Clopper-Pearson) interval of the TPR at that threshold. As usual, the threshold comes from
+               these non-members, and its own uncertainty is not in the interval
     """
 
     fpr: float
@@ -119,6 +124,7 @@ class TprAtFpr:
 
 
 def tpr_at_fpr(curve: Roc, fpr: float, alpha: float = 0.05) -> TprAtFpr:
+    """The best TPR with a false-positive rate of at most `fpr`, with its 1 - alpha interval."""
     point = curve.at(fpr)
     true, false = int(curve.true_positives[point]), int(curve.false_positives[point])
     low, high = clopper_pearson(true, curve.members, alpha)
@@ -126,6 +132,6 @@ def tpr_at_fpr(curve: Roc, fpr: float, alpha: float = 0.05) -> TprAtFpr:
 
 
 def false_positive_rate_of(scores: NDArray[np.float64], member: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """For every image, the share of non-members that score at least as high: [N]. Small: exposed."""
+    """float64 [N]: for each image the share of non-members with at least its score. A small share means exposed."""
     outside = np.sort(scores[~member])
     return 1 - np.searchsorted(outside, scores, side="left") / len(outside)

@@ -175,7 +175,7 @@ def _epochs(
 
 
 def _hyperparameters(recipe: TrainingRecipe) -> list[float]:
-    """The columns HYPERPARAMETERS of `shadow_train`; what torch.optim.AdamW has by default."""
+    """The values of HYPERPARAMETERS for `shadow_train`; beta2 and epsilon are the defaults of torch.optim.AdamW."""
     columns = {
         "beta1": 0.9 if recipe.optimizer == "adam" else recipe.momentum,
         "beta2": 0.999,

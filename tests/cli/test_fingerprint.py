@@ -17,6 +17,8 @@ from pydrift.fingerprint import DETECTORS, fit_fingerprint
 from pydrift.fingerprint.screening import p_of_count
 from pydrift.models.file import load_model
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments, **environment):
     return subprocess.run(

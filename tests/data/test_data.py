@@ -277,7 +277,7 @@ def test_npz_without_a_test_split(tmp_path: Path) -> None:
         ({"x": X, "y": -Y}, " (train): y: image 1 has the label -1, outside 0..9999"),
         ({"x": X[:0], "y": Y[:0]}, " (train): no images"),
         ({"x": np.float32(1), "y": Y}, " (train): images must be [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3"),
-        ({"x": X[..., :3], "y": Y}, " (train): images of shape [3, 5, 3] can be read channels first or channels last"),
+        ({"x": X[..., :3], "y": Y}, " (train): images of shape [3, 5, 3] can have their channels first or last"),
     ],
 )
 def test_npz_refused(tmp_path: Path, arrays: dict[str, Any], reason: str) -> None:
@@ -355,11 +355,11 @@ def test_folder_refused(tmp_path: Path) -> None:
     write_images(tmp_path)
     odd = tmp_path / "b" / "9.png"
     Image.new("L", (4, 6)).save(odd)
-    assert reason() == "/b/9.png: 4x6 grey, but the first image is 4x5 grey"
+    assert reason() == "/b/9.png: 4x6 gray, but the first image is 4x5 gray"
     Image.new("RGB", (4, 5)).save(odd)
-    assert reason() == "/b/9.png: 4x5 RGB, but the first image is 4x5 grey"
+    assert reason() == "/b/9.png: 4x5 RGB, but the first image is 4x5 gray"
     Image.new("RGBA", (4, 5)).save(odd)
-    assert reason() == "/b/9.png: mode RGBA; save it as 8-bit grey (L) or RGB"
+    assert reason() == "/b/9.png: mode RGBA; save it as 8-bit gray (L) or RGB"
     odd.write_bytes((tmp_path / "b" / "0.png").read_bytes()[:-20])
     assert reason().startswith("/b/9.png: not an image that can be read: ")
     odd.write_text("%!PS not taken for PostScript")

@@ -92,7 +92,7 @@ def test_every_form_gives_the_same_images(data: Any) -> None:
     assert same(as_images(data), as_images((X, Y)))
 
 
-def test_grey_images_and_images_as_they_are() -> None:
+def test_gray_images_and_images_as_they_are() -> None:
     data = as_images((X[:, 0], Y))
     assert data.input_shape == (1, 5, 4)
     assert as_images(data) is data
@@ -129,7 +129,7 @@ def test_grey_images_and_images_as_they_are() -> None:
             (X[:, :2], Y),
             "images must be [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 channels, got [6, 2, 5, 4]",
         ),
-        ((X[..., :3], Y), "data: images of shape [3, 5, 3] can be read channels first or channels last"),
+        ((X[..., :3], Y), "data: images of shape [3, 5, 3] can have their channels first or last"),
         (
             (X[None], Y),
             "images must be [N, H, W], [N, C, H, W] or [N, H, W, C] with 1 or 3 channels, got [1, 6, 3, 5, 4]",

@@ -144,7 +144,7 @@ def test_expand_adds_a_class_of_another_set(tmp_path: Path, data: LabelledImages
         assert int(known.any(dim=0).sum()) == added
     with pytest.raises(UsageError, match=r"^SHARE must be a number in \(0, inf\), got '0\.0'$"):
         plant(data, f"expand:one,npz:{tmp_path}/a,b.npz,dog,0.0", seed=0)
-    with pytest.raises(UsageError, match=r"^the images of digits are 1x8x8, those of data are 1x6x5$"):
+    with pytest.raises(UsageError, match=r"^the images of digits are 1x8x8, but those of data are 1x6x5$"):
         plant(data, "expand:one,digits,3", seed=0)
     with pytest.raises(
         UsageError, match=r"a,b\.npz \(train\): no class 'cow'; give an index in 0\.\.1 or one of cat, dog$"
@@ -192,7 +192,7 @@ def test_a_class_name_wins_over_an_index() -> None:
         ("swap:1,2,0.5,3", "'swap:1,2,0.5,3' does not have the form swap:A,B[,FRACTION]"),
         ("remove:", "'remove:' does not have the form remove:A[,FRACTION]"),
         ("remove:0,0", "FRACTION must be a number in (0, 1], got '0'"),
-        ("remove:0,0.01", "0.01 of 20 images is none"),
+        ("remove:0,0.01", "0.01 of 20 images is no image"),
         ("flip:0,1.5", "FRACTION must be a number in (0, 1], got '1.5'"),
         ("rotate:0", "'rotate:0' does not have the form rotate:A,DEGREES"),
         ("rotate:0,0", "DEGREES must be a number in (-360, 360), not 0, got '0'"),
@@ -213,7 +213,7 @@ def test_a_class_name_wins_over_an_index() -> None:
         ("patch:0,1.5", "FRACTION must be a number in (0, 1], got '1.5'"),
         ("backdoor:0,nan", "FRACTION must be a number in (0, 1], got 'nan'"),
         ("relabel:0,1,half", "FRACTION must be a number in (0, 1], got 'half'"),
-        ("patch:0,0.01", "0.01 of 20 images is none"),
+        ("patch:0,0.01", "0.01 of 20 images is no image"),
         ("darken:0,1", "FACTOR must be a number in [0, 1), got '1'"),
         ("darken:0,-1", "FACTOR must be a number in [0, 1), got '-1'"),
         ("noise:0", "SIGMA must be a number in (0, inf), got '0'"),

@@ -1,14 +1,16 @@
 """The verdict on synthetic answers whose truth is known."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from pydrift.core.artifact import decode, encode
 from pydrift.drift.scores import MIN_SHADOWS
-from pydrift.drift.verdict import STABLE_SHADOWS, Evidence, Verdict, decide
+from pydrift.drift.verdict import STABLE_SHADOWS, ClassVerdict, Evidence, Verdict, decide
 from pydrift.stats.intervals import score_interval
 from pydrift.stats.tails import Tail
 from tests.synthetic_responses import TRANSFORMS, apart, benign, drifted, each, judged, names, world
@@ -259,3 +261,16 @@ def test_the_power_curve_is_that_of_one_class_at_holms_first_level():
     assert chances[0] == pytest.approx(0.05 / 5)
     assert chances[len(chances) // 2] == pytest.approx(0.5)
     assert all(a < b for a, b in itertools.pairwise(chances))
+
+
+def test_class_verdicts_survive_json():
+    rng = np.random.default_rng(18)
+    found = judged(*apart(benign(rng, world(rng, 2), 9))).classes[0]
+    found = replace(found, places={"white occlusions": ((0.1, None), (-2.5, 3.0))})
+    raw = json.loads(json.dumps(encode(found)))
+    assert raw["null"] == list(found.null)
+    assert raw["places"] == {"white occlusions": [[0.1, None], [-2.5, 3.0]]}
+    assert decode(ClassVerdict, raw, "class") == found
+    del raw["places"]
+    with pytest.raises(ValueError, match=r"^class: has a key too many or too few$"):
+        decode(ClassVerdict, raw, "class")

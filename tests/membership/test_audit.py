@@ -17,11 +17,11 @@ import pydrift
 import pydrift.core.progress
 from pydrift import InputRefused, MembershipReport, TrainingRecipe, UsageError, membership_audit, train_shadows
 from pydrift.cli import app
+from pydrift.core import files
 from pydrift.data import LabelledImages, as_member_mask
 from pydrift.membership import ATTACKS, DEFAULT_ATTACKS, BoundaryDistance, Rmia, Shokri, select_attacks
-from pydrift.membership import result as result_module
 from pydrift.membership.result import Limit
-from pydrift.report import render_membership_html, render_membership_terminal
+from pydrift.report import render_html, render_terminal, write_report
 from pydrift.shadows import Draw, ShadowBank
 from pydrift.stats.roc import roc, tpr_at_fpr
 from pydrift.training.train_model import train_model
@@ -128,7 +128,7 @@ def test_attacks_may_have_settings_of_their_own(report, population, overfit, tmp
     assert np.array_equal(got.scores_of("rmia"), report.scores_of("rmia"))
     assert not np.array_equal(got.scores_of("rmia-1.5"), report.scores_of("rmia"))
     assert got.provenance.settings["attacks"]["rmia-1.5"]["gamma"] == 1.5
-    got.save(tmp_path)
+    write_report(got, tmp_path)
     assert np.array_equal(MembershipReport.load(tmp_path).scores, got.scores)
 
 
@@ -187,7 +187,7 @@ def test_the_target_and_its_complement_are_no_shadows_of_it(population, small_ba
         "left out of the 8 shadows: 0, 1; each is the target itself, or was trained on exactly its"
     )
     out = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115
-    render_membership_terminal(got, out)
+    render_terminal(got, out)
     assert sentence in out.export_text()
     assert got.shadows.count == len(got.shadows.accuracy) == 6
     every = small_bank.statistics(population.x, population.y)
@@ -380,7 +380,7 @@ def test_one_attack_with_constant_scores_is_named(population, digits):
 
 
 def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
-    report.save(tmp_path)
+    write_report(report, tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["membership.html", "membership.json", "scores.npz"]
     again = MembershipReport.load(tmp_path)
     assert again.to_json() == report.to_json() == (tmp_path / "membership.json").read_text()
@@ -388,11 +388,11 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
     assert np.array_equal(again.member, report.member)
     assert np.array_equal(again.y, report.y)
     assert again.strongest == report.strongest
-    assert render_membership_html(again) == (tmp_path / "membership.html").read_text()
+    assert render_html(again) == (tmp_path / "membership.html").read_text()
     with np.load(tmp_path / "scores.npz") as arrays:
         assert set(arrays.files) == {"member", "y", *ATTACKS}
     other = replace(report, scores=report.scores[:, ::-1].copy())
-    write_atomic, written = result_module.write_atomic, []
+    write_atomic, written = files.write_atomic, []
 
     def killed_before_the_json(path, data):
         if path.suffix == ".json":
@@ -400,20 +400,35 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
         written.append(path.name)
         write_atomic(path, data)
 
-    monkeypatch.setattr(result_module, "write_atomic", killed_before_the_json)
+    monkeypatch.setattr("pydrift.report.write_atomic", killed_before_the_json)
     with pytest.raises(KeyboardInterrupt):
-        other.save(tmp_path)
+        write_report(other, tmp_path)
     assert "scores.npz" in written
     with pytest.raises(InputRefused, match=r"scores\.npz: its SHA-256 is not the one in membership\.json"):
         MembershipReport.load(tmp_path)
-    for damage in (b"{}", b"[]", b"not json", b'{"schema_version": 3}'):
-        (tmp_path / "membership.json").write_bytes(damage)
-        with pytest.raises(InputRefused, match="not a readable membership report"):
+    write_report(report, tmp_path)
+    raw = json.loads(report.to_json())
+    for damage, reason in (
+        (b"{}", "not a membership report"),
+        (b"[]", "not a membership report"),
+        (b"not json", "not a readable membership report: Expecting"),
+        (b'{"schema_version": 3}', "not a membership report"),
+        (b'{"schema_version": 2, "attacks": []}', "a membership report of schema version 2"),
+        (json.dumps({**raw, "more": 1}), "not a readable membership report: 'more' is unknown"),
+        (json.dumps({**raw, "alpha": "0.05"}), "not a readable membership report: alpha: Expected `float`, got `str`"),
+        (json.dumps({**raw, "attacks": [{}]}), "not a readable membership report: attacks: Object missing"),
+        (json.dumps({**raw, "exposed": None}), None),  # follows from the scores
+    ):
+        (tmp_path / "membership.json").write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+        if reason is None:
+            assert MembershipReport.load(tmp_path).to_json() == report.to_json()
+            continue
+        with pytest.raises(InputRefused, match=rf"membership\.json: {reason}"):
             MembershipReport.load(tmp_path)
 
 
 def test_the_page_is_one_well_formed_file_with_every_figure(report):
-    page = render_membership_html(report)
+    page = render_html(report)
     root = ET.fromstring(page.replace("<!DOCTYPE html>", ""))
     assert len(page) < 300_000
     text = " ".join("".join(root.itertext()).split())
@@ -436,18 +451,18 @@ def test_hostile_names_are_harmless(report):
     hostile = "<script>alert(1)</script>\x1b[31m{{ 7*7 }}"
     population = replace(report.population, source=hostile, class_names=(hostile,) * 10)
     bad = replace(report, population=population, provenance=replace(report.provenance, target=hostile, command=hostile))
-    page = render_membership_html(bad)
+    page = render_html(bad)
     ET.fromstring(page.replace("<!DOCTYPE html>", ""))
     assert "<script" not in page
     assert "{{ 7*7 }}" in page
     out = Console(record=True, width=160, file=open(os.devnull, "w"))  # noqa: SIM115
-    render_membership_terminal(bad, out)
+    render_terminal(bad, out)
     assert "\x1b[31m" not in out.export_text()
 
 
 def test_the_terminal_has_a_line_for_each_attack(report):
     out = Console(record=True, width=160, file=open(os.devnull, "w"))  # noqa: SIM115
-    render_membership_terminal(report, out)
+    render_terminal(report, out)
     text = out.export_text()
     assert text.startswith("The strongest attack (")
     for attack in report.attacks:

@@ -85,9 +85,9 @@ def images(count=7):
 
 
 def test_statistics_are_models_by_queries_by_images():
-    (x, y), models, told = images(), [classifier(s) for s in range(3)], []
-    got = measure(models, x, y, queries=("plain", "flip"), posterior=True, advance=lambda: told.append(1))
-    assert len(told) == 6  # models times queries
+    (x, y), models, calls = images(), [classifier(s) for s in range(3)], []
+    got = measure(models, x, y, queries=("plain", "flip"), posterior=True, advance=lambda: calls.append(1))
+    assert len(calls) == 6  # models times queries
     assert got.margin.shape == got.loss.shape == got.confidence.shape == got.prediction.shape == (3, 2, 7)
     assert got.posterior.shape == (3, 7, 4)
     assert [a.dtype for a in (got.margin, got.loss, got.confidence, got.posterior)] == [np.float32] * 4
@@ -164,8 +164,8 @@ def test_bytes_are_the_same_images_on_every_path(posterior):
 
 
 def answers_of(logits, y, posterior):
-    told = Classifier(lambda x: logits, SHAPE, logits.shape[1], torch.device("cpu"), "generic: a test")
-    return measure([told], torch.zeros(len(logits), *SHAPE), torch.tensor(y), posterior=posterior)
+    model = Classifier(lambda x: logits, SHAPE, logits.shape[1], torch.device("cpu"), "generic: a test")
+    return measure([model], torch.zeros(len(logits), *SHAPE), torch.tensor(y), posterior=posterior)
 
 
 @pytest.mark.parametrize("posterior", [True, False])
@@ -197,10 +197,10 @@ def test_models_of_one_program_are_asked_at_once(monkeypatch, queries):
     monkeypatch.setattr(statistics_module, "shadow_statistics", counted)
     generic = [replace(classifier(s), fused=None) for s in range(3)]
     fused = [replace(model, fused=lower(network(s), SHAPE)) for s, model in enumerate(generic)]
-    (x, y), told = images(), []
-    got = measure(fused, x, y, queries=queries, advance=lambda: told.append(1))
+    (x, y), calls = images(), []
+    got = measure(fused, x, y, queries=queries, advance=lambda: calls.append(1))
     assert calls == [(3, 40)] * len(queries)
-    assert len(told) == 3 * len(queries)
+    assert len(calls) == 3 * len(queries)
     expected = measure(generic, x, y, queries=queries)
     for name in ("margin", "loss", "confidence"):
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-6)

@@ -1,5 +1,6 @@
 """The ownership audit end to end on digits: embeddings, the role of each image, verdicts, and refusals."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -275,9 +276,17 @@ def test_saved_and_read_again(reports, tmp_path):
     report = reports["blind-walk"]
     write_report(report, tmp_path / "out")
     assert OwnershipReport.load(tmp_path / "out") == report
-    (tmp_path / "out" / "ownership.json").write_text("{}")
-    with pytest.raises(InputRefused, match="not a readable ownership report"):
-        OwnershipReport.load(tmp_path / "out")
+    raw = json.loads(report.to_json())
+    for damaged, reason in (
+        ({}, "not an ownership report"),
+        ({**raw, "schema_version": 3}, "an ownership report of schema version 3; this pydrift reads version 4"),
+        ({**raw, "suspects": [{}]}, "not a readable ownership report: suspects: Object missing required field"),
+        ({**raw, "more": 1}, "not a readable ownership report: 'more' is unknown"),
+    ):
+        (tmp_path / "out" / "ownership.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputRefused, match=rf"ownership\.json: {reason}"):
+            OwnershipReport.load(tmp_path / "out")
+    assert report.digest() == replace(report).digest() != replace(report, alpha=0.01).digest()
 
 
 def test_the_same_seed_gives_the_same_result(world, victim, suspects, reports, tmp_path):

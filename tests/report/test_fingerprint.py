@@ -28,7 +28,7 @@ def test_the_page_shows_every_image_s_p_and_obeys_no_name():
     assert [float(bar.get("height")) > 0 for bar in bars] == [k in (0, 1, 10, 18, 19) for k in range(20)]
     rows = [[cell.text for cell in row] for row in root.iter("tr")]
     assert ["0", "3", "66.67 %"] in rows
-    assert ["1", "0.05", "-12", "0"] in rows
+    assert ["1", "0.05", "\N{MINUS SIGN}12", "0"] in rows
     assert "2 of 5 images are flagged at alpha 0.05: 40.00 % (5.00 to 85.00 %)" in page
     assert "no more than chance explains" in page
     assert "<b>" not in page

@@ -11,7 +11,7 @@ import pytest
 import pydrift
 from pydrift import DriftReport, InputRefused, OwnershipReport, UsageError
 from pydrift.core.manifest import write_manifest
-from pydrift.report import check_report_folder, render_html, write_report
+from pydrift.report import render_html, write_report
 from tests.report.drift_reports import make
 from tests.report.test_fingerprint import screening
 from tests.report.test_ownership import ALL
@@ -84,15 +84,15 @@ def test_the_json_document_is_written_last(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
-        check_report_folder(DriftReport, tmp_path / "text")
+        DriftReport.check_target(tmp_path / "text")
     (tmp_path / "calibration").mkdir()
     write_manifest(tmp_path / "calibration", {})
     with pytest.raises(UsageError, match="give another folder"):
         write_report(make(), tmp_path / "calibration")
-    check_report_folder(DriftReport, tmp_path / "new")
+    DriftReport.check_target(tmp_path / "new")
     assert files(tmp_path) == ["calibration", "text"]
     with pytest.raises(UsageError, match="there is no report of a int"):
-        check_report_folder(int, tmp_path)
+        write_report(3, tmp_path)  # type: ignore[arg-type]
 
 
 def test_it_is_a_public_name() -> None:

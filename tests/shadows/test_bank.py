@@ -107,9 +107,9 @@ def test_statistics_do_not_depend_on_which_models_are_asked_together(bank, digit
 
 def test_statistics_of_some_are_those_among_all(bank, digits):
     x, y = digits.holdout.x[:50], digits.holdout.y[:50]
-    every, told = bank.statistics(x, y, posterior=True), []
-    some = bank.statistics(x, y, chosen=[3, 1], posterior=True, advance=lambda: told.append(1))
-    assert len(told) == 2
+    every, calls = bank.statistics(x, y, posterior=True), []
+    some = bank.statistics(x, y, chosen=[3, 1], posterior=True, advance=lambda: calls.append(1))
+    assert len(calls) == 2
     for name in ("margin", "loss", "confidence", "prediction", "posterior"):
         assert np.array_equal(getattr(some, name), getattr(every, name)[[3, 1]])
     refused(lambda: bank.statistics(x, y, chosen=[]), UsageError, "chosen must name at least one shadow, got none")
@@ -305,7 +305,7 @@ def test_models_that_do_not_fit_are_refused(bank, tmp_path):
 
 
 def test_a_bank_chooses_no_code_to_run(bank, tmp_path):
-    named = "test_shadow_bank:Normed"
+    named = "tests.shadows.test_bank:Normed"
     replace(bank, plan=replace(bank.plan, architecture=named)).save(tmp_path)
     refused(
         lambda: ShadowBank.load(tmp_path),

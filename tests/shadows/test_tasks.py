@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from pydrift import InputRefused, PydriftError, TrainingRecipe, UsageError, load_data, train_shadows
 from pydrift.cli import app
+from pydrift.core import run_store
 from pydrift.core.parallel import intra_op_threads
 from pydrift.ops import native_status
 from pydrift.ops.native import NativeStatus
@@ -39,7 +40,6 @@ from pydrift.shadows import (
     work_on,
 )
 from pydrift.shadows import plan as plan_module
-from pydrift.shadows import tasks as tasks_module
 from pydrift.shadows.claim import HEARTBEAT_S, LEASE_S, claimed, holder
 from pydrift.shadows.plan import arithmetic
 
@@ -108,10 +108,10 @@ def test_blocks_divide_the_shadows(small):
 
 
 def test_a_finished_folder_is_a_bank(small):
-    told = []
-    assert small.work(filled, advance=told.append) == [0, 1, 2]
-    assert small.work(filled, advance=told.append) == []
-    assert told == [2, 2, 1] * 2
+    advanced = []
+    assert small.work(filled, advance=advanced.append) == [0, 1, 2]
+    assert small.work(filled, advance=advanced.append) == []
+    assert advanced == [2, 2, 1] * 2
     bank = small.bank(One())
     assert bank.weights["w"].tolist() == [[0], [1], [2], [3], [4]]
     assert bank.accuracy == (0, 0.1, 0.2, 0.3, 0.4)
@@ -151,13 +151,13 @@ def test_another_plan_is_refused_by_its_first_difference(small):
 
 def test_of_two_planners_at_once_the_first_one_stays(small, monkeypatch):
     (small.path / "plan.json").rename(small.path / "theirs")
-    write = tasks_module.write_json
+    write = run_store.write_json
 
     def overtaken(path, raw):
         write(path, raw)
         os.link(small.path / "theirs", small.path / "plan.json")
 
-    monkeypatch.setattr(tasks_module, "write_json", overtaken)
+    monkeypatch.setattr(run_store, "write_json", overtaken)
     other = replace(small.plan, seed=1)
     with pytest.raises(UsageError, match=r"holds the work of another plan \(seed is 0 there and 1 here\)"):
         TaskFolder.adopt(small.path, other, 2)
@@ -655,7 +655,7 @@ def own():
 
 
 def test_a_plan_chooses_no_code_to_run(tmp_path):
-    named = "test_shadow_tasks:own"
+    named = "tests.shadows.test_tasks:own"
     tasks = plan_shadows(tmp_path / "tasks", named, "digits", 2, recipe=RECIPE)
     for action in (work_on, collect):
         refused(
@@ -793,7 +793,7 @@ def test_the_commands_from_plan_to_bank(tmp_path, expected):
         (["--count", "4", "--arch", ARCH, "--draw", "subset:9999"], "cannot draw 9999 of 1442 images without"),
         (
             ["--count", "4", "--arch", ARCH, "--update-mode", "finetune"],
-            "finetune continues from a trained model, and mlp:",
+            "finetune continues a trained model, and mlp:",
         ),
         (["--count", "4", "--arch", ARCH, "--recipes", "mixed"], "recipes must be one of same, varied, got 'mixed'"),
         (["--count", "100002", "--arch", ARCH], r"the number of shadows must be in 1\.\.100000, got 100002"),

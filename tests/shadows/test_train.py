@@ -131,7 +131,7 @@ def test_a_finetuned_shadow_sees_as_many_images_as_the_base():
     assert update_draw(100, 40, 60, update_mode="finetune") == Draw("subset", 60)
 
 
-def test_shadows_of_a_third_stray_as_fresh_successors_do():
+def test_shadows_of_a_third_stray_as_fresh_updates_do():
     """For a model that learns the mean of its images: shadows from the mean of all, updates from their base."""
     rng = np.random.default_rng(3)
     strayed, fresh = [], []
@@ -201,8 +201,17 @@ def test_a_plan_survives_json(shadows, recipes):
     raw = json.loads(json.dumps(plan.to_dict()))
     assert ShadowPlan.from_dict(raw) == plan
     assert (plan.recipe_of(0) == RECIPE) == (recipes == "same")
-    del raw["recipes"]  # a plan of before there were varied ones
-    assert ShadowPlan.from_dict(raw).recipes == "same"
+    for change, reason in (
+        ({"count": 2.0}, "plan: Expected `int`, got `float`"),
+        ({"more": 1}, "plan: has a key too many or too few"),
+        ({"recipe": {**raw["recipe"], "epochs": -1}}, "plan: recipe: epochs >= 0"),
+        ({"start_sha256": "0" * 63}, "start_sha256 is no SHA-256"),
+    ):
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            ShadowPlan.from_dict({**raw, **change})
+    del raw["recipes"]  # every plan of this version has it
+    with pytest.raises(ValueError, match=r"^plan: has a key too many or too few$"):
+        ShadowPlan.from_dict(raw)
 
 
 def test_finetuned_shadows_continue_from_the_base(shadows, data, digits):
@@ -331,7 +340,7 @@ def test_more_images_than_there_are_cannot_be_drawn_without_replacement():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"null": "reuse"}, "update_mode must be one of retrain, finetune, got 'reuse'"),
+        ({"update_mode": "reuse"}, "update_mode must be one of retrain, finetune, got 'reuse'"),
         ({"recipes": "mixed"}, "recipes must be one of same, varied, got 'mixed'"),
         ({"count": 3, "draw": HALVES}, "complementary halves need an even number of shadows, got 3"),
     ],
