@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 OUT = Path(__file__).parent / "_static" / "report.png"
-WIDTH, HEIGHT = 1000, 900
+WIDTH, HEIGHT = 1000, 1350
 MAX_BYTES = 150_000
 
 

@@ -39,7 +39,7 @@ RETIRED = {
     r"\bteam_\w+": "block_*",
 }
 # Where a retired word is the word: other programs' options, and titles of papers.
-ALLOWED = (r"python bench/.*",)
+ALLOWED = (r"python -m bench\..*",)
 
 
 class Sentence(NamedTuple):

@@ -49,18 +49,20 @@ def test_commands_are_those_that_exist(block: Block, words: list[str]):
     else:
         assert program in BUILTIN_PROGRAMS, words
         scripts = [word for word in arguments if word.endswith((".py", ".sh"))]
+        scripts += [f"{module.replace('.', '/')}.py" for module in arguments if module.startswith("bench.")]
         assert all((ROOT / script).exists() for script in scripts), f"no such script: {words}"
 
 
 @pytest.mark.parametrize(
     "words",
-    [words for _, words in CONSOLE if words[0] == "python" and words[1].startswith("bench/")],
-    ids=lambda words: " ".join(words[1:4]),
+    [words for _, words in CONSOLE if words[:2] == ["python", "-m"]],
+    ids=lambda words: " ".join(words[2:5]),
 )
 def test_options_of_benchmarks_exist(words: list[str]):
-    source = "".join(p.read_text() for p in (ROOT / words[1]).parent.glob("*.py"))
+    folders = (ROOT / words[2].replace(".", "/")).parent, ROOT / "bench" / "common"
+    source = "".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
     for option in (word for word in words if word.startswith("--")):
-        assert f'"{option}"' in source, f"{words[1]} has no {option}"
+        assert f'"{option}"' in source, f"{words[2]} has no {option}"
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
