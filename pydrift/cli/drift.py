@@ -89,7 +89,7 @@ def calibrate(
 @app.command(rich_help_panel=DRIFT)
 def audit(
     base: Annotated[Path, typer.Argument(metavar="CALIBRATION|BASE", help="Calibration folder, or base model file.")],
-    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help=f"The model to audit. {MODEL_HELP}")],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="Model file of the version to audit.")],
     data: Annotated[str | None, typer.Option("--data", help=f"Images with labels: {SOURCES}.")] = None,
     alpha: Annotated[
         float, typer.Option("--alpha", help="The chance of any false alarm, over all classes together.")

@@ -104,11 +104,11 @@ class Report(Artifact):
     """The base of the three audits' results: one JSON document, and where there are arrays an npz file beside it.
 
     json_name    of the document in its folder; the HTML page beside it has the same name but for the suffix
-    arrays_name  of the npz file; None where there is none
+    arrays_name  of the npz file; "" where there is none
     """
 
     json_name: ClassVar[str]
-    arrays_name: ClassVar[str | None] = None
+    arrays_name: ClassVar[str] = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values, without its arrays."""
@@ -127,14 +127,13 @@ class Report(Artifact):
         refuse_manifest_folder(folder)
         html_name = Path(cls.json_name).with_suffix(".html").name
         for name in (cls.json_name, html_name, cls.arrays_name):
-            if name is not None:
+            if name:
                 check_writable(Path(folder) / name)
 
     @classmethod
-    def _files(cls, path: str | Path) -> tuple[Path, Path]:
-        """The document and the file of arrays, where `path` is the folder or the document itself."""
-        file = Path(path) / cls.json_name if Path(path).is_dir() else Path(path)
-        return file, file.parent / (cls.arrays_name or "")
+    def _document_file(cls, path: str | Path) -> Path:
+        """The document, where `path` is its folder or the document itself."""
+        return Path(path) / cls.json_name if Path(path).is_dir() else Path(path)
 
     @classmethod
     def _read_document(cls, file: Path) -> dict[str, Any]:

@@ -139,16 +139,19 @@ class DriftReport(Report):
 
         Where gray.npz is not beside the JSON, the gray images come back empty (shape [classes, 0, 0, 0, 0]).
         """
-        file, arrays = cls._files(path)
+        file = cls._document_file(path)
+        arrays = file.with_name(cls.arrays_name)
         raw = cls._read_document(file)
         with cls.format.reading(file):
             document = to_strict_json({**cls.format.heading(), **raw})
             gray = decode(_Gray, raw.pop("gray", None), "gray")
             values = decode_fields(cls, raw, skip=_GRAY)
             _check_places(values["classes"])
-            gray.check_shapes(len(values["classes"]))
+            gray.check_tables(len(values["classes"]))
         images = _load_images(arrays, len(values["classes"]), sha256_bytes(document.encode()))
-        return cls(**values, gray_base=gray.base.joined(images[0]), gray_candidate=gray.candidate.joined(images[1]))
+        with cls.format.reading(arrays):
+            gray_base, gray_candidate = gray.base.joined(images[0]), gray.candidate.joined(images[1])
+        return cls(**values, gray_base=gray_base, gray_candidate=gray_candidate)
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,15 @@ class _GrayFigures:
     """What the document says of a model's gray images: of each class and restart a number."""
 
     confidence: list[list[float]]
-    steps: list[list[int]]
+    steps: list[list[Annotated[int, Meta(ge=0, lt=2**31)]]]
 
     def joined(self, images: NDArray[np.float32]) -> GrayData:
-        """With the images."""
-        return GrayData(images, np.asarray(self.confidence, np.float32), np.asarray(self.steps, np.int32))
+        """With the images. ValueError unless they are [classes, restarts, C, H, W], or none."""
+        gray = GrayData(images, np.asarray(self.confidence, np.float32), np.asarray(self.steps, np.int32))
+        fits = images.ndim == 5 and (images.size == 0 or images.shape[:2] == gray.steps.shape)
+        if not fits or images.dtype != np.float32:
+            raise ValueError(f"images of {images.dtype} {list(images.shape)} for gray data of {list(gray.steps.shape)}")
+        return gray
 
 
 @dataclass(frozen=True)
@@ -168,11 +175,13 @@ class _Gray:
     base: _GrayFigures
     candidate: _GrayFigures
 
-    def check_shapes(self, classes: int) -> None:
-        """ValueError unless every table is [classes, restarts]."""
+    def check_tables(self, classes: int) -> None:
+        """ValueError unless every table is [classes, restarts] and finite in float32."""
         tables = (self.base.confidence, self.base.steps, self.candidate.confidence, self.candidate.steps)
         if {len(table) for table in tables} != {classes} or len({len(row) for table in tables for row in table}) > 1:
             raise ValueError("the tables of gray are not [classes, restarts]")
+        if any(abs(value) > 3e38 for table in tables for row in table for value in row):
+            raise ValueError("a confidence in gray is too large")
 
 
 def _check_places(classes: tuple[ClassVerdict, ...]) -> None:

@@ -155,7 +155,8 @@ class MembershipReport(Report):
 
         The document has the SHA-256 of scores.npz, so that an audit that was killed between the two is noticed.
         """
-        file, archive = cls._files(path)
+        file = cls._document_file(path)
+        archive = file.with_name(cls.arrays_name)
         raw = cls._read_document(file)
         with cls.format.reading(file):
             del raw["exposed"]  # follows from the scores

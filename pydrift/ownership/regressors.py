@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pydrift.core.noise import Phase, derived_seed
+from pydrift.core.parallel import one_intra_op_thread
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Perceptron:
     """Linear(D, 100), ReLU, Linear(100, 1), tanh; its target is 1 for private and -1 for public images.
 
     As in the paper: plain gradient descent on all rows, learning rate 0.1, 1,000 epochs, loss -mean(target * output).
-    Computed in float64. `seed` draws the initial weights.
+    Computed in float64, with the same bits for any number of threads. `seed` draws the initial weights.
     """
 
     hidden: int = 100
@@ -65,14 +66,14 @@ class Perceptron:
         rows, target = torch.from_numpy(scale(data.features)), torch.from_numpy(np.where(data.private, 1.0, -1.0))
         network = self._initial(rows.shape[1])
         optimizer = torch.optim.SGD(network.parameters(), self.learning_rate)
-        with torch.enable_grad():
+        with one_intra_op_thread(), torch.enable_grad():  # products of several threads differ in their last bits
             for _ in range(self.epochs):
                 optimizer.zero_grad()
                 (-(target * network(rows)[:, 0]).mean()).backward()
                 optimizer.step()
 
         def score(features: NDArray[np.float64]) -> NDArray[np.float64]:
-            with torch.no_grad():
+            with one_intra_op_thread(), torch.no_grad():
                 result: NDArray[np.float64] = network(torch.from_numpy(scale(features)))[:, 0].numpy()
             return result
 

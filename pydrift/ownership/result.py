@@ -173,7 +173,7 @@ class OwnershipReport(Report):
     @classmethod
     def load(cls, path: str | Path) -> OwnershipReport:
         """Reads a report from its folder, or from its ownership.json. InputRefused: the file is something else."""
-        file, _ = cls._files(path)
+        file = cls._document_file(path)
         raw = cls._read_document(file)
         with cls.format.reading(file):
             return cls(**decode_fields(cls, raw))

@@ -47,8 +47,10 @@ def span(values: Iterable[float]) -> Span:
 def score_axis(shown: Span) -> Markup:
     """The scale above a column of `score_bar`s."""
     x = _scale(shown, BAR_WIDTH)
-    marks = "".join(f'<text x="{x(t):.1f}" y="12">{_number(t)}</text>' for t in _ticks(shown, 4))
-    return _svg(BAR_WIDTH, 16, f'<g class="tick">{marks}</g>', "scale of the drift scores, in null standard deviations")
+    labels = "".join(f'<text x="{x(t):.1f}" y="12">{_number(t)}</text>' for t in _ticks(shown, 4))
+    return _svg(
+        BAR_WIDTH, 16, f'<g class="tick">{labels}</g>', "scale of the drift scores, in null standard deviations"
+    )
 
 
 def score_bar(c: ClassVerdict, shown: Span, smallest: float | None) -> Markup:

@@ -60,7 +60,7 @@ def test_the_exit_code_is_the_verdict_and_stdout_one_document(calibration, digit
     assert report["provenance"]["command"].startswith("pydrift audit ")
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
-    assert "inverting the new model" in done.stderr
+    assert "inverting the candidate" in done.stderr
 
 
 def test_an_audit_opens_no_connection_and_starts_no_process(calibration, digits):
@@ -125,7 +125,12 @@ def test_data_may_be_one_more_probe_and_a_later_release_is_held_to_a_stricter_le
     )
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
-    assert sorted(report["provenance"]["settings"]["asked"]) == ["gray data", "marks", "reference data", "shapes"]
+    assert sorted(report["provenance"]["settings"]["probes"]) == [
+        "gray data",
+        "occlusions",
+        "reference data",
+        "synthetic shapes",
+    ]
     assert all("reference data" in c["signals"] for c in report["classes"])
     assert report["alpha"] == pytest.approx(0.05 * 6 / (3 * np.pi) ** 2)
 
@@ -137,7 +142,7 @@ def test_recipes_and_benign_versions_of_a_calibration(digits, tmp_path):
     description = json.loads((tmp_path / "calibration" / "calibration.json").read_text())
     assert description["shadows"] == 5
     assert description["settings"]["recipes"] == "same"
-    assert description["settings"]["earlier"] == ["benign.safetensors"]
+    assert description["settings"]["benign_versions"] == ["benign.safetensors"]
 
 
 def test_no_images_leaves_none(calibration, digits, tmp_path):
@@ -315,7 +320,9 @@ def without_times(done):
     return report
 
 
-@pytest.mark.parametrize("failpoint", ["shadow/2:before", "shadow/1:between", "consensus/1:after", "gray/new:before"])
+@pytest.mark.parametrize(
+    "failpoint", ["shadow/2:before", "shadow/1:between", "consensus/1:after", "gray/candidate:before"]
+)
 def test_a_killed_audit_resumes_to_the_same_bits(digits, tmp_path, uninterrupted, failpoint):
     killed = audited(digits, tmp_path, PYDRIFT_FAILPOINT=f"put:{failpoint}")
     assert killed.returncode == -signal.SIGKILL

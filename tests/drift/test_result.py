@@ -168,6 +168,16 @@ def test_images_of_another_report_are_refused(report, tmp_path):
         DriftReport.load(tmp_path)
 
 
+@pytest.mark.parametrize("images", [np.zeros((2, 3, 1, 4, 4)), np.zeros((2, 2, 1, 4, 4), np.float32), np.float32(0)])
+def test_images_that_do_not_fit_the_document_are_refused(report, tmp_path, images):
+    write_report(report, tmp_path)
+    with np.load(tmp_path / "gray.npz") as arrays:
+        kept = dict(arrays)
+    np.savez_compressed(tmp_path / "gray.npz", **{**kept, "candidate": images})
+    with pytest.raises(InputRefused, match=r"gray\.npz: not a readable drift report: images of float"):
+        DriftReport.load(tmp_path)
+
+
 def test_the_digest_covers_the_document_and_the_images(report):
     others = [
         {"alpha": 0.01},
@@ -193,6 +203,8 @@ def test_the_digest_covers_the_document_and_the_images(report):
         ("report.json", lambda text: text.replace('"jitter": null', '"jitter": ' + "[" * 900 + "]" * 900)),
         ("report.json", lambda text: text.replace('"steps": [', '"steps": [[1],')),
         ("report.json", lambda text: text.replace('"gray": {', '"grey": {')),
+        ("report.json", lambda text: re.sub(r'("steps": \[\s*\[\s*)\d+', r"\g<1>9999999999", text)),
+        ("report.json", lambda text: re.sub(r'("confidence": \[\s*\[\s*)[\d.]+', r"\g<1>1e300", text)),
         ("gray.npz", lambda data: data[:200]),
         ("gray.npz", lambda data: b"PK" + data[:2]),
     ],

@@ -79,6 +79,19 @@ def test_the_perceptron_is_the_papers_and_leaves_the_global_generator_alone():
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
+def test_the_perceptron_is_the_same_for_any_number_of_threads():
+    private = np.arange(500) < 250
+    data = RegressorData(rng().normal(size=(500, 30)) + 0.1 * private[:, None], private)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(REGRESSORS["perceptron"].fit(data)(data.features))
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*found)
+
+
 def test_columns_without_spread_are_left_alone():
     rows = np.column_stack([np.full(5, 3.0), np.arange(5.0)])
     assert np.allclose(Standardise(rows)(rows)[:, 0], 0)

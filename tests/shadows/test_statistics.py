@@ -1,4 +1,4 @@
-"""Membership signals against their definition in float64, what is measured of models, and what recognition holds."""
+"""Signals against their definition in float64, and what is measured of models."""
 
 from dataclasses import replace
 
