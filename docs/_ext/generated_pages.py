@@ -155,6 +155,14 @@ def _process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, l
         lines[:] = plain_to_rst(lines)
 
 
+def _process_signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Aliases by their name alone."""
+    alias = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
+    return signature and alias.sub(r"\1", signature), returns and alias.sub(r"\1", returns)
+
+
 def plain_to_rst(lines: list[str]) -> list[str]:
     """A docstring of pydrift as reStructuredText: aligned entries become a list of definitions."""
     found: list[str] = []
@@ -197,4 +205,5 @@ def _rst(text: str) -> str:
 def setup(app: Any) -> dict[str, Any]:
     app.connect("source-read", _fill)
     app.connect("autodoc-process-docstring", _process_docstring)
+    app.connect("autodoc-process-signature", _process_signature)
     return {"parallel_read_safe": True}

@@ -163,3 +163,12 @@ def test_citation_and_changelog_have_the_version():
 def test_words_are_split_as_a_shell_does():
     block = Block(Path("x.md"), 1, "console", "$ pydrift train \\\n    --arch 'a b'   # why\nout\n$ make demo\n", "")
     assert commands(block) == [["pydrift", "train", "--arch", "a b"], ["make", "demo"]]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_in_sentences_exist(page: Path):
+    """`pydrift/drift/`, `tests/drift/test_verdict.py`, `bench/results/fingerprint_*.json`; not those of new files."""
+    named = re.findall(r"`((?:pydrift|csrc|tests|bench|docs|examples|requirements)/[\w./*-]*)`", page.read_text())
+    assert [
+        path for path in named if not list(ROOT.glob(path.rstrip("/"))) and "my_" not in path and "_build" not in path
+    ] == []
