@@ -91,6 +91,8 @@ def _row(parameter: Any) -> str:
         notes.append("May be repeated.")
     if option and isinstance(parameter.default, str | int | float) and not isinstance(parameter.default, bool):
         notes.append(f"Default: {parameter.default}.")
+    elif option and isinstance(parameter.show_default, str):
+        notes.append(f"Default: {parameter.show_default}.")
     return f"| `{shown.replace('|', bar)}` | {_escaped(' '.join(filter(None, notes)))} |"
 
 

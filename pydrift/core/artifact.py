@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
@@ -215,20 +215,21 @@ def decode(kind: Any, raw: Any, name: str) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """Dataclasses, tuples, numpy's numbers and subclasses of plain types as plain JSON values."""
-    return _listed(msgspec.to_builtins(value, enc_hook=_plain))
+    """Dataclasses, tuples, numpy's numbers and subclasses of plain types as plain JSON values.
 
-
-def _plain(value: Any) -> Any:
+    Not by msgspec, which leaves out a field that it filled by its default: then a missing key would not be noticed.
+    """
+    if is_dataclass(value):
+        return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {encode(name): encode(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(inner) for inner in value]
+    if value is None or isinstance(value, bool):
+        return value
     for plain in (str, int, float):
         if isinstance(value, plain):  # torch's version and numpy's float64 are subclasses
             return plain(value)
     if getattr(value, "shape", None) == ():
         return value.item()
     raise TypeError(f"{type(value).__name__} has no place in a document")
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _listed(inner) for name, inner in value.items()}
-    return [_listed(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -51,7 +51,7 @@ class _PickledType:
 
 
 class _BatchReader(pickle._Unpickler):
-    """An unpickler that knows only the two classes above; it refuses any other name in a pickle.
+    """An unpickler that knows only the two classes above; it refuses any other name in a batch.
 
     The base is the pickle module's Python version: the C version grows its memo to an index that the file chooses.
     """

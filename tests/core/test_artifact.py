@@ -19,6 +19,7 @@ FORMAT = Format("oak report", 3, "Plant again.")
 class Leaf:
     name: str
     size: float
+    colour: str = "green"
 
     def __post_init__(self) -> None:
         if self.size < 0:
@@ -62,7 +63,8 @@ def test_a_document_is_headed_and_comes_back_equal():
         ({"box": {}}, "box: Expected `array | null`, got `object`"),
         ({"leaves": [{"name": "a"}]}, "leaves: Object missing required field `size` - at `$[0]`"),
         ({"leaves": [{"name": 1, "size": 1}]}, "leaves: Expected `str`, got `int` - at `$[0].name`"),
-        ({"leaves": [{"name": "a", "size": 1, "more": 1}]}, "leaves: has a key too many or too few"),
+        ({"leaves": [{"name": "a", "size": 1}]}, "leaves: has a key too many or too few"),
+        ({"leaves": [{"name": "a", "size": 1, "colour": "red", "more": 1}]}, "leaves: has a key too many or too few"),
         ({"leaves": [{"name": "a", "size": -1}]}, "leaves: size must be >= 0, got -1"),
         ({"leaves": [{"name": "a", "size": 10**400}]}, "leaves: "),
         ({"settings": [1]}, "settings: Expected `object`, got `array`"),

@@ -406,6 +406,7 @@ def test_a_report_comes_back_as_it_was_saved(report, tmp_path, monkeypatch):
     assert "scores.npz" in written
     with pytest.raises(InputRefused, match=r"scores\.npz: its SHA-256 is not the one in membership\.json"):
         MembershipReport.load(tmp_path)
+    monkeypatch.undo()
     write_report(report, tmp_path)
     raw = json.loads(report.to_json())
     for damage, reason in (

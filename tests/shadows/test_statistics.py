@@ -197,10 +197,10 @@ def test_models_of_one_program_are_asked_at_once(monkeypatch, queries):
     monkeypatch.setattr(statistics_module, "shadow_statistics", counted)
     generic = [replace(classifier(s), fused=None) for s in range(3)]
     fused = [replace(model, fused=lower(network(s), SHAPE)) for s, model in enumerate(generic)]
-    (x, y), calls = images(), []
-    got = measure(fused, x, y, queries=queries, advance=lambda: calls.append(1))
+    (x, y), steps = images(), []
+    got = measure(fused, x, y, queries=queries, advance=lambda: steps.append(1))
     assert calls == [(3, 40)] * len(queries)
-    assert len(calls) == 3 * len(queries)
+    assert len(steps) == 3 * len(queries)
     expected = measure(generic, x, y, queries=queries)
     for name in ("margin", "loss", "confidence"):
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=1e-6)
