@@ -165,14 +165,16 @@ def _verdicts(
     """
     candidate = freeze(module, fitted.input_shape, CPU)
     gray = fitted.attack.invert(candidate, fitted.restarts, fitted.seed)
-    of_candidate = candidate_responses(models, candidate, fitted.consensus, gray.images, lambda: None)
+    of_candidate, confidence = candidate_responses(models, candidate, fitted.consensus, gray.images, lambda: None)
+    recognition = fitted.compare_recognition(confidence, gray)
     probes = options.probes.split(",") if options.probes else list(of_candidate)
     benign, own = ({probe: found[probe] for probe in probes} for found in (fitted.responses, of_candidate))
     of_data = select_models(reference_responses([candidate], test, lambda: None), 0)
     found = {}
     for name, known, responses in ((OURS, benign, own), (WITH_DATA, benign | of_known, own | of_data)):
         shadows = select_models(known, slice(1, None))
-        verdict = decide(Evidence(shadows, responses, fitted.confidence, fitted.class_names), ALPHA)
+        evidence = Evidence(shadows, responses, fitted.confidence, fitted.class_names, recognition=recognition)
+        verdict = decide(evidence, ALPHA)
         p_values = [1.0 if c.p_value is None else c.p_value for c in verdict.classes]
         found[name] = {
             "score": -float(np.log10(min(p_values))),

@@ -21,6 +21,7 @@ from pydrift.core.manifest import read_verified
 from pydrift.core.strict_json import parse_strict_json, write_json
 from pydrift.core.tensors import content_digest, safetensors_bytes
 from pydrift.drift.scores import PROBES
+from pydrift.drift.soundness import CONSENSUS, OWN, Recognised
 from pydrift.inversion import ATTACKS, InversionAttack
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import resolve_stored
@@ -50,7 +51,7 @@ class _Base:
 class _Description:
     """calibration.json. Fields that Calibration has too are that field.
 
-    asked    the views of each probe, in their order; the tables are in state.safetensors
+    asked    the variants of each probe, in their order; the tables are in state.safetensors
     shadows  how many
     attack   its name and settings
     """
@@ -73,6 +74,7 @@ class _Description:
     seconds: dict[str, float]
 
 
+_FIGURES = ("confidence", "recognition", "own_confidence")
 _SAID_OTHERWISE = ("base", "shadows", "asked", "attack")
 _PLAIN = [field.name for field in fields(_Description) if field.name not in _SAID_OTHERWISE]
 
@@ -83,10 +85,12 @@ class Calibration(SealedFolder):
 
     gray          of the base
     consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
-    responses     of each probe, of each view float64 [K + 1, ..., classes], the base first (see
+    responses     of each probe, of each variant float64 [K + 1, ..., classes], the base first (see
                   pydrift.drift.responses)
     confidence    float64 [classes]: the shadows' mean confidence in the consensus images that they made
-    base_p_value  p of the base as if it were an update; None where it is not one (shadows that continue from it)
+    recognition     float64 [K + 1, classes]: each model's mean confidence in the consensus that it had no part in
+    own_confidence  float64 [K + 1, classes]: each model's mean confidence in its own gray data
+    base_p_value    p of the base as if it were a candidate; None where it is none (shadows that continue from it)
     """
 
     base: AuditedModel
@@ -95,6 +99,8 @@ class Calibration(SealedFolder):
     consensus: NDArray[np.float32]
     responses: dict[str, dict[str, NDArray[np.float64]]]
     confidence: NDArray[np.float64]
+    recognition: NDArray[np.float64]
+    own_confidence: NDArray[np.float64]
     base_p_value: float | None
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
@@ -150,9 +156,23 @@ class Calibration(SealedFolder):
             consensus=state["consensus"].numpy(),
             responses=responses,
             confidence=state["confidence"].numpy(),
+            recognition=state["recognition"].numpy(),
+            own_confidence=state["own_confidence"].numpy(),
             attack=_attack(said.attack, folder),
             **{name: getattr(said, name) for name in _PLAIN},
         )
+
+    def compare_recognition(self, recognition: NDArray[np.float64], gray: GrayData) -> dict[str, Recognised]:
+        """How surely shadows and a candidate recognise the classes, for pydrift.drift.soundness.
+
+        recognition  float64 [classes]: the candidate's mean confidence in the consensus
+        gray         of the candidate
+        """
+        own = gray.confidence.mean(axis=1, dtype=float)
+        return {
+            CONSENSUS: Recognised(self.recognition[1:], recognition),
+            OWN: Recognised(self.own_confidence[1:], own),
+        }
 
     def digest(self) -> str:
         """SHA-256 of all that a comparison depends on: every tensor, and all that is said but how long it took.
@@ -164,9 +184,9 @@ class Calibration(SealedFolder):
         return content_digest({**self.format.heading(), **said, "base": base}, self._tensors())
 
     def _tensors(self) -> dict[str, Tensor]:
-        arrays = {"consensus": self.consensus, "confidence": self.confidence}
+        arrays = {"consensus": self.consensus, **{name: getattr(self, name) for name in _FIGURES}}
         arrays |= {
-            f"responses.{name}.{v}": table for name, views in self.responses.items() for v, table in views.items()
+            f"responses.{name}.{v}": table for name, variants in self.responses.items() for v, table in variants.items()
         }
         arrays |= {f"gray.{name}": values for name, values in vars(self.gray).items()}
         tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
@@ -179,7 +199,7 @@ class Calibration(SealedFolder):
             _Description(
                 base=_Base(self.base.name, self.base.sha256, self.base.architecture),
                 shadows=len(self.shadows),
-                asked={name: list(views) for name, views in self.responses.items()},
+                asked={name: list(variants) for name, variants in self.responses.items()},
                 attack=describe_attack(self.attack),
                 **{name: getattr(self, name) for name in _PLAIN},
             )
@@ -189,12 +209,12 @@ class Calibration(SealedFolder):
 def _responses(
     asked: Mapping[str, Sequence[str]], tables: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """The tables by probe and view, in the order of PROBES and of `asked`. ValueError unless they are just those."""
-    for probe, views in asked.items():
-        for view in views:
-            if probe in PROBES and f"{probe}.{view}" not in tables:
-                raise ValueError(f"the responses to {probe}.{view} are missing")
-    responses = {i: {view: tables[f"{i}.{view}"] for view in asked[i]} for i in PROBES if i in asked}
+    """The tables by probe and variant, in the order of PROBES and of `asked`. ValueError unless they are just those."""
+    for probe, variants in asked.items():
+        for variant in variants:
+            if probe in PROBES and f"{probe}.{variant}" not in tables:
+                raise ValueError(f"the responses to {probe}.{variant} are missing")
+    responses = {i: {variant: tables[f"{i}.{variant}"] for variant in asked[i]} for i in PROBES if i in asked}
     if not 0 < sum(map(len, asked.values())) == sum(map(len, responses.values())) == len(tables):
         raise ValueError("its parts do not fit together")
     return responses
@@ -206,9 +226,11 @@ def _check_shapes(
     """ValueError unless the tensors have the shapes that the description gives them."""
     classes, shape = len(said.class_names), (said.restarts, *said.input_shape)
     fits = state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
+    for name in ("recognition", "own_confidence"):
+        fits &= state[name].shape == (said.shadows + 1, classes)
     fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
-    for probe, views in responses.items():
-        for table in views.values():
+    for probe, variants in responses.items():
+        for table in variants.values():
             fits &= table.ndim >= 2 and (table.shape[0], table.shape[-1]) == (said.shadows + 1, classes)
             fits &= not PROBES[probe].per_class or table.shape[1:] == (classes, classes)
     guessed = said.settings.get("guessed")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.parallel import with_one_blas_thread
@@ -31,6 +33,8 @@ from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
 from pydrift.models.intake import AuditedModel, check_num_classes
 from pydrift.ops import native_status
 from pydrift.version import __version__
+
+SURE_FALL = 1e-10  # a fall of the accuracy with a p up to this is no chance
 
 _decide = with_one_blas_thread(decide)
 
@@ -75,6 +79,7 @@ class _Asked:
     steps_per_second: float | None
     benign: Responses
     candidate: Responses
+    recognition: NDArray[np.float64]  # [classes]: the candidate's mean confidence in the consensus
 
 
 def compare(calibration: Calibration, question: Question, workplace: Workplace) -> DriftReport:
@@ -96,6 +101,7 @@ def compare(calibration: Calibration, question: Question, workplace: Workplace) 
         )
         if scorer is not None:
             baselines = with_gray_known(baselines, scorer, calibration.gray, asked.gray)
+    verdict = _hold_back(verdict, baselines)
     provenance = Provenance(
         pydrift=__version__,
         torch=torch.__version__,
@@ -149,13 +155,13 @@ def _ask(
         )
     with clock("measure recognition of candidate"):
         progress.phase("measuring recognition", QUESTIONS + len(models))
-        own = candidate_responses(models, candidate, calibration.consensus, gray.images, progress.advance)
+        own, recognition = candidate_responses(models, candidate, calibration.consensus, gray.images, progress.advance)
         benign = calibration.responses
         if question.use_data and question.images is not None:
             progress.phase("asking about reference data", len(models) + 1)
             asked = reference_responses([*models, candidate], question.images, progress.advance)
             benign, own = benign | select_models(asked, slice(-1)), own | select_models(asked, -1)
-    return _Asked(gray, rate, benign, own)
+    return _Asked(gray, rate, benign, own, recognition)
 
 
 def _judge(calibration: Calibration, asked: _Asked, alpha: float) -> Verdict:
@@ -168,9 +174,20 @@ def _judge(calibration: Calibration, asked: _Asked, alpha: float) -> Verdict:
         class_names=calibration.class_names,
         base=base,
         base_p_value=calibration.base_p_value,
+        recognition=calibration.compare_recognition(asked.recognition, asked.gray),
     )
     verdict: Verdict = _decide(evidence, alpha)
     return verdict
+
+
+def _hold_back(verdict: Verdict, baselines: Baselines) -> Verdict:
+    """A candidate whose accuracy surely fell is never stable, whatever the responses say."""
+    before, after, p = baselines.accuracy_base, baselines.accuracy_candidate, baselines.accuracy_p_value
+    if verdict.verdict != "stable" or before is None or after is None or p is None or after >= before or p > SURE_FALL:
+        return verdict
+    fall = f"fell from {before:.1%} to {after:.1%} (p = {p:.2g})"
+    reason = f"no class has drifted, but the accuracy on {baselines.data} {fall}"
+    return replace(verdict, verdict="inconclusive", reasons=(reason, *verdict.reasons))
 
 
 def _report(

@@ -13,7 +13,7 @@ from pydrift.core.progress import Clock
 from pydrift.core.run_store import RunFolder
 from pydrift.data import LabelledImages
 from pydrift.drift.calibration import Calibration
-from pydrift.drift.responses import QUESTIONS, Responses, benign_responses, select_models, split_groups
+from pydrift.drift.responses import QUESTIONS, BenignResponses, benign_responses, select_models, split_groups
 from pydrift.drift.settings import AuditSettings, Workplace
 from pydrift.drift.verdict import STRANGE_BASE, Evidence, decide
 from pydrift.inversion.gray import GrayData
@@ -57,16 +57,18 @@ def calibrate(
         with clock("measure recognition"):
             workplace.progress.phase("measuring recognition", (QUESTIONS + 1) * len(models))
             own = np.stack([of_model.images for of_model in gray])
-            responses, confidence = benign_responses(models, consensus, own, workplace.progress.advance)
+            benign = benign_responses(models, consensus, own, workplace.progress.advance)
     retrained = settings.update_mode == "retrain"  # else the base is none of what its shadows are
     return Calibration(
         base=base,
         shadows=tuple(shadows),
         gray=gray[0],
         consensus=consensus,
-        responses=responses,
-        confidence=confidence,
-        base_p_value=_base_p_value(responses, confidence, images.class_names) if retrained else None,
+        responses=benign.responses,
+        confidence=benign.confidence,
+        recognition=benign.recognition,
+        own_confidence=np.stack([of_model.confidence.mean(axis=1, dtype=float) for of_model in gray]),
+        base_p_value=_base_p_value(benign, images.class_names) if retrained else None,
         class_names=images.class_names,
         input_shape=images.input_shape,
         update_mode=settings.update_mode,
@@ -122,11 +124,10 @@ def _invert(
     return gray, consensus
 
 
-def _base_p_value(responses: Responses, confidence: np.ndarray, class_names: tuple[str, ...]) -> float | None:
+def _base_p_value(benign: BenignResponses, class_names: tuple[str, ...]) -> float | None:
     """p of the base as if it were a candidate: low where the shadows were not trained as it was."""
-    as_candidate = Evidence(
-        select_models(responses, slice(1, None)), select_models(responses, 0), confidence, class_names
-    )
+    shadows, base = select_models(benign.responses, slice(1, None)), select_models(benign.responses, 0)
+    as_candidate = Evidence(shadows, base, benign.confidence, class_names)
     p_value: float | None = _decide(as_candidate, STRANGE_BASE).p_value
     return p_value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,20 +34,31 @@ def split_groups(count: int) -> list[list[int]]:
     return [list(range(first, count, GROUPS)) for first in range(min(GROUPS, count))]
 
 
+class BenignResponses(NamedTuple):
+    """What base and shadows say, the base first.
+
+    responses    to the probes, of each variant float64 [K + 1, ...]
+    confidence   float64 [classes]: the shadows' mean confidence in the consensus that they made themselves
+    recognition  float64 [K + 1, classes]: each model's mean confidence in the consensus that it had no part in
+    """
+
+    responses: Responses
+    confidence: NDArray[np.float64]
+    recognition: NDArray[np.float64]
+
+
 def benign_responses(
     models: Sequence[Classifier],
     consensus: NDArray[np.float32],
     gray: NDArray[np.float32],
     advance: Callable[[], None],
-) -> tuple[Responses, NDArray[np.float64]]:
+) -> BenignResponses:
     """Asks the base and the shadows.
 
     models     the base, then the K shadows
     consensus  float32 [groups, classes, restarts, C, H, W] in [0, 1]: the images that each group of shadows agrees on
     gray       float32 [K + 1, classes, restarts, C, H, W] in [0, 1]: the gray data of each model alone
     advance    called QUESTIONS + 1 times per model
-
-    -> responses [K + 1, ...], and float64 [classes]: the shadows' mean confidence in their own consensus
 
     A shadow is asked about the consensus of the other groups. Under OWN_GRAY are the responses of all other models to
     the model's own gray data. Deterministic.
@@ -58,7 +70,8 @@ def benign_responses(
     responses, confidence = _ask(models, consensus, foreign, advance)
     seen = recognise(models, torch.from_numpy(gray), advance)
     responses[GRAY][OWN_GRAY] = _mean(seen.odds.swapaxes(0, 1), ~np.eye(count + 1, dtype=bool))
-    return responses, _mean(confidence[1:], ~foreign[1:]).mean(axis=0)
+    own_confidence = _mean(confidence[1:], ~foreign[1:]).mean(axis=0)
+    return BenignResponses(responses, own_confidence, _mean(confidence, foreign))
 
 
 def candidate_responses(
@@ -67,17 +80,19 @@ def candidate_responses(
     consensus: NDArray[np.float32],
     gray: NDArray[np.float32],
     advance: Callable[[], None],
-) -> Responses:
+) -> tuple[Responses, NDArray[np.float64]]:
     """Asks the candidate about the whole consensus, and base and shadows about the candidate's gray data.
 
     gray     float32 [classes, restarts, C, H, W] in [0, 1], of the candidate
     advance  called QUESTIONS times, and once per model
+
+    -> responses, and float64 [classes]: the candidate's mean confidence in the consensus
     """
-    asked, _ = _ask([candidate], consensus, np.ones((1, len(consensus)), bool), advance)
+    asked, confidence = _ask([candidate], consensus, np.ones((1, len(consensus)), bool), advance)
     seen = recognise(models, torch.from_numpy(gray[None]), advance)
     responses = select_models(asked, 0)
     responses[GRAY][OWN_GRAY] = seen.odds[:, 0].mean(axis=0)
-    return responses
+    return responses, confidence[0].mean(axis=0)
 
 
 def reference_responses(models: Sequence[Classifier], data: LabelledImages, advance: Callable[[], None]) -> Responses:

@@ -19,6 +19,8 @@ too much is this module's own design:
    these have heavy tails, and their ranks alone cannot give a p below 1/(K + 1).
 5. Over classes: Holm. Where an adjusted p is small, something has drifted. The other classes are stable if the null
    could have shown a drift of MAX_SMALLEST_SCORE and is made of at least STABLE_SHADOWS. Else they are inconclusive.
+   No class is stable that the candidate does not recognise (pydrift.drift.soundness): the score is relative, and
+   forgives what lies along the directions in which shadows vary.
 6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The smallest p
    names its class. The others are then measured among each other alone, as if that class did not exist. This goes on
    until none of the rest differs, or too few are left. A class that differed before, but not so, is *related*: it
@@ -28,7 +30,7 @@ too much is this module's own design:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -43,6 +45,7 @@ from pydrift.drift.scores import (
     measure_drift_scores,
     pair_residuals,
 )
+from pydrift.drift.soundness import Recognised, find_unrecognised
 from pydrift.stats.intervals import score_interval
 from pydrift.stats.multiple_tests import holm
 from pydrift.stats.tails import Tail, fit_tail
@@ -120,6 +123,8 @@ class Evidence:
                   function. None: this is not asked.
     base_p_value  p of the base as if it were a candidate. At STRANGE_BASE or below nothing can be concluded of any
                   class, except that a candidate is the base itself.
+    recognition   how surely candidate and shadows recognise the classes, see pydrift.drift.soundness; a class that the
+                  candidate does not recognise is never stable
     """
 
     shadows: Responses
@@ -128,6 +133,7 @@ class Evidence:
     class_names: Sequence[str]
     base: Responses | None = None
     base_p_value: float | None = None
+    recognition: Mapping[str, Recognised] = field(default_factory=dict)
 
 
 def decide(evidence: Evidence, alpha: float) -> Verdict:
@@ -152,6 +158,9 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
     findings = {c: _untested(c, evidence.class_names[c], why) for c, why in problems.items()}
     if null is not None:
         findings |= _test_classes(evidence, measured, null, alpha)
+    for c, unrecognised in find_unrecognised(evidence.recognition).items():
+        if findings[c].verdict in ("stable", "related"):
+            findings[c] = replace(findings[c], verdict="inconclusive", reason=unrecognised)
     reasons: tuple[str, ...] = ()
     if evidence.base_p_value is not None and evidence.base_p_value <= STRANGE_BASE:
         findings = {c: replace(finding, verdict="inconclusive", places={}) for c, finding in findings.items()}

@@ -16,6 +16,7 @@ from pydrift.ops import native_status, shadow_logits, why_not_invertible
 
 # Images per call of torch: fixed, since last bits may depend on it, and few, so that feature maps stay in caches.
 _BATCH = 128
+REPEATABLE = 1e-3  # of the largest |logit|: by how much the logits of one image may differ from call to call
 _TOGETHER = 1 << 22  # pixels of small batches that share one native call, in which no image depends on another
 
 
@@ -145,6 +146,35 @@ def check_logits(
         raise InputRefused(f"{name}: must map [N, {shape}] to logits [N, classes >= 2], got {got} for N = 2")
     if not torch.isfinite(logits).all():
         raise InputRefused(f"{name}: gives non-finite logits for a plain gray image")
+    if logits.dtype != torch.float32:
+        raise InputRefused(
+            f"{name}: gives logits of {logits.dtype}, not of torch.float32; is autocast on in its forward?"
+        )
     if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(2, device=device), atol=1e-5):
         raise InputRefused(f"{name}: gives probabilities, not logits; leave out its final softmax")
+    _check_repeatable(forward, input_shape, device, name)
     return logits.shape[1]
+
+
+def _check_repeatable(
+    forward: Callable[[Tensor], Tensor], input_shape: tuple[int, int, int], device: torch.device, name: str
+) -> None:
+    """InputRefused where the logits of an image change from call to call, or with the other images of its batch."""
+    images = torch.rand((3, *input_shape), generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        first, again = forward(images), forward(images)
+        try:
+            alone = forward(images[:1])
+        except Exception as error:  # whatever the user's forward raises
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputRefused(f"{name}: does not take a single image, only several: {reason}") from error
+    if alone.shape != (1, first.shape[1]):
+        raise InputRefused(f"{name}: gives {list(alone.shape)} instead of [1, {first.shape[1]}] for a single image")
+    size = float(first.abs().max())
+    if not torch.allclose(first, again, rtol=0, atol=REPEATABLE * size, equal_nan=True):
+        raise InputRefused(f"{name}: gives the same images other logits the second time; is dropout still on?")
+    if not torch.allclose(first[:1], alone, rtol=0, atol=REPEATABLE * size, equal_nan=True):
+        raise InputRefused(
+            f"{name}: the logits of an image depend on the other images of its batch; has a BatchNorm no running "
+            "statistics?"
+        )

@@ -87,7 +87,7 @@ def tables(responses):
 def test_answers_are_means_over_what_others_made(models, made):
     consensus, gray = made
     steps = []
-    got, confidence = benign_responses(models, consensus, gray, lambda: steps.append(1))
+    got, confidence, recognition = benign_responses(models, consensus, gray, lambda: steps.append(1))
     assert {i: list(views) for i, views in got.items()} == {
         GRAY: [*TRANSFORMS, OWN_GRAY],
         OCCLUSIONS: list(OCCLUSION_COLOURS),
@@ -112,6 +112,7 @@ def test_answers_are_means_over_what_others_made(models, made):
         if m > 0:  # of its own group's, which must have convinced who made it
             sure.append(odds(observer, consensus[group_of[m - 1]])[1])
         close(got[GRAY][OWN_GRAY][m], np.mean([odds(o, gray[m])[0] for n, o in enumerate(models) if n != m], axis=0))
+        close(recognition[m], np.mean([odds(observer, consensus[g])[1] for g in foreign], axis=0))
     close(confidence, np.mean(sure, axis=0))
 
 
@@ -146,7 +147,7 @@ def test_no_model_is_asked_about_its_own_gray_data(models, made, m):
 def test_a_new_model_is_asked_about_all_consensus_and_all_about_its_gray_data(models, made):
     consensus, _ = made
     new, own, steps = model(50), images(3, 1)[0], []
-    got = candidate_responses(models, new, consensus, own, lambda: steps.append(1))
+    got, recognition = candidate_responses(models, new, consensus, own, lambda: steps.append(1))
     assert len(steps) == QUESTIONS + len(models)
     for view in TRANSFORMS:
         seen = apply_transform(view, torch.from_numpy(consensus))
@@ -154,12 +155,13 @@ def test_a_new_model_is_asked_about_all_consensus_and_all_about_its_gray_data(mo
     for colour in OCCLUSION_COLOURS:
         close(got[OCCLUSIONS][colour], np.mean([moved(new, source, colour) for source in consensus], axis=0))
     close(got[GRAY][OWN_GRAY], np.mean([odds(observer, own)[0] for observer in models], axis=0))
+    close(recognition, np.mean([odds(new, source)[1] for source in consensus], axis=0))
 
 
 def test_the_base_and_the_same_model_as_a_new_one_answer_the_same(models, made):
     consensus, gray = made
     of_base = select_models(benign_responses(models, consensus, gray, nothing)[0], 0)
-    new = candidate_responses(models, models[0], consensus, gray[0], nothing)
+    new, _ = candidate_responses(models, models[0], consensus, gray[0], nothing)
     assert tables(new).keys() == tables(of_base).keys()
     del of_base[GRAY][OWN_GRAY]  # the base is not asked about its own
     for at, table in tables(of_base).items():
