@@ -320,7 +320,9 @@ def _list_reasons(classes: Sequence[ClassVerdict]) -> tuple[str, ...]:
         if c.reason is not None:
             by_reason.setdefault(c.reason, []).append(c.name)
     return tuple(
-        f"{'class' if len(names) == 1 else 'classes'} {', '.join(names)}: {reason}"
+        f"class {names[0]}: {reason}"
+        if len(names) == 1
+        else f"classes {', '.join(names)}: {reason.replace('differs', 'differ', 1)}"
         for reason, names in by_reason.items()
     )
 

@@ -63,7 +63,7 @@ def test_blatant_drifts_are_found_and_named(audited):
 
 def test_the_base_looks_like_its_shadows_unless_they_were_trained_otherwise(audited, data):
     auditor, update = audited
-    if auditor.calibration.null == "finetune":
+    if auditor.calibration.update_mode == "finetune":
         assert auditor.calibration.base_p_value is None
         return
     assert auditor.calibration.base_p_value > 0.01
@@ -72,4 +72,4 @@ def test_the_base_looks_like_its_shadows_unless_they_were_trained_otherwise(audi
     assert strange.calibration.base_p_value <= 0.01
     report = strange.compare(update(2))
     assert report.verdict == "inconclusive"
-    assert "the base itself does not look like one of its shadows" in report.reasons[0]
+    assert "the base itself does not resemble its shadows" in report.reasons[0]
