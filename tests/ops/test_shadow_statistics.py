@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydrift.membership import signals
 from pydrift.ops import Precision, ShadowMoments, ShadowStatistics, native, reference, shadow_moments, shadow_statistics
+from tests import signals
 from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_invert import ARCHITECTURES, architectures, devices, problem, random_problem

@@ -16,9 +16,9 @@ import pydrift
 from pydrift import InputRefused, TrainingRecipe, UsageError
 from pydrift.core.manifest import write_manifest
 from pydrift.core.tensors import tensors_digest
-from pydrift.membership.signals import logit_margin
 from pydrift.models.file import load_model
 from pydrift.shadows import ShadowBank, train_shadows
+from tests.signals import logit_margin
 
 ARCH, LARGE, RECIPE = "mlp:1x8x8:12:10", "mlp:1x8x8:4096:10", TrainingRecipe(epochs=2)
 MANIFEST = {"schema_version": 2, "kind": "pydrift shadow bank"}

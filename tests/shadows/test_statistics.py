@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from pydrift import InputRefused, UsageError
-from pydrift.membership.signals import SIGNALS, confidence, logit_margin, loss
 from pydrift.models.arch import lower
 from pydrift.models.classifier import Classifier, freeze
 from pydrift.shadows import statistics as statistics_module
 from pydrift.shadows.statistics import check_finite, check_varied, measure, view
+from tests.signals import SIGNALS, confidence, logit_margin, loss
 
 SHAPE = (1, 3, 3)
 

@@ -1,4 +1,4 @@
-"""The signals of one image that membership attacks compare, computed stably from logits.
+"""Names for the three figures of `pydrift.ops.reference.answer_statistics`, for tests.
 
 Each function takes logits [N, classes] and labels int64 [N], and returns [N] in the dtype of the logits. It computes in
 float64 and rounds once. The result is NaN where a logit is not finite.
