@@ -47,7 +47,7 @@ def fresh(folder: Path) -> dict[str, str]:
 
 def run(arguments: list[str], folder: Path) -> str:
     """What `pydrift ARGUMENTS` prints. RuntimeError where its exit code is no finding."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pydrift", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
