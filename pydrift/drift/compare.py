@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pydrift.core.errors import InputRefused, UsageError
@@ -31,8 +30,7 @@ from pydrift.inversion.gray import GrayData
 from pydrift.inversion.resumable import invert_resumable
 from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
 from pydrift.models.intake import AuditedModel, check_num_classes
-from pydrift.ops import native_status
-from pydrift.version import __version__
+from pydrift.ops.environment import describe_environment
 
 SURE_FALL = 1e-10  # a fall of the accuracy with a p up to this is no chance
 
@@ -103,10 +101,7 @@ def compare(calibration: Calibration, question: Question, workplace: Workplace) 
             baselines = with_gray_known(baselines, scorer, calibration.gray, asked.gray)
     verdict = _hold_back(verdict, baselines)
     provenance = Provenance(
-        pydrift=__version__,
-        torch=torch.__version__,
-        device=str(workplace.device),
-        native=native_status().describe(workplace.device.type),
+        **describe_environment(workplace.device),
         path_base=models[0].path,
         path_candidate=candidate.path,
         restart_steps_per_second=asked.steps_per_second,

@@ -36,10 +36,9 @@ from pydrift.membership.shadow_selection import SelectedShadows, select_shadows
 from pydrift.models.classifier import exact_arithmetic
 from pydrift.models.intake import Model, as_audited_model
 from pydrift.models.recipe import TrainingRecipe
-from pydrift.ops import native_status
+from pydrift.ops.environment import describe_environment
 from pydrift.shadows import ShadowBank
 from pydrift.training import Train
-from pydrift.version import __version__
 
 
 def membership_audit(
@@ -204,10 +203,7 @@ def _provenance(case: AuditCase, selected: SelectedShadows, seconds: dict[str, f
     audited, classifier, settings = case.target.audited, case.target.classifier, case.settings
     bank = selected.bank
     return MembershipProvenance(
-        pydrift=__version__,
-        torch=torch.__version__,
-        device=str(classifier.device),
-        native=native_status().describe(classifier.device.type),
+        **describe_environment(classifier.device),
         path=classifier.path,
         seed=settings.seed,
         target=audited.name,

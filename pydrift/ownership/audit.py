@@ -7,15 +7,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pydrift.core.parallel import with_one_blas_thread
 from pydrift.core.progress import Clock, Progress, Silent
 from pydrift.data import LabelledImages
 from pydrift.models.classifier import exact_arithmetic
 from pydrift.models.intake import Model
 from pydrift.models.recipe import TrainingRecipe
-from pydrift.ops import native_status
+from pydrift.ops.environment import describe_environment
 from pydrift.ownership.case import Case, CaseModel, open_case
 from pydrift.ownership.decision import Decision, Decisions, OwnershipEmbeddings, decide
 from pydrift.ownership.embeddings import Embedding, ImageEmbeddings
@@ -28,7 +26,6 @@ from pydrift.ownership.result import Null, OwnershipProvenance, OwnershipReport,
 from pydrift.ownership.roles import Roles
 from pydrift.ownership.settings import OwnershipSettings
 from pydrift.training import Train
-from pydrift.version import __version__
 
 
 def ownership_audit(
@@ -165,10 +162,7 @@ def _provenance(
 ) -> OwnershipProvenance:
     embedding, plan = settings.embedding, trained.references.plan
     return OwnershipProvenance(
-        pydrift=__version__,
-        torch=torch.__version__,
-        device=str(case.device),
-        native=native_status().describe(case.device.type),
+        **describe_environment(case.device),
         seed=settings.seed,
         victim=case.victim.model.name,
         victim_sha256=case.victim.model.sha256,
