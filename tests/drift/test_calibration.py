@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 HEADING = {"kind": "pydrift calibration", "schema_version": 4}
 ARCH, SHAPE = "mlp:1x4x4:5:3", (1, 4, 4)
+FIGURES = ("confidence", "recognition", "own_confidence")
 
 
 def gray(seed):
@@ -47,6 +48,8 @@ def calibration():
         consensus=rng.random((4, 3, 1, *SHAPE), np.float32),
         responses={"gray data": responses, "occlusions": {"white occlusions": rng.standard_normal((12, 5, 2, 3))}},
         confidence=rng.random(3),
+        recognition=rng.random((12, 3)),
+        own_confidence=rng.random((12, 3)),
         base_p_value=0.7 + 0.1,
         class_names=("a", "b", "ü"),
         input_shape=SHAPE,
@@ -75,7 +78,7 @@ def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
     for before, after in [
         *((t, loaded.responses[i][view]) for i, views in calibration.responses.items() for view, t in views.items()),
         (calibration.consensus, loaded.consensus),
-        (calibration.confidence, loaded.confidence),
+        *((getattr(calibration, name), getattr(loaded, name)) for name in FIGURES),
     ]:
         assert (after.tobytes(), after.shape, after.dtype) == (before.tobytes(), before.shape, before.dtype)
     models = [(calibration.base.module, loaded.base.module), *zip(calibration.shadows, loaded.shadows, strict=True)]
@@ -86,7 +89,7 @@ def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
     assert loaded.gray == calibration.gray
     assert (loaded.gray.steps.dtype, loaded.gray.images.dtype) == (np.int32, np.float32)
     assert loaded.digest() == calibration.digest()
-    rest = {"base": None, "shadows": (), "gray": None, "consensus": None, "responses": {}, "confidence": None}
+    rest = {"base": None, "shadows": (), "gray": None, "consensus": None, "responses": {}, **dict.fromkeys(FIGURES)}
     assert replace(loaded, **rest) == replace(calibration, **rest)
     assert replace(loaded.base, module=None) == replace(calibration.base, module=None)
 
@@ -97,7 +100,7 @@ def test_a_calibration_holds_models_gray_data_and_measurements_only(calibration,
     names = {f"model.{m}.{name}" for m in range(12) for name in calibration.base.module.state_dict()}
     names |= {f"gray.{name}" for name in ("images", "confidence", "steps")}
     names |= {f"responses.{i}.{view}" for i, views in calibration.responses.items() for view in views}
-    assert set(load_file(tmp_path / "state.safetensors")) == names | {"consensus", "confidence"}
+    assert set(load_file(tmp_path / "state.safetensors")) == names | {"consensus", *FIGURES}
 
 
 def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibration, tmp_path):
@@ -117,6 +120,7 @@ def test_the_digest_tells_calibrations_apart(calibration):
         {"responses": calibration.responses | {"gray data": {**calibration.responses["gray data"], "plain": plain}}},
         {"gray": gray(99)},
         {"consensus": calibration.consensus / 2},
+        *({name: np.ones((12, 3)) / 2} for name in ("recognition", "own_confidence")),
         {"confidence": calibration.confidence / 2},
         {"shadows": calibration.shadows[::-1]},
         {"update_mode": "finetune"},
@@ -132,7 +136,7 @@ def test_the_digest_tells_calibrations_apart(calibration):
         {"base": replace(calibration.base, sha256="ef" * 32)},
         {"base": replace(calibration.base, module=frozen(nn.Sequential(calibration.base.module)))},
     ]
-    assert len({calibration.digest(), *(replace(calibration, **other).digest() for other in others)}) == 18
+    assert len({calibration.digest(), *(replace(calibration, **other).digest() for other in others)}) == len(others) + 1
 
 
 def test_how_long_it_took_is_not_in_the_digest(calibration):
@@ -250,6 +254,8 @@ def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
         {"responses": {"occlusions": {"white occlusions": np.zeros(12)}}},
         {"responses": {}},
         {"confidence": np.zeros(4)},
+        {"recognition": np.zeros((11, 3))},
+        {"own_confidence": np.zeros((12, 2))},
         {"consensus": np.zeros((4, 2, 1, *SHAPE), np.float32)},
         {"consensus": np.zeros((4, 3, 1, 1, 5, 4), np.float32)},
         {"gray": GrayData(*(np.zeros((3, 3, *tail)) for tail in (SHAPE, (), ())))},
