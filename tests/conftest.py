@@ -17,7 +17,10 @@ from pydrift.training.train_model import train_model
 
 DIGITS_ARCH = "mlp:1x8x8:48:10"
 
-torch.set_num_threads(1)  # the operations of these tests are tiny: threads would only wait for each other
+# The operations of these tests are tiny: threads would only wait for each other. The same holds for the processes that
+# tests start.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
