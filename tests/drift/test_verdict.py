@@ -16,6 +16,7 @@ from pydrift.stats.tails import Tail
 from tests.synthetic_responses import TRANSFORMS, apart, benign, drifted, each, judged, names, world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["normal", "t3"])
 def test_benign_updates_raise_false_alarms_at_the_rate_alpha(noise):
     rng = np.random.default_rng(0)
