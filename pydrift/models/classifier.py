@@ -161,13 +161,12 @@ def _check_repeatable(
 ) -> None:
     """InputRefused where the logits of an image change from call to call, or with the other images of its batch."""
     images = torch.rand((3, *input_shape), generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.no_grad():
-        first, again = forward(images), forward(images)
-        try:
-            alone = forward(images[:1])
-        except Exception as error:  # whatever the user's forward raises
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputRefused(f"{name}: does not take a single image, only several: {reason}") from error
+    try:
+        with torch.no_grad():
+            first, again, alone = forward(images), forward(images), forward(images[:1])
+    except Exception as error:  # whatever the user's forward raises
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputRefused(f"{name}: does not take any number of images, for instance one: {reason}") from error
     if alone.shape != (1, first.shape[1]):
         raise InputRefused(f"{name}: gives {list(alone.shape)} instead of [1, {first.shape[1]}] for a single image")
     size = float(first.abs().max())

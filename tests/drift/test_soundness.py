@@ -11,8 +11,11 @@ from torch import nn
 import pydrift
 from pydrift import DriftAuditor
 from pydrift.data import LabelledImages
+from pydrift.drift.compare import _hold_back
 from pydrift.drift.recognition import recognise
+from pydrift.drift.result import Baselines
 from pydrift.drift.soundness import Recognised, find_unrecognised
+from pydrift.drift.verdict import Verdict
 from pydrift.models.classifier import freeze
 from pydrift.models.file import load_model
 from pydrift.training.train_model import train_model
@@ -178,3 +181,24 @@ def test_an_accuracy_that_surely_fell_is_never_stable(auditor):
     assert report.verdict != "stable"
     if report.verdict == "inconclusive":
         assert any("the accuracy on digits" in reason for reason in report.reasons)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "after", "p", "expected"),
+    [
+        ("stable", 0.7, 1e-12, "inconclusive"),
+        ("stable", 0.7, 1e-9, "stable"),
+        ("stable", 0.99, 1e-12, "stable"),
+        ("drift", 0.7, 1e-12, "drift"),
+        ("stable", None, None, "stable"),
+    ],
+)
+def test_a_sure_fall_of_the_accuracy_holds_a_stable_verdict_back(verdict, after, p, expected):
+    baselines = Baselines(accuracy_base=0.9, accuracy_candidate=after, accuracy_p_value=p, data="digits (test)")
+    held = _hold_back(Verdict(verdict, 0.5, 3.0, ("a reason",), ()), baselines)
+    assert held.verdict == expected
+    if verdict != expected:
+        fall = "no class has drifted, but the accuracy on digits (test) fell from 90.0% to 70.0% (p = 1e-12)"
+        assert held.reasons == (fall, "a reason")
+    else:
+        assert held.reasons == ("a reason",)

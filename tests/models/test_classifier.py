@@ -197,3 +197,43 @@ def test_small_batches_are_shown_together_only_where_answers_stay_the_same(skip,
     together = classifier.fused is not None
     assert asked == ([6, 7, 5] if together else [2, 3, 1, 7, 3, 2])
     assert list(classifier.logits_of_each([])) == []
+
+
+class Unsteady(nn.Module):
+    """A linear classifier of 1x2x2 images that `spoil` makes unfit: spoil(logits, images) -> logits."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.linear, self.spoil = nn.Linear(4, 3), spoil
+
+    def forward(self, x):
+        return self.spoil(self.linear(x.flatten(1)), x)
+
+
+def only_two(logits, x):
+    assert len(x) == 2, "two images, please"
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda logits, x: F.dropout(logits + 5, 0.5, training=True),
+            "gives the same images other logits the second time",
+        ),
+        (
+            lambda logits, x: logits - logits.mean(dim=0),
+            "the logits of an image depend on the other images of its batch",
+        ),
+        (lambda logits, x: logits.squeeze(0), r"gives \[3\] instead of \[1, 3\] for a single image"),
+        (lambda logits, x: logits.double(), "gives logits of torch.float64, not of torch.float32"),
+        (only_two, "does not take any number of images, for instance one: two images, please"),
+    ],
+    ids=["dropout", "batch statistics", "squeeze", "float64", "a fixed batch"],
+)
+def test_a_model_must_answer_alike_twice_alone_and_in_float32(spoil, message):
+    torch.manual_seed(0)
+    with pytest.raises(InputRefused, match=f"^candidate: {message}"):
+        freeze(Unsteady(spoil), (1, 2, 2), torch.device("cpu"), "candidate")
+    freeze(Unsteady(lambda logits, x: logits), (1, 2, 2), torch.device("cpu"), "candidate")
