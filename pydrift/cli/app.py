@@ -99,8 +99,8 @@ RecipesOption = Annotated[
     str | None,
     typer.Option(
         "--recipes",
-        help="Train the shadows by varied recipes, as benign models may be, or all by the same one.",
-        show_default="varied",
+        help="How the shadows are trained: by the same recipe as the base, by varied ones, or so many of each (both).",
+        show_default="both",
     ),
 ]
 BenignVersionOption = Annotated[

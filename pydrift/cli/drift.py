@@ -32,12 +32,14 @@ from pydrift.cli.app import (
     read_test_split,
     say,
 )
-from pydrift.core.errors import UsageError
+from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.drift.audit import DriftAuditor
+    from pydrift.models.recipe import TrainingRecipe
 
+_MAX_RECIPE = 1 << 16  # bytes
 _EXIT_CODE = {"stable": DONE, "drift": FOUND, "inconclusive": INCONCLUSIVE}
 
 
@@ -114,6 +116,15 @@ def audit(
             help="The base's fingerprint. The report then says which share of the gray data it knows.",
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="same|FILE",
+            help="How the candidate was trained: same, as the base was, or a JSON file with a recipe.",
+            show_default="what the candidate's file records",
+        ),
+    ] = None,
     no_images: Annotated[
         bool, typer.Option("--no-images", help="Leave the gray images out, because they may reveal training data.")
     ] = False,
@@ -156,17 +167,48 @@ def audit(
         size=size,
         seed=seed,
     )
-    auditor = _auditor(base, data, of_calibration, arch=arch, device=device, resume_dir=resume_dir)
+    stated = _read_recipe(recipe)
+    audited = (candidate, stated)
+    auditor = _auditor(base, data, of_calibration, audited, arch=arch, device=device, resume_dir=resume_dir)
     # The baselines want images that neither model was trained on, or else the reference data itself.
     holdout = None if data is None else read_test_split(data) or load_data(data)
     report = auditor.compare(
-        candidate, holdout, alpha, use_data=use_data, release=release, fingerprint=fingerprint, arch=arch
+        candidate,
+        holdout,
+        alpha,
+        use_data=use_data,
+        release=release,
+        fingerprint=fingerprint,
+        recipe=stated,
+        arch=arch,
     )
     finish(report, json=json, out=out, images=not no_images, exit_code=_EXIT_CODE[report.verdict])
 
 
-def _auditor(base: Path, data: str | None, of_calibration: dict[str, Any], **common: Any) -> DriftAuditor:
-    """The auditor of a calibration folder, or one that is calibrated now."""
+def _read_recipe(stated: str | None) -> TrainingRecipe | str | None:
+    """The recipe of --recipe: "same", or what a file says."""
+    from pydrift.core.files import read_file
+    from pydrift.models.recipe import TrainingRecipe
+
+    if stated is None or stated == "same":
+        return stated
+    if not Path(stated).is_file():
+        raise UsageError(f"--recipe {stated}: neither same nor a file with a recipe")
+    text = read_file(Path(stated), _MAX_RECIPE).decode(errors="replace")
+    try:
+        return TrainingRecipe.from_json(text)
+    except UsageError as error:
+        raise InputRefused(f"{stated}: {error}") from error
+
+
+def _auditor(
+    base: Path,
+    data: str | None,
+    of_calibration: dict[str, Any],
+    audited: tuple[Path, TrainingRecipe | str | None],
+    **common: Any,
+) -> DriftAuditor:
+    """The auditor of a calibration folder, or one that is calibrated now, for the candidate of that recipe alone."""
     from pydrift.data import load_data
     from pydrift.drift.audit import DriftAuditor
 
@@ -178,4 +220,5 @@ def _auditor(base: Path, data: str | None, of_calibration: dict[str, Any], **com
         return DriftAuditor.load(base, **common)
     if data is None:
         raise UsageError(f"{base} is a model file: calibrating on it needs --data")
-    return DriftAuditor(base, **of_calibration, **common).fit(load_data(data))
+    auditor = DriftAuditor(base, **of_calibration, **common)
+    return auditor.fit(load_data(data), candidate=audited[0], recipe=audited[1])

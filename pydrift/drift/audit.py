@@ -6,6 +6,7 @@ A thin orchestrator: pydrift.drift.fit makes the calibration, pydrift.drift.comp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,10 +16,12 @@ from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.progress import Progress, Silent
 from pydrift.data import take_images
 from pydrift.drift.calibration import Calibration
+from pydrift.drift.choice import choose_null
 from pydrift.drift.compare import Question, compare
 from pydrift.drift.fit import calibrate
+from pydrift.drift.own_training import OwnTraining
 from pydrift.drift.result import DriftReport
-from pydrift.drift.settings import AuditSettings, Workplace
+from pydrift.drift.settings import BOTH, AuditSettings, Workplace
 from pydrift.fingerprint import Fingerprint
 from pydrift.inversion import GradientAscent, InversionAttack
 from pydrift.models.classifier import choose_device
@@ -26,21 +29,22 @@ from pydrift.models.intake import AuditedModel, Model, as_audited_model
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows import state_shapes
 from pydrift.stats.multiple_tests import alpha_of_release
-from pydrift.training import Train
 
 
 class DriftAuditor:
     """Audits candidates against one base model: `fit` once while the reference data is there, then `compare` each.
 
     base             an nn.Module that maps float32 [N, C, H, W] in [0, 1] to logits [N, classes], or a model file
-    shadows          how many benign models form the null distribution
+    shadows          how many benign models form each null distribution
     update_mode      "retrain": updates are trained from scratch; "finetune": they continue from the base's weights
     restarts         gray images per class and model
     seed             of everything random, in 0..2**63 - 1; the same seed on the same machine gives the same bits
     recipe           how the base was trained; default: what its file records, else TrainingRecipe()
-    recipes          "varied": each shadow departs from the recipe as a benign update may (see TrainingRecipe.varied),
-                     so that a changed recipe is no drift; "same": all are trained by it
-    train            or the user's own training, (x, y, seed) -> nn.Module of the base's architecture. It is not varied.
+    recipes          "same": the shadows are trained by `recipe`; they judge candidates of that recipe, and find most.
+                     "varied": each departs from it as a benign update may (see TrainingRecipe.varied), so that a
+                     changed recipe is no drift. "both": so many shadows of each
+    train            or the user's own training, (x, y, seed) -> nn.Module of the base's architecture. It varies where
+                     it takes a recipe, (x, y, seed, recipe) -> nn.Module, or where several functions are given
     size             images that a shadow sees. Default: as many as the base's file says that the base saw; for
                      "retrain" at most a third of the reference data (see pydrift.shadows.update_draw).
     attack           the inversion; default: GradientAscent()
@@ -63,8 +67,8 @@ class DriftAuditor:
         seed: int = 0,
         *,
         recipe: TrainingRecipe | None = None,
-        recipes: str = "varied",
-        train: Train | None = None,
+        recipes: str = "both",
+        train: OwnTraining | None = None,
         size: int | None = None,
         attack: InversionAttack | None = None,
         device: str | None = None,
@@ -81,7 +85,7 @@ class DriftAuditor:
             restarts=restarts,
             seed=seed,
             recipe=recipe or audited.recipe or TrainingRecipe(),
-            recipes="same" if train else recipes,
+            recipes=recipes,
             train=train,
             size=size,
             attack=attack or GradientAscent(),
@@ -101,15 +105,23 @@ class DriftAuditor:
             raise UsageError("call fit(data) first, or load a calibration")
         return self._calibration
 
-    def fit(self, data: Any) -> Self:
+    def fit(self, data: Any, *, candidate: Model | None = None, recipe: TrainingRecipe | str | None = None) -> Self:
         """Trains the shadows on draws of the reference data, inverts base and shadows, and measures the null.
 
-        data  LabelledImages, (x, y), any iterable of (x, y), or a source such as "fashion-mnist:DIR"
+        data       LabelledImages, (x, y), any iterable of (x, y), or a source such as "fashion-mnist:DIR"
+        candidate  of two nulls, only the one is made that judges this candidate; recipe: as for `compare`
 
         InputRefused where base and data do not fit.
         """
-        images = take_images(data)
-        self._calibration = calibrate(self._base, self._benign_versions, images, self._settings, self._workplace)
+        images, settings = take_images(data), self._settings
+        if candidate is not None and settings.recipes == BOTH:
+            known = (
+                as_audited_model(candidate, "candidate", self._base.architecture).recipe if recipe is None else recipe
+            )
+            base = None if settings.train else settings.recipe
+            kind = choose_null(settings.kinds, base, settings.size or len(images), known).kind
+            settings = replace(settings, recipes=kind)
+        self._calibration = calibrate(self._base, self._benign_versions, images, settings, self._workplace)
         return self
 
     def compare(
@@ -121,6 +133,7 @@ class DriftAuditor:
         use_data: bool = False,
         release: int | None = None,
         fingerprint: Fingerprint | str | Path | None = None,
+        recipe: TrainingRecipe | str | None = None,
         arch: str | None = None,
     ) -> DriftReport:
         """Judges one candidate.
@@ -132,6 +145,8 @@ class DriftAuditor:
         release      N >= 1: this is the N-th audit of a series, and alpha is the level of the whole series (see
                      pydrift.stats.multiple_tests.alpha_of_release)
         fingerprint  of the base, or its file: adds how much of the gray data it knows. The verdict does not use it.
+        recipe       how the candidate was trained, "same" for as the base was; default: what its file records. With a
+                     known recipe, the shadows of that recipe judge it. Without, those whose recipes vary do.
         arch         architecture of a candidate given as a file that does not name its own
         """
         if not 0 < alpha < 1:
@@ -146,6 +161,7 @@ class DriftAuditor:
             images=None if data is None else take_images(data),
             use_data=use_data,
             fingerprint=Fingerprint.load(fingerprint) if isinstance(fingerprint, str | Path) else fingerprint,
+            recipe=recipe,
         )
         return compare(calibration, question, self._workplace)
 
@@ -176,7 +192,7 @@ class DriftAuditor:
         calibration = Calibration.load(folder, arch, base)
         auditor = cls(
             calibration.base,
-            len(calibration.shadows),
+            max(len(null.shadows) for null in calibration.nulls.values()),
             calibration.update_mode,
             calibration.restarts,
             calibration.seed,
@@ -210,15 +226,17 @@ def audit(
     resume_dir: str | Path | None = None,
     progress: Progress | None = None,
     holdout: Any = None,
+    candidate_recipe: TrainingRecipe | str | None = None,
     **options: Any,
 ) -> DriftReport:
     """Both halves of a drift audit at once: calibrates on `data` and compares `candidate` with `base`.
 
-    The baselines are measured on `holdout`, or on `data` where none is given. `options` are those of DriftAuditor,
-    which also explains the other arguments.
+    The baselines are measured on `holdout`, or on `data` where none is given. `candidate_recipe` is the `recipe` of
+    `DriftAuditor.compare`. `options` are those of DriftAuditor, which also explains the other arguments.
     """
     auditor = DriftAuditor(
         base, shadows, update_mode, restarts, seed, resume_dir=resume_dir, progress=progress, **options
     )
     images = take_images(data)
-    return auditor.fit(images).compare(candidate, images if holdout is None else holdout, alpha)
+    auditor.fit(images, candidate=candidate, recipe=candidate_recipe)
+    return auditor.compare(candidate, images if holdout is None else holdout, alpha, recipe=candidate_recipe)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -20,12 +18,13 @@ from pydrift.core.files import write_atomic
 from pydrift.core.manifest import read_verified
 from pydrift.core.strict_json import parse_strict_json, write_json
 from pydrift.core.tensors import content_digest, safetensors_bytes
-from pydrift.drift.scores import PROBES
-from pydrift.drift.soundness import CONSENSUS, OWN, Recognised
+from pydrift.drift.choice import SAME, VARIED
+from pydrift.drift.null import Null, NullDescription, below
 from pydrift.inversion import ATTACKS, InversionAttack
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import resolve_stored
 from pydrift.models.intake import AuditedModel
+from pydrift.models.recipe import TrainingRecipe
 
 GUESSED = {
     "recipe": "nothing says how the base was trained, so the shadows were trained by pydrift's default recipe; where "
@@ -51,21 +50,18 @@ class _Base:
 class _Description:
     """calibration.json. Fields that Calibration has too are that field.
 
-    asked    the variants of each probe, in their order; the tables are in state.safetensors
-    shadows  how many
-    attack   its name and settings
+    attack  its name and settings
     """
 
     base: _Base
-    shadows: int
-    asked: dict[str, list[str]]
+    nulls: dict[str, NullDescription]
     attack: dict[str, Any]
-    base_p_value: float | None
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     update_mode: str
     draw: str
-    shadow_accuracy: tuple[float | None, ...]
+    draw_size: int
+    recipe: TrainingRecipe | None
     restarts: int
     seed: int
     data: str
@@ -74,49 +70,40 @@ class _Description:
     seconds: dict[str, float]
 
 
-_FIGURES = ("confidence", "recognition", "own_confidence")
-_SAID_OTHERWISE = ("base", "shadows", "asked", "attack")
-_PLAIN = [field.name for field in fields(_Description) if field.name not in _SAID_OTHERWISE]
+_PLAIN = [field.name for field in fields(_Description) if field.name not in ("base", "nulls", "attack")]
 
 
 @dataclass(frozen=True)
 class Calibration(SealedFolder):
-    """A fitted null: the base, its K shadows, gray data, and what these models say of it.
+    """What a comparison needs: the base, its gray data, and one null or two.
 
-    gray          of the base
-    consensus     float32 [groups, classes, restarts, C, H, W]: images that groups of shadows take for the classes
-    responses     of each probe, of each variant float64 [K + 1, ..., classes], the base first (see
-                  pydrift.drift.responses)
-    confidence    float64 [classes]: the shadows' mean confidence in the consensus images that they made
-    recognition     float64 [K + 1, classes]: each model's mean confidence in the consensus that it had no part in
-    own_confidence  float64 [K + 1, classes]: each model's mean confidence in its own gray data
-    base_p_value    p of the base as if it were a candidate; None where it is none (shadows that continue from it)
+    gray       of the base
+    nulls      by kind, SAME or VARIED (see pydrift.drift.choice)
+    draw       how a shadow's images were drawn, in words; draw_size: how many it saw
+    recipe     by which the shadows of the kind SAME were trained; None: by the user's own training
+    data       where the reference data came from
+    settings   recipe and draw as used, for the report
     """
 
     base: AuditedModel
-    shadows: tuple[nn.Module, ...]
     gray: GrayData
-    consensus: NDArray[np.float32]
-    responses: dict[str, dict[str, NDArray[np.float64]]]
-    confidence: NDArray[np.float64]
-    recognition: NDArray[np.float64]
-    own_confidence: NDArray[np.float64]
-    base_p_value: float | None
+    nulls: dict[str, Null]
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     update_mode: str
     draw: str
-    shadow_accuracy: tuple[float | None, ...]
+    draw_size: int
+    recipe: TrainingRecipe | None
     attack: InversionAttack
     restarts: int
     seed: int
-    data: str  # where the reference data came from
+    data: str
     data_sha256: str
-    settings: dict[str, Any]  # recipe and draw as used, for the report
+    settings: dict[str, Any]
     seconds: dict[str, float]
 
     # The version is also raised when other probes are shown: responses to other questions cannot be compared.
-    format = Format("calibration", 4, "Calibrate again to get one.")
+    format = Format("calibration", 5, "Calibrate again to get one.")
     names = (_STATE, _DESCRIPTION)
 
     def _write(self, folder: Path) -> None:
@@ -144,35 +131,21 @@ class Calibration(SealedFolder):
     ) -> Calibration:
         architecture = arch or said.base.architecture
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
-        tables = {name: tensor.numpy() for name, tensor in _below("responses.", state).items()}
-        responses = _responses(said.asked, tables)
-        _check_shapes(said, state, responses)
-        models = range(said.shadows + 1)
-        modules = [_rebuilt(template, _below(f"model.{m}.", state), folder) for m in models]
+        _check(said, state)
+        nulls = {}
+        for kind, described in said.nulls.items():
+            of_null = below(f"{kind}.", state)
+            weights = [below(f"model.{k}.", of_null) for k in range(described.shadows)]
+            shadows = [_rebuilt(template, parameters, folder) for parameters in weights]
+            nulls[kind] = described.rebuild(of_null, shadows, (len(said.class_names), *said.input_shape))
+        module = _rebuilt(template, below("base.", state), folder)
         return cls(
-            base=AuditedModel(modules[0], said.base.name, said.base.sha256, architecture, None, None),
-            shadows=tuple(modules[1:]),
-            gray=GrayData(**{name: tensor.numpy() for name, tensor in _below("gray.", state).items()}),
-            consensus=state["consensus"].numpy(),
-            responses=responses,
-            confidence=state["confidence"].numpy(),
-            recognition=state["recognition"].numpy(),
-            own_confidence=state["own_confidence"].numpy(),
+            base=AuditedModel(module, said.base.name, said.base.sha256, architecture, None, None),
+            gray=GrayData(**{name: tensor.numpy() for name, tensor in below("gray.", state).items()}),
+            nulls=nulls,
             attack=_attack(said.attack, folder),
             **{name: getattr(said, name) for name in _PLAIN},
         )
-
-    def compare_recognition(self, recognition: NDArray[np.float64], gray: GrayData) -> dict[str, Recognised]:
-        """How surely shadows and a candidate recognise the classes, for pydrift.drift.soundness.
-
-        recognition  float64 [classes]: the candidate's mean confidence in the consensus
-        gray         of the candidate
-        """
-        own = gray.confidence.mean(axis=1, dtype=float)
-        return {
-            CONSENSUS: Recognised(self.recognition[1:], recognition),
-            OWN: Recognised(self.own_confidence[1:], own),
-        }
 
     def digest(self) -> str:
         """SHA-256 of all that a comparison depends on: every tensor, and all that is said but how long it took.
@@ -184,56 +157,27 @@ class Calibration(SealedFolder):
         return content_digest({**self.format.heading(), **said, "base": base}, self._tensors())
 
     def _tensors(self) -> dict[str, Tensor]:
-        arrays = {"consensus": self.consensus, **{name: getattr(self, name) for name in _FIGURES}}
-        arrays |= {
-            f"responses.{name}.{v}": table for name, variants in self.responses.items() for v, table in variants.items()
-        }
-        arrays |= {f"gray.{name}": values for name, values in vars(self.gray).items()}
-        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        for m, module in enumerate((self.base.module, *self.shadows)):
-            tensors.update({f"model.{m}.{name}": tensor for name, tensor in module.state_dict().items()})
+        tensors = {f"gray.{name}": torch.from_numpy(values) for name, values in vars(self.gray).items()}
+        tensors |= {f"base.{name}": tensor for name, tensor in self.base.module.state_dict().items()}
+        for kind, null in self.nulls.items():
+            tensors |= {f"{kind}.{name}": tensor for name, tensor in null.tensors().items()}
         return tensors
 
     def _document(self) -> dict[str, Any]:
         return encode(
             _Description(
                 base=_Base(self.base.name, self.base.sha256, self.base.architecture),
-                shadows=len(self.shadows),
-                asked={name: list(variants) for name, variants in self.responses.items()},
+                nulls={kind: null.describe() for kind, null in self.nulls.items()},
                 attack=describe_attack(self.attack),
                 **{name: getattr(self, name) for name in _PLAIN},
             )
         )
 
 
-def _responses(
-    asked: Mapping[str, Sequence[str]], tables: Mapping[str, NDArray[np.float64]]
-) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """The tables by probe and variant, in the order of PROBES and of `asked`. ValueError unless they are just those."""
-    for probe, variants in asked.items():
-        for variant in variants:
-            if probe in PROBES and f"{probe}.{variant}" not in tables:
-                raise ValueError(f"the responses to {probe}.{variant} are missing")
-    responses = {i: {variant: tables[f"{i}.{variant}"] for variant in asked[i]} for i in PROBES if i in asked}
-    if not 0 < sum(map(len, asked.values())) == sum(map(len, responses.values())) == len(tables):
-        raise ValueError("its parts do not fit together")
-    return responses
-
-
-def _check_shapes(
-    said: _Description, state: Mapping[str, Tensor], responses: Mapping[str, Mapping[str, NDArray[np.float64]]]
-) -> None:
-    """ValueError unless the tensors have the shapes that the description gives them."""
-    classes, shape = len(said.class_names), (said.restarts, *said.input_shape)
-    fits = state["confidence"].shape == (classes,) and state["gray.images"].shape == (classes, *shape)
-    for name in ("recognition", "own_confidence"):
-        fits &= state[name].shape == (said.shadows + 1, classes)
-    fits &= state["consensus"].shape[1:2] == (classes,) and state["consensus"].shape[3:] == shape[1:]
-    for probe, variants in responses.items():
-        for table in variants.values():
-            fits &= table.ndim >= 2 and (table.shape[0], table.shape[-1]) == (said.shadows + 1, classes)
-            fits &= not PROBES[probe].per_class or table.shape[1:] == (classes, classes)
-    guessed = said.settings.get("guessed")
+def _check(said: _Description, state: Mapping[str, Tensor]) -> None:
+    """ValueError unless the description and the gray data of the base fit together."""
+    guessed, shape = said.settings.get("guessed"), (len(said.class_names), said.restarts, *said.input_shape)
+    fits = state["gray.images"].shape == shape and len(said.nulls) > 0 and set(said.nulls) <= {SAME, VARIED}
     if not (fits and isinstance(guessed, list) and all(name in GUESSED for name in guessed)):
         raise ValueError("its parts do not fit together")
 
@@ -267,7 +211,3 @@ def _rebuilt(template: nn.Module, state: Mapping[str, Tensor], folder: Path) -> 
         reason = str(error).splitlines()[-1].strip()
         raise InputRefused(f"{folder}: its models do not fit the architecture: {reason}") from error
     return module.eval().requires_grad_(False)
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

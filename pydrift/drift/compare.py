@@ -13,6 +13,8 @@ from pydrift.core.progress import Clock
 from pydrift.data import LabelledImages
 from pydrift.drift.baselines import measure_baselines, with_gray_known
 from pydrift.drift.calibration import GUESSED, Calibration, describe_attack
+from pydrift.drift.choice import SAME, VARIED, Choice, choose_null
+from pydrift.drift.null import Null
 from pydrift.drift.responses import (
     OWN_GRAY,
     QUESTIONS,
@@ -30,6 +32,7 @@ from pydrift.inversion.gray import GrayData
 from pydrift.inversion.resumable import invert_resumable
 from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
 from pydrift.models.intake import AuditedModel, check_num_classes
+from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops.environment import describe_environment
 
 SURE_FALL = 1e-10  # a fall of the accuracy with a p up to this is no chance
@@ -47,6 +50,7 @@ class Question:
     images       labelled images for the accuracy baselines, or None
     use_data     whether the verdict also uses the responses to `images`
     fingerprint  of the base, for one more baseline, or None
+    recipe       by which the candidate was trained, SAME for the base's; None: what its file records, if it does
     """
 
     candidate: AuditedModel
@@ -55,9 +59,12 @@ class Question:
     images: LabelledImages | None = None
     use_data: bool = False
     fingerprint: Fingerprint | None = None
+    recipe: TrainingRecipe | str | None = None
 
     def check(self, calibration: Calibration) -> None:
         """UsageError or InputRefused where the images do not fit the calibration."""
+        if isinstance(self.recipe, str) and self.recipe != SAME:
+            raise UsageError(f"recipe must be {SAME!r} or a TrainingRecipe, got {self.recipe!r}")
         images = self.images
         if images is not None and images.input_shape != calibration.input_shape:
             raise InputRefused(
@@ -87,12 +94,19 @@ def compare(calibration: Calibration, question: Question, workplace: Workplace) 
     check_num_classes(candidate.num_classes, "the candidate", len(calibration.class_names), "the base")
     known = question.fingerprint
     scorer = None if known is None else known.scorer(calibration.base, device=str(workplace.device))
-    modules = (calibration.base.module, *calibration.shadows)
+    choice = choose_null(
+        list(calibration.nulls),
+        calibration.recipe,
+        calibration.draw_size,
+        question.candidate.recipe if question.recipe is None else question.recipe,
+    )
+    null = calibration.nulls[choice.kind]
+    modules = (calibration.base.module, *null.shadows)
     models = [freeze(m, calibration.input_shape, workplace.device, "calibrated model") for m in modules]
     clock, calibration_sha256 = Clock(calibration.seconds), calibration.digest()
     with exact_arithmetic(), workplace.progress:
-        asked = _ask(calibration, calibration_sha256, models, candidate, question, workplace, clock)
-    verdict = _judge(calibration, asked, question.alpha)
+        asked = _ask(calibration, calibration_sha256, null, models, candidate, question, workplace, clock)
+    verdict = _judge(calibration, choice, asked, question.alpha)
     with clock("measure baselines"):
         baselines = measure_baselines(
             models[0], candidate, calibration.base.module, question.candidate.module, question.images
@@ -121,12 +135,13 @@ def compare(calibration: Calibration, question: Question, workplace: Workplace) 
         },
         seconds=clock.seconds,
     )
-    return _report(calibration, question, asked.gray, verdict, baselines, provenance)
+    return _report(calibration, question, choice, asked.gray, verdict, baselines, provenance)
 
 
 def _ask(
     calibration: Calibration,
     calibration_sha256: str,
+    null: Null,
     models: list[Classifier],
     candidate: Classifier,
     question: Question,
@@ -150,8 +165,8 @@ def _ask(
         )
     with clock("measure recognition of candidate"):
         progress.phase("measuring recognition", QUESTIONS + len(models))
-        own, recognition = candidate_responses(models, candidate, calibration.consensus, gray.images, progress.advance)
-        benign = calibration.responses
+        own, recognition = candidate_responses(models, candidate, null.consensus, gray.images, progress.advance)
+        benign = null.responses
         if question.use_data and question.images is not None:
             progress.phase("asking about reference data", len(models) + 1)
             asked = reference_responses([*models, candidate], question.images, progress.advance)
@@ -159,20 +174,25 @@ def _ask(
     return _Asked(gray, rate, benign, own, recognition)
 
 
-def _judge(calibration: Calibration, asked: _Asked, alpha: float) -> Verdict:
+def _judge(calibration: Calibration, choice: Choice, asked: _Asked, alpha: float) -> Verdict:
     base = select_models(asked.benign, 0)
     del base[GRAY][OWN_GRAY]  # the base is asked about the candidate's too, but was never asked about its own
+    null = calibration.nulls[choice.kind]
     evidence = Evidence(
         shadows=select_models(asked.benign, slice(1, None)),
         candidate=asked.candidate,
-        confidence=calibration.confidence,
+        confidence=null.confidence,
         class_names=calibration.class_names,
         base=base,
-        base_p_value=calibration.base_p_value,
-        recognition=calibration.compare_recognition(asked.recognition, asked.gray),
+        base_p_value=null.base_p_value,
+        recognition=null.compare_recognition(asked.recognition, asked.gray),
+        varied=choice.kind == VARIED,
+        recipe_known=choice.known,
+        recipe_problem=choice.problem,
+        exchanges=null.exchanges,
     )
     verdict: Verdict = _decide(evidence, alpha)
-    return verdict
+    return verdict if choice.note is None else replace(verdict, reasons=(*verdict.reasons, choice.note))
 
 
 def _hold_back(verdict: Verdict, baselines: Baselines) -> Verdict:
@@ -188,6 +208,7 @@ def _hold_back(verdict: Verdict, baselines: Baselines) -> Verdict:
 def _report(
     calibration: Calibration,
     question: Question,
+    choice: Choice,
     gray: GrayData,
     verdict: Verdict,
     baselines: Baselines,
@@ -204,9 +225,10 @@ def _report(
         gray_candidate=gray,
         null=NullSummary(
             update_mode=calibration.update_mode,
-            shadows=len(calibration.shadows),
+            recipes=choice.kind,
+            shadows=len(calibration.nulls[choice.kind].shadows),
             draw=calibration.draw,
-            shadow_accuracy=calibration.shadow_accuracy,
+            shadow_accuracy=calibration.nulls[choice.kind].accuracy,
             smallest_score=verdict.smallest_score,
             power=verdict.power,
         ),

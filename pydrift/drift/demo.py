@@ -41,8 +41,8 @@ def run_demo(out: Path, progress: Progress) -> list[Outcome]:
         for (name, _, _), model in zip(plans, trained, strict=True):
             model.save(out / f"{name}.safetensors")
             progress.advance(note=name)
-    # The candidates are drawn from the same images as the shadows.
-    auditor = DriftAuditor(out / "base.safetensors", size=SIZE, progress=progress).fit(data)
+    # The candidates are drawn from the same images as the shadows, and trained by the same recipe.
+    auditor = DriftAuditor(out / "base.safetensors", recipes="same", size=SIZE, progress=progress).fit(data)
     auditor.save(out / "calibration")
     outcomes = []
     for name, seed, drift in plans[1:]:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from pydrift.core.parallel import with_one_blas_thread
 from pydrift.core.progress import Clock
 from pydrift.core.run_store import RunFolder
 from pydrift.data import LabelledImages
 from pydrift.drift.calibration import Calibration
-from pydrift.drift.responses import QUESTIONS, BenignResponses, benign_responses, select_models, split_groups
+from pydrift.drift.choice import SAME, VARIED
+from pydrift.drift.exchange import exchange_p_values
+from pydrift.drift.null import Null
+from pydrift.drift.own_training import fixed_training, varied_training
+from pydrift.drift.responses import (
+    OWN_GRAY,
+    QUESTIONS,
+    BenignResponses,
+    benign_responses,
+    select_models,
+    split_groups,
+)
 from pydrift.drift.settings import AuditSettings, Workplace
-from pydrift.drift.verdict import STRANGE_BASE, Evidence, decide
+from pydrift.drift.verdict import STRANGE_BASE, Evidence, decide, find_unmeasurable
 from pydrift.inversion.gray import GrayData
 from pydrift.inversion.resumable import consensus_images, invert_resumable
 from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
@@ -23,6 +35,7 @@ from pydrift.models.intake import AuditedModel, check_num_classes
 from pydrift.shadows import Draw, ShadowBank, train_shadows, update_draw
 
 _decide = with_one_blas_thread(decide)
+_exchange_p_values = with_one_blas_thread(exchange_p_values)
 
 
 def calibrate(
@@ -49,31 +62,27 @@ def calibrate(
         **settings.plan(),
     }
     with exact_arithmetic(), workplace.progress, workplace.open_run("fit", plan) as run:
-        with clock("train shadows"):
-            bank = _train(base, images, draw, settings, workplace, run)
-        shadows = [*bank.models(), *(version.module for version in benign_versions)]
-        models = [classifier, *(freeze(m, images.input_shape, workplace.device, "shadow") for m in shadows)]
-        gray, consensus = _invert(models, settings, workplace, run, clock)
-        with clock("measure recognition"):
-            workplace.progress.phase("measuring recognition", (QUESTIONS + 1) * len(models))
-            own = np.stack([of_model.images for of_model in gray])
-            benign = benign_responses(models, consensus, own, workplace.progress.advance)
-    retrained = settings.update_mode == "retrain"  # else the base is none of what its shadows are
+        at = _Task(settings, workplace, run, clock)
+        (gray,) = at.invert([classifier], ["gray/base"])
+        nulls = {}
+        for kind in settings.kinds:
+            with clock("train shadows"):
+                bank = _train(kind, base, images, draw, settings, workplace, run)
+            # What benign versions changed is not known, so they join the shadows that vary, where there are any.
+            versions = benign_versions if kind == settings.kinds[-1] else ()
+            shadows = [*bank.models(), *(version.module for version in versions)]
+            accuracy = bank.accuracy + (None,) * len(versions)
+            nulls[kind] = at.measure_null(kind, classifier, gray, shadows, accuracy, images.class_names)
     return Calibration(
         base=base,
-        shadows=tuple(shadows),
-        gray=gray[0],
-        consensus=consensus,
-        responses=benign.responses,
-        confidence=benign.confidence,
-        recognition=benign.recognition,
-        own_confidence=np.stack([of_model.confidence.mean(axis=1, dtype=float) for of_model in gray]),
-        base_p_value=_base_p_value(benign, images.class_names) if retrained else None,
+        gray=gray,
+        nulls=nulls,
         class_names=images.class_names,
         input_shape=images.input_shape,
         update_mode=settings.update_mode,
         draw=draw.describe(len(images)),
-        shadow_accuracy=bank.accuracy + (None,) * len(benign_versions),
+        draw_size=len(draw.indices(settings.seed, len(images), 0)),
+        recipe=None if settings.train is not None else settings.recipe,
         attack=settings.attack,
         restarts=settings.restarts,
         seed=settings.seed,
@@ -84,7 +93,62 @@ def calibrate(
     )
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What the steps of one calibration share."""
+
+    settings: AuditSettings
+    workplace: Workplace
+    run: RunFolder
+    clock: Clock
+
+    def invert(self, models: Sequence[Classifier], tasks: Sequence[str]) -> list[GrayData]:
+        """Gray data of each model."""
+        settings, progress = self.settings, self.workplace.progress
+        with self.clock("invert base and shadows"):
+            progress.phase(f"inverting, {settings.restarts} restarts a class", len(models))
+            how = (settings.restarts, settings.seed, tasks, self.run, progress.advance)
+            return invert_resumable(settings.attack, models, *how)[0]
+
+    def measure_null(
+        self,
+        kind: str,
+        base: Classifier,
+        gray: GrayData,
+        shadows: Sequence[nn.Module],
+        accuracy: tuple[float | None, ...],
+        class_names: tuple[str, ...],
+    ) -> Null:
+        """Inverts the shadows, alone and in groups, and asks them and the base."""
+        settings, progress = self.settings, self.workplace.progress
+        frozen = [freeze(m, base.input_shape, self.workplace.device, "shadow") for m in shadows]
+        of_each = [gray, *self.invert(frozen, [f"gray/{kind}-{k}" for k in range(len(frozen))])]
+        with self.clock("consensus of shadows"):
+            groups = [[frozen[k] for k in members] for members in split_groups(len(frozen))]
+            progress.phase("inverting groups of shadows", len(groups))
+            how = (settings.restarts, settings.seed, self.run, progress.advance, kind)
+            consensus = consensus_images(settings.attack, groups, *how)
+        with self.clock("measure recognition"):
+            models = [base, *frozen]
+            progress.phase("measuring recognition", (QUESTIONS + 1) * len(models))
+            own = np.stack([of_model.images for of_model in of_each])
+            benign = benign_responses(models, consensus, own, progress.advance)
+        retrained = settings.update_mode == "retrain"  # else the base is none of what its shadows are
+        return Null(
+            shadows=tuple(shadows),
+            accuracy=accuracy,
+            consensus=consensus,
+            responses=benign.responses,
+            confidence=benign.confidence,
+            recognition=benign.recognition,
+            own_confidence=np.stack([of_model.confidence.mean(axis=1, dtype=float) for of_model in of_each]),
+            base_p_value=_base_p_value(benign, kind, class_names) if retrained else None,
+            exchanges=_exchanges(benign, kind),
+        )
+
+
 def _train(
+    kind: str,
     base: AuditedModel,
     images: LabelledImages,
     draw: Draw,
@@ -92,6 +156,9 @@ def _train(
     workplace: Workplace,
     run: RunFolder,
 ) -> ShadowBank:
+    train = None
+    if settings.train is not None:
+        train = (fixed_training if kind == SAME else varied_training)(settings.train, settings.recipe)
     return train_shadows(
         base,
         images,
@@ -99,35 +166,27 @@ def _train(
         update_mode=settings.update_mode,
         draw=draw,
         recipe=settings.recipe,
-        recipes=settings.recipes,
-        train=settings.train,
+        recipes=SAME if train else kind,
+        train=train,
         seed=settings.seed,
-        resume_dir=None if run.path is None else run.path / "shadows",
+        resume_dir=None if run.path is None else run.path / f"shadows-{kind}",
         device=str(workplace.device),
         progress=workplace.progress,
     )
 
 
-def _invert(
-    models: Sequence[Classifier], settings: AuditSettings, workplace: Workplace, run: RunFolder, clock: Clock
-) -> tuple[list[GrayData], np.ndarray]:
-    """Gray data of each model (the base first), and the consensus of each group of shadows."""
-    progress, how = workplace.progress, (settings.restarts, settings.seed)
-    with clock("invert base and shadows"):
-        progress.phase(f"inverting base and shadows, {settings.restarts} restarts a class", len(models))
-        tasks = [f"gray/{m}" for m in range(len(models))]
-        gray, _ = invert_resumable(settings.attack, models, *how, tasks, run, progress.advance)
-    with clock("consensus of shadows"):
-        groups = [[models[1 + k] for k in members] for members in split_groups(len(models) - 1)]
-        progress.phase("inverting groups of shadows", len(groups))
-        consensus = consensus_images(settings.attack, groups, *how, run, progress.advance)
-    return gray, consensus
+def _exchanges(benign: BenignResponses, kind: str) -> tuple[float, ...]:
+    shadows = select_models(benign.responses, slice(1, None))
+    problems = find_unmeasurable(shadows, None, benign.confidence)
+    classes = [c for c in range(len(benign.confidence)) if c not in problems]
+    found: tuple[float, ...] = _exchange_p_values(shadows, classes, kind == VARIED, OWN_GRAY)
+    return found
 
 
-def _base_p_value(benign: BenignResponses, class_names: tuple[str, ...]) -> float | None:
+def _base_p_value(benign: BenignResponses, kind: str, class_names: tuple[str, ...]) -> float | None:
     """p of the base as if it were a candidate: low where the shadows were not trained as it was."""
     shadows, base = select_models(benign.responses, slice(1, None)), select_models(benign.responses, 0)
-    as_candidate = Evidence(shadows, base, benign.confidence, class_names)
+    as_candidate = Evidence(shadows, base, benign.confidence, class_names, varied=kind == VARIED)
     p_value: float | None = _decide(as_candidate, STRANGE_BASE).p_value
     return p_value
 
@@ -136,7 +195,7 @@ def _describe(settings: AuditSettings, benign_versions: Sequence[AuditedModel]) 
     """Recipe and draw as used, for the report."""
     return {
         "recipe": "the user's own" if settings.train else asdict(settings.recipe),
-        "recipes": settings.recipes,
+        "recipes": settings.recipes if len(settings.kinds) > 1 else settings.kinds[0],
         "guessed": list(settings.guessed),
         "benign_versions": [version.name for version in benign_versions],
     }

@@ -59,6 +59,24 @@ def recognise(
     return Recognition(*(np.stack(part) for part in zip(*found, strict=True)))
 
 
+def recognised_by_others(
+    models: Sequence[Classifier], images: Tensor, advance: Advance = lambda: None
+) -> NDArray[np.float64]:
+    """How the other models recognise the images that each model made: float64 [models, classes, classes].
+
+    images  float32 [models, classes, restarts, C, H, W] in [0, 1]
+
+    The mean over all other models of the odds of `recognise`. Only a running sum is kept, not what each says of each.
+    """
+    own = torch.arange(images.shape[1])
+    total = np.zeros((len(models), len(own), len(own)))
+    found = _ask_each(partial(_recognise, images=images, own=own), models, advance)
+    for observer, (odds, _) in enumerate(found):
+        odds[observer] = 0  # a model is not asked about images that it made
+        total += odds
+    return total / (len(models) - 1)
+
+
 def occlusion_sensitivity(
     observers: Sequence[Classifier], images: Tensor, advance: Advance = lambda: None
 ) -> dict[str, NDArray[np.float64]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydrift.core.errors import InputRefused
 from pydrift.data import LabelledImages
 from pydrift.drift.probes import OCCLUSION_COLOURS, SHAPE_KINDS, TRANSFORMS, apply_transform, draw_shapes
-from pydrift.drift.recognition import class_bias, occlusion_sensitivity, recognise
+from pydrift.drift.recognition import class_bias, occlusion_sensitivity, recognise, recognised_by_others
 from pydrift.drift.scores import GRAY, OCCLUSIONS, REFERENCE, SYNTHETIC_SHAPES
 from pydrift.models.classifier import Classifier
 
@@ -20,10 +20,13 @@ GROUPS = 4  # of shadows, each of which makes a consensus: one to leave out, and
 QUESTIONS = len(TRANSFORMS) + 2  # put to each model, besides those about gray data that a single model made
 MAX_REFERENCE = 400  # images of a class; more would change its mean little
 
+PLAIN = "plain"
+"""The transform of gray data that changes nothing."""
+
 OWN_GRAY = "own gray data"
 """The variant of GRAY in which others are asked about the gray data that a model alone made."""
 
-Responses = dict[str, dict[str, NDArray[np.float64]]]
+Responses = dict[str, dict[str, NDArray[np.float32]]]
 """Of each probe, of each variant, a table of one model or (first axis) of several; see pydrift.drift.scores.Responses.
 The variants of OCCLUSIONS are the colours, with tables [down, across, classes]. Those of SYNTHETIC_SHAPES are the kinds
 of shape, with tables [classes]."""
@@ -37,7 +40,7 @@ def split_groups(count: int) -> list[list[int]]:
 class BenignResponses(NamedTuple):
     """What base and shadows say, the base first.
 
-    responses    to the probes, of each variant float64 [K + 1, ...]
+    responses    to the probes, of each variant float32 [K + 1, ...]
     confidence   float64 [classes]: the shadows' mean confidence in the consensus that they made themselves
     recognition  float64 [K + 1, classes]: each model's mean confidence in the consensus that it had no part in
     """
@@ -68,8 +71,7 @@ def benign_responses(
     for group, members in enumerate(split_groups(count)):
         foreign[[1 + k for k in members], group] = False
     responses, confidence = _ask(models, consensus, foreign, advance)
-    seen = recognise(models, torch.from_numpy(gray), advance)
-    responses[GRAY][OWN_GRAY] = _mean(seen.odds.swapaxes(0, 1), ~np.eye(count + 1, dtype=bool))
+    responses[GRAY][OWN_GRAY] = recognised_by_others(models, torch.from_numpy(gray), advance).astype(np.float32)
     own_confidence = _mean(confidence[1:], ~foreign[1:]).mean(axis=0)
     return BenignResponses(responses, own_confidence, _mean(confidence, foreign))
 
@@ -81,18 +83,23 @@ def candidate_responses(
     gray: NDArray[np.float32],
     advance: Callable[[], None],
 ) -> tuple[Responses, NDArray[np.float64]]:
-    """Asks the candidate about the whole consensus, and base and shadows about the candidate's gray data.
+    """Asks the candidate about the consensus, and base and shadows about the candidate's gray data.
+
+    The candidate is asked as if it were one more shadow: about the consensus of all groups but one. An answer that is a
+    mean over more groups would vary less than the shadows' do.
 
     gray     float32 [classes, restarts, C, H, W] in [0, 1], of the candidate
     advance  called QUESTIONS times, and once per model
 
     -> responses, and float64 [classes]: the candidate's mean confidence in the consensus
     """
-    asked, confidence = _ask([candidate], consensus, np.ones((1, len(consensus)), bool), advance)
+    foreign = np.ones((1, len(consensus)), bool)
+    foreign[0, (len(models) - 1) % len(consensus)] = len(consensus) == 1
+    asked, confidence = _ask([candidate], consensus, foreign, advance)
     seen = recognise(models, torch.from_numpy(gray[None]), advance)
     responses = select_models(asked, 0)
-    responses[GRAY][OWN_GRAY] = seen.odds[:, 0].mean(axis=0)
-    return responses, confidence[0].mean(axis=0)
+    responses[GRAY][OWN_GRAY] = seen.odds[:, 0].mean(axis=0).astype(np.float32)
+    return responses, _mean(confidence, foreign)[0]
 
 
 def reference_responses(models: Sequence[Classifier], data: LabelledImages, advance: Callable[[], None]) -> Responses:
@@ -107,10 +114,10 @@ def reference_responses(models: Sequence[Classifier], data: LabelledImages, adva
             raise InputRefused(f"{data.source}: has no image of class {name!a}, so it cannot serve as reference data")
         step = advance if c == data.num_classes - 1 else lambda: None
         rows.append(recognise(models, images[None, None], step, made_of=[c]).odds[:, 0, 0])
-    return {REFERENCE: {REFERENCE: np.stack(rows, axis=1)}}
+    return {REFERENCE: {REFERENCE: np.stack(rows, axis=1).astype(np.float32)}}
 
 
-def select_models(responses: Responses, chosen: int | slice) -> Responses:
+def select_models(responses: Responses, chosen: int | slice | Sequence[int]) -> Responses:
     """The responses of one model, or of some."""
     return {probe: {v: table[chosen] for v, table in variants.items()} for probe, variants in responses.items()}
 
@@ -123,18 +130,27 @@ def _ask(
     -> responses, and the confidence in the plain consensus of every group, float64 [models, groups, classes]
     """
     images = torch.from_numpy(consensus)
-    seen = {name: recognise(models, apply_transform(name, images), advance) for name in TRANSFORMS}
+    gray, confidence = {}, np.empty(0)
+    for name in TRANSFORMS:  # one after the other: what every model says of every group is large
+        seen = recognise(models, apply_transform(name, images), advance)
+        gray[name] = _mean(seen.odds, asked)
+        confidence = seen.confidence if name == PLAIN else confidence
     # One image of a class and group: four of them found no more drifts.
     moved = occlusion_sensitivity(models, images[:, :, 0], advance)
     image_shape = (images.shape[3], images.shape[4], images.shape[5])
     shapes = torch.stack([draw_shapes(kind, image_shape) for kind in SHAPE_KINDS])
     bias = class_bias(models, shapes, advance)
     responses = {
-        GRAY: {name: _mean(seen[name].odds, asked) for name in TRANSFORMS},
+        GRAY: gray,
         OCCLUSIONS: {colour: _mean(moved[colour], asked) for colour in OCCLUSION_COLOURS},
         SYNTHETIC_SHAPES: {kind: bias[:, i] for i, kind in enumerate(SHAPE_KINDS)},
     }
-    return responses, seen["plain"].confidence
+    return _as_float32(responses), confidence
+
+
+def _as_float32(responses: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> Responses:
+    """Half the memory, and still a hundred times finer than what two calls of a model may differ by."""
+    return {probe: {v: table.astype(np.float32) for v, table in vs.items()} for probe, vs in responses.items()}
 
 
 def _mean(values: NDArray[np.float64], asked: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ class NullSummary:
     """How the null distribution was made: K benign models and how they were drawn."""
 
     update_mode: str  # "retrain" | "finetune"
+    recipes: str  # "same": trained as the base; "varied": each by a recipe that departs from the base's
     shadows: int
     draw: str  # in words, e.g. "20000 of 60000 images without replacement"
     shadow_accuracy: tuple[float | None, ...]  # of each shadow on reference images it did not see; None: it saw all
@@ -88,7 +89,7 @@ class DriftReport(Report):
     """The result of one audit.
 
     `verdict` is "stable", "drift" or "inconclusive"; `reasons` says in words what a bare verdict would hide.
-    `p_value` is the smallest Holm-adjusted p over the classes (None where no class could be tested).
+    `p_value` is the smallest adjusted p over the classes (None where no class could be tested).
     """
 
     verdict: str
@@ -104,7 +105,7 @@ class DriftReport(Report):
     # The number of this audit in a series, whose level is more than its own alpha.
     release: Annotated[int, Meta(ge=1)] | None = None
 
-    format = Format("drift report", 2, "Run the audit again to get one.")
+    format = Format("drift report", 3, "Run the audit again to get one.")
     json_name = "report.json"
     arrays_name = "gray.npz"
 

@@ -1,23 +1,34 @@
-"""Drift scores: how far a candidate departs, class by class, from what benign shadows say (steps 1 to 3 of
-pydrift.drift.verdict). numpy only.
+"""Drift scores: how far a candidate and each shadow depart, class by class, from what all the others say.
 
-Source: the design is pydrift's own. The covariance is shrunk as by Ledoit and Wolf (see `_residual`).
+The candidate joins the K shadows, and all K + 1 models are measured alike: each against the K others, none of which is
+treated otherwise than the rest (a full conformal measure: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random
+World", 2005). So the scores of a benign candidate and of the shadows can change places. numpy and scipy only.
+
+Nothing of the size of responses x responses is formed, and the responses are read block by block: the work grows with
+the number of responses, which is the square of the number of classes, times the square of the number of models.
+
+Source: the design is pydrift's own. The covariance is shrunk as by Ledoit and Wolf; leaving a model out of it is a
+rank-one change of its inverse (Sherman and Morrison).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse, special
 
 MIN_SHADOWS = 4  # each is compared with the others, and two say next to nothing about a third
 ROUNDING = 1e-9  # figures that differ by less, relatively, do not differ
-_POOLED = 0.1  # share of a response's variance that is the mean of all, so that a tiny variance magnifies nothing
+CENTRED_CLASSES = 4  # with fewer, what concerns one class concerns nearly all responses
+_POOLED_DEVIATION = 0.1  # share of a response's variance that is the mean of all, so that a tiny one magnifies nothing
+_POOLED = 0.5  # the same of a residual's and of a score's
+_BLOCK = 1 << 16  # responses of each model that are worked on at once
 
-Responses = Mapping[str, Mapping[str, NDArray[np.float64]]]
+Responses = Mapping[str, Mapping[str, NDArray[np.floating]]]
 """Of each probe, of each of its variants, a table of log-odds: of one model [..., classes], of several
 [models, ..., classes]. The names of variants are unique over all probes. See Probe for the axes."""
 
@@ -52,63 +63,44 @@ class Unmeasurable(Exception):
     """Says why no class has a drift score."""
 
 
-ALL = ""  # the name of the score of all probes together
-
-
 @dataclass(frozen=True)
-class Score:
-    """How far the candidate departs in one class, and how far each shadow departs from the others.
+class DriftScores:
+    """How far K shadows and a candidate depart from each other; in each array the candidate is the last of the K + 1.
 
-    drift_score  in null standard deviations; 0 is the mean of the shadows, larger is more drift
-    null         float64 [K]: each shadow's own score against the other shadows
-    error        standard error of drift_score, >= 0, as far as it comes from the shadows' prediction of the responses:
-                 a jackknife of the residuals. The units and the null stay fixed.
-    places       of a variant with places, the candidate's residual in each, in null deviations; NaN where shadows agree
+    classes    the measured classes, the last axis of `scores`
+    scores     float64 [K + 1, classes]: the drift score, in null standard deviations; 0 is the mean, larger is more
+    level      float64 [K + 1]: how far a model departs in all classes together, as a changed recipe does
+    variants   of each variant, the candidate's score by it alone: float64 [classes]
+    places     of each variant with places, the candidate's residuals [..., all classes] in null deviations; NaN
+               where shadows agree or a class was not measured
+    pairs      symmetric float64 [classes, classes]: the root mean square of the candidate's residuals on images that
+               were made of the two classes; NaN where nothing is known of a pair
     """
 
-    drift_score: float
-    null: NDArray[np.float64]
-    error: float
-    places: NDArray[np.float64] | None = None
+    classes: tuple[int, ...]
+    scores: NDArray[np.float64]
+    level: NDArray[np.float64]
+    variants: dict[str, NDArray[np.float64]]
+    places: dict[str, NDArray[np.float64]]
+    pairs: NDArray[np.float64]
 
-
-class _Figures(NamedTuple):
-    """One figure per response, or per class.
-
-    candidate  [n]
-    shadows    [K, n]  of each shadow, against the others
-    without    [K, n]  of the candidate again, with one shadow left out
-    """
-
-    candidate: NDArray[np.float64]
-    shadows: NDArray[np.float64]
-    without: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Entries:
-    """The E responses to one probe that concern the measured classes, in one row.
-
-    concerned  bool [classes, E]: whether an entry concerns a class
-    variant    str [E]
-    at         int [E]: the entry's place in its variant's table, flattened
-    """
-
-    shadows: NDArray[np.float64]  # [K, E]
-    candidate: NDArray[np.float64]  # [E]
-    concerned: NDArray[np.bool_]
-    variant: NDArray[np.str_]
-    at: NDArray[np.int64]
+    @property
+    def largest(self) -> NDArray[np.float64]:
+        """float64 [K + 1]: the largest score of each model, which the whole verdict rests on."""
+        return self.scores.max(axis=1)
 
 
 def measure_drift_scores(
-    shadows: Responses, candidate: Responses, classes: list[int], each_variant: bool = True
-) -> dict[int, dict[str, Score]]:
-    """The scores of some classes: of all probes together (ALL) and, if wanted, of each variant alone.
+    shadows: Responses, candidate: Responses, classes: Sequence[int], centred: bool, each_variant: bool = True
+) -> DriftScores:
+    """The drift scores of some classes.
 
-    shadows    of each variant [K, ..., classes]
-    candidate  of each variant [..., classes]
-    classes    the classes to measure; each is told from these only
+    shadows       of each variant [K, ..., classes]
+    candidate     of each variant [..., classes]
+    classes       the classes to measure; each is told from these only
+    centred       whether what a model shows in all classes alike does not count: for shadows whose recipes vary. With
+                  fewer than CENTRED_CLASSES classes it counts all the same.
+    each_variant  whether `variants`, `places` and `pairs` are wanted; else they are empty
 
     Deterministic. Unmeasurable where there is nothing to measure.
     """
@@ -117,180 +109,258 @@ def measure_drift_scores(
     count = len(next(iter(next(iter(shadows.values())).values())))
     if count < MIN_SHADOWS:
         raise Unmeasurable(f"{count} shadows are too few, a null needs {MIN_SHADOWS}")
-    found: dict[str, _Figures] = {}
-    places: dict[str, NDArray[np.float64]] = {}
-    of_probes: list[_Figures] = []
-    for probe, variants in shadows.items():
-        entries = _select_entries(probe, variants, candidate[probe], classes)
-        if not entries.concerned.any():
-            continue
-        residuals = _residuals(entries.shadows, entries.candidate)
-        of_probes.append(_score(residuals, entries.concerned, PROBES[probe].power))
-        if each_variant:
-            found |= _score_variants(probe, variants, entries, residuals)
-            places |= _map_places(probe, variants, entries, residuals)
-    # fmax: a class about which the shadows agree under one probe has a score by the others.
-    most = [np.fmax.reduce(side) for side in zip(*of_probes, strict=True)]
-    if not most or np.isnan(most[0]).any():
+    centred &= len(classes) >= CENTRED_CLASSES
+    found = []
+    for probe in shadows:
+        pool = _Pool(probe, shadows[probe], candidate[probe], tuple(classes))
+        if pool.entries > 0:
+            found.append(_depart(pool, each_variant))
+    with_all = [of_probe.departure for of_probe in found]
+    if not with_all or np.isnan(np.stack(with_all)).all(axis=0).any():
         raise Unmeasurable("the shadows do not differ enough to compare the candidate with them")
-    found[ALL] = _standardise(_Figures(*most))
-    return {
-        c: {
-            name: Score(
-                float(scores.candidate[i]),
-                scores.shadows[:, i],
-                float(scores.without[:, i].std() * np.sqrt(count - 1)),  # the jackknife's
-                places[name][..., c] if name in places else None,
-            )
-            for name, scores in found.items()
+    variants = {name: departure for of_probe in found for name, departure in of_probe.variants.items()}
+    return DriftScores(
+        classes=tuple(classes),
+        scores=_combine([_standardise(_centre(departure) if centred else departure) for departure in with_all]),
+        level=_level(found),
+        variants={name: _standardise(departure)[-1] for name, departure in variants.items()},
+        places={name: places for of_probe in found for name, places in of_probe.places.items()},
+        pairs=_root_mean([of_probe.pairs for of_probe in found], len(classes)),
+    )
+
+
+class _Block(NamedTuple):
+    """Some responses of all models to one variant.
+
+    values        float64 [K + 1, e]
+    rows, columns int [e]: the two measured classes that a response concerns, or twice the one
+    at            int [e]: its place in the variant's table, flattened
+    """
+
+    variant: str
+    values: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    at: NDArray[np.int64]
+
+
+class _Pool:
+    """The responses of shadows and candidate to one probe, as far as they concern the measured classes."""
+
+    def __init__(
+        self,
+        probe: str,
+        shadows: Mapping[str, NDArray[np.floating]],
+        candidate: Mapping[str, NDArray[np.floating]],
+        classes: tuple[int, ...],
+    ) -> None:
+        self.kind, self.shadows, self.candidate, self.classes = PROBES[probe], shadows, candidate, classes
+        variances = [block.values.var(axis=0, ddof=1) for block in self.blocks()]
+        self.entries = sum(map(len, variances))
+        self.models = len(next(iter(shadows.values()))) + 1
+        self._variance = sum(float(part.sum()) for part in variances) / max(self.entries, 1)
+
+    def blocks(self) -> Iterator[_Block]:
+        """All responses in which the shadows differ, in a fixed order."""
+        some = np.array(self.classes)
+        for variant, table in self.shadows.items():
+            both = (table, self.candidate[variant][None])
+            tables = [side.reshape(len(side), -1, side.shape[-1]) for side in both]
+            lines = some if self.kind.per_class else np.arange(tables[0].shape[1])
+            step = max(1, _BLOCK // len(some))
+            for first in range(0, len(lines), step):
+                line = lines[first : first + step]
+                values = np.concatenate([side[:, line][:, :, some] for side in tables]).astype(float)
+                if not self.kind.per_class and len(some) < table.shape[-1]:
+                    # Against the mean of these classes: the mean of all moves with a class that is not to count.
+                    values -= values.mean(axis=2, keepdims=True)
+                columns = np.broadcast_to(np.arange(len(some)), (len(line), len(some)))
+                rows = np.arange(first, first + len(line))[:, None] if self.kind.per_class else columns
+                rows = np.broadcast_to(rows, columns.shape)
+                of_shadows = values[:-1]
+                kept = of_shadows.std(axis=0, ddof=1) > ROUNDING * np.abs(of_shadows).max(axis=0)
+                if self.kind.per_class:
+                    kept &= rows != columns
+                at = line[:, None] * table.shape[-1] + some
+                yield _Block(variant, values[:, kept], rows[kept], columns[kept], at[kept])
+
+    def scaled(self) -> Iterator[tuple[_Block, NDArray[np.float64]]]:
+        """The blocks, each with its values [K + 1, e] around their mean and in their deviations."""
+        for block in self.blocks():
+            deviation = np.sqrt(_mix(block.values.var(axis=0, ddof=1), self._variance, _POOLED_DEVIATION))
+            yield block, (block.values - block.values.mean(axis=0)) / (deviation + np.finfo(float).tiny)
+
+
+class _Departures(NamedTuple):
+    """How far models depart under one probe.
+
+    departure  float64 [K + 1, classes]: log of the power mean of a class's residuals; NaN where no response concerns it
+    variants   the same of each variant alone, of those that concern every class
+    leverage   float64 [K + 1]: log of how far a model lies along the axes in which the others vary together
+    places     see DriftScores
+    pairs      the candidate's squared residuals on images of two classes, and how many: two [classes, classes]
+    """
+
+    departure: NDArray[np.float64]
+    variants: dict[str, NDArray[np.float64]]
+    leverage: NDArray[np.float64]
+    places: dict[str, NDArray[np.float64]]
+    pairs: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def _depart(pool: _Pool, each_variant: bool) -> _Departures:
+    solver = _LeaveOneOut.of(pool)
+    # The unit of a residual is that of the other models: a departure in its own unit looks smaller than it is.
+    own = np.zeros(pool.models)
+    for _, z in pool.scaled():
+        own += (solver.residuals(z) ** 2).sum(axis=1)
+    mean = (own.sum() - own) / (pool.models - 1) / pool.entries
+    sums = _Sums(pool, each_variant)
+    for block, z in pool.scaled():
+        residuals = solver.residuals(z)
+        square = residuals**2
+        others = (square.sum(axis=0) - square) / (pool.models - 1)
+        sums.add(block, residuals / np.sqrt(_mix(others, mean[:, None], _POOLED)))
+    return _Departures(*sums.departures(), np.log(np.maximum(solver.leverage, ROUNDING)), sums.places, sums.pairs)
+
+
+@dataclass(frozen=True)
+class _LeaveOneOut:
+    """Conditional residuals of each model under the mean and the covariance of all the others.
+
+    With P the inverse of the covariance of the others, shrunk towards the identity by the intensity of Ledoit and Wolf
+    ("A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis 88,
+    2004): (P x)_e / sqrt(P_ee), the distance of response e from its conditional mean given all other responses of the
+    same model, in conditional standard deviations.
+
+    solve, explained  float64 [K + 1, K + 1]: with z the scaled responses [K + 1, E], P z and 1 - diag P of all models
+    gain, inflate     of the rank-one change that leaves a model out
+    leverage          float64 [K + 1]: x^T P x of each model under the covariance of the others
+    """
+
+    solve: NDArray[np.float64]
+    explained: NDArray[np.float64]
+    shrinkage: float
+    gain: float
+    inflate: NDArray[np.float64]
+    leverage: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pool: _Pool) -> _LeaveOneOut:
+        count = pool.models
+        gram = np.zeros((count, count))
+        for _, z in pool.scaled():
+            gram += z @ z.T
+        shrinkage = shrinkage_intensity(gram, pool.entries)
+        square, axes = np.linalg.eigh(gram)
+        weight = (1 - shrinkage) / (count - 2)
+        spread = shrinkage + weight * np.maximum(square, 0)
+        solve = (axes / spread) @ axes.T
+        gain = weight * count / (count - 1)
+        product = np.einsum("ij,ji->i", solve, gram)  # z_i^T P z_i
+        inflate = 1 / np.maximum(1 - gain * product, ROUNDING)
+        return cls(solve, (axes * (weight / spread)) @ axes.T, shrinkage, gain, inflate, product * inflate)
+
+    def residuals(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of scaled responses [K + 1, e], each model's given the others, up to a factor common to all: [K + 1, e]."""
+        solved = self.solve @ z
+        diagonal = (1 - (z * (self.explained @ z)).sum(axis=0)) / self.shrinkage
+        return solved * self.inflate[:, None] / np.sqrt(diagonal + self.gain * self.inflate[:, None] * solved**2)
+
+
+@dataclass
+class _Sums:
+    """Sums of powers of residuals, by class, and what is kept of the candidate's alone."""
+
+    pool: _Pool
+    each_variant: bool
+    places: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    by_variant: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        classes = len(self.pool.classes)
+        self.pairs = np.zeros((classes, classes)), np.zeros((classes, classes))
+
+    def add(self, block: _Block, residuals: NDArray[np.float64]) -> None:
+        """Adds residuals in null deviations [K + 1, e]."""
+        classes = len(self.pool.classes)
+        total, count = self.by_variant.setdefault(
+            block.variant, (np.zeros((self.pool.models, classes)), np.zeros(classes))
+        )
+        concerned = _concerned(block, classes)
+        total += (concerned @ (residuals**self.pool.kind.power).T).T
+        count += np.asarray(concerned.sum(axis=1)).ravel()
+        if not self.each_variant:
+            return
+        if self.pool.kind.per_class:
+            for side in ((block.rows, block.columns), (block.columns, block.rows)):
+                np.add.at(self.pairs[0], side, residuals[-1] ** 2)
+                np.add.at(self.pairs[1], side, 1)
+        elif (table := self.pool.candidate[block.variant]).ndim > 1:
+            place = self.places.setdefault(block.variant, np.full(table.shape, np.nan))
+            place.flat[block.at] = residuals[-1]
+
+    def departures(self) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+        """Of all variants together, and of each alone."""
+        power = self.pool.kind.power
+        total, count = (sum(side) for side in zip(*self.by_variant.values(), strict=True))
+        variants = {
+            name: _log_mean(*sums, power)
+            for name, sums in self.by_variant.items()
+            if self.each_variant and (sums[1] > 0).all()
         }
-        for i, c in enumerate(classes)
-    }
+        return _log_mean(total, count, power), variants
 
 
-def pair_residuals(shadows: Responses, candidate: Responses, classes: list[int]) -> NDArray[np.float64]:
-    """How far the candidate departs in telling each class from each other one.
+def _concerned(block: _Block, classes: int) -> sparse.csr_array:
+    """Which class each response concerns: [classes, e], of zeros and ones."""
+    entries = np.arange(len(block.rows))
+    rows, columns = block.rows, block.columns
+    apart = rows != columns
+    ones = np.ones(len(rows) + apart.sum())
+    where = (np.concatenate([rows, columns[apart]]), np.concatenate([entries, entries[apart]]))
+    return sparse.csr_array((ones, where), shape=(classes, len(rows)))
 
-    -> symmetric [classes, classes]: the root mean square of the residuals of images made of the two classes, in null
-    deviations; NaN where nothing is known of a pair.
-    """
-    square, count = np.zeros((2, len(classes), len(classes)))
-    for probe, variants in shadows.items():
-        if not PROBES[probe].per_class:
-            continue
-        entries = _select_entries(probe, variants, candidate[probe], classes)
-        if not entries.concerned.any():
-            continue
-        residuals = _residuals(entries.shadows, entries.candidate).candidate
-        first, second = np.nonzero(entries.concerned.T)[1].reshape(-1, 2).T
-        for side in ((first, second), (second, first)):
-            np.add.at(square, side, residuals**2)
-            np.add.at(count, side, 1)
+
+def _log_mean(total: NDArray[np.float64], count: NDArray[np.float64], power: int) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(count > 0, total / count, np.nan)
+    return np.log(np.maximum(mean ** (1 / power), ROUNDING))
+
+
+def _mix(variance: NDArray[np.float64], mean: float | NDArray[np.float64], pooled: float) -> NDArray[np.float64]:
+    """Variances of few values, each with a share `pooled` of their mean."""
+    return (1 - pooled) * variance + pooled * mean
+
+
+def _centre(departure: NDArray[np.float64]) -> NDArray[np.float64]:
+    return departure - np.nanmean(departure, axis=1, keepdims=True)
+
+
+def _standardise(departure: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Departures [K + 1, n], each in standard deviations of the other models' own."""
+    others = len(departure) - 1
+    around = departure - departure.mean(axis=0)
+    variance = np.maximum((around**2).sum(axis=0) - around**2 * (others + 1) / others, 0) / (others - 1)
+    deviation = np.sqrt(_mix(variance, np.nanmean(variance, axis=1, keepdims=True), _POOLED))
+    return around * (others + 1) / others / np.maximum(deviation, ROUNDING)
+
+
+def _combine(scores: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One score of those under several probes [K + 1, classes]: a soft maximum, since a drift may show under one."""
+    known = np.where(np.isnan(np.stack(scores)), -np.inf, np.stack(scores))
+    return _standardise(special.logsumexp(known, axis=0))
+
+
+def _level(found: Sequence[_Departures]) -> NDArray[np.float64]:
+    """The most that a model departs as a whole, under any probe, by its residuals or along the common axes."""
+    means = [np.nanmean(of_probe.departure, axis=1) for of_probe in found]
+    return _standardise(np.stack([*means, *(of_probe.leverage for of_probe in found)], axis=1)).max(axis=1)
+
+
+def _root_mean(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], classes: int) -> NDArray[np.float64]:
+    square, count = (sum(side, np.zeros((classes, classes))) for side in zip(*pairs, strict=True))
     return np.sqrt(np.divide(square, count, out=np.full_like(square, np.nan), where=count > 0))
-
-
-def _score_variants(
-    probe: str, variants: Mapping[str, NDArray[np.float64]], entries: _Entries, residuals: _Figures
-) -> dict[str, _Figures]:
-    """The scores of each variant alone, of those that concern every class."""
-    found = {}
-    for variant in variants:
-        some = entries.concerned & (entries.variant == variant)
-        if some.any(axis=1).all():
-            found[variant] = _score(residuals, some, PROBES[probe].power)
-    return found
-
-
-def _map_places(
-    probe: str, variants: Mapping[str, NDArray[np.float64]], entries: _Entries, residuals: _Figures
-) -> dict[str, NDArray[np.float64]]:
-    """The candidate's residual in each place of each variant that has places."""
-    places = {}
-    for variant, table in variants.items():
-        if not PROBES[probe].per_class and table.ndim > 2:
-            some = entries.variant == variant
-            places[variant] = np.full(table.shape[1:], np.nan)
-            places[variant].flat[entries.at[some]] = residuals.candidate[some]
-    return places
-
-
-def _select_entries(
-    probe: str,
-    shadows: Mapping[str, NDArray[np.float64]],
-    candidate: Mapping[str, NDArray[np.float64]],
-    classes: list[int],
-) -> _Entries:
-    """The entries that concern the classes, without those in which the shadows do not differ."""
-    parts = []
-    for variant, table in shadows.items():
-        of_row, of_column = np.indices(table.shape[1:])[[0, -1]].reshape(2, -1)
-        some = np.isin(of_column, classes)
-        if PROBES[probe].per_class:
-            some &= np.isin(of_row, classes) & (of_row != of_column)
-        else:
-            of_row = of_column
-        at = np.flatnonzero(some)
-        sides = [side.reshape(len(side), -1)[:, at] for side in (table, candidate[variant][None])]
-        if not PROBES[probe].per_class and len(classes) < table.shape[-1]:
-            # Against the mean of these classes: the mean of all moves with a class that is not to count.
-            sides = [side - _mean_of_place(side, len(classes)) for side in sides]
-        parts.append((sides[0], sides[1][0], of_row[at], of_column[at], np.repeat(variant, len(at)), at))
-    null, own, row, column, of_variant, at = (np.concatenate(side, axis=-1) for side in zip(*parts, strict=True))
-    varies = null.std(axis=0, ddof=1) > ROUNDING * np.abs(null).max(axis=0)
-    concerned = np.stack([(row == c) | (column == c) for c in classes])
-    return _Entries(null[:, varies], own[varies], concerned[:, varies], of_variant[varies], at[varies])
-
-
-def _mean_of_place(entries: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """Of entries [..., places * classes] the mean over the classes, in the place of each."""
-    return entries.reshape(len(entries), -1, classes).mean(axis=-1).repeat(classes, axis=-1)
-
-
-def _score(residuals: _Figures, concerned: NDArray[np.bool_], power: int) -> _Figures:
-    """Scores of the classes from residuals [E] and which of them concern each class, [classes, E]; NaN: none does."""
-    measured = concerned.any(axis=1)
-
-    def log_mean_residual(residuals: NDArray[np.float64]) -> NDArray[np.float64]:
-        mean = np.abs(residuals) ** power @ concerned[measured].T / concerned[measured].sum(axis=1)
-        return np.log(np.maximum(mean ** (1 / power), ROUNDING))
-
-    scores = _standardise(_Figures(*map(log_mean_residual, residuals)))
-    filled = _Figures(*(np.full((*side.shape[:-1], len(concerned)), np.nan) for side in scores))
-    for side, of_measured in zip(filled, scores, strict=True):
-        side[..., measured] = of_measured
-    return filled
-
-
-def _standardise(departures: _Figures) -> _Figures:
-    """Departures in standard deviations of the shadows' own; each shadow's against the others."""
-    shadows = departures.shadows
-    held_out = [_z_score(np.delete(shadows, k, axis=0), own) for k, own in enumerate(shadows)]
-    return _Figures(_z_score(shadows, departures.candidate), np.stack(held_out), _z_score(shadows, departures.without))
-
-
-def _z_score(sample: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    variance = sample.var(axis=0, ddof=1)
-    return (values - sample.mean(axis=0)) / np.maximum(_deviation(variance), ROUNDING)
-
-
-def _residuals(null: NDArray[np.float64], candidate: NDArray[np.float64]) -> _Figures:
-    """Conditional residuals: of each shadow [K, E] given the others, of the candidate [E] given all or all but one.
-
-    In units of the shadows' leave-one-out residuals of the same response. A shadow's own residual is left out of its
-    unit; the unit of the candidate is that of all shadows.
-    """
-    pairs = (_residual(np.delete(null, k, axis=0), np.stack([null[k], candidate])) for k in range(len(null)))
-    held_out, without = np.stack(list(pairs), axis=1)
-    total = (held_out**2).sum(axis=0)
-    unit = _deviation(total / len(held_out))
-    # Without a shadow's own: a deviation that counts in its own unit looks smaller than it is.
-    scaled = [row / _deviation((total - row**2) / (len(held_out) - 1)) for row in held_out]
-    return _Figures(_residual(null, candidate) / unit, np.stack(scaled), without / unit)
-
-
-def _deviation(variance: NDArray[np.float64], pooled: float = 0.5) -> NDArray[np.float64]:
-    """Standard deviations from variances of few values: a share `pooled` of each is the mean of all variances."""
-    return np.sqrt((1 - pooled) * variance + pooled * variance.mean())
-
-
-def _residual(sample: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each entry of x [..., E] lies from what its other entries predict, up to a factor common to all of them.
-
-    With P the inverse of the sample's [K, E] covariance, shrunk towards the identity by the intensity of Ledoit and
-    Wolf ("A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis 88,
-    2004) after each entry was divided by its deviation: (P x)_i / sqrt(P_ii), the distance from the conditional mean in
-    conditional standard deviations. E may be far larger than K: nothing of size E x E is formed.
-    """
-    deviation = _deviation(sample.var(axis=0, ddof=1), _POOLED) + np.finfo(float).tiny
-    z, y = ((values - sample.mean(axis=0)) / deviation for values in (sample, x))
-    gram = z @ z.T  # its eigenvectors are the left singular vectors of z, an order of magnitude sooner
-    shrinkage = shrinkage_intensity(gram, z.shape[1])
-    square, rows = np.linalg.eigh(gram)
-    kept = square > ROUNDING * square[-1]  # not the axis that centring took away
-    axes = rows[:, kept].T @ z / np.sqrt(square[kept])[:, None]
-    variance = (1 - shrinkage) * square[kept] / (len(z) - 1)
-    gain = variance / (variance + shrinkage)  # how much of an axis the other entries explain
-    return (y - (gain * (y @ axes.T)) @ axes) / np.sqrt(1 - gain @ axes**2)
 
 
 def shrinkage_intensity(gram: NDArray[np.float64], entries: int) -> float:

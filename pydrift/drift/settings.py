@@ -15,14 +15,19 @@ from pydrift.core.noise import MAX_RESTARTS
 from pydrift.core.progress import Progress
 from pydrift.core.run_store import RunFolder
 from pydrift.drift.calibration import describe_attack
+from pydrift.drift.choice import SAME, VARIED
+from pydrift.drift.own_training import OwnTraining, fixed_training, varied_training
 from pydrift.inversion import GradientAscent, InversionAttack
 from pydrift.models.recipe import TrainingRecipe
-from pydrift.shadows import RECIPES, UPDATE_MODES, function_identity
-from pydrift.training import Train
+from pydrift.shadows import UPDATE_MODES, function_identity
 from pydrift.version import __version__
 
 VERSIONS = {"pydrift": __version__, "torch": str(torch.__version__)}
 """A finished piece of another version is not used."""
+
+BOTH = "both"
+RECIPES = (BOTH, SAME, VARIED)
+"""Whether shadows are trained by the base's recipe, by varied ones, or so many of each."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class AuditSettings:
     """How a calibration is made; see DriftAuditor for each field. UsageError where a value is out of its range.
 
     recipe   as used: the user's, else what the base's file records, else the default
-    recipes  "same" where `train` is given: the user's own training has nothing to vary
+    recipes  of RECIPES
     guessed  which of "recipe" and "size" nothing was known about
     """
 
@@ -39,8 +44,8 @@ class AuditSettings:
     restarts: int = 4
     seed: int = 0
     recipe: TrainingRecipe = field(default_factory=TrainingRecipe)
-    recipes: str = "varied"
-    train: Train | None = None
+    recipes: str = BOTH
+    train: OwnTraining | None = None
     size: int | None = None
     attack: InversionAttack = field(default_factory=GradientAscent)
     guessed: tuple[str, ...] = ()
@@ -54,9 +59,20 @@ class AuditSettings:
             raise UsageError(f"update_mode must be one of {', '.join(UPDATE_MODES)}, got {self.update_mode!r}")
         if self.recipes not in RECIPES:
             raise UsageError(f"recipes must be one of {', '.join(RECIPES)}, got {self.recipes!r}")
+        if self.train is not None and self.recipes == VARIED and varied_training(self.train, self.recipe) is None:
+            raise UsageError(
+                "recipes='varied' needs a train function that takes a recipe, train(x, y, seed, recipe), or several"
+            )
         check_seed(self.seed)
         if self.size is not None and self.size < 2:
             raise UsageError(f"size must be >= 2, got {self.size}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of shadows, `shadows` of each. The user's own training may have nothing to vary."""
+        wanted = (SAME, VARIED) if self.recipes == BOTH else (self.recipes,)
+        fixed = self.train is not None and varied_training(self.train, self.recipe) is None
+        return (SAME,) if fixed else wanted
 
     def plan(self) -> dict[str, Any]:
         """What of the settings determines the result of a calibration, as plain JSON values."""
@@ -68,7 +84,7 @@ class AuditSettings:
             "attack": describe_attack(self.attack),
             "restarts": self.restarts,
             "seed": self.seed,
-            "train": None if self.train is None else function_identity(self.train),
+            "train": None if self.train is None else function_identity(fixed_training(self.train, self.recipe)),
         }
 
 

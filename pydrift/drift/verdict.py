@@ -6,22 +6,23 @@ too much is this module's own design:
 1. A model is described by its *responses* to several *probes*: log-odds of the classes on gray data of each class, what
    small occlusions change, and log-odds on synthetic shapes. The responses of the K shadows are a sample of those of
    benign updates. They vary, and mostly together: a longer training moves all log-odds at once.
-2. So each response is compared with what the candidate's other responses to the same probe predict. The difference is
-   its conditional residual under the shadows' covariance, shrunk as by Ledoit and Wolf. The recipe explains what all
-   responses share and drops out; what concerns one class stays. Each shadow is compared with the others in the same
-   way, by a mean and a covariance that never saw it.
-3. The power mean of all residuals that concern a class, standardised by the shadows' own, is the class's score under a
-   probe. A drift need not show under every probe. So the class's *drift score* is the largest of them, standardised
-   once more by the shadows' own largest. It is in null standard deviations; 0 is the shadows' mean, larger is more
-   drift.
-4. The p of a class is the upper tail of a Student t. Its degrees of freedom and scale are fitted to the shadows'
-   leave-one-out scores, all classes pooled. Normal theory (K - 1 degrees of freedom, scale 1) is too optimistic where
-   these have heavy tails, and their ranks alone cannot give a p below 1/(K + 1).
-5. Over classes: Holm. Where an adjusted p is small, something has drifted. The other classes are stable if the null
-   could have shown a drift of MAX_SMALLEST_SCORE and is made of at least STABLE_SHADOWS. Else they are inconclusive.
-   No class is stable that the candidate does not recognise (pydrift.drift.soundness): the score is relative, and
-   forgives what lies along the directions in which shadows vary.
-6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The smallest p
+2. The candidate joins the shadows, and from here on all K + 1 models are treated alike. Each response is compared with
+   what the model's other responses to the same probe predict, by the mean and the covariance of the other models. The
+   difference is its conditional residual. What all responses share, as a changed recipe does, drops out; what concerns
+   one class stays.
+3. The power mean of all residuals that concern a class, standardised by those of the other models, is the class's score
+   under a probe. A drift need not show under every probe: the class's *drift score* is their soft maximum, standardised
+   once more. It is in null standard deviations; 0 is the mean, larger is more drift. Where the shadows' recipes vary,
+   what a model shows in all classes alike is taken out first.
+4. One test decides: the largest score of the candidate among the K largest scores of the shadows, by its rank, or
+   beyond the ranks by a tail that is fitted to them (pydrift.stats.conformal). Each shadow counts once. The adjusted p
+   of a class is the p of its score among the same K, so the smallest adjusted p is that of the test, and the chance of
+   any false alarm is alpha (a single-step maximum test: Westfall and Young, "Resampling-Based Multiple Testing", 1993).
+5. Absolute checks come before "stable": the candidate recognises each class (pydrift.drift.soundness), and a planted
+   exchange of two classes would be found at this alpha (pydrift.drift.exchange). Of a candidate whose recipe nobody
+   stated, what it shows in all classes together must lie within the shadows' range. If it does not, the recipe is
+   outside what was calibrated: that is inconclusive, unless a class stands out even more.
+6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The largest score
    names its class. The others are then measured among each other alone, as if that class did not exist. This goes on
    until none of the rest differs, or too few are left. A class that differed before, but not so, is *related*: it
    differs only relative to the classes that drifted. It is named all the same if it stands out as the partner of a
@@ -36,23 +37,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pydrift.drift.scores import (
-    ALL,
-    PROBES,
-    Responses,
-    Score,
-    Unmeasurable,
-    measure_drift_scores,
-    pair_residuals,
-)
+from pydrift.drift.scores import PROBES, DriftScores, Responses, Unmeasurable, measure_drift_scores
 from pydrift.drift.soundness import Recognised, find_unrecognised
-from pydrift.stats.intervals import score_interval
-from pydrift.stats.multiple_tests import holm
-from pydrift.stats.tails import Tail, fit_tail
+from pydrift.stats.conformal import ConformalNull
 
 STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence says nothing
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
-MAX_SMALLEST_SCORE = 8.0  # null deviations; a null that can only find larger scores cannot vouch for stability
+FOUND_EXCHANGES = 0.8  # share of the planted exchanges that a null must find to vouch for stability
+OUTSIDE = 0.05  # p of the level of all classes together, at which a recipe is outside what was calibrated
+MEASURED_SHARE = 0.5  # of the classes that must have been measured for an audit to be stable
 PARTNER = 2.5  # a pair with so many times the residual of a class's median pair has drifted together
 STEP_DOWN_CLASSES = 3  # classes that must be left: of two, each is only told from the other
 NAMED_CLASSES = 4  # a reason names so many classes and counts the rest
@@ -65,14 +58,12 @@ SAME_RESPONSES = 1e-4  # models whose responses all agree to this (relative) are
 class ClassVerdict:
     """The finding for one class.
 
-    verdict      "stable", "drift", "related" (differs only relative to the classes that drifted) or "inconclusive"
-    drift_score  how far the candidate departs in what concerns this class, in null standard deviations; 0 is the
-                 shadows' mean, larger is more drift
-    interval     95 % confidence interval of the drift score: how it would vary over other sets of K shadows that are
-                 asked about the same images. Near 0 it is wider than it need be; for large scores from a dozen shadows
-                 it is too narrow.
-    p_value      of this class alone; p_adjusted: over all classes (Holm)
-    null         each shadow's own score against the other shadows: what `drift_score` is compared with
+    verdict      "stable", "drift", "related" (differs only relative to the classes that drifted), "inconclusive", or
+                 "unmeasured" (the shadows cannot show what the class looks like)
+    drift_score  how far the candidate departs in what concerns this class, in null standard deviations; 0 is the mean,
+                 larger is more drift
+    p_value      of this class alone; p_adjusted: over all classes
+    null         each shadow's own score, measured as the candidate's
     signals      of each variant of each probe, the drift score by it alone
     places       of each variant with places, rows of the candidate's residuals there, in null deviations (None where
                  the shadows agree); only of a class that has drifted
@@ -82,7 +73,6 @@ class ClassVerdict:
     name: str
     verdict: str
     drift_score: float | None
-    interval: tuple[float, float] | None
     p_value: float | None
     p_adjusted: float | None
     reason: str | None
@@ -114,17 +104,23 @@ class Verdict:
 class Evidence:
     """What a verdict is made from.
 
-    shadows       the K shadows' responses to some of PROBES, float64, see pydrift.drift.scores.Responses
-    candidate     the candidate's responses to the same
-    confidence    float64 [classes]: the shadows' mean confidence in the gray data that they made of a class; below
-                  MIN_CONFIDENCE the class is inconclusive
-    class_names   one per class
-    base          the base's responses to some of the variants: a candidate that gives the same ones is the same
-                  function. None: this is not asked.
-    base_p_value  p of the base as if it were a candidate. At STRANGE_BASE or below nothing can be concluded of any
-                  class, except that a candidate is the base itself.
-    recognition   how surely candidate and shadows recognise the classes, see pydrift.drift.soundness; a class that the
-                  candidate does not recognise is never stable
+    shadows         the K shadows' responses to some of PROBES, see pydrift.drift.scores.Responses
+    candidate       the candidate's responses to the same
+    confidence      float64 [classes]: the shadows' mean confidence in the gray data that they made of a class; below
+                    MIN_CONFIDENCE the class is not measured
+    class_names     one per class
+    base            the base's responses to some of the variants: a candidate that gives the same ones is the same
+                    function. None: this is not asked.
+    base_p_value    p of the base as if it were a candidate. At STRANGE_BASE or below nothing can be concluded of any
+                    class, except that a candidate is the base itself.
+    recognition     how surely candidate and shadows recognise the classes, see pydrift.drift.soundness; a class that
+                    the candidate does not recognise is never stable
+    varied          whether the shadows' recipes vary; else all were trained as the candidate was
+    recipe_known    whether the candidate's recipe is known to lie among the shadows'. Else its level is looked at, but
+                    only where the shadows' recipes vary: where they do not, a changed recipe reads as drift.
+    recipe_problem  why nothing can be concluded from these shadows about the candidate's recipe; None: nothing speaks
+                    against it
+    exchanges       p of planted exchanges (pydrift.drift.exchange); None: this is not asked
     """
 
     shadows: Responses
@@ -134,6 +130,10 @@ class Evidence:
     base: Responses | None = None
     base_p_value: float | None = None
     recognition: Mapping[str, Recognised] = field(default_factory=dict)
+    varied: bool = False
+    recipe_known: bool = True
+    recipe_problem: str | None = None
+    exchanges: Sequence[float] | None = None
 
 
 def decide(evidence: Evidence, alpha: float) -> Verdict:
@@ -142,175 +142,183 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
     Deterministic. A permutation of the classes permutes the result.
     """
     names = list(enumerate(evidence.class_names))
-    problems = {c: problem for c, _ in names if (problem := _find_problem(evidence, c)) is not None}
+    problems = find_unmeasurable(evidence.shadows, evidence.candidate, evidence.confidence)
+    measured: DriftScores | None = None
     try:
-        measured = measure_drift_scores(
-            evidence.shadows, evidence.candidate, [c for c, _ in names if c not in problems]
-        )
+        some = [c for c, _ in names if c not in problems]
+        measured = measure_drift_scores(evidence.shadows, evidence.candidate, some, evidence.varied)
     except Unmeasurable as why:
-        measured, problems = {}, {c: problems.get(c, str(why)) for c, _ in names}
-    null = _Null.of(measured, alpha) if measured else None
-    smallest, power = (None, ()) if null is None else (null.smallest, null.power())
+        problems = {c: problems.get(c, str(why)) for c, _ in names}
+    smallest, power = (None, ()) if measured is None else _describe_null(measured, alpha)
     if evidence.base is not None and _is_same_function(evidence.base, evidence.candidate):
         reason = "the candidate responds as the base does, up to rounding: taken for the same function"
-        unchanged = tuple(_unchanged(c, name, measured.get(c)) for c, name in names)
+        unchanged = tuple(_unchanged(c, name, measured) for c, name in names)
         return Verdict("stable", 1.0, smallest, (reason,), unchanged, power)
-    findings = {c: _untested(c, evidence.class_names[c], why) for c, why in problems.items()}
-    if null is not None:
-        findings |= _test_classes(evidence, measured, null, alpha)
-    for c, unrecognised in find_unrecognised(evidence.recognition).items():
-        if findings[c].verdict in ("stable", "related"):
-            findings[c] = replace(findings[c], verdict="inconclusive", reason=unrecognised)
+    findings = {
+        c: ClassVerdict(c, evidence.class_names[c], "unmeasured", None, None, None, why, (), {})
+        for c, why in problems.items()
+    }
     reasons: tuple[str, ...] = ()
-    if evidence.base_p_value is not None and evidence.base_p_value <= STRANGE_BASE:
-        findings = {c: replace(finding, verdict="inconclusive", places={}) for c, finding in findings.items()}
-        reasons = (
-            f"the base itself does not resemble its shadows (p = {evidence.base_p_value:.2g}): it was trained in "
-            "another way or on other data, so nothing can be concluded from them",
-        )
+    if measured is not None:
+        findings |= _test_classes(evidence, measured, alpha)
+        findings, reasons = _hold_back(evidence, measured, findings, alpha)
     found = tuple(findings[c] for c in sorted(findings))
     p_value = min((c.p_adjusted for c in found if c.p_adjusted is not None), default=None)
-    verdicts = {c.verdict for c in found}
-    verdict = next(v for v in ("drift", "inconclusive", "stable") if v in verdicts)
+    verdicts = [c.verdict for c in found]
+    verdict = next((v for v in ("drift", "inconclusive") if v in verdicts), "stable")
+    if verdict == "stable" and verdicts.count("unmeasured") > (1 - MEASURED_SHARE) * len(found):
+        verdict = "inconclusive"
     return Verdict(verdict, p_value, smallest, reasons + _list_reasons(found), found, power)
 
 
-@dataclass(frozen=True)
-class _Null:
-    """The null distribution of one class's score, at its share of alpha."""
-
-    tail: Tail
-    level: float
-    shadows: int
-
-    @classmethod
-    def of(cls, measured: dict[int, dict[str, Score]], alpha: float) -> _Null:
-        nulls = [scores[ALL].null for scores in measured.values()]
-        return cls(fit_tail(nulls), alpha / len(nulls), len(nulls[0]))
-
-    @property
-    def smallest(self) -> float:
-        return self.tail.smallest_score(self.level, self.shadows)
-
-    def power(self) -> tuple[tuple[float, float], ...]:
-        sizes = np.linspace(0, 2 * self.smallest, POWER_POINTS)
-        return tuple((float(size), self.tail.power(size, self.level, self.shadows)) for size in sizes)
-
-
-def _test_classes(
-    evidence: Evidence, measured: dict[int, dict[str, Score]], null: _Null, alpha: float
-) -> dict[int, ClassVerdict]:
-    """Steps 4 to 6, for the classes that were measured."""
-    names = evidence.class_names
-    tested = {c: _test(c, names[c], scores, null.tail) for c, scores in measured.items()}
-    adjusted = dict(zip(tested, holm([_p_of(finding) for finding in tested.values()]), strict=True))
-    differ = [c for c in tested if adjusted[c] <= alpha]
-    named = _name_drifted(evidence, measured, differ, alpha) if differ else []
-    related = f"differs only relative to the classes that drifted ({_listed([names[c] for c in named])})"
-    return {
-        c: replace(finding, verdict="related", p_adjusted=adjusted[c], reason=related)
-        if c in differ and c not in named
-        else _decide_class(finding, adjusted[c], alpha, null.smallest, measured[c])
-        for c, finding in tested.items()
-    }
-
-
-def _find_problem(evidence: Evidence, c: int) -> str | None:
-    """Why a class has no drift score."""
-    confidence = evidence.confidence[c]
-    if not confidence >= MIN_CONFIDENCE:
-        return (
-            f"inversion found no image that the shadows take for it (mean confidence {confidence:.2f}; does the "
+def find_unmeasurable(
+    shadows: Responses, candidate: Responses | None, confidence: NDArray[np.float64]
+) -> dict[int, str]:
+    """The classes that cannot have a drift score, each with the reason; see Evidence for the arguments."""
+    problems = {
+        int(c): (
+            f"inversion found no image that the shadows take for it (mean confidence {confidence[c]:.2f}; does the "
             "reference data have this class?)"
         )
-    for side in (evidence.shadows, evidence.candidate):
-        for name, variants in side.items():
-            about = np.s_[..., c, :] if PROBES[name].per_class else np.s_[..., c]
-            if not all(np.isfinite(table[about]).all() for table in variants.values()):
-                return "a log-odds is not a finite number"
-    return None
+        for c in np.flatnonzero(~(confidence >= MIN_CONFIDENCE))
+    }
+    for side in (shadows, candidate or {}):
+        for probe, variants in side.items():
+            axis = -2 if PROBES[probe].per_class else -1
+            for table in variants.values():
+                finite = np.isfinite(table).all(axis=tuple(i for i in range(table.ndim) if i != table.ndim + axis))
+                for c in np.flatnonzero(~finite):
+                    problems.setdefault(int(c), "a log-odds is not a finite number")
+    return problems
 
 
-def _untested(index: int, name: str, why: str) -> ClassVerdict:
-    return ClassVerdict(index, name, "inconclusive", None, None, None, None, why, (), {})
+def _describe_null(measured: DriftScores, alpha: float) -> tuple[float, tuple[tuple[float, float], ...]]:
+    """The smallest score that is found, and the chance that a drift in one class is, against its size."""
+    smallest = ConformalNull(measured.largest[:-1]).smallest_score(alpha)
+    benign = measured.scores[:-1]
+    sizes = np.linspace(0, 2 * max(smallest, 0.0), POWER_POINTS)
+    return smallest, tuple((float(size), float((benign + size > smallest).mean())) for size in sizes)
 
 
-def _test(index: int, name: str, scores: dict[str, Score], tail: Tail) -> ClassVerdict:
+def _test_classes(evidence: Evidence, measured: DriftScores, alpha: float) -> dict[int, ClassVerdict]:
+    """Steps 4 and 6, for the classes that were measured."""
+    names, null = evidence.class_names, ConformalNull(measured.largest[:-1])
+    tested = {c: _test(c, names[c], measured, i, null) for i, c in enumerate(measured.classes)}
+    differ = [c for c, finding in tested.items() if _adjusted(finding) <= alpha]
+    named = _name_drifted(evidence, measured, differ, alpha) if differ else []
+    related = f"differs only relative to the classes that drifted ({_listed([names[c] for c in named])})"
+    for c in differ:
+        if c in named:
+            places = {name: _rows(table[..., c]) for name, table in measured.places.items()}
+            tested[c] = replace(tested[c], verdict="drift", places=places)
+        else:
+            tested[c] = replace(tested[c], verdict="related", reason=related)
+    return tested
+
+
+def _test(index: int, name: str, measured: DriftScores, i: int, null: ConformalNull) -> ClassVerdict:
     """The class with its p; not yet decided."""
-    score = scores[ALL]
+    own, score = measured.scores[:-1, i], float(measured.scores[-1, i])
+    p_value = ConformalNull(own).p_value(score)
     return ClassVerdict(
         index=index,
         name=name,
-        verdict="inconclusive",
-        drift_score=score.drift_score,
-        interval=score_interval(score.drift_score, len(score.null), score.error),
-        p_value=tail.p_value(score.drift_score, len(score.null)),
-        p_adjusted=None,
+        verdict="stable",
+        drift_score=score,
+        p_value=p_value,
+        p_adjusted=max(p_value, null.p_value(score)),
         reason=None,
-        null=tuple(score.null.tolist()),
-        signals={name: s.drift_score for name, s in scores.items() if name != ALL},
+        null=tuple(own.tolist()),
+        signals={variant: float(scores[i]) for variant, scores in measured.variants.items()},
     )
 
 
-def _p_of(finding: ClassVerdict) -> float:
-    assert finding.p_value is not None
-    return finding.p_value
+def _adjusted(finding: ClassVerdict) -> float:
+    assert finding.p_adjusted is not None
+    return finding.p_adjusted
 
 
-def _decide_class(
-    finding: ClassVerdict, p_adjusted: float, alpha: float, smallest: float, scores: dict[str, Score]
-) -> ClassVerdict:
-    verdict, reason, places = "stable", None, {}
-    if p_adjusted <= alpha:
-        verdict = "drift"
-        places = {name: _rows(score.places) for name, score in scores.items() if score.places is not None}
-    elif smallest > MAX_SMALLEST_SCORE:
-        verdict = "inconclusive"
-        reason = (
-            f"with {len(finding.null)} shadows only drift scores above {smallest:.1f} are found at alpha {alpha:g}; "
-            f"the limit is {MAX_SMALLEST_SCORE:g}; train more shadows"
+def _hold_back(
+    evidence: Evidence, measured: DriftScores, findings: dict[int, ClassVerdict], alpha: float
+) -> tuple[dict[int, ClassVerdict], tuple[str, ...]]:
+    """Step 5: the findings that these shadows cannot vouch for become inconclusive; and why all do, if they do."""
+    unsound = _distrust(evidence, measured, findings)
+    if unsound is not None:
+        tested = {c: replace(findings[c], verdict="inconclusive", reason=None, places={}) for c in measured.classes}
+        return findings | tested, (unsound,)
+    weak = _find_weakness(evidence, len(measured.largest) - 1, alpha)
+    unrecognised = find_unrecognised(evidence.recognition)
+    for c in measured.classes:
+        reason = unrecognised.get(c, weak if findings[c].verdict == "stable" else None)
+        if reason is not None and findings[c].verdict != "drift":
+            findings[c] = replace(findings[c], verdict="inconclusive", reason=reason)
+    return findings, ()
+
+
+def _distrust(evidence: Evidence, measured: DriftScores, findings: dict[int, ClassVerdict]) -> str | None:
+    """Why nothing can be concluded of any class from these shadows."""
+    if evidence.base_p_value is not None and evidence.base_p_value <= STRANGE_BASE:
+        return (
+            f"the base itself does not resemble its shadows (p = {evidence.base_p_value:.2g}): it was trained in "
+            "another way or on other data, so nothing can be concluded from them"
         )
-    elif len(finding.null) < STABLE_SHADOWS:
-        verdict = "inconclusive"
-        reason = f"{len(finding.null)} shadows are too few to vouch for stability; it takes {STABLE_SHADOWS}"
-    return replace(finding, verdict=verdict, p_adjusted=p_adjusted, reason=reason, places=places)
+    if evidence.recipe_problem is not None:
+        return evidence.recipe_problem
+    if not evidence.varied or evidence.recipe_known:
+        return None
+    level = ConformalNull(measured.level[:-1]).p_value(float(measured.level[-1]))
+    if level > OUTSIDE or min(_adjusted(findings[c]) for c in measured.classes) < level:
+        return None
+    return (
+        f"the recipe is outside what was calibrated: the candidate departs in all classes together (p = {level:.2g}) "
+        "and in none of them more than that; state its recipe, or calibrate by it"
+    )
 
 
-def _name_drifted(
-    evidence: Evidence, measured: dict[int, dict[str, Score]], differ: list[int], alpha: float
-) -> list[int]:
+def _find_weakness(evidence: Evidence, shadows: int, alpha: float) -> str | None:
+    """Why these shadows cannot vouch for stability."""
+    if shadows < STABLE_SHADOWS:
+        return f"{shadows} shadows are too few to vouch for stability; it takes {STABLE_SHADOWS}"
+    if evidence.exchanges is None:
+        return None
+    found = float(np.mean([p <= alpha for p in evidence.exchanges])) if len(evidence.exchanges) else 0.0
+    if found >= FOUND_EXCHANGES:
+        return None
+    return (
+        f"with {shadows} shadows at alpha {alpha:g}, a planted exchange of two classes is found in {found:.0%} of the "
+        f"trials, and it takes {FOUND_EXCHANGES:.0%} to vouch for stability; train more shadows"
+    )
+
+
+def _name_drifted(evidence: Evidence, measured: DriftScores, differ: list[int], alpha: float) -> list[int]:
     """Those of the classes that `differ` whose own concept has changed: see step 6."""
     named: list[int] = []
-    left = list(measured)
-    scores = {c: found[ALL] for c, found in measured.items()}
-    while unexplained := [c for c in left if c in differ]:
-        tail = fit_tail([score.null for score in scores.values()])
-        p_values = {c: tail.p_value(scores[c].drift_score, len(scores[c].null)) for c in unexplained}
-        worst = min(unexplained, key=lambda c: p_values[c])
-        if named and p_values[worst] * len(left) > alpha:
+    now = measured
+    while unexplained := [c for c in now.classes if c in differ]:
+        scores = dict(zip(now.classes, now.scores[-1].tolist(), strict=True))
+        worst = max(unexplained, key=lambda c: scores[c])
+        if named and ConformalNull(now.largest[:-1]).p_value(scores[worst]) > alpha:
             break
         named.append(worst)
-        left.remove(worst)
+        left = [c for c in now.classes if c != worst]
         try:
             if len(left) < STEP_DOWN_CLASSES:
                 raise Unmeasurable("too few classes are left")
-            again = measure_drift_scores(evidence.shadows, evidence.candidate, left, each_variant=False)
+            now = measure_drift_scores(evidence.shadows, evidence.candidate, left, evidence.varied, each_variant=False)
         except Unmeasurable:  # nobody can say what the rest would look like without it
             named += [c for c in left if c in differ]
             break
-        scores = {c: found[ALL] for c, found in again.items()}
-    partners = _find_partners(evidence, list(measured), named)
-    return sorted({*named, *(c for c in partners if c in differ)})
+    return sorted({*named, *(c for c in _find_partners(measured, named) if c in differ)})
 
 
-def _find_partners(evidence: Evidence, classes: list[int], named: list[int]) -> list[int]:
+def _find_partners(measured: DriftScores, named: list[int]) -> list[int]:
     """The classes that stand out in a pair with a named one."""
-    residuals = pair_residuals(evidence.shadows, evidence.candidate, classes)
+    residuals = measured.pairs.copy()
     np.fill_diagonal(residuals, np.nan)
     partners = []
-    for of_pairs in (residuals[classes.index(c)] for c in named):
+    for of_pairs in (residuals[measured.classes.index(c)] for c in named):
         if np.isfinite(of_pairs).any() and np.nanmax(of_pairs) > PARTNER * np.nanmedian(of_pairs):
-            partners.append(classes[int(np.nanargmax(of_pairs))])
+            partners.append(measured.classes[int(np.nanargmax(of_pairs))])
     return partners
 
 
@@ -345,7 +353,10 @@ def _is_same_function(base: Responses, candidate: Responses) -> bool:
     )
 
 
-def _unchanged(index: int, name: str, scores: dict[str, Score] | None) -> ClassVerdict:
-    null = () if scores is None else tuple(scores[ALL].null.tolist())
-    signals = {variant: 0.0 for variant in scores or {} if variant != ALL}
-    return ClassVerdict(index, name, "stable", 0.0, (0.0, 0.0), 1.0, 1.0, None, null, signals)
+def _unchanged(index: int, name: str, measured: DriftScores | None) -> ClassVerdict:
+    null: tuple[float, ...] = ()
+    signals: dict[str, float] = {}
+    if measured is not None and index in measured.classes:
+        null = tuple(measured.scores[:-1, measured.classes.index(index)].tolist())
+        signals = dict.fromkeys(measured.variants, 0.0)
+    return ClassVerdict(index, name, "stable", 0.0, 1.0, 1.0, None, null, signals)

@@ -54,18 +54,19 @@ def consensus_images(
     seed: int,
     run: RunFolder,
     advance: Callable[[], None],
+    name: str = "all",
 ) -> NDArray[np.float32]:
     """Consensus images of each group of classifiers: float32 [groups, classes, max(1, restarts // 2), C, H, W].
 
-    They are kept in `run`, and `advance` is called once per group. Half the restarts are enough: there are several
-    groups, and consensus images vary less than those of one model.
+    They are kept in `run` under `name`, and `advance` is called once per group. Half the restarts are enough: there are
+    several groups, and consensus images vary less than those of one model.
     """
     consensus = []
     for number, group in enumerate(groups):
-        saved = run.get(f"consensus/{number}")
+        saved = run.get(f"consensus/{name}-{number}")
         if saved is None:
             saved = {"images": torch.from_numpy(attack.consensus(group, max(1, restarts // 2), seed + number))}
-            run.put(f"consensus/{number}", saved)
+            run.put(f"consensus/{name}-{number}", saved)
         consensus.append(saved["images"].numpy())
         advance()
     return np.stack(consensus)

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ PRECISIONS = ("float32", "bfloat16")
 _MIN_STEPS = 1500  # with fewer, a small network on a small data set (digits) is visibly under-trained
 _MIN_EPOCHS = 8
 _MAX_SHIFT = 127
+# By how much a benign update may depart from a recipe.
+_EPOCHS, _RATES, _BATCHES, _MORE_SMOOTHING, _MORE_SHIFT = (0.7, 1.3), (0.5, 2.0), (0.5, 2.0), 0.1, 2
 _AUGMENT = re.compile(r"(?:shift:(?P<shift>[1-9][0-9]{0,2}))?(?P<comma>,)?(?P<flip>flip)?")
 
 
@@ -135,12 +138,12 @@ class TrainingRecipe:
         """
         random = np.random.Generator(np.random.Philox(seed))
         departs = random.random(5) < 0.5
-        epochs = max(1, round(self.epochs_for(images) * (random.uniform(0.7, 1.3) if departs[0] else 1)))
+        epochs = max(1, round(self.epochs_for(images) * (random.uniform(*_EPOCHS) if departs[0] else 1)))
         rate = self.learning_rate * (2 ** random.uniform(-1, 1) if departs[1] else 1)
-        batch_size = max(2, round(self.batch_size * (random.choice([0.5, 2.0]) if departs[2] else 1)))
-        smoothing = self.label_smoothing + (random.uniform(0, 0.1) if departs[3] else 0)
+        batch_size = max(2, round(self.batch_size * (random.choice(_BATCHES) if departs[2] else 1)))
+        smoothing = self.label_smoothing + (random.uniform(0, _MORE_SMOOTHING) if departs[3] else 0)
         shift, flip = self._augmentation()
-        shift = min(shift + int(random.integers(1, 3)), _MAX_SHIFT) if departs[4] else shift
+        shift = min(shift + int(random.integers(1, _MORE_SHIFT + 1)), _MAX_SHIFT) if departs[4] else shift
         augment = ",".join([f"shift:{shift}"] * (shift > 0) + ["flip"] * flip)
         return replace(
             self,
@@ -150,6 +153,28 @@ class TrainingRecipe:
             label_smoothing=min(float(smoothing), 0.99),
             augment=augment,
         )
+
+    def departures(self, other: TrainingRecipe, images: int) -> list[str]:
+        """The names of the fields in which another recipe differs from this one, on so many images."""
+        return [f.name for f in fields(self) if self._resolved(f.name, images) != other._resolved(f.name, images)]
+
+    def outside_varied(self, other: TrainingRecipe, images: int) -> list[str]:
+        """The names of the fields in which another recipe differs by more than `varied` ever makes it."""
+        shift, flip = self._augmentation()
+        other_shift, other_flip = other._augmentation()
+        rounding = 0.5 / self.epochs_for(images)  # an epoch is whole
+        low, high = _EPOCHS[0] - rounding, _EPOCHS[1] + rounding
+        inside = {
+            "epochs": low <= other.epochs_for(images) / self.epochs_for(images) <= high,
+            "learning_rate": _RATES[0] <= other.learning_rate / self.learning_rate * (1 + 1e-9) <= _RATES[1] + 1e-6,
+            "batch_size": _BATCHES[0] <= other.batch_size / self.batch_size <= _BATCHES[1],
+            "label_smoothing": 0 <= other.label_smoothing - self.label_smoothing <= _MORE_SMOOTHING + 1e-9,
+            "augment": flip == other_flip and 0 <= other_shift - shift <= _MORE_SHIFT,
+        }
+        return [name for name in self.departures(other, images) if not inside.get(name, False)]
+
+    def _resolved(self, name: str, images: int) -> Any:
+        return self.epochs_for(images) if name == "epochs" else getattr(self, name)
 
     def to_json(self) -> str:
         """The fields as JSON with sorted keys."""

@@ -59,9 +59,7 @@ def render_drift_html(report: DriftReport, images: bool = True) -> str:
     classes = words.by_p(report)
     table_rows = classes[:TABLE_ROWS]
     smallest = report.null.smallest_score
-    shown = figures.span(
-        value for c in table_rows for value in (c.drift_score, *(c.interval or ()), smallest) if value is not None
-    )
+    shown = figures.span(value for c in table_rows for value in (c.drift_score, smallest) if value is not None)
     in_strips = [c for c in _drifted_first(classes) if c.null and c.drift_score is not None][:NULL_FIGURES]
     has_images = report.gray_base.images.size > 0 and report.gray_candidate.images.size > 0
     return render_page(
@@ -93,7 +91,8 @@ def render_drift_terminal(report: DriftReport, console: Console) -> None:
         line(f"and {len(classes) - TERMINAL_ROWS} more classes, none with a smaller adjusted p")
     null, smallest = report.null, report.null.smallest_score
     line(
-        f"null distribution: {null.shadows} shadows ({null.update_mode}), alpha {report.alpha:g}, "
+        f"null distribution: {null.shadows} shadows ({null.update_mode}, {words.RECIPES[null.recipes]}), "
+        f"alpha {report.alpha:g}, "
         "smallest detectable drift score " + ("not determined" if smallest is None else f"{smallest:.2f}")
     )
     for name, value in words.baseline_rows(report.baselines):
@@ -106,14 +105,13 @@ def render_drift_terminal(report: DriftReport, console: Console) -> None:
 def _class_table(classes: list[ClassVerdict], console: Console) -> Table:
     text = partial(literal, console)
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("class", "drift score", "95 % interval", "p", "adjusted p"):
+    for name in ("class", "drift score", "p", "adjusted p"):
         table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for c in classes:
         table.add_row(
             text(f"{c.index}" if c.name == str(c.index) else f"{c.index} {c.name}", limit=24),
             text(words.score_text(c.drift_score)),
-            text(words.interval_text(c.interval)),
             text(p_text(c.p_value)),
             text(p_text(c.p_adjusted)),
             text(c.verdict, STYLE[c.verdict]),

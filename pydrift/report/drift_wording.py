@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pydrift.drift.result import Baselines, DriftReport
     from pydrift.drift.verdict import ClassVerdict
 
+RECIPES = {"same": "the base's recipe", "varied": "varied recipes"}
 BENIGN = {"retrain": "benign retraining", "finetune": "benign fine-tuning"}
 SHOWN_SIGNALS = 3
 NAMED_CLASSES = 4  # a headline names so many classes and counts the rest
@@ -129,11 +130,6 @@ def score_text(drift_score: float | None) -> str:
     if abs(drift_score) < 0.005:
         return "0.00"
     return f"{drift_score:.2f}" if abs(drift_score) < 1000 else f"{drift_score:.3g}"
-
-
-def interval_text(interval: tuple[float, float] | None) -> str:
-    """The interval of a drift score."""
-    return "n/a" if interval is None else f"{score_text(interval[0])} to {score_text(interval[1])}"
 
 
 def size_found(power: Sequence[tuple[float, float]], chance: float) -> float | None:

@@ -54,7 +54,7 @@ def score_axis(shown: Span) -> Markup:
 
 
 def score_bar(c: ClassVerdict, shown: Span, smallest: float | None) -> Markup:
-    """A bar from 0 to the drift score, its interval as a whisker, a dashed line at the smallest detectable score."""
+    """A bar from 0 to the drift score, and a dashed line at the smallest detectable score."""
     x = _scale(shown, BAR_WIDTH)
     middle = BAR_HEIGHT / 2
     parts = [f'<path class="axis" d="M{x(0):.1f} 0v{BAR_HEIGHT}"/>']
@@ -65,28 +65,21 @@ def score_bar(c: ClassVerdict, shown: Span, smallest: float | None) -> Markup:
         parts.append(
             f'<rect class="bar" x="{left:.1f}" y="{middle - 5}" width="{max(right - left, 1):.1f}" height="10"/>'
         )
-    if c.interval is not None:
-        low, high = x(c.interval[0]), x(c.interval[1])
-        ends = f"M{low:.1f} {middle - 4}v8M{high:.1f} {middle - 4}v8"
-        parts.append(f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}{ends}"/>')
     return _svg(BAR_WIDTH, BAR_HEIGHT, "".join(parts))
 
 
 def null_strip(c: ClassVerdict) -> Markup:
-    """Each shadow's drift score as a dot, the candidate's as a marked line with its interval: one axis for all.
+    """Each shadow's drift score as a dot, the candidate's as a marked line: one axis for all.
 
     Dots of nearly the same value are stacked; `c.drift_score` must not be None and `c.null` not empty.
     """
     assert c.drift_score is not None
-    shown = span([*c.null, c.drift_score, *(c.interval or ())])
+    shown = span([*c.null, c.drift_score])
     x = _scale(shown, STRIP_WIDTH)
     base = 20 + DOTS_HEIGHT  # y of the axis
     at = x(c.drift_score)
     anchor = "start" if at < 70 else "end" if at > STRIP_WIDTH - 70 else "middle"
     parts = [_strip(c.null, shown, base)]
-    if c.interval is not None:
-        low, high = x(c.interval[0]), x(c.interval[1])
-        parts.append(f'<rect class="interval" x="{low:.1f}" y="20" width="{high - low:.1f}" height="{DOTS_HEIGHT}"/>')
     parts.append(f'<path class="observed" d="M{at:.1f} 18V{base}"/>')
     label = f"candidate {_number(c.drift_score)}"
     parts.append(f'<text class="mark" x="{at:.1f}" y="12" text-anchor="{anchor}">{label}</text>')

@@ -16,7 +16,8 @@ SETTINGS = 100
 TEXT_LIMIT = 4000  # characters of any one text
 NAME_LIMIT = 60  # characters of a name
 
-SYMBOL = {"stable": "●", "drift": "▲", "related": "△", "inconclusive": "◆"}  # colour alone never tells a verdict
+# Colour alone never tells a verdict.
+SYMBOL = {"stable": "●", "drift": "▲", "related": "△", "inconclusive": "◆", "unmeasured": "◇"}
 
 _FOLDER = Path(__file__).parent
 

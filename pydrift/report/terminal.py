@@ -7,7 +7,7 @@ from rich.text import Text
 
 from pydrift.report.page import printable
 
-STYLE = {"stable": "blue", "drift": "red", "related": "magenta", "inconclusive": "yellow"}
+STYLE = {"stable": "blue", "drift": "red", "related": "magenta", "inconclusive": "yellow", "unmeasured": "yellow"}
 
 
 def literal(console: Console, words: str, style: str = "", limit: int = 2000) -> Text:

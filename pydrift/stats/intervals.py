@@ -1,10 +1,9 @@
-"""Confidence intervals: of a proportion, and of a score measured in null deviations."""
+"""Confidence intervals of a proportion."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.stats import beta
 
 
@@ -23,14 +22,3 @@ def clopper_pearson(
         low = np.where(k == 0, 0.0, beta.ppf(alpha / 2, k, trials - k + 1))
         high = np.where(k == trials, 1.0, beta.isf(alpha / 2, k + 1, trials - k))
     return low, high
-
-
-def score_interval(score: float, shadows: int, error: float = 0.0, level: float = 0.95) -> tuple[float, float]:
-    """The confidence interval of a score that is measured in the standard deviations of `shadows` null values.
-
-    Its variance is that of a standardised difference in large samples, 1/K + d^2 / (2 (K - 1)) (Hedges and Olkin 1985),
-    plus the square of the measurement's own standard `error` (>= 0). The quantile is a Student t's, since K is small.
-    """
-    variance = 1 / shadows + score**2 / (2 * (shadows - 1)) + error**2
-    half = stats.t.isf((1 - level) / 2, shadows - 1) * np.sqrt(variance)
-    return float(score - half), float(score + half)
