@@ -14,8 +14,8 @@ class DataSet:
     foreign  another data set of the same image shape, from which `expand` takes its images. None: no such drift
     classes  those in which the drifts of one class take turns
     pairs    of classes; the first three go from alike to unlike
-    bases    base models, each with its own calibration
-    benign   candidates of the same recipe; each changed recipe has a third as many
+    bases    base models, each with its own calibrations
+    benign   benign candidates of a base: so many of the same recipe, and so many of recipes in range
     rounds   drifted candidates of each kind and strength
     """
 
@@ -35,6 +35,7 @@ class DataSet:
 class Candidate:
     """One candidate that follows one base.
 
+    group     of GROUPS
     kind      of drift, or of benign change
     strength  0 subtle, 1 between, 2 blatant. None where it is benign
     drift     what is planted (see pydrift.data.plant). None where it is benign
@@ -42,6 +43,7 @@ class Candidate:
     """
 
     base: int
+    group: str
     kind: str
     seed: int
     recipe: TrainingRecipe
@@ -52,9 +54,19 @@ class Candidate:
 
     @property
     def benign(self) -> bool:
-        """Whether nothing was planted."""
-        return self.drift is None
+        """Whether the concepts are those of the base."""
+        return self.group in (SAME, IN_RANGE)
 
+
+SAME, IN_RANGE, DRIFT, DRIFT_IN_RANGE, OUTSIDE = GROUPS = (
+    "same recipe",
+    "in range",
+    "drift",
+    "drift, changed recipe",
+    "outside",
+)
+"""Benign ones of the base's recipe and of recipes as `varied` draws them; drifted ones of both; and harmless changes
+that shadows do not make."""
 
 RECIPE = TrainingRecipe()
 UPDATE_MODES = ("retrain", "finetune")
@@ -64,31 +76,40 @@ def datasets(folder: str) -> dict[str, DataSet]:
     """Returns the data sets of the suite by name. `folder` holds their standard files."""
     fashion, mnist, cifar = (f"{name}:{folder}" for name in ("fashion-mnist", "mnist", "cifar10"))
     sets = (
-        DataSet("digits", "digits", "mlp:1x8x8:48:10", 1000, None, (1, 4, 6), ((3, 8), (1, 7), (0, 6)), 2, 12, 2),
+        DataSet("digits", "digits", "mlp:1x8x8:48:10", 1000, None, (1, 4, 6), ((3, 8), (1, 7), (0, 6)), 2, 100, 2),
         DataSet(
             "fashion-mnist", fashion, "convnet:1x28x28:16,32:64:10", 20000, mnist, (7, 2, 5, 9),
-            ((0, 6), (5, 7), (3, 8), (2, 4)), 4, 21, 4,
+            ((0, 6), (5, 7), (3, 8), (2, 4)), 4, 50, 4,
         ),
-        DataSet("mnist", mnist, "mlp:1x28x28:128:10", 20000, fashion, (4, 7, 2), ((4, 9), (3, 8), (0, 1)), 2, 12, 2),
+        DataSet("mnist", mnist, "mlp:1x28x28:128:10", 20000, fashion, (4, 7, 2), ((4, 9), (3, 8), (0, 1)), 2, 100, 2),
         DataSet(
             "cifar10", cifar, "convnet:3x32x32:16,32:64:10", 20000, None, (7, 4, 9), ((3, 5), (1, 9), (0, 6)),
-            2, 12, 2,
+            2, 100, 2,
         ),
     )  # fmt: skip
     return {s.name: s for s in sets}
 
 
-def benign_changes(data: DataSet) -> dict[str, list[tuple[TrainingRecipe, int]]]:
-    """Returns recipes and sizes of benign candidates that were not made quite as the base was."""
-    epochs = RECIPE.epochs_for(data.size)
-    return {
-        "augmentation": [(replace(RECIPE, augment=f"shift:{n}"), data.size) for n in (1, 2)],
-        "batch size": [(replace(RECIPE, batch_size=n), data.size) for n in (32, 128)],
-        "learning rate": [(replace(RECIPE, learning_rate=RECIPE.learning_rate * f), data.size) for f in (0.5, 2.0)],
-        "epochs": [(replace(RECIPE, epochs=round(epochs * f)), data.size) for f in (0.7, 1.3)],
-        "label smoothing": [(replace(RECIPE, label_smoothing=s), data.size) for s in (0.05, 0.1)],
-        "more data": [(RECIPE, round(1.2 * data.size))],
+def changes_outside(data: DataSet) -> dict[str, tuple[TrainingRecipe, int, str | None]]:
+    """Returns recipe, size and what is planted of candidates that were made otherwise than any shadow is."""
+    epochs, size = RECIPE.epochs_for(data.size), data.size
+    recipes = {
+        "epochs x 4": replace(RECIPE, epochs=4 * epochs),
+        "epochs / 4": replace(RECIPE, epochs=max(1, epochs // 4)),
+        "learning rate x 4": replace(RECIPE, learning_rate=4 * RECIPE.learning_rate),
+        "learning rate / 8": replace(RECIPE, learning_rate=RECIPE.learning_rate / 8),
+        "batch size x 8": replace(RECIPE, batch_size=8 * RECIPE.batch_size),
+        "shift of 4 pixels": replace(RECIPE, augment="shift:4"),
+        "mirrored": replace(RECIPE, augment="flip"),
+        "label smoothing .25": replace(RECIPE, label_smoothing=0.25),
+        "SGD": replace(RECIPE, optimizer="sgd", learning_rate=0.05),
+        "weight decay .1": replace(RECIPE, weight_decay=0.1),
     }
+    found: dict[str, tuple[TrainingRecipe, int, str | None]] = {k: (r, size, None) for k, r in recipes.items()}
+    found["20 % more data"] = (RECIPE, round(1.2 * size), None)
+    found["30 % less data"] = (RECIPE, round(0.7 * size), None)
+    found["half of one class"] = (RECIPE, size, f"remove:{data.classes[0]},0.5")
+    return found
 
 
 def drifts(data: DataSet) -> list[tuple[str, int, str, tuple[int, ...]]]:
@@ -117,13 +138,25 @@ def drifts(data: DataSet) -> list[tuple[str, int, str, tuple[int, ...]]]:
     return found
 
 
-def candidates(data: DataSet) -> list[Candidate]:
-    """Returns all candidates of a data set, the same for both update modes. Each has the next base in turn."""
-    plans: list[Candidate] = [Candidate(0, "same recipe", 0, RECIPE, data.size) for _ in range(data.benign)]
-    for kind, recipes in benign_changes(data).items():
-        for i in range(max(1, data.benign // 3)):
-            recipe, size = recipes[i % len(recipes)]
-            plans.append(Candidate(0, kind, 0, recipe, size))
-    for kind, strength, spec, concerned in drifts(data):
-        plans.append(Candidate(0, kind, 0, RECIPE, data.size, strength, spec, concerned))
-    return [replace(plan, base=i % data.bases, seed=5000 + i) for i, plan in enumerate(plans)]
+def candidates(data: DataSet, benign: int | None = None) -> list[Candidate]:
+    """Returns all candidates of a data set, the same for both update modes.
+
+    benign  overrides that of the data set
+
+    Each base has its own benign candidates. Of the others, each follows the next base in turn.
+    """
+
+    def varied(number: int) -> TrainingRecipe:
+        return RECIPE.varied(9_000_000 + number, data.size)
+
+    numbers = range(data.bases * (data.benign if benign is None else benign))
+    own = [Candidate(i % data.bases, SAME, SAME, 20000 + i, RECIPE, data.size) for i in numbers]
+    own += [Candidate(i % data.bases, IN_RANGE, IN_RANGE, 30000 + i, varied(i), data.size) for i in numbers]
+    for i, (kind, strength, spec, concerned) in enumerate(drifts(data)):
+        plan = Candidate(i % data.bases, DRIFT, kind, 5000 + i, RECIPE, data.size, strength, spec, concerned)
+        own.append(plan)
+        own.append(replace(plan, group=DRIFT_IN_RANGE, seed=45000 + i, recipe=varied(100_000 + i)))
+    for i, (kind, (recipe, size, planted)) in enumerate(changes_outside(data).items()):
+        for k in range(2 * data.bases):
+            own.append(Candidate(k % data.bases, OUTSIDE, kind, 50000 + 100 * i + k, recipe, size, drift=planted))
+    return own

@@ -1,10 +1,11 @@
 """How well does pydrift separate drifted from benign candidates, and how well do the methods without it?
 
-The suite trains base models, benign candidates (other seeds, samples and recipes) and candidates with drifts planted at
-three strengths. It calibrates on each base, judges every candidate of it by every method, and prints one table for each
-data set and update mode. Models and calibrations are kept in `--resume-dir` and not made twice.
+The suite trains base models, benign candidates, candidates with drifts planted at three strengths, by the base's recipe
+and by changed ones, and candidates whose recipe no shadow has. For each base it calibrates on several draws of shadows.
+Every candidate is judged by the shadows of its recipe where it has the base's, and as one of unknown recipe. Models and
+calibrations are kept in `--resume-dir` and not made twice. bench/drift/protocol.md says what was fixed before.
 
-    python -m bench.drift.suite --data data --set digits --set fashion-mnist --json bench/results/drift_suite.json
+    python -m bench.drift.suite --data data --set digits --json bench/results/drift_suite_digits.json
     python -m bench.drift.suite --quick
 """
 
@@ -17,7 +18,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
-from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.common.digest import digest_of
 from bench.common.harness import machine
 from bench.common.options import script_parser
 from bench.drift.alternatives import Alternatives
-from bench.drift.candidates import UPDATE_MODES, Candidate, DataSet, candidates, datasets
+from bench.drift.candidates import DRIFT, OUTSIDE, RECIPE, SAME, UPDATE_MODES, Candidate, DataSet, candidates, datasets
 from bench.drift.models import base_job, candidate_job, train_all
-from bench.drift.summary import OURS, WITH_DATA, print_tables
+from bench.drift.summary import OURS, OURS_UNKNOWN, OURS_VARIED, WITH_DATA, Row
+from bench.drift.tables import print_cell
 from pydrift import DriftAuditor
 from pydrift.core.files import write_atomic
 from pydrift.data import LabelledImages, load_data
 from pydrift.drift.calibration import Calibration
-from pydrift.drift.responses import Responses, candidate_responses, reference_responses, select_models
+from pydrift.drift.responses import candidate_responses, reference_responses, select_models
 from pydrift.drift.verdict import Evidence, decide
+from pydrift.inversion.gray import GrayData
 from pydrift.models.classifier import exact_arithmetic, freeze
 from pydrift.models.file import load_model
-from pydrift.shadows import train_shadows, update_draw
 
 ALPHA, SHADOWS, RESTARTS = 0.05, 32, 4
 CPU = torch.device("cpu")
@@ -55,11 +57,11 @@ def suite_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--update-mode", action="append", choices=UPDATE_MODES, help="use this mode; may be repeated. Default: both"
     )
-    parser.add_argument("--shadows", type=int, default=SHADOWS, help="calibrate on so many shadows")
+    parser.add_argument("--base", type=int, action="append", help="only this base; may be repeated. Default: all")
+    parser.add_argument("--draws", type=int, default=6, help="calibrate each base so often, each time on other shadows")
+    parser.add_argument("--benign", type=int, help="so many benign candidates of a base and group")
+    parser.add_argument("--shadows", type=int, default=SHADOWS, help="calibrate on so many shadows of each kind")
     parser.add_argument("--restarts", type=int, default=RESTARTS, help="invert so many gray images of a class")
-    parser.add_argument(
-        "--recipes", default="varied", choices=("varied", "same"), help="vary the shadows' recipes or not"
-    )
     parser.add_argument("--probes", help="decide by these probes only, separated by commas (an ablation)")
     parser.add_argument("--no-alternatives", action="store_true", help="leave out all methods but pydrift")
     parser.add_argument("--quick", action="store_true", help="use digits, and one candidate of each kind and strength")
@@ -73,129 +75,144 @@ def suite_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def chosen_candidates(data: DataSet, quick: bool) -> list[Candidate]:
-    """Returns all candidates of a data set, or one of each kind and strength, all of the first base."""
-    found = candidates(data)
-    if not quick:
-        return found
-    first = {(c.kind, c.strength): c for c in reversed(found)}
-    return [replace(c, base=0) for c in found if first[c.kind, c.strength] is c]
+def chosen_candidates(options: argparse.Namespace, data: DataSet) -> list[Candidate]:
+    """Returns all candidates of the chosen bases, or one of each kind and strength, all of the first base."""
+    if options.quick:
+        found = candidates(data, 4)
+        first = {(c.group, c.kind, c.strength): c for c in reversed(found)}
+        kept = [c for c in found if c.benign or first[c.group, c.kind, c.strength] is c]
+        return [replace(c, base=0) for c in kept if not c.benign or c.base == 0]
+    return [c for c in candidates(data, options.benign) if options.base is None or c.base in options.base]
 
 
-def calibrate_base(options: argparse.Namespace, data: DataSet, mode: str, base: int, folder: Path) -> Calibration:
-    """Returns the calibration of a base on the whole pool of training data.
+def calibrate_base(
+    options: argparse.Namespace, data: DataSet, mode: str, base: int, draw: int, folder: Path
+) -> Calibration:
+    """Returns a calibration of a base on the whole pool of training data, with both nulls.
 
-    It is kept in a folder named after what it depends on. Shadows depend neither on how many others there are nor on
-    what is done with them. So those that DriftAuditor would train are trained once, SHADOWS of them or more.
-    DriftAuditor gets them as if the user's own training had made them.
+    It is kept in a folder named after what it depends on.
     """
-    trained_count = max(options.shadows, SHADOWS)
     file = base_job(data, base).file(folder)
-    made_from = [file.name, mode, options.shadows, options.restarts, options.recipes, Calibration.format.schema_version]
-    where = folder / f"calibration-{_hash(made_from)}"
+    made_from = {"base": file.name, "mode": mode, "shadows": options.shadows, "restarts": options.restarts}
+    made_from |= {"draw": draw, "version": Calibration.format.schema_version}
+    where = folder / f"calibration-{digest_of(made_from, 16)}"
     if not (where / "MANIFEST.json").exists():
-        images = load_data(data.source)
-        bank = train_shadows(
-            file,
-            images,
-            trained_count,
-            update_mode=mode,
-            draw=update_draw(len(images), None, data.size),  # candidates are drawn from the same images
-            recipes=options.recipes,
-            seed=base,
-            resume_dir=folder / f"shadows-{_hash([file.name, mode, trained_count, options.recipes])}",
-            device="cpu",
-        )
-        trained = iter(bank.models())
         auditor = DriftAuditor(
             file,
             options.shadows,
             mode,
             options.restarts,
-            base,
-            train=lambda *_: next(trained),  # DriftAuditor asks for one after the other
-            size=data.size,
+            base + 1000 * draw,
+            size=data.size,  # candidates are drawn from the same images
             device="cpu",
+            resume_dir=folder / f"work-{where.name}",
         )
-        auditor.fit(images).save(where)
+        auditor.fit(load_data(data.source)).save(where)
     return Calibration.load(where)
 
 
-def _hash(made_from: list[Any]) -> str:
-    return sha256(repr(made_from).encode()).hexdigest()[:16]
-
-
-def judge_base(options: argparse.Namespace, data: DataSet, mode: str, base: int) -> list[dict[str, Any]]:
-    """Returns what every method says of every candidate of one base."""
+def judge_base(options: argparse.Namespace, data: DataSet, mode: str, base_draw: tuple[int, int]) -> list[Row]:
+    """Returns what every method says of every candidate of one base, by one draw of shadows."""
     torch.set_num_threads(1)
+    base, draw = base_draw
     folder = options.resume_dir / data.name
-    fitted = calibrate_base(options, data, mode, base, folder)
-    test = load_data(data.source, "test")
-    models = [freeze(m, fitted.input_shape, CPU) for m in (fitted.base.module, *fitted.shadows)]
-    of_known = reference_responses(models, test, lambda: None)
-    alternatives = Alternatives(fitted.base.module, test)
-    rows = []
-    for candidate in chosen_candidates(data, options.quick):
-        if candidate.base != base:
+    fitted = calibrate_base(options, data, mode, base, draw, folder)
+    test = load_data(data.source, "test") if draw == 0 else None
+    judges = {kind: Judge(options, fitted, kind, test) for kind in fitted.nulls}
+    alternatives = None if test is None or options.no_alternatives else Alternatives(fitted.base.module, test)
+    rows: list[Row] = []
+    for i, candidate in enumerate(chosen_candidates(options, data)):
+        # Benign candidates and outsiders are many: each draw judges another third of the first, and the first draw the
+        # others.
+        late = candidate.group == OUTSIDE and draw > 0
+        if candidate.base != base or late or (candidate.benign and draw > 0 and (i // data.bases + draw) % 3):
             continue
         module = load_model(candidate_job(data, mode, candidate, folder).file(folder)).module
         began = time.process_time()
+        methods: dict[str, Any] = {}
         with exact_arithmetic():
-            methods = _verdicts(options, fitted, models, of_known, module, test)
-        row: dict[str, Any] = {"candidate": asdict(candidate), "judging_s": time.process_time() - began}
-        if not options.no_alternatives:
+            gray = fitted.attack.invert(freeze(module, fitted.input_shape, CPU), fitted.restarts, fitted.seed)
+            if candidate.recipe == RECIPE:
+                methods |= judges["same"].verdicts(module, gray, known=True)
+            methods |= judges["varied"].verdicts(module, gray, known=candidate.group != OUTSIDE)
+        row: Row = {"candidate": asdict(candidate), "draw": draw, "judging_s": time.process_time() - began}
+        if alternatives is not None and candidate.group in (SAME, DRIFT):
             found = alternatives.findings(module, candidate.drift, candidate.seed)
             methods |= {name: asdict(finding) for name, finding in found.items()}
         rows.append({**row, "methods": methods})
     return rows
 
 
-def _verdicts(
-    options: argparse.Namespace,
-    fitted: Calibration,
-    models: list[Any],
-    of_known: Responses,
-    module: torch.nn.Module,
-    test: LabelledImages,
-) -> dict[str, Any]:
-    """Returns pydrift's verdicts without and with reference data, as DriftAuditor.compare makes them.
+class Judge:
+    """The verdicts of one null, as DriftAuditor.compare makes them.
 
     Two things that it adds are left out. There a model that is the base itself is stable, and a base unlike its shadows
     leaves all classes inconclusive.
     """
-    candidate = freeze(module, fitted.input_shape, CPU)
-    gray = fitted.attack.invert(candidate, fitted.restarts, fitted.seed)
-    of_candidate, confidence = candidate_responses(models, candidate, fitted.consensus, gray.images, lambda: None)
-    recognition = fitted.compare_recognition(confidence, gray)
-    probes = options.probes.split(",") if options.probes else list(of_candidate)
-    benign, own = ({probe: found[probe] for probe in probes} for found in (fitted.responses, of_candidate))
-    of_data = select_models(reference_responses([candidate], test, lambda: None), 0)
-    found = {}
-    for name, known, responses in ((OURS, benign, own), (WITH_DATA, benign | of_known, own | of_data)):
-        shadows = select_models(known, slice(1, None))
-        evidence = Evidence(shadows, responses, fitted.confidence, fitted.class_names, recognition=recognition)
+
+    def __init__(
+        self, options: argparse.Namespace, fitted: Calibration, kind: str, test: LabelledImages | None
+    ) -> None:
+        self._options, self._fitted, self._kind, self._test = options, fitted, kind, test
+        self._null = fitted.nulls[kind]
+        self._models = [freeze(m, fitted.input_shape, CPU) for m in (fitted.base.module, *self._null.shadows)]
+        self._of_test = {} if test is None else reference_responses(self._models, test, lambda: None)
+
+    def verdicts(self, module: torch.nn.Module, gray: GrayData, known: bool) -> dict[str, Any]:
+        """Returns the verdicts without and, on the first draw, with test images.
+
+        known  whether its recipe is among the shadows'. If so and they vary, it is also judged as if nobody knew.
+        """
+        candidate = freeze(module, self._fitted.input_shape, CPU)
+        own, confidence = candidate_responses(self._models, candidate, self._null.consensus, gray.images, lambda: None)
+        recognition = self._null.compare_recognition(confidence, gray)
+        probes = self._options.probes.split(",") if self._options.probes else list(own)
+        benign, own = ({probe: found[probe] for probe in probes} for found in (self._null.responses, own))
+        asked = [("", benign, own)]
+        if self._test is not None:
+            of_data = select_models(reference_responses([candidate], self._test, lambda: None), 0)
+            asked.append((WITH_DATA, benign | self._of_test, own | of_data))
+        found = {}
+        for suffix, responses, of_candidate in asked:
+            evidence = Evidence(
+                select_models(responses, slice(1, None)),
+                of_candidate,
+                self._null.confidence,
+                self._fitted.class_names,
+                recognition=recognition,
+                varied=self._kind == "varied",
+                exchanges=self._null.exchanges,
+            )
+            if known:
+                found[(OURS if self._kind == "same" else OURS_VARIED) + suffix] = self._judge(evidence)
+            if self._kind == "varied":
+                found[OURS_UNKNOWN + suffix] = self._judge(replace(evidence, recipe_known=False))
+        return found
+
+    def _judge(self, evidence: Evidence) -> dict[str, Any]:
         verdict = decide(evidence, ALPHA)
-        p_values = [1.0 if c.p_value is None else c.p_value for c in verdict.classes]
-        found[name] = {
-            "score": -float(np.log10(min(p_values))),
+        scores = [-np.inf if c.drift_score is None else c.drift_score for c in verdict.classes]
+        return {
+            "score": float(max(scores)),
+            "p": verdict.p_value,
             "alarm": verdict.verdict == "drift",
-            "first": int(np.argmin(p_values)),
+            "first": int(np.argmax(scores)),
             "verdict": verdict.verdict,
-            "p_values": p_values,
+            "outside": any("outside what was calibrated" in reason for reason in verdict.reasons),
             "named": [c.index for c in verdict.classes if c.verdict == "drift"],
-            "base_p_value": fitted.base_p_value,
+            "base_p_value": self._null.base_p_value,
         }
-    return found
 
 
-def cell(options: argparse.Namespace, data: DataSet, mode: str) -> list[dict[str, Any]]:
+def cell(options: argparse.Namespace, data: DataSet, mode: str) -> list[Row]:
     """Returns what every method says of every candidate of one data set and update mode."""
-    folder, wanted = options.resume_dir / data.name, chosen_candidates(data, options.quick)
+    folder, wanted = options.resume_dir / data.name, chosen_candidates(options, data)
     bases = sorted({c.base for c in wanted})
     list(train_all([base_job(data, b) for b in bases], folder, options.workers))
     list(train_all([candidate_job(data, mode, c, folder) for c in wanted], folder, options.workers))
+    jobs = [(base, draw) for draw in range(1 if options.quick else options.draws) for base in bases]
     with ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
-        return [row for rows in pool.map(partial(judge_base, options, data, mode), bases) for row in rows]
+        return [row for rows in pool.map(partial(judge_base, options, data, mode), jobs) for row in rows]
 
 
 def main() -> None:
@@ -205,7 +222,7 @@ def main() -> None:
     for name in options.set or (["digits"] if options.quick else list(sets)):
         for mode in options.update_mode or UPDATE_MODES:
             cells.append({"set": name, "update_mode": mode, "rows": cell(options, sets[name], mode)})
-            print_tables(cells[-1])
+            print_cell(cells[-1])
             if options.json is not None:
                 stated = {k: str(v) for k, v in vars(options).items() if k not in ("data", "resume_dir", "json")}
                 result = {"machine": machine(CPU), "options": stated, "cells": cells}

@@ -1,17 +1,31 @@
 """The figures of the drift suite, computed from its rows."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from bench.common.intervals import exact_interval
+from bench.drift.candidates import DRIFT, SAME
 
 BLIND = 0.01  # where accuracy on current data moves by less, a team sees no change
-OURS, WITH_DATA = "pydrift, gray only", "pydrift, with reference data"
+OURS, OURS_VARIED, OURS_UNKNOWN = "pydrift", "pydrift, varied shadows", "pydrift, recipe not known"
+WITH_DATA = ", with test images"
 STRENGTHS = ("subtle", "between", "blatant")
+RESAMPLES = 2000  # of calibrations, for an interval
+
+Row = dict[str, Any]
+"""A candidate, the draw of shadows that judged it, and what every method says of it."""
+
+
+def judged(rows: Iterable[Row], method: str, groups: Iterable[str]) -> list[tuple[dict, dict, tuple[int, int]]]:
+    """Candidates of these groups that the method judged: candidate, finding, and which calibration judged it."""
+    wanted = set(groups)
+    return [
+        (row["candidate"], row["methods"][method], (row["candidate"]["base"], row["draw"]))
+        for row in rows
+        if row["candidate"]["group"] in wanted and method in row["methods"]
+    ]
 
 
 def auroc(drifted: np.ndarray, benign: np.ndarray) -> float:
@@ -19,97 +33,97 @@ def auroc(drifted: np.ndarray, benign: np.ndarray) -> float:
     return float(stats.mannwhitneyu(drifted, benign).statistic / (len(drifted) * len(benign)))
 
 
-def summary(rows: list[dict[str, Any]], method: str, keep: Callable[[dict[str, Any]], bool] = lambda row: True) -> dict:
-    """Returns one line of the table, for the drifted candidates that `keep` accepts and all benign ones.
+def clustered(values: np.ndarray, clusters: list[tuple[int, int]]) -> tuple[float, float]:
+    """The 95 % interval of a mean, by a bootstrap of whole calibrations: candidates of one share its luck."""
+    groups = [values[[c == one for c in clusters]] for one in sorted(set(clusters))]
+    sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
+    drawn = np.random.default_rng(0).integers(0, len(groups), (RESAMPLES, len(groups)))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
-    auroc, found_at_5  of the scores; the share above the 95 % quantile of the benign scores
-    first              share of candidates whose first class has drifted
-    named_right        of the classes that the method names, the share that has drifted
-    named_found        of the classes that have drifted, the share that the method names
-    found              share of drifted candidates that the method's own rule finds
-    false_alarms       the same of benign candidates, with its exact 95 % interval
+
+def upper_limit(alarms: np.ndarray, clusters: list[tuple[int, int]]) -> float:
+    """The upper 95 % limit of a rate: the larger of the exact one-sided limit and the clustered one."""
+    count, found = len(alarms), int(alarms.sum())
+    exact = float(stats.beta.isf(0.05, found + 1, count - found)) if found < count else 1.0
+    return max(exact, clustered(alarms.astype(float), clusters)[1])
+
+
+def summary(
+    rows: list[Row],
+    method: str,
+    benign: str = SAME,
+    drifted: str = DRIFT,
+    keep: Callable[[Row], bool] = lambda row: True,
+) -> dict[str, Any]:
+    """Returns the figures of one method, of the drifted candidates that `keep` accepts and all benign ones.
+
+    auroc, found_at_5   of the scores; the share above the 95 % quantile of the benign scores. pydrift's scores are
+                        minus log p, which any two calibrations share
+    first               share of candidates whose first class has drifted
+    named_right         of the classes that the method names, the share that has drifted
+    named_found         of the classes that have drifted, the share that the method names
+    found, worst        share of drifted candidates that the method's own rule finds; in the worst draw of shadows
+    false_alarms        the same of benign candidates; limit: its upper 95 % limit
+    p_02, p_05          shares of benign candidates with p <= .2 and <= .5
     """
-    found = [(row["candidate"], row["methods"][method]) for row in rows]
-    benign = [m for u, m in found if u["drift"] is None]
-    drifted = [(row["candidate"], row["methods"][method]) for row in rows if row["candidate"]["drift"] and keep(row)]
-    scores = np.array([m["score"] for m in benign])
-    found_scores = np.array([m["score"] for _, m in drifted])
-    threshold = np.quantile(scores, 0.95)
-    first = [m["first"] in u["classes"] for u, m in drifted if u["classes"]]  # naming no class is wrong
-    named = [(set(m["named"]), set(u["classes"])) for u, m in drifted if u["classes"] and m.get("named")]
+    of_benign = judged(rows, method, [benign])
+    of_drifted = judged([row for row in rows if keep(row)], method, [drifted])
+    scores, found_scores = (np.array([_order(m) for _, m, _ in side]) for side in (of_benign, of_drifted))
+    first = [m["first"] in u["classes"] for u, m, _ in of_drifted if u["classes"]]  # naming no class is wrong
+    named = [(set(m["named"]), set(u["classes"])) for u, m, _ in of_drifted if u["classes"] and m.get("named")]
     line: dict[str, Any] = {
         "auroc": auroc(found_scores, scores),
-        "found_at_5": float((found_scores > threshold).mean()),
-        "first": float(np.mean(first)) if first and any(m["first"] is not None for _, m in drifted) else None,
+        "found_at_5": float((found_scores > np.quantile(scores, 0.95)).mean()),
+        "first": float(np.mean(first)) if first and any(m["first"] is not None for _, m, _ in of_drifted) else None,
         "named_right": float(np.mean([len(n & c) / len(n) for n, c in named])) if named else None,
         "named_found": float(np.mean([len(n & c) / len(c) for n, c in named])) if named else None,
+        "drifted": len(of_drifted),
+        "benign": len(of_benign),
         "found": None,
         "false_alarms": None,
-        "interval": None,
-        "drifted": len(drifted),
-        "benign": len(benign),
     }
-    if benign[0]["alarm"] is not None:
-        alarms = sum(bool(m["alarm"]) for m in benign)
-        low, high = exact_interval(alarms, len(benign))
-        line["found"] = float(np.mean([bool(m["alarm"]) for _, m in drifted]))
-        line["false_alarms"], line["interval"] = alarms / len(benign), [low, high]
+    if of_benign[0][1]["alarm"] is not None:
+        alarms, found = (np.array([bool(m["alarm"]) for _, m, _ in side]) for side in (of_benign, of_drifted))
+        draws = [draw for _, _, (_, draw) in of_drifted]
+        line |= {
+            "found": float(found.mean()),
+            "worst": min(float(found[[d == draw for d in draws]].mean()) for draw in set(draws)),
+            "false_alarms": float(alarms.mean()),
+            "alarms": int(alarms.sum()),
+            "limit": upper_limit(alarms, [where for _, _, where in of_benign]),
+        }
+    if "p" in of_benign[0][1]:
+        p = np.array([1.0 if m["p"] is None else m["p"] for _, m, _ in of_benign])
+        line |= {"p_02": float((p <= 0.2).mean()), "p_05": float((p <= 0.5).mean())}
     return line
 
 
-def accuracy_blind(row: dict[str, Any]) -> bool:
+def shares(rows: list[Row], method: str, group: str, kind: str | None = None) -> dict[str, float]:
+    """How often a method says drift, that the recipe is outside what was calibrated, and stable."""
+    found = [m for u, m, _ in judged(rows, method, [group]) if kind in (None, u["kind"])]
+    outside = [bool(m["outside"]) for m in found]
+    return {
+        "candidates": len(found),
+        "drift": float(np.mean([m["alarm"] for m in found])),
+        "recipe": float(np.mean(outside)),
+        "stable": float(np.mean([m["verdict"] == "stable" for m in found])),
+    }
+
+
+def _order(finding: dict[str, Any]) -> float:
+    """What orders candidates: minus log p of the whole audit where there is one, else the method's own score."""
+    if "p" not in finding:
+        return float(finding["score"])
+    return 0.0 if finding["p"] is None else -float(np.log10(finding["p"]))
+
+
+def accuracy_blind(row: Row) -> bool:
     """Whether accuracy on current data does not show the candidate's drift."""
-    return abs(row["methods"]["accuracy, current set"]["score"]) < BLIND
+    found = row["methods"].get("accuracy, current set")
+    return found is not None and abs(found["score"]) < BLIND
 
 
-def is_kind(row: dict[str, Any], kind: str, strength: int) -> bool:
+def is_kind(row: Row, kind: str, strength: int) -> bool:
     """Whether the candidate is of this kind and strength."""
     return (row["candidate"]["kind"], row["candidate"]["strength"]) == (kind, strength)
-
-
-def print_tables(cell: dict[str, Any]) -> None:
-    """Prints the tables of one data set and update mode."""
-    rows = cell["rows"]
-    methods = list(rows[0]["methods"])
-    print(
-        f"\n{cell['set']}, {cell['update_mode']}: {sum(r['candidate']['drift'] is None for r in rows)} benign "
-        f"candidates, {sum(r['candidate']['drift'] is not None for r in rows)} drifted ones"
-    )
-    print(f"{'':36}AUROC  found at 5 %  first  own rule: found  named right, of all  false alarms")
-    for method in methods:
-        _print_line(method, summary(rows, method))
-    if "accuracy, current set" in methods:
-        print("where accuracy on current data moves by less than 1 %:")
-        for method in methods:
-            _print_line(method, summary(rows, method, accuracy_blind))
-    print(f"{OURS}, AUROC and found at 5 %, by kind and strength:")
-    for kind in dict.fromkeys(row["candidate"]["kind"] for row in rows if row["candidate"]["drift"] is not None):
-        parts = []
-        for strength, word in enumerate(STRENGTHS):
-            line = summary(rows, OURS, partial(is_kind, kind=kind, strength=strength))
-            parts.append(f"{word} {line['auroc']:.2f} {line['found_at_5']:4.0%}")
-        print(f"  {kind:10}", "   ".join(parts))
-    p_values = np.concatenate([r["methods"][OURS]["p_values"] for r in rows if r["candidate"]["drift"] is None])
-    test = stats.kstest(p_values, "uniform")
-    shares = ", ".join(f"{(p_values <= p).mean():.1%} <= {p:g}" for p in (0.01, 0.05, 0.5))
-    print(
-        f"p of the classes of benign candidates: {shares}; Kolmogorov-Smirnov distance from uniform "
-        f"{test.statistic:.3f}, p {test.pvalue:.0e} if classes were independent"
-    )
-    kinds: dict[str, list[bool]] = {}
-    for row in rows:
-        if row["candidate"]["drift"] is None:
-            kinds.setdefault(row["candidate"]["kind"], []).append(row["methods"][OURS]["alarm"])
-    print("false alarms by change:", ", ".join(f"{kind} {sum(a)}/{len(a)}" for kind, a in kinds.items()), flush=True)
-
-
-def _print_line(method: str, line: dict[str, Any]) -> None:
-    def percent(value: float | None) -> str:
-        return "" if value is None else f"{value:.0%}"
-
-    alarms = percent(line["false_alarms"])
-    if line["interval"] is not None:
-        alarms += f" [{line['interval'][0]:.0%}, {line['interval'][1]:.0%}]"
-    parts = [percent(line[name]) for name in ("found_at_5", "first", "found")]
-    named = ", ".join(filter(None, (percent(line[name]) for name in ("named_right", "named_found"))))
-    print(f"{method:36}{line['auroc']:.3f}  {parts[0]:>12}  {parts[1]:>5}  {parts[2]:>15}  {named:>19}  {alarms}")

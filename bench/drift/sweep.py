@@ -17,9 +17,9 @@ import torch
 
 from bench.common.harness import write_result
 from bench.common.options import script_parser
-from bench.drift.candidates import UPDATE_MODES, datasets
+from bench.drift.candidates import DRIFT_IN_RANGE, IN_RANGE, UPDATE_MODES, datasets
 from bench.drift.suite import RESTARTS, SHADOWS, cell, suite_parser
-from bench.drift.summary import OURS, WITH_DATA, summary
+from bench.drift.summary import OURS, OURS_VARIED, summary
 
 
 def main() -> None:
@@ -34,14 +34,14 @@ def main() -> None:
     options = parser.parse_args()
     sets, lines = datasets(options.data), list[dict[str, Any]]()
     grid = [*product(options.shadows, [RESTARTS]), *product([SHADOWS], options.restarts)]
-    kept = ["--no-alternatives", "--resume-dir", options.resume_dir, "--workers", options.workers]
+    kept = ["--no-alternatives", "--draws", "1", "--resume-dir", options.resume_dir, "--workers", options.workers]
     for name, mode in product(options.set or sets, options.update_mode or UPDATE_MODES):
         print(f"{name}, {mode}: AUROC, found at 5 %, right class first, found by the own rule, false alarms")
         for shadows, restarts in dict.fromkeys(grid):
             numbers = ["--shadows", str(shadows), "--restarts", str(restarts)]
             rows = cell(suite_parser().parse_args([*kept, *numbers]), sets[name], mode)
             line = {"set": name, "update_mode": mode, "shadows": shadows, "restarts": restarts}
-            line |= {"gray only": summary(rows, OURS), "with reference data": summary(rows, WITH_DATA)}
+            line |= {"same": summary(rows, OURS), "varied": summary(rows, OURS_VARIED, IN_RANGE, DRIFT_IN_RANGE)}
             lines.append(line)
             print(f"  {shadows:2} shadows, {restarts:2} restarts:", _text(line), flush=True)
             write_result(options.json, torch.device("cpu"), lines=lines)
@@ -49,7 +49,7 @@ def main() -> None:
 
 def _text(line: dict[str, Any]) -> str:
     parts = []
-    for method in ("gray only", "with reference data"):
+    for method in ("same", "varied"):
         found = line[method]
         shares = [found[name] for name in ("found_at_5", "first", "found", "false_alarms")]
         parts.append(f"{method} {found['auroc']:.3f}, " + ", ".join(f"{share:.0%}" for share in shares))

@@ -5,21 +5,31 @@ python -m bench.drift.tables bench/results/drift_suite_*.json
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
-from bench.drift.summary import OURS, STRENGTHS, WITH_DATA, accuracy_blind, is_kind, summary
+from bench.drift.candidates import DRIFT, DRIFT_IN_RANGE, IN_RANGE, OUTSIDE, SAME
+from bench.drift.summary import (
+    OURS,
+    OURS_UNKNOWN,
+    OURS_VARIED,
+    STRENGTHS,
+    WITH_DATA,
+    Row,
+    accuracy_blind,
+    is_kind,
+    judged,
+    shares,
+    summary,
+)
 
 SETS = {"fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "mnist": "MNIST", "digits": "digits"}
 METHODS = {
     OURS: "**pydrift**, gray data only",
-    WITH_DATA: "pydrift, test images too",
+    OURS + WITH_DATA: "pydrift, test images too",
     "accuracy, current set": "accuracy on current data",
     "accuracy of the base, current set": "the base's accuracy on current data",
     "accuracy, original set": "accuracy on the old test set",
@@ -45,6 +55,7 @@ KINDS = {
     "merge": "two classes made one: alike, between, unlike",
 }
 Cell = dict[str, Any]
+Line = dict[str, Any]
 
 
 def main() -> None:
@@ -52,33 +63,44 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+", help="result files of the drift suite")
     cells = [cell for path in parser.parse_args().results for cell in json.loads(path.read_text())["cells"]]
     cells.sort(key=lambda cell: list(SETS).index(cell["set"]))  # stable: the modes keep their order
-    of_all = {method: [summary(cell["rows"], method) for cell in cells] for method in METHODS}
-    blind = {method: [summary(cell["rows"], method, accuracy_blind) for cell in cells] for method in METHODS}
-    table("AUROC, found at 5 %", cells, ((METHODS[m], map(auroc_and_found, of_all[m])) for m in METHODS))
-    for method in (OURS, WITH_DATA):
-        table(METHODS[method], cells, own_rule(of_all[method]))
-    table(
-        "own rule: found, false alarms",
-        cells,
-        ((METHODS[m], map(found_and_alarms, of_all[m])) for m in METHODS if of_all[m][0]["found"] is not None),
-    )
-    table("right class first", cells, ((METHODS[m], (percent(line["first"]) for line in of_all[m])) for m in METHODS))
-    of_most = {m: [summary(cell["rows"], m, not_mirrored) for cell in cells] for m in (OURS, WITH_DATA)}
-    rows = ((METHODS[m], map(auroc_and_found, lines)) for m, lines in of_most.items())
-    table("without mirrored classes: AUROC, found at 5 %", cells, rows)
-    seen = ("drifted candidates", (str(line["drifted"]) for line in blind[OURS]))
-    rows = ((METHODS[m], map(auroc_and_found, blind[m])) for m in METHODS)
-    table("where accuracy on current data moves by < 1 %: AUROC, found at 5 %", cells, (seen, *rows))
-    for method in (OURS, WITH_DATA):
-        for of_cell in (by_strength, found_by_strength):
-            kinds = ((name, [of_cell(cell, kind, method) for cell in cells]) for kind, name in KINDS.items())
-            table(f"{METHODS[method]}: {of_cell.__doc__}", cells, kinds)
-        table(f"{METHODS[method]}: p of the classes of benign candidates", cells, p_values(cells, method))
+    print_tables(cells)
 
 
-def not_mirrored(row: dict[str, Any]) -> bool:
-    """Whether the candidate's drift is no mirrored class."""
-    return bool(row["candidate"]["kind"] != "flip")
+def print_cell(cell: Cell) -> None:
+    """Prints the tables of one data set and update mode."""
+    print_tables([cell])
+
+
+def print_tables(cells: list[Cell]) -> None:
+    """Prints all tables, with a column for each data set and update mode."""
+    table("the recipe is the base's", cells, own_rule(cells, OURS, SAME, DRIFT))
+    if any(cell["set"] == "cifar10" for cell in cells):
+        most = own_rule(cells, OURS, SAME, DRIFT, mirrored=False)
+        table("the same without mirrored classes", cells, [row for row in most if row[0] in OF_DRIFT])
+    table("the recipe has changed in range", cells, own_rule(cells, OURS_VARIED, IN_RANGE, DRIFT_IN_RANGE))
+    table("nobody knows the recipe, which is the base's", cells, own_rule(cells, OURS_UNKNOWN, SAME, DRIFT))
+    unknown = own_rule(cells, OURS_UNKNOWN, IN_RANGE, DRIFT_IN_RANGE)
+    table("nobody knows the recipe, which has changed in range", cells, unknown)
+    table("nobody knows the recipe: says drift, the recipe, stable", cells, outsiders(cells))
+    table("with test images, the recipe is the base's", cells, own_rule(cells, OURS + WITH_DATA, SAME, DRIFT))
+    first = [{**cell, "rows": [row for row in cell["rows"] if row["draw"] == 0]} for cell in cells]
+    if all(any("CKA" in row["methods"] for row in cell["rows"]) for cell in cells):
+        compared = [{method: summary(cell["rows"], method) for method in METHODS} for cell in first]
+        rows: Iterable[tuple[str, list[str]]]
+        rows = ((METHODS[m], [auroc_and_found(lines[m]) for lines in compared]) for m in METHODS)
+        table("first draw of shadows: AUROC, found at 5 %", cells, rows)
+        rows = (
+            (METHODS[m], [f"{percent(lines[m]['found'])}, {percent(lines[m]['false_alarms'])}" for lines in compared])
+            for m in METHODS
+            if compared[0][m]["found"] is not None
+        )
+        table("own rule: found, false alarms", cells, rows)
+        blind = [{method: summary(cell["rows"], method, keep=accuracy_blind) for method in METHODS} for cell in first]
+        seen = ("drifted candidates", [str(lines[OURS]["drifted"]) for lines in blind])
+        rows = ((METHODS[m], [auroc_and_found(lines[m]) for lines in blind]) for m in METHODS)
+        table("where accuracy on current data moves by < 1 %: AUROC, found at 5 %", cells, (seen, *rows))
+    kinds = ((name, [by_strength(cell, kind) for cell in cells]) for kind, name in KINDS.items())
+    table("found by the own rule, the recipe is the base's: subtle, between, blatant", cells, kinds)
 
 
 def table(title: str, cells: list[Cell], rows: Iterable[tuple[str, Iterable[str]]]) -> None:
@@ -89,75 +111,71 @@ def table(title: str, cells: list[Cell], rows: Iterable[tuple[str, Iterable[str]
         names += [f"{SETS[of_set]}, {modes[0]}", *modes[1:]]
     for row in ((title, names), ("---", ["---"] * len(names)), *rows):
         print("|", " | ".join((row[0], *row[1])), "|")
-    print()
+    print(flush=True)
 
 
-def own_rule(lines: list[dict[str, Any]]) -> Iterable[tuple[str, Iterable[str]]]:
-    """Yields the rows about a method's own rule."""
+OF_DRIFT = ("found by the own rule at 0.05, in the worst draw", "AUROC", "right class first")
 
-    def each(of_line: Callable[[dict[str, Any]], str]) -> Iterable[str]:
-        return map(of_line, lines)
 
-    yield (
-        "false alarms at alpha 0.05",
-        each(lambda s: f"{round(s['false_alarms'] * s['benign'])} of {s['benign']} {bounds(s)}"),
+def own_rule(
+    cells: list[Cell], method: str, benign: str, drifted: str, mirrored: bool = True
+) -> list[tuple[str, list[str]]]:
+    """The rows about a method's own rule."""
+
+    def kept(row: Row) -> bool:
+        return mirrored or row["candidate"]["kind"] != "flip"
+
+    lines = [summary(cell["rows"], method, benign, drifted, kept) for cell in cells]
+    return [
+        ("benign, drifted judgements", [f"{s['benign']}, {s['drifted']}" for s in lines]),
+        (
+            "false alarms at alpha 0.05 [upper 95 % limit]",
+            [f"{s['alarms']} = {tenth(s['false_alarms'])} [{tenth(s['limit'])}]" for s in lines],
+        ),
+        ("benign: p <= .2, p <= .5", [f"{s['p_02']:.2f}, {s['p_05']:.2f}" for s in lines]),
+        ("benign: inconclusive", [inconclusive(cell["rows"], method, benign) for cell in cells]),
+        (OF_DRIFT[0], [f"{percent(s['found'])}, {percent(s['worst'])}" for s in lines]),
+        (OF_DRIFT[1], [auroc(s["auroc"]) for s in lines]),
+        (OF_DRIFT[2], [percent(s["first"]) for s in lines]),
+        (
+            "of the classes named, right; of those changed, named",
+            [f"{percent(s['named_right'])}, {percent(s['named_found'])}" for s in lines],
+        ),
+    ]
+
+
+def inconclusive(rows: list[Row], method: str, group: str) -> str:
+    found = [m["verdict"] == "inconclusive" for _, m, _ in judged(rows, method, [group])]
+    return tenth(sum(found) / len(found))
+
+
+def outsiders(cells: list[Cell]) -> Iterable[tuple[str, list[str]]]:
+    """Yields a row for each change that no shadow makes."""
+    kinds = dict.fromkeys(
+        row["candidate"]["kind"] for cell in cells for row in cell["rows"] if row["candidate"]["group"] == OUTSIDE
     )
-    yield "found by the own rule at 0.05", each(lambda s: percent(s["found"]))
-    yield "right class first", each(lambda s: percent(s["first"]))
-    yield (
-        "of the classes named, right; of those changed, named",
-        each(lambda s: f"{percent(s['named_right'])}, {percent(s['named_found'])}"),
-    )
-    yield "benign, drifted candidates", each(lambda s: f"{s['benign']}, {s['drifted']}")
+    for kind in kinds:
+        found = [shares(cell["rows"], OURS_UNKNOWN, OUTSIDE, kind) for cell in cells]
+        yield (
+            kind,
+            [", ".join(f"{round(s[k] * s['candidates'])}" for k in ("drift", "recipe", "stable")) for s in found],
+        )
 
 
-def auroc_and_found(line: dict[str, Any]) -> str:
+def auroc_and_found(line: Line) -> str:
     return f"{auroc(line['auroc'])}, {percent(line['found_at_5'])}"
 
 
-def found_and_alarms(line: dict[str, Any]) -> str:
-    return f"{percent(line['found'])}, {percent(line['false_alarms'])}"
-
-
-def by_strength(cell: Cell, kind: str, method: str) -> str:
-    """AUROC: subtle, between, blatant"""
-    return ", ".join(auroc(line["auroc"], 2) for line in of_kind(cell, kind, method)) or "-"
-
-
-def found_by_strength(cell: Cell, kind: str, method: str) -> str:
-    """found at 5 %: subtle, between, blatant"""
-    lines = of_kind(cell, kind, method)
-    return ", ".join(f"{round(line['found_at_5'] * line['drifted'])} of {line['drifted']}" for line in lines) or "-"
-
-
-def of_kind(cell: Cell, kind: str, method: str) -> list[dict[str, Any]]:
-    """Returns the figures of one kind of drift by strength. Empty where the data set has no such drift."""
+def by_strength(cell: Cell, kind: str) -> str:
+    """Shares of a kind of drift that are found, by strength; - where the data set has no such drift."""
     if not any(row["candidate"]["kind"] == kind for row in cell["rows"]):
-        return []
-    return [
-        summary(cell["rows"], method, partial(is_kind, kind=kind, strength=strength))
+        return "-"
+    found = [
+        summary(cell["rows"], OURS, keep=partial(is_kind, kind=kind, strength=strength))
         for strength in range(len(STRENGTHS))
+        if any(is_kind(row, kind, strength) and OURS in row["methods"] for row in cell["rows"])
     ]
-
-
-def p_values(cells: list[Cell], method: str) -> Iterable[tuple[str, Iterable[str]]]:
-    """Yields the rows about the p-values of benign candidates, which should be uniform."""
-    of_cells = [
-        np.concatenate([r["methods"][method]["p_values"] for r in cell["rows"] if r["candidate"]["drift"] is None])
-        for cell in cells
-    ]
-    for level in (0.01, 0.05, 0.5):
-        yield f"p <= {level:g}", [f"{(p <= level).mean():.1%}" for p in of_cells]
-    tests = [stats.kstest(p, "uniform") for p in of_cells]
-    yield (
-        "Kolmogorov-Smirnov distance from uniform, its p if classes were independent",
-        [f"{test.statistic:.2f}, {test.pvalue:.0e}" for test in tests],
-    )
-
-
-def bounds(line: dict[str, Any]) -> str:
-    low, high = line["interval"]
-    return f"[{100 * low:.0f} %, {100 * high:.0f} %]"
+    return ", ".join(percent(line["found"]) for line in found)
 
 
 def auroc(value: float, digits: int = 3) -> str:
@@ -167,6 +185,10 @@ def auroc(value: float, digits: int = 3) -> str:
 
 def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def tenth(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ So independent models run side by side, each on one thread, and their bits do no
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -31,10 +32,10 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
         one_intra_op_thread() as threads,
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
-        futures = [pool.submit(function, item) for item in items]
+        futures = deque(pool.submit(function, item) for item in items)
         try:
-            for future in futures:
-                yield future.result()
+            while futures:
+                yield futures.popleft().result()  # not kept: results may be large
         finally:
             for future in futures:
                 future.cancel()
