@@ -21,7 +21,8 @@ too much is this module's own design:
 5. Absolute checks come before "stable": the candidate recognises each class (pydrift.drift.soundness), and a planted
    exchange of two classes would be found at this alpha (pydrift.drift.exchange). Of a candidate whose recipe nobody
    stated, what it shows in all classes together must lie within the shadows' range. If it does not, the recipe is
-   outside what was calibrated: that is inconclusive, unless a class stands out even more.
+   outside what was calibrated: that is inconclusive, unless a class stands out even more. Far outside (TOO_FAR), no
+   candidate is stable.
 6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The largest score
    names its class. The others are then measured among each other alone, as if that class did not exist. This goes on
    until none of the rest differs, or too few are left. A class that differed before, but not so, is *related*: it
@@ -45,6 +46,7 @@ STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 FOUND_EXCHANGES = 0.8  # share of the planted exchanges that a null must find to vouch for stability
 OUTSIDE = 0.05  # p of the level of all classes together, at which a recipe is outside what was calibrated
+TOO_FAR = 1e-3  # p of that level, at which no candidate is stable, whatever its recipe
 MEASURED_SHARE = 0.5  # of the classes that must have been measured for an audit to be stable
 PARTNER = 2.5  # a pair with so many times the residual of a class's median pair has drifted together
 STEP_DOWN_CLASSES = 3  # classes that must be left: of two, each is only told from the other
@@ -246,7 +248,7 @@ def _hold_back(
     if unsound is not None:
         tested = {c: replace(findings[c], verdict="inconclusive", reason=None, places={}) for c in measured.classes}
         return findings | tested, (unsound,)
-    weak = _find_weakness(evidence, len(measured.largest) - 1, alpha)
+    weak = _find_excess(measured) or _find_weakness(evidence, len(measured.largest) - 1, alpha)
     unrecognised = find_unrecognised(evidence.recognition)
     for c in measured.classes:
         reason = unrecognised.get(c, weak if findings[c].verdict == "stable" else None)
@@ -266,13 +268,28 @@ def _distrust(evidence: Evidence, measured: DriftScores, findings: dict[int, Cla
         return evidence.recipe_problem
     if not evidence.varied or evidence.recipe_known:
         return None
-    level = ConformalNull(measured.level[:-1]).p_value(float(measured.level[-1]))
+    level = _level_p_value(measured)
     if level > OUTSIDE or min(_adjusted(findings[c]) for c in measured.classes) < level:
         return None
     return (
         f"the recipe is outside what was calibrated: the candidate departs in all classes together (p = {level:.2g}) "
         "and in none of them more than that; state its recipe, or calibrate by it"
     )
+
+
+def _level_p_value(measured: DriftScores) -> float:
+    return ConformalNull(measured.level[:-1]).p_value(float(measured.level[-1]))
+
+
+def _find_excess(measured: DriftScores) -> str | None:
+    """Why the candidate is not stable although no class stands out.
+
+    The residuals forgive what lies along the axes in which shadows vary, however far; the level does not.
+    """
+    level = _level_p_value(measured)
+    if level > TOO_FAR:
+        return None
+    return f"the candidate departs in all classes together as no benign model does (p = {level:.2g})"
 
 
 def _find_weakness(evidence: Evidence, shadows: int, alpha: float) -> str | None:
