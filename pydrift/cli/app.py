@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.limits import MAX_DATA
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +37,6 @@ _ORDER = (
     *("train", "invert", "shadow"),
     "doctor",
 )
-
-_MAX_MEMBERS_BYTES = 1 << 30
 
 
 class Group(TyperGroup):
@@ -193,18 +192,14 @@ def read_test_split(source: str) -> LabelledImages | None:
 
 def read_members(path: Path) -> np.ndarray:
     """The array of an npy file: which images a model was trained on. InputRefused where it is no such file."""
-    import numpy as np
-
+    from pydrift.core.arrays import parse_npy
     from pydrift.core.files import read_file
 
-    raw = read_file(path, _MAX_MEMBERS_BYTES)
+    raw = read_file(path, MAX_DATA)
     try:
-        members = np.load(io.BytesIO(raw), allow_pickle=False)
-        if not isinstance(members, np.ndarray):
-            raise ValueError("an archive, not one array")
-    except (ValueError, EOFError, OSError) as error:
+        return parse_npy(raw)
+    except ValueError as error:
         raise InputRefused(f"{path}: not an npy file of plain numbers: {error}") from error
-    return members
 
 
 def finish(

@@ -22,14 +22,13 @@ import msgspec
 
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
 from pydrift.core.files import check_writable, read_file
+from pydrift.core.limits import MAX_JSON
 from pydrift.core.manifest import MANIFEST, read_manifest, refuse_manifest_folder, verify_manifest, write_manifest
 from pydrift.core.strict_json import parse_strict_json, to_strict_json
 from pydrift.core.tensors import content_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_MAX_DOCUMENT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Report(Artifact):
     def _read_document(cls, file: Path) -> dict[str, Any]:
         """What follows the heading. UsageError: no such file. InputRefused: not a report of this kind and version."""
         with cls.format.reading(file):
-            raw = parse_strict_json(read_file(file, _MAX_DOCUMENT))
+            raw = parse_strict_json(read_file(file, MAX_JSON))
         return cls.format.without_heading(raw, file)
 
 

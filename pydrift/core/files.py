@@ -12,7 +12,9 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from pydrift.core.errors import InputRefused, UsageError
@@ -26,8 +28,8 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's content, read in blocks."""
-    with open(path, "rb") as file:
+    """SHA-256 of a regular file's content, read in blocks. Refuses what `read_file` refuses."""
+    with _open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -37,24 +39,33 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
     A symbolic link to a regular file is followed: the user named the path, and model hubs keep files behind links.
     A missing file is a UsageError; folders, FIFOs, devices, unreadable and over-long files are InputRefused.
     """
+    with _open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise InputRefused(f"{path}: {size} bytes, the limit is {max_bytes}")
+        data = file.read(size + 1)
+    if len(data) != size:
+        raise InputRefused(f"{path}: changed while it was being read")
+    return data
+
+
+@contextmanager
+def _open_regular(path: str | Path) -> Iterator[BufferedReader]:
+    """A regular file, open for reading. Other things are refused without waiting for them; see `read_file`."""
     try:
         # O_NONBLOCK: opening a FIFO that nobody writes to would otherwise wait forever.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputRefused(f"{path}: not a regular file")
-            if status.st_size > max_bytes:
-                raise InputRefused(f"{path}: {status.st_size} bytes, the limit is {max_bytes}")
-            data = file.read(status.st_size + 1)
+            yield file
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         raise InputRefused(f"{path}: not a regular file") from error
     except OSError as error:
         raise InputRefused(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) != status.st_size:
-        raise InputRefused(f"{path}: changed while it was being read")
-    return data
+    except ValueError as error:  # a NUL in the path
+        raise UsageError(f"{path}: no such file") from error
 
 
 def write_atomic(path: str | Path, data: bytes, before_rename: Callable[[], None] = lambda: None) -> None:

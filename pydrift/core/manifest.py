@@ -8,10 +8,10 @@ from typing import Any
 
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import read_file, sha256_bytes, sha256_file
+from pydrift.core.limits import MAX_ARTIFACT
 from pydrift.core.strict_json import read_json, write_json
 
 MANIFEST = "MANIFEST.json"
-_MAX_FILE = 64 << 30
 
 
 def write_manifest(folder: str | Path, extra: Mapping[str, Any]) -> None:
@@ -56,7 +56,7 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
 def read_verified(folder: str | Path, name: str, manifest: Mapping[str, Any]) -> bytes:
     """The content of a listed file, read once, so that what is hashed is what is parsed. InputRefused if it changed."""
     file = Path(folder) / name
-    data = read_file(file, _MAX_FILE)
+    data = read_file(file, MAX_ARTIFACT)
     if sha256_bytes(data) != manifest["files"].get(name):
         raise InputRefused(f"{file}: its SHA-256 is not the one in {MANIFEST}")
     return data

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pydrift.core.errors import InputRefused
+from pydrift.core.limits import MAX_CLASSES
 from pydrift.core.tensors import tensors_digest
-
-_MAX_UNNAMED_CLASSES = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ def check_labels(y: np.ndarray, class_names: Sequence[str] | None, source: str) 
     """Labels as int64 [N]. InputRefused: not integers, or outside the classes (without names: outside 0..9,999)."""
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise InputRefused(f"{source}: labels must be integers [N], got {y.dtype} {list(y.shape)}")
-    limit = _MAX_UNNAMED_CLASSES if class_names is None else len(class_names)
+    limit = MAX_CLASSES if class_names is None else len(class_names)
     wrong = np.flatnonzero((y < 0) | (y >= limit))
     if len(wrong):
         raise InputRefused(f"{source}: image {wrong[0]} has the label {y[wrong[0]]}, outside 0..{limit - 1}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +11,11 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from pydrift.core.arrays import parse_npz
 from pydrift.core.artifact import Format, Report, decode, decode_fields, encode
 from pydrift.core.errors import InputRefused
 from pydrift.core.files import read_file, sha256_bytes
+from pydrift.core.limits import MAX_DATA
 from pydrift.core.strict_json import to_strict_json
 from pydrift.drift.verdict import ClassVerdict
 from pydrift.inversion.gray import GrayData
@@ -23,7 +24,6 @@ from pydrift.stats.multiple_tests import alpha_of_release
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MAX_ARRAYS = 4 << 30
 _GRAY = ("gray_base", "gray_candidate")
 
 
@@ -196,10 +196,10 @@ def _load_images(file: Path, num_classes: int, report_sha256: str) -> tuple[NDAr
         empty = np.zeros((num_classes, 0, 0, 0, 0), np.float32)
         return empty, empty
     try:
-        with np.load(io.BytesIO(read_file(file, _MAX_ARRAYS)), allow_pickle=False) as arrays:
-            base, candidate, report = (arrays[name] for name in ("base", "candidate", "report_sha256"))
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile) as error:
+        arrays = parse_npz(read_file(file, MAX_DATA), ("base", "candidate", "report_sha256"))
+    except ValueError as error:
         raise InputRefused(f"{file}: not the images of a report: {error}") from error
+    base, candidate, report = (arrays[name] for name in ("base", "candidate", "report_sha256"))
     if str(report) != report_sha256:
         raise InputRefused(f"{file}: the images of another report, or of one that was changed")
     return base, candidate

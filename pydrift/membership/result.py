@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pydrift.core.arrays import parse_npz
 from pydrift.core.artifact import Format, Report, decode_fields, encode
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import read_file, sha256_bytes
+from pydrift.core.limits import MAX_DATA
 from pydrift.membership.evaluation import AttackResult, strongest
 from pydrift.stats.roc import false_positive_rate_of, roc, tpr_at_fpr
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXPOSED = 20  # members that a report lists
-_MAX_ARRAYS = 4 << 30
 _ARRAYS = ("scores", "member", "y")
 _LIMIT = re.compile(r"(tpr@(?P<fpr>[^=]+)|auc|balanced-accuracy|epsilon)=(?P<value>.+)")
 
@@ -163,12 +164,12 @@ class MembershipReport(Report):
             sha256 = raw.pop("scores_sha256")
             values = decode_fields(cls, raw, skip=_ARRAYS)
         with cls.format.reading(archive):
-            content = read_file(archive, _MAX_ARRAYS)
+            content = read_file(archive, MAX_DATA)
             if sha256_bytes(content) != sha256:
                 raise InputRefused(f"{archive}: its SHA-256 is not the one in {file.name}; write the report again")
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                member, y = arrays["member"], arrays["y"]
-                scores = np.stack([arrays[attack.name] for attack in values["attacks"]])
+            names = [attack.name for attack in values["attacks"]]
+            arrays = parse_npz(content, ("member", "y", *names))
+            member, y, scores = arrays["member"], arrays["y"], np.stack([arrays[name] for name in names])
             if scores.shape[1:] != member.shape or member.shape != y.shape or member.dtype != np.bool_:
                 raise ValueError("its arrays do not fit together")
             return cls(**values, scores=scores, member=member, y=y)

@@ -15,6 +15,7 @@ from pydrift.core.artifact import decode, encode
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
 from pydrift.core.files import sha256_bytes
+from pydrift.core.limits import MAX_SHADOWS
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
@@ -27,7 +28,6 @@ from pydrift.version import __version__
 
 UPDATE_MODES = ("retrain", "finetune")
 RECIPES = ("same", "varied")
-MAX_SHADOWS = 100_000  # their files are numbered with five digits
 
 
 @dataclass(frozen=True)

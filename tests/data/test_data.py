@@ -112,7 +112,12 @@ def test_idx_layouts(tmp_path: Path, kind: str, inner: str, packed: bool) -> Non
         (
             b"\0\0\x08\x03" + b"\xff" * 12,
             idx(LABELS),
-            f"images-idx3-ubyte: claims {(2**32 - 1) ** 3} bytes, the limit is {1 << 32}",
+            "images-idx3-ubyte: images must be 28x28, got 4294967295x4294967295",
+        ),
+        (
+            b"\0\0\x08\x03" + b"\xff" * 4 + idx(IMAGES)[8:16],
+            idx(LABELS),
+            f"images-idx3-ubyte: damaged: it unpacks to {784 * (2**32 - 1)} bytes, the limit for its size is 67108864",
         ),
         (idx(IMAGES[:, 1:]), idx(LABELS), "images-idx3-ubyte: images must be 28x28, got 27x28"),
         (idx(IMAGES), idx(LABELS[1:]), "images-idx3-ubyte: 5 images but 4 labels"),
@@ -210,7 +215,8 @@ GOOD_ROWS = np.zeros((2, 3072), np.uint8)
         ({b"data": np.zeros((2, 3072)), b"labels": [0, 1]}, "its data is not an array of unsigned bytes [n, 3072]"),
         ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 1]}, "its data is not an array of unsigned bytes"),
         ({b"data": GOOD_ROWS, b"labels": [0]}, "2 images but 1 labels"),
-        ([1, 2], "list indices must be integers or slices, not bytes"),
+        ([1, 2], "it is not a dictionary with data and labels"),
+        ({b"data": GOOD_ROWS, b"labels": [0, [1]]}, "its labels are not a list of integers"),
     ],
 )
 def test_a_hostile_or_damaged_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: Any, reason: str) -> None:
@@ -223,7 +229,11 @@ def test_a_hostile_or_damaged_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_pickle_that_asks_for_a_huge_memo_or_is_cut(tmp_path: Path) -> None:
-    for raw in (b"\x80\x02}r\xff\xff\xff\x7f.", b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f", b"", b"\x80\x02}"):
+    bytearray8 = b"\x80\x05\x96" + (3 << 30).to_bytes(8, "little") + b"."
+    nested_keys = b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s."  # hashing the last tuple takes 2**40 steps
+    huge_memo = b"\x80\x02}r\xff\xff\xff\x7f."
+    long_bytes = b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f"
+    for raw in (bytearray8, nested_keys, huge_memo, long_bytes, b"", b"\x80\x02}", b"}(]K\x01u.", b"})R."):
         (tmp_path / "test_batch").write_bytes(raw)
         with pytest.raises(InputRefused, match="not a CIFAR-10 batch"):
             load_data(f"cifar10:{tmp_path}", "test")
@@ -263,15 +273,18 @@ def test_npz_without_a_test_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"images": X, "labels": Y}, ": needs the arrays x and y, has images, labels"),
+        (
+            {"images": X, "labels": Y},
+            ": not an npz file of plain arrays: it needs the arrays x, y, has images, labels",
+        ),
         (
             {"x": X, "y": Y, "class_names": np.array(["a", None])},
-            ": not an npz file of plain arrays: Object arrays cannot",
+            ": not an npz file of plain arrays: array 'class_names': it holds Python objects, and loading those can",
         ),
         ({"x": X, "y": Y, "class_names": np.arange(3)}, " (train): class_names must be strings [K], got int64 [3]"),
         (
             {"x": X, "y": np.array([Y, print], object)},
-            ": not an npz file of plain arrays: Object arrays cannot be loaded",
+            ": not an npz file of plain arrays: array 'y': it holds Python objects, and loading those can run any code",
         ),
         ({"x": X, "y": Y, "class_names": ["a", "b"]}, " (train): image 2 has the label 2, outside 0..1"),
         ({"x": X, "y": -Y}, " (train): y: image 1 has the label -1, outside 0..9999"),
@@ -302,7 +315,9 @@ def test_npz_bombs_and_damage(tmp_path: Path) -> None:
     good = file.read_bytes()
     start, *entries = good.split(b"PK\x01\x02")  # the directory; at byte 20 of an entry stands its unpacked size
     file.write_bytes(b"PK\x01\x02".join([start, *(e[:20] + b"\xfe\xff\xff\xff" + e[24:] for e in entries)]))
-    with pytest.raises(InputRefused, match=r"d\.npz: unpacks to 8589934588 bytes, the limit is 4294967296$"):
+    with pytest.raises(
+        InputRefused, match=r"d\.npz: .* it unpacks to 8589934588 bytes, the limit for its size is 67108864$"
+    ):
         load_data(f"npz:{file}")
     for data in (good, good[:-5], b"\x80\x04N.", b"\x93NUMPY", b""):
         file.write_bytes(data)
@@ -385,7 +400,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
 
 def test_all_images_of_a_folder_together_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path)
-    monkeypatch.setattr(sources, "_MAX_BYTES", 3 * 20)
+    monkeypatch.setattr(sources, "MAX_DATA", 3 * 20)
     with pytest.raises(InputRefused, match=rf"^{tmp_path}: more than 60 bytes of pixels$"):
         load_data(f"folder:{tmp_path}")
 

@@ -74,7 +74,7 @@ def test_build_uses_and_touches_nothing_global() -> None:
 
 
 number = st.integers(1, 99_999)
-shape = st.tuples(number, st.integers(8, 99_999), st.integers(8, 99_999))
+shape = st.tuples(st.integers(1, 99), st.integers(8, 99), st.integers(8, 99))
 classes = st.integers(2, 99_999)
 specs = st.one_of(
     st.builds(
@@ -85,11 +85,28 @@ specs = st.one_of(
         st.just("convnet"),
         shape,
         classes,
-        st.lists(number, min_size=1, max_size=3).map(tuple),
+        st.lists(st.integers(1, 999), min_size=1, max_size=3).map(tuple),
         st.tuples(number),
     ),
     st.builds(ArchSpec, st.sampled_from(["resnet9", "resnet18"]), shape, classes),
 )
+
+
+@pytest.mark.parametrize(
+    "text", ["mlp:1x8x8:20-30:10", "convnet:3x16x18:8,4:6:10", "resnet9:3x16x16:4", "resnet18:1x9x8:4"]
+)
+def test_planned_bytes_cover_the_maps_of_all_layers(text: str) -> None:
+    spec, network, found = parse(text), build(text, seed=0), 0
+
+    def count(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal found
+        found += output.numel()
+
+    for part in network.modules():
+        if not list(part.children()) and not isinstance(part, nn.Flatten):
+            part.register_forward_hook(count)
+    network.eval()(torch.zeros(1, *spec.input_shape))
+    assert 8 * found <= spec.planned_bytes <= 8 * 1.7 * found
 
 
 @given(specs)
