@@ -18,7 +18,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
+from functools import cache
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -36,8 +38,7 @@ _RUNTIME_FAILURE = 5
 
 def main() -> NoReturn:
     """Runs the command line and always leaves by SystemExit with a code of the table above."""
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, _leave)
+    _leave_on_signals()
     try:
         code = app(standalone_mode=False)
     except _ParsingError as error:
@@ -57,6 +58,33 @@ def main() -> NoReturn:
         print("pydrift: pydrift or its environment failed; this is not a finding", file=sys.stderr)
         code = _RUNTIME_FAILURE
     raise SystemExit(code or 0)
+
+
+def _leave_on_signals() -> None:
+    """SIGINT and SIGTERM end the process, also while a native call runs.
+
+    Python's own handlers wait until such a call returns. So a thread waits for the number of the signal, which C code
+    writes as soon as it comes.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    _start_watching()
+
+
+@cache
+def _start_watching() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # its signals are not ours
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+
+
+def _watch(reader: int) -> None:
+    while numbers := os.read(reader, 64):
+        for number in numbers:
+            if signal.getsignal(number) is _leave:  # else a command has its own way to end
+                _leave(number, None)
 
 
 def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:

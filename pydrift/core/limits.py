@@ -20,9 +20,13 @@ MAX_PICKLE_OPERATIONS = 4_000_000  # a CIFAR-10 batch has 30,000 of them, a stat
 MAX_ARCHIVE_ENTRIES = 10_000  # of an npz file
 MAX_PARAMETERS = 1 << 28  # of a network: 1 GiB of float32
 MAX_PLANNED = 1 << 30  # for one image: the maps of all layers, and their gradients, in float32
-MAX_IMAGES = 100_000_000  # that a plan may name
+MAX_PASS = 4 << 30  # for the images of one pass of torch, planned in the same way
+MAX_IMAGES = 10_000_000  # that a plan may name
 MAX_STEPS = 1_000_000  # of an ascent, and of its patience
 MAX_SHADOWS = 100_000  # their files are numbered with five digits
+MAX_JITTER = 4096  # pixels
+MAX_EPOCHS = 1_000_000
+MAX_BATCH = 1 << 20
 MAX_CLASSES = 10_000  # of data that does not name them
 MAX_BOOTSTRAP = 10  # times the number of images may be drawn
 

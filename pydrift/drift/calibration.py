@@ -146,6 +146,7 @@ class Calibration(SealedFolder):
         template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
         tables = {name: tensor.numpy() for name, tensor in _below("responses.", state).items()}
         responses = _responses(said.asked, tables)
+        _check_types(state)
         _check_shapes(said, state, responses)
         models = range(said.shadows + 1)
         modules = [_rebuilt(template, _below(f"model.{m}.", state), folder) for m in models]
@@ -220,6 +221,15 @@ def _responses(
     return responses
 
 
+def _check_types(state: Mapping[str, Tensor]) -> None:
+    """ValueError unless each table has the type that is written; `_rebuilt` asks the same of the models."""
+    singles = {"consensus": torch.float32, "gray.images": torch.float32, "gray.confidence": torch.float32}
+    expected = {**singles, "gray.steps": torch.int32}
+    for name, tensor in state.items():
+        if not name.startswith("model.") and tensor.dtype != expected.get(name, torch.float64):
+            raise ValueError(f"{name!a} is of {tensor.dtype}")
+
+
 def _check_shapes(
     said: _Description, state: Mapping[str, Tensor], responses: Mapping[str, Mapping[str, NDArray[np.float64]]]
 ) -> None:
@@ -261,6 +271,10 @@ def _template(architecture: str | None, trusted: bool, folder: Path) -> nn.Modul
 
 def _rebuilt(template: nn.Module, state: Mapping[str, Tensor], folder: Path) -> nn.Module:
     module = copy.deepcopy(template)
+    types = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    if wrong := [name for name, tensor in state.items() if tensor.dtype != types.get(name, tensor.dtype)]:
+        found = f"{wrong[0]!a} is of {state[wrong[0]].dtype}"
+        raise InputRefused(f"{folder}: its models do not fit the architecture: {found}")
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

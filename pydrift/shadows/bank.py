@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pydrift.core.artifact import Format, SealedFolder, decode_fields, encode
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import check_writable, write_atomic
+from pydrift.core.limits import MAX_ARTIFACT
 from pydrift.core.manifest import read_verified
 from pydrift.core.run_store import PlanFile
 from pydrift.core.strict_json import parse_strict_json, write_json
@@ -174,6 +175,9 @@ class WeightStack:
 
     def __init__(self, template: nn.Module, count: int) -> None:
         self.template = copy.deepcopy(template).eval().requires_grad_(False)
+        needed = count * sum(t.numel() * t.element_size() for t in self.template.state_dict().values())
+        if needed > MAX_ARTIFACT:
+            raise InputRefused(f"{count} models of this architecture need {needed} bytes, the limit is {MAX_ARTIFACT}")
         self.weights = {
             name: torch.empty((count, *tensor.shape), dtype=tensor.dtype)
             for name, tensor in self.template.state_dict().items()

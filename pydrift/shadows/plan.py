@@ -15,7 +15,7 @@ from pydrift.core.artifact import decode, encode
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
 from pydrift.core.files import sha256_bytes
-from pydrift.core.limits import MAX_SHADOWS
+from pydrift.core.limits import MAX_IMAGES, MAX_SHADOWS
 from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
@@ -71,6 +71,8 @@ class ShadowPlan:
             raise UsageError(f"the number of shadows must be in 1..{MAX_SHADOWS}, got {self.count}")
         if self.draw.kind == "halves" and self.count % 2:
             raise UsageError(f"complementary halves need an even number of shadows, got {self.count}")
+        if not 1 <= self.images <= MAX_IMAGES:
+            raise UsageError(f"the number of images must be in 1..{MAX_IMAGES}, got {self.images}")
         check_seed(self.seed)
 
     @classmethod
