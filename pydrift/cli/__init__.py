@@ -20,14 +20,16 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from functools import cache
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any, NoReturn
 
 import typer
 
 from pydrift.cli import demo, doctor, drift, fingerprint, membership, models, ownership, shadow  # noqa: F401 commands
-from pydrift.cli.app import app
+from pydrift.cli.app import app, complain
 from pydrift.core.errors import PydriftError, UsageError
 
 # The base of every parsing error. Newer typers carry a click of their own, so click is reached through typer.
@@ -38,26 +40,44 @@ _RUNTIME_FAILURE = 5
 
 def main() -> NoReturn:
     """Runs the command line and always leaves by SystemExit with a code of the table above."""
+    _open_standard_streams()
     _leave_on_signals()
     try:
         code = app(standalone_mode=False)
     except _ParsingError as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         code = UsageError.exit_code
     except PydriftError as error:
-        print(f"pydrift: {error}", file=sys.stderr)
+        complain(str(error))
         code = error.exit_code
     except OSError as error:
-        print(f"pydrift: {error}", file=sys.stderr)
+        complain(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
         code = _RUNTIME_FAILURE
     except SystemExit as error:  # by other code: the commands leave by typer.Exit
-        print(f"pydrift: ended early by code that it called (exit {error.code!r})", file=sys.stderr)
+        complain(f"ended early by code that it called (exit {error.code!r})")
         code = _RUNTIME_FAILURE
     except Exception:
-        traceback.print_exc()
-        print("pydrift: pydrift or its environment failed; this is not a finding", file=sys.stderr)
+        with suppress(OSError):
+            traceback.print_exc()
+        complain("pydrift or its environment failed; this is not a finding")
         code = _RUNTIME_FAILURE
     raise SystemExit(code or 0)
+
+
+def _open_standard_streams() -> None:
+    """Makes stdin, stdout and stderr something to write to, in any encoding, also where the caller has closed them.
+
+    Else the next file that is opened would be taken for stderr.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 for the life of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave_on_signals() -> None:

@@ -12,6 +12,7 @@ import typer
 from pydrift.cli.app import (
     MODELS,
     SOURCES,
+    App,
     ArchOption,
     DeviceOption,
     Group,
@@ -26,13 +27,14 @@ from pydrift.cli.app import (
     say,
 )
 from pydrift.core.errors import UsageError
+from pydrift.core.files import check_writable
 from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.models.intake import AuditedModel
     from pydrift.shadows import TaskFolder
 
-shadow = typer.Typer(
+shadow = App(
     name="shadow",
     cls=Group,
     help="Train many shadow models, on this machine or on many. A folder holds the plan, and workers train its blocks.",
@@ -204,6 +206,7 @@ def collect(
 
     A bank holds a model file per shadow, the images that each was trained on, and a manifest of hashes.
     """
+    check_writable(out / "file")
     from pydrift.shadows import ShadowBank
     from pydrift.shadows import collect as collect_bank
 

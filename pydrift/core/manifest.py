@@ -9,29 +9,42 @@ from typing import Any
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import read_file, sha256_bytes, sha256_file
 from pydrift.core.limits import MAX_ARTIFACT
-from pydrift.core.strict_json import read_json, write_json
+from pydrift.core.strict_json import read_json, to_strict_json, write_json
 
 MANIFEST = "MANIFEST.json"
 
 
 def write_manifest(folder: str | Path, extra: Mapping[str, Any]) -> None:
-    """Writes MANIFEST.json: `extra` and, under "files", the SHA-256 of every file below `folder`. Call it last.
+    """Writes MANIFEST.json: `extra`, under "files" the SHA-256 of every file below `folder`, and a digest of it all.
 
-    Hidden files and symbolic links are not listed.
+    Call it last. Hidden files are not listed.
     """
-    if "files" in extra:
-        raise ValueError('a manifest\'s own key "files" cannot be given as extra')
+    if own := {"files", "sha256"} & extra.keys():
+        raise ValueError(f'a manifest\'s own key "{min(own)}" cannot be given as extra')
     hashes = {name: sha256_file(path) for name, path in _files_below(Path(folder)).items()}
-    write_json(Path(folder) / MANIFEST, {**extra, "files": hashes})
+    said = {**extra, "files": hashes}
+    write_json(Path(folder) / MANIFEST, {**said, "sha256": _digest(said)})
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The MANIFEST.json of a folder, whose files are not checked. InputRefused where it is none."""
+    """The MANIFEST.json of a folder. Neither its digest nor the files are checked. InputRefused where it is none."""
     file = Path(folder) / MANIFEST
     manifest = read_json(file)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise InputRefused(f"{file}: not a manifest")
     return manifest
+
+
+def check_digest(folder: str | Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says, without its digest. InputRefused where the digest is another one."""
+    said = {name: value for name, value in manifest.items() if name != "sha256"}
+    if manifest.get("sha256") != _digest(said):
+        raise InputRefused(f"{Path(folder) / MANIFEST}: was changed or damaged: its digest is not the one in it")
+    return said
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    return sha256_bytes(to_strict_json(said).encode())
 
 
 def verify_manifest(folder: str | Path) -> dict[str, Any]:
@@ -41,7 +54,7 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
     opened, so a path in a manifest can lead nowhere else.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = check_digest(folder, read_manifest(folder))
     listed, found = manifest["files"], _files_below(folder)
     for name in sorted(listed.keys() | found.keys()):
         if name not in found:

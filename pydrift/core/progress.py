@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
@@ -90,7 +90,8 @@ class PlainLines(Silent):
             self._name = None
 
     def _say(self, words: str) -> None:
-        print(f"{_visible(self._name or '')}: {self._done}/{self._total}, {words}", file=self._stream, flush=True)
+        with suppress(OSError):  # a full disk or a reader that left must not end the work
+            print(f"{_visible(self._name or '')}: {self._done}/{self._total}, {words}", file=self._stream, flush=True)
 
 
 class Bars(Silent):

@@ -92,7 +92,7 @@ def _plan_path(folder: Path) -> Path:
 
 def _write_once(path: Path, raw: Mapping[str, Any]) -> None:
     """Writes JSON where no such file is; one that another process wrote first stays."""
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    hidden = path.with_name(f".pydrift-{secrets.token_hex(16)}.tmp")
     try:
         write_json(hidden, raw)
         with suppress(FileExistsError):

@@ -116,7 +116,7 @@ class Calibration(SealedFolder):
     seconds: dict[str, float]
 
     # The version is also raised when other probes are shown: responses to other questions cannot be compared.
-    format = Format("calibration", 4, "Calibrate again to get one.")
+    format = Format("calibration", 5, "Calibrate again to get one.")
     names = (_STATE, _DESCRIPTION)
 
     def _write(self, folder: Path) -> None:

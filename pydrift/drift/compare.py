@@ -29,7 +29,7 @@ from pydrift.fingerprint import Fingerprint
 from pydrift.inversion.gray import GrayData
 from pydrift.inversion.resumable import invert_resumable
 from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
-from pydrift.models.intake import AuditedModel, check_num_classes
+from pydrift.models.intake import AuditedModel, check_num_classes, refuse_other_answers
 from pydrift.ops.environment import describe_environment
 
 SURE_FALL = 1e-10  # a fall of the accuracy with a p up to this is no chance
@@ -144,6 +144,7 @@ def _ask(
         "seed": seed,
     }
     with workplace.open_run(f"compare-{sha256[:16]}", plan) as run, clock("invert candidate"):
+        refuse_other_answers(run, "answers", candidate)
         progress.phase(f"inverting the candidate, {restarts} restarts a class", 1)
         (gray,), rate = invert_resumable(
             calibration.attack, [candidate], restarts, seed, ["gray/candidate"], run, progress.advance

@@ -19,7 +19,7 @@ from pydrift.drift.verdict import STRANGE_BASE, Evidence, decide
 from pydrift.inversion.gray import GrayData
 from pydrift.inversion.resumable import consensus_images, invert_resumable
 from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
-from pydrift.models.intake import AuditedModel, check_num_classes
+from pydrift.models.intake import AuditedModel, check_num_classes, refuse_other_answers
 from pydrift.shadows import Draw, ShadowBank, train_shadows, update_draw
 
 _decide = with_one_blas_thread(decide)
@@ -49,6 +49,7 @@ def calibrate(
         **settings.plan(),
     }
     with exact_arithmetic(), workplace.progress, workplace.open_run("fit", plan) as run:
+        refuse_other_answers(run, "answers", classifier)
         with clock("train shadows"):
             bank = _train(base, images, draw, settings, workplace, run)
         shadows = [*bank.models(), *(version.module for version in benign_versions)]

@@ -62,7 +62,7 @@ class ShadowBank(SealedFolder):
     weights: dict[str, Tensor]
     template: nn.Module
 
-    format = Format("shadow bank", 2, "Train the shadows again to get one.")
+    format = Format("shadow bank", 3, "Train the shadows again to get one.")
     names = (_DESCRIPTION, _MEMBER, _MODELS)
 
     def __len__(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pydrift.core.errors import UsageError
 from pydrift.core.files import sha256_bytes
 from pydrift.core.limits import MAX_IMAGES, MAX_SHADOWS
 from pydrift.core.noise import Phase, derived_seed
+from pydrift.core.spelling import spell
 from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.models.intake import AuditedModel
@@ -184,26 +184,5 @@ def function_identity(train: Train) -> str:
         body = ""
     else:
         parts = (code, getattr(train, "__defaults__", None), getattr(train, "__kwdefaults__", None))
-        body = sha256_bytes(_spell(parts).encode())[:16]
+        body = sha256_bytes(spell(parts).encode())[:16]
     return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()
-
-
-def _spell(value: Any) -> str:
-    """A plain value or code object as text, without addresses and the order of sets; anything else as its type."""
-    inner: tuple[Any, ...]
-    match value:
-        case CodeType():
-            inner = (value.co_code, value.co_names, value.co_consts)
-        case slice():
-            inner = (value.start, value.stop, value.step)
-        case tuple() | list():
-            inner = tuple(value)
-        case dict():
-            inner = tuple(value.items())
-        case set() | frozenset():
-            return f"{type(value).__name__}({', '.join(sorted(map(_spell, value)))})"
-        case None | bool() | int() | float() | complex() | str() | bytes():
-            return repr(value)
-        case _:
-            return type(value).__qualname__
-    return f"{type(value).__name__}({', '.join(map(_spell, inner))})"

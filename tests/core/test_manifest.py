@@ -1,5 +1,6 @@
 """Manifests: what is changed, missing or not listed is found, and nothing outside the folder is opened."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from pydrift.core.errors import InputRefused
 from pydrift.core.files import sha256_bytes
 from pydrift.core.manifest import verify_manifest, write_manifest
 from pydrift.core.strict_json import write_json
+from tests.seals import rewrite_manifest
 
 
 def test_manifest_round_trip(tmp_path: Path) -> None:
@@ -18,6 +20,16 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
     write_manifest(tmp_path, {"kind": "calibration"})
     manifest = verify_manifest(tmp_path)
     assert manifest == {"kind": "calibration", "files": {"sub/a": sha256_bytes(b"a")}}
+    file = tmp_path / manifests.MANIFEST
+    for damaged in (
+        file.read_text().replace("calib", "kalib"),
+        re.sub('"sha256": "[^"]+"', '"sha256": ""', file.read_text()),
+    ):
+        file.write_text(damaged)
+        with pytest.raises(
+            InputRefused, match=r"MANIFEST\.json: was changed or damaged: its digest is not the one in it$"
+        ):
+            verify_manifest(tmp_path)
 
 
 def test_manifest_names_what_is_changed_missing_or_unlisted(tmp_path: Path) -> None:
@@ -41,8 +53,9 @@ def test_manifest_names_what_is_changed_missing_or_unlisted(tmp_path: Path) -> N
 
 
 def test_what_is_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='own key "files"'):
-        write_manifest(tmp_path, {"files": {}})
+    for own in ("files", "sha256"):
+        with pytest.raises(ValueError, match=f'own key "{own}"'):
+            write_manifest(tmp_path, {own: {}})
     for content in ([], {}, {"files": []}):
         write_json(tmp_path / manifests.MANIFEST, content)
         with pytest.raises(InputRefused, match=r"MANIFEST\.json: not a manifest$"):
@@ -52,6 +65,7 @@ def test_what_is_no_manifest(tmp_path: Path) -> None:
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"s")
     (tmp_path / "folder").mkdir()
-    write_json(tmp_path / "folder" / manifests.MANIFEST, {"files": {"../secret": sha256_bytes(b"s")}})
+    write_json(tmp_path / "folder" / manifests.MANIFEST, {"files": {}})
+    rewrite_manifest(tmp_path / "folder", files={"../secret": sha256_bytes(b"s")})
     with pytest.raises(InputRefused, match=r"'\.\./secret' is listed in MANIFEST\.json but missing$"):
         verify_manifest(tmp_path / "folder")

@@ -21,7 +21,8 @@ from pydrift.models.intake import AuditedModel
 
 pytestmark = pytest.mark.slow
 
-HEADING = {"kind": "pydrift calibration", "schema_version": 4}
+HEADING = Calibration.format.heading()
+VERSION = Calibration.format.schema_version
 ARCH, SHAPE = "mlp:1x4x4:5:3", (1, 4, 4)
 FIGURES = ("confidence", "recognition", "own_confidence")
 
@@ -182,15 +183,16 @@ def test_a_missing_or_added_file_is_refused(calibration, tmp_path):
     [
         (
             {"format": 3, "kind": "pydrift calibration"},
-            "a calibration of schema version 3; this pydrift reads version 4. Calibrate again to get one.",
+            f"a calibration of schema version 3; this pydrift reads version {VERSION}. Calibrate again to get one.",
         ),
         (
-            {**HEADING, "schema_version": 5},
-            "a calibration of schema version 5; this pydrift reads version 4. Read it with a newer pydrift.",
+            {**HEADING, "schema_version": VERSION + 1},
+            f"a calibration of schema version {VERSION + 1}; this pydrift reads version {VERSION}. "
+            "Read it with a newer pydrift.",
         ),
         ({**HEADING, "kind": "pydrift shadow bank"}, "not a calibration"),
-        ({**HEADING, "schema_version": "4"}, "not a calibration"),
-        ({"schema_version": 4}, "not a calibration"),
+        ({**HEADING, "schema_version": str(VERSION)}, "not a calibration"),
+        ({"schema_version": VERSION}, "not a calibration"),
         ({}, "not a calibration"),
     ],
 )
