@@ -5,7 +5,7 @@
 | 0         | stable, independent or done                                              |
 | 1         | drift, theft or a limit exceeded                                         |
 | 2         | usage                                                                    |
-| 3         | inconclusive                                                             |
+| 3         | inconclusive; of `shadow train`: other workers train the rest            |
 | 4         | input refused                                                            |
 | 5         | runtime failure; a crash is always 5, so 1 is always a finding           |
 | 130, 143  | interrupted; --resume-dir keeps what was finished                        |
@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from contextlib import suppress
 from functools import cache
 from io import TextIOWrapper
@@ -42,8 +43,12 @@ def main() -> NoReturn:
     """Runs the command line and always leaves by SystemExit with a code of the table above."""
     _open_standard_streams()
     _leave_on_signals()
+    if os.environ.pop("PYDRIFT_ENDS_WITH_STDIN", ""):  # set by a launcher of workers
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        code = app(standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code = app(standalone_mode=False)
     except _ParsingError as error:
         with suppress(OSError):
             error.show()
@@ -58,11 +63,26 @@ def main() -> NoReturn:
         complain(f"ended early by code that it called (exit {error.code!r})")
         code = _RUNTIME_FAILURE
     except Exception:
-        with suppress(OSError):
-            traceback.print_exc()
-        complain("pydrift or its environment failed; this is not a finding")
+        complain(f"{traceback.format_exc()}pydrift: pydrift or its environment failed; this is not a finding")
         code = _RUNTIME_FAILURE
     raise SystemExit(code or 0)
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 64):
+        pass
+    _leave(signal.SIGTERM, None)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    complain(f"{category.__name__}: {message}")
 
 
 def _open_standard_streams() -> None:

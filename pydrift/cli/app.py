@@ -21,6 +21,7 @@ from pydrift.core.errors import InputRefused, PydriftError, UsageError
 from pydrift.core.files import check_writable
 from pydrift.core.limits import MAX_DATA
 from pydrift.core.manifest import refuse_manifest_folder
+from pydrift.core.text import printable_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -288,17 +289,22 @@ def _print_page(render: Callable[[Console], None]) -> None:
     terminal = Console(file=_result_stream or sys.stdout)
     width = max(terminal.width, _MIN_COLUMNS) if terminal.is_terminal else 120
     render(Console(file=page, width=width, force_terminal=terminal.is_terminal))
-    say(page.getvalue(), end="")
+    _print(page.getvalue())  # its texts are escaped, and its colours are not
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Prints a result. Its reader may have left (`| head`), which must not change the exit code.
+    """Prints a result; what a terminal would obey in it is escaped. See `_print`."""
+    _print(printable_lines(text) + end)
+
+
+def _print(text: str) -> None:
+    """Prints to where results go. Its reader may have left (`| head`), which must not change the exit code.
 
     PydriftError where it cannot be printed for another reason (a full disk).
     """
     stream = _result_stream or sys.stdout
     try:
-        print(text, end=end, flush=True, file=stream)
+        print(text, end="", flush=True, file=stream)
     except BrokenPipeError:
         _drop_the_rest(stream)
     except OSError as error:
@@ -312,9 +318,9 @@ def _drop_the_rest(stream: TextIO) -> None:
 
 
 def complain(text: str) -> None:
-    """Prints a line on stderr, if that can be."""
+    """Prints lines on stderr, if that can be; what a terminal would obey in them is escaped."""
     with suppress(OSError, ValueError):
-        print(f"pydrift: {text}", file=sys.stderr, flush=True)
+        print(printable_lines(f"pydrift: {text}"), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pydrift.cli.app import (
+    INCONCLUSIVE,
     MODELS,
     SOURCES,
     App,
@@ -143,6 +144,8 @@ def train(
     Any number of workers may run at once, on any machines that share the folder. You may kill them at any time. The
     block of a worker that ended is free at once on the same machine. On other machines it is free after 120 s without a
     sign of life.
+
+    The exit code is 3 if other workers are still training blocks.
     """
     from pydrift.shadows import TaskFolder, work_on
 
@@ -161,7 +164,10 @@ def train(
                 at_most=1 if claim_next else None,
                 progress=progress,
             )
-        say(f"{folder}: trained {_blocks(trained)}; {_done(TaskFolder.open(folder))}")
+        tasks = TaskFolder.open(folder)
+        say(f"{folder}: trained {_blocks(trained)}; {_done(tasks)}")
+        if not claim_next and block is None and not all(map(tasks.is_done, tasks.blocks)):
+            raise typer.Exit(INCONCLUSIVE)
         return
     if claim_next or block is not None:
         raise UsageError("--workers trains all blocks: leave --claim-next and --block out")

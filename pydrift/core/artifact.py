@@ -23,7 +23,14 @@ import msgspec
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
 from pydrift.core.files import check_writable, read_file, sha256_bytes, sha256_file
 from pydrift.core.limits import MAX_JSON
-from pydrift.core.manifest import MANIFEST, read_manifest, refuse_manifest_folder, verify_manifest, write_manifest
+from pydrift.core.manifest import (
+    MANIFEST,
+    is_litter,
+    read_manifest,
+    refuse_manifest_folder,
+    verify_manifest,
+    write_manifest,
+)
 from pydrift.core.strict_json import parse_strict_json, to_strict_json
 from pydrift.core.tensors import content_digest
 
@@ -196,8 +203,7 @@ class SealedFolder(Artifact):
         """Asks whether `save` could write there: UsageError where not, or where other files are. Leaves nothing."""
         folder = Path(folder)
         check_writable(folder / cls.names[0])
-        strangers = {name for name in cls._strangers(folder) if not name.startswith(".")}  # a killed save's are hidden
-        if strangers:
+        if strangers := cls._strangers(folder):
             raise UsageError(
                 f"{folder}: holds other files ({min(strangers)}); give a new folder for the {cls.format.kind}"
             )
@@ -205,7 +211,7 @@ class SealedFolder(Artifact):
     @classmethod
     def _strangers(cls, folder: Path) -> set[str]:
         """Names of what is in the folder and is none of ours."""
-        return {file.name for file in folder.glob("*")} - {*cls.names, MANIFEST}
+        return {file.name for file in folder.glob("*") if not is_litter(file.name)} - {*cls.names, MANIFEST}
 
     @classmethod
     def _verified(cls, folder: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a regular file's content, read in blocks. Refuses what `read_file` refuses."""
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -41,7 +41,7 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
     A symbolic link to a regular file is followed: the user named the path, and model hubs keep files behind links.
     A missing file is a UsageError; folders, FIFOs, devices, unreadable and over-long files are InputRefused.
     """
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise InputRefused(f"{path}: {size} bytes, the limit is {max_bytes}")
@@ -52,7 +52,7 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
 
 
 @contextmanager
-def _open_regular(path: str | Path) -> Iterator[BufferedReader]:
+def open_regular(path: str | Path) -> Iterator[BufferedReader]:
     """A regular file, open for reading. Other things are refused without waiting for them; see `read_file`."""
     try:
         # O_NONBLOCK: opening a FIFO that nobody writes to would otherwise wait forever.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from pydrift.core.limits import MAX_ARTIFACT
 from pydrift.core.strict_json import read_json, to_strict_json, write_json
 
 MANIFEST = "MANIFEST.json"
+_LITTER = re.compile(r"\.DS_Store|\._.+|(?i:thumbs\.db|desktop\.ini)|\.nfs[0-9a-f]+|\.pydrift-[0-9a-f-]+\.tmp")
 
 
 def write_manifest(folder: str | Path, extra: Mapping[str, Any]) -> None:
     """Writes MANIFEST.json: `extra`, under "files" the SHA-256 of every file below `folder`, and a digest of it all.
 
-    Call it last. Hidden files are not listed.
+    Call it last.
     """
     if own := {"files", "sha256"} & extra.keys():
         raise ValueError(f'a manifest\'s own key "{min(own)}" cannot be given as extra')
@@ -50,17 +52,18 @@ def _digest(said: Mapping[str, Any]) -> str:
 def verify_manifest(folder: str | Path) -> dict[str, Any]:
     """Checks every file below `folder` against its MANIFEST.json and returns the manifest.
 
-    InputRefused names the first file that is missing, changed or not listed. Only files found below the folder are
-    opened, so a path in a manifest can lead nowhere else.
+    InputRefused names the first file that is missing, changed or not listed, be it hidden, a link or a device. Only
+    what file managers leave (Thumbs.db, .DS_Store) may be there too. Only files found below the folder are opened, so a
+    path in a manifest can lead nowhere else.
     """
     folder = Path(folder)
     manifest = check_digest(folder, read_manifest(folder))
     listed, found = manifest["files"], _files_below(folder)
     for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
-            raise InputRefused(f"{folder}: {name!a} is listed in {MANIFEST} but missing")
         if name not in listed:
             raise InputRefused(f"{folder}: {name!a} is not listed in {MANIFEST}")
+        if name not in found or not found[name].is_file() or found[name].is_symlink():
+            raise InputRefused(f"{folder}: {name!a} is listed in {MANIFEST} but missing")
         if sha256_file(found[name]) != listed[name]:
             raise InputRefused(f"{folder}: {name!a} was changed or damaged: its SHA-256 is not the one in {MANIFEST}")
     return manifest
@@ -75,10 +78,16 @@ def read_verified(folder: str | Path, name: str, manifest: Mapping[str, Any]) ->
     return data
 
 
+def is_litter(name: str) -> bool:
+    """Whether a file of that name is left by file managers, file servers or killed writers, and means nothing."""
+    return _LITTER.fullmatch(name) is not None
+
+
 def _files_below(folder: Path) -> dict[str, Path]:
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    relative = {path.relative_to(folder).as_posix(): path for path in files}
-    return {name: path for name, path in relative.items() if name != MANIFEST and not f"/{name}".count("/.")}
+    """Everything below a folder but folders, litter and the manifest: also what is hidden, a link or a device."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    relative = {path.relative_to(folder).as_posix(): path for path in found if not is_litter(path.name)}
+    return {name: path for name, path in relative.items() if name != MANIFEST}
 
 
 def refuse_manifest_folder(folder: str | Path) -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from pydrift.core.text import printable
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -160,5 +162,4 @@ class Clock:
 
 def _visible(text: str) -> str:
     """Text that a terminal does not obey and any encoding can say, at most 60 characters of it."""
-    text = text[:60]
-    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+    return printable(text, 60).encode("ascii", "backslashreplace").decode()

@@ -197,7 +197,7 @@ def _check_pickle(content: bytes) -> None:
         read_pickle(content, lambda name: _STATE_DICT_NAME.fullmatch(name) is not None)
     except UnknownName as error:
         raise InputRefused(
-            f"holds pickled Python objects ({_printable(error.name)}), and loading those can run any code; {_RESAVE}"
+            f"holds pickled Python objects ({error.name[:120]}), and loading those can run any code; {_RESAVE}"
         ) from error
 
 
@@ -246,7 +246,7 @@ def _network(file: ModelFile, arch: str | None) -> tuple[str, nn.Module]:
         return named, architectures.outline(named)
     except UsageError as error:
         if architectures.is_spec(named):
-            raise InputRefused(f"{file.path}: {_printable(str(error), 300)}") from error
+            raise InputRefused(f"{file.path}: {error}") from error
         raise InputRefused(
             f"{file.path}: names an architecture that is not built in ({_quote(error)}); a file may not "
             "choose code to run, so give the architecture yourself"
@@ -294,11 +294,6 @@ def _unknown_format(data: bytes) -> str:
     return f"neither safetensors nor a state dict; {_RESAVE}"
 
 
-def _printable(text: str, limit: int = 120) -> str:
-    """Text from a hostile file, made safe for a terminal: ASCII, short."""
-    return text[:limit] if text.isascii() and text.isprintable() else ascii(text[:limit])[1:-1]
-
-
 def _quote(value: Any) -> str:
-    """The same in quotes."""
+    """Text from a hostile file, short and in quotes."""
     return ascii(str(value)[:120])

@@ -19,7 +19,7 @@ from pydrift.core.artifact import Format, SealedFolder, decode_fields, encode
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import check_writable, write_atomic
 from pydrift.core.limits import MAX_ARTIFACT
-from pydrift.core.manifest import read_verified
+from pydrift.core.manifest import is_litter, read_verified
 from pydrift.core.run_store import PlanFile
 from pydrift.core.strict_json import parse_strict_json, write_json
 from pydrift.core.tensors import safetensors_bytes
@@ -138,7 +138,7 @@ class ShadowBank(SealedFolder):
     @classmethod
     def _strangers(cls, folder: Path) -> set[str]:
         models = {file.name for file in (folder / _MODELS).glob("*") if not _MODEL_NAME.fullmatch(file.name)}
-        return super()._strangers(folder) | models
+        return super()._strangers(folder) | {name for name in models if not is_litter(name)}
 
     @classmethod
     def load(cls, folder: str | Path, arch: str | None = None, base: nn.Module | None = None) -> ShadowBank:

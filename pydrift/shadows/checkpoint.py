@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from pydrift.core.files import read_file, write_atomic
-from pydrift.core.limits import MAX_ARTIFACT
+from pydrift.core.limits import MAX_ARTIFACT, MAX_EPOCHS
 from pydrift.core.tensors import parse_sealed, sealed_bytes
 from pydrift.training import Checkpoint
 
@@ -36,7 +36,10 @@ class BlockCheckpoint:
             about, tensors = parse_sealed(_SEAL, read_file(self._file, MAX_ARTIFACT))
             if about != {"of": self._of}:
                 raise ValueError("it is of another block or plan")
-            return Checkpoint(epoch=int(tensors.pop("epoch")), **tensors)
+            epoch = int(tensors.pop("epoch"))
+            if not 0 <= epoch <= MAX_EPOCHS:
+                raise ValueError(f"it is of epoch {epoch}")
+            return Checkpoint(epoch=epoch, **tensors)
         except Exception as error:  # the parsers raise errors of many types
             warnings.warn(f"{self._file}: unreadable ({error}); the block is trained from its start", stacklevel=2)
             return None

@@ -93,7 +93,7 @@ def test_progress_that_cannot_be_printed_ends_no_work() -> None:
 
 def test_a_narrow_terminal_loses_no_column(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(cli, "say", lambda text, end: said.append(text))
+    monkeypatch.setattr(cli, "_print", said.append)
     monkeypatch.setattr(sys, "stdout", terminal := StringIO())
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "25")

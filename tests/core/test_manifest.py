@@ -1,6 +1,8 @@
 """Manifests: what is changed, missing or not listed is found, and nothing outside the folder is opened."""
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from tests.seals import rewrite_manifest
 def test_manifest_round_trip(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a").write_bytes(b"a")
-    (tmp_path / ".lock").touch()
+    for litter in (".DS_Store", "sub/Thumbs.db", "desktop.ini", ".nfs00000a1", "sub/._a", ".pydrift-00ff.tmp"):
+        (tmp_path / litter).touch()
+    (tmp_path / "empty").mkdir()
     write_manifest(tmp_path, {"kind": "calibration"})
     manifest = verify_manifest(tmp_path)
     assert manifest == {"kind": "calibration", "files": {"sub/a": sha256_bytes(b"a")}}
@@ -69,3 +73,16 @@ def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     rewrite_manifest(tmp_path / "folder", files={"../secret": sha256_bytes(b"s")})
     with pytest.raises(InputRefused, match=r"'\.\./secret' is listed in MANIFEST\.json but missing$"):
         verify_manifest(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", ["more", ".hidden", ".git/x", "sub/.pydrift.tmp", "Thumbs.db.exe"])
+@pytest.mark.parametrize(
+    "make", [Path.touch, os.mkfifo, lambda path: path.symlink_to("a"), lambda p: p.symlink_to(".")]
+)
+def test_whatever_is_added_is_refused(tmp_path: Path, name: str, make: Callable[[Path], object]) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    write_manifest(tmp_path, {})
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(InputRefused, match=rf"{tmp_path}: '{re.escape(name)}' is not listed in MANIFEST\.json$"):
+        verify_manifest(tmp_path)

@@ -110,6 +110,7 @@ def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibrat
     calibration.save(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
     (tmp_path / ".pydrift-999999999-00.tmp").write_bytes(b"left by a process that was killed")
+    os.utime(tmp_path / ".pydrift-999999999-00.tmp", (0, 0))
     calibration.save(tmp_path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
     replace(calibration, seed=1).save(tmp_path)

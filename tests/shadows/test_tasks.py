@@ -426,6 +426,19 @@ def test_the_lease_of_another_machine_is_respected_until_it_is_stale(small):
     assert HEARTBEAT_S * 4 < LEASE_S
 
 
+def test_a_claim_that_no_worker_can_have_made_holds_nothing(small):
+    """A FIFO would be waited for without end, and a date in the future would hold the block until then."""
+    claims = small.path / "claims"
+    foreign(claims, -365 * 24 * 3600)
+    os.mkfifo(claims / "00000.1")
+    (claims / "00002.1").mkdir()
+    (claims / f"00002.{'9' * 5000}"[:200]).touch()
+    assert small.status().free == (0, 1, 2)
+    assert small.work(filled) == [0, 1, 2]
+    foreign(claims, -10)  # clocks of file servers may differ by little
+    assert small.status().done == 5
+
+
 def test_waiting_takes_over_what_others_leave(small):
     foreign(small.path / "claims", LEASE_S - 1)
     assert small.work(filled, wait=True) == [0, 2, 1]
