@@ -39,7 +39,8 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
     """The content of a regular file, read once, so that what is hashed is what is parsed.
 
     A symbolic link to a regular file is followed: the user named the path, and model hubs keep files behind links.
-    A missing file is a UsageError; folders, FIFOs, devices, unreadable and over-long files are InputRefused.
+    A missing file is a UsageError; folders, FIFOs, devices, unreadable, over-long and empty files are InputRefused. So
+    are HTML pages and Git LFS pointers, which are often found where another file should be.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -48,7 +49,21 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
         data = file.read(size + 1)
     if len(data) != size:
         raise InputRefused(f"{path}: changed while it was being read")
+    if stands_for := _stand_in(data):
+        raise InputRefused(f"{path}: {stands_for}")
     return data
+
+
+def _stand_in(data: bytes) -> str | None:
+    """In words, what a file is that is often found in the place of another one; None if it is no such file."""
+    if not data:
+        return "an empty file; was its download or its writing cut off?"
+    head = data[:256].lstrip().lower()
+    if head.startswith(b"version https://git-lfs.github.com/"):
+        return "a Git LFS pointer, which only names the file; fetch the file itself: git lfs pull"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, not the file; open its address in a browser to see what the server says"
+    return None
 
 
 @contextmanager

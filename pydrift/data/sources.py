@@ -32,13 +32,13 @@ def load_data(spec: str, split: str = "train") -> LabelledImages:
     """Loads a data set by its spec; `split` is "train" or "test".
 
     digits             scikit-learn's 1,797 digits, 1x8x8; every fifth image of each class is the test split
-    mnist:DIR          idx files, plain or gzipped, in DIR/MNIST/raw or DIR
+    mnist:DIR          idx files, plain or gzipped, in DIR/MNIST/raw or DIR, also by Kaggle's names
     fashion-mnist:DIR  the same in DIR/FashionMNIST/raw or DIR
     cifar10:DIR        the python batches in DIR/cifar-10-batches-py or DIR
     npz:FILE           arrays x and y (test split: x_test and y_test), and optionally class_names (strings). The shapes
                        are those of `as_images`; pickled arrays are refused
-    folder:DIR         one sub-folder of images for each class, in DIR or in DIR/train and DIR/test. The classes are
-                       sorted by name. All images have the same size and are all gray or all RGB
+    folder:DIR         one sub-folder of images for each class, in DIR or in DIR/train and DIR/test, in capitals or not.
+                       The classes are sorted by name. All images have the same size and are all gray or all RGB
 
     UsageError: an unknown spec, no such file, or no test split. InputRefused: damaged or unusable data; it names the
     file, and the index of the image.
@@ -51,7 +51,7 @@ def load_data(spec: str, split: str = "train") -> LabelledImages:
             f"unknown data {spec!r}; "
             "known are digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE and folder:DIR"
         )
-    return _SOURCES[name](Path(argument), split)
+    return _SOURCES[name](Path(argument).expanduser(), split)
 
 
 def take_images(data: Any) -> LabelledImages:
@@ -87,9 +87,11 @@ def _load_idx(folder: Path, name: str, split: str, class_names: tuple[str, ...])
 
 
 def _find_idx(folder: Path, name: str, file: str) -> Path:
-    candidates = [base / (file + end) for base in (folder / name / "raw", folder) for end in ("", ".gz")]
-    for candidate in candidates:
-        if candidate.exists():
+    # Kaggle's names have a dot, or each file lies in a folder of its own name.
+    names = [file, file.replace("-idx", ".idx"), f"{file}/{file}", f"{file.replace('-idx', '.idx')}/{file}"]
+    bases = (folder / name / "raw", folder)
+    for candidate in [base / (one + end) for base in bases for one in names for end in ("", ".gz")]:
+        if candidate.exists() and not candidate.is_dir():
             return candidate
     raise UsageError(f"{folder}: neither {name}/raw/{file}[.gz] nor {file}[.gz] is there")
 
@@ -152,9 +154,10 @@ def _npz_class_names(arrays: dict[str, np.ndarray], source: str) -> tuple[str, .
 def _load_folder(folder: Path, split: str) -> LabelledImages:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    has_splits = (folder / "train").is_dir()
-    train = folder / "train" if has_splits else folder
-    chosen = train if split == "train" else folder / "test"
+    splits = {entry.name.lower(): entry for entry in sorted(folder.iterdir()) if entry.is_dir()}
+    has_splits = "train" in splits
+    train = splits.get("train", folder)
+    chosen = train if split == "train" else splits.get("test", folder / "test")
     if split == "test" and not (has_splits and chosen.is_dir()):
         raise UsageError(f"{folder}: no test split: it needs the sub-folders train and test")
     class_names = _visible(train)

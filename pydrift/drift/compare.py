@@ -84,7 +84,7 @@ def compare(calibration: Calibration, question: Question, workplace: Workplace) 
     """Judges one candidate. A pure function of calibration and question, for one kind of device, but for the times."""
     question.check(calibration)
     candidate = freeze(question.candidate.module, calibration.input_shape, workplace.device, "candidate")
-    check_num_classes(candidate.num_classes, "the candidate", len(calibration.class_names), "the base")
+    check_num_classes(candidate.num_classes, "the candidate", len(calibration.class_names), "the base", of_data=False)
     known = question.fingerprint
     scorer = None if known is None else known.scorer(calibration.base, device=str(workplace.device))
     modules = (calibration.base.module, *calibration.shadows)

@@ -186,6 +186,12 @@ def check_logits(
     return logits.shape[1]
 
 
+def _refuse_sigmoid(logits: Tensor, name: str) -> None:
+    """InputRefused where all logits lie strictly between 0 and 1: no image has an unlikely class."""
+    if ((logits > 0) & (logits < 1)).all():
+        raise InputRefused(f"{name}: gives values between 0 and 1 only, not logits; leave out its final sigmoid")
+
+
 def _check_repeatable(
     forward: Callable[[Tensor], Tensor], input_shape: tuple[int, int, int], device: torch.device, name: str
 ) -> None:
@@ -199,6 +205,7 @@ def _check_repeatable(
         raise InputRefused(f"{name}: does not take any number of images, for instance one: {reason}") from error
     if alone.shape != (1, first.shape[1]):
         raise InputRefused(f"{name}: gives {list(alone.shape)} instead of [1, {first.shape[1]}] for a single image")
+    _refuse_sigmoid(first, name)
     size = float(first.abs().max())
     if not torch.allclose(first, again, rtol=0, atol=REPEATABLE * size, equal_nan=True):
         raise InputRefused(f"{name}: gives the same images other logits the second time; is dropout still on?")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
 from pydrift.core.files import read_file, sha256_bytes, write_atomic
@@ -38,6 +39,13 @@ _STATE_DICT_NAME = re.compile(
     r"collections\.OrderedDict|torch\.(Size|device|nn\.parameter\.Parameter|(storage\.)?\w+Storage"
     r"|(bool|(b?float|u?int|complex|q)\w+)|_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2|serialization\._get_layout)"
 )
+_OTHERS = {
+    b"\x89HDF\r\n": "Keras (HDF5)",
+    b"TFL3": "TensorFlow Lite",
+    b"GGUF": "llama.cpp (GGUF)",
+    b"\x93NUMPY": "numpy",
+    b"\x08\x01\x12": "TensorFlow (a saved model)",
+}
 _RESAVE = (
     "re-save the weights where the model was made: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
 )
@@ -108,12 +116,13 @@ def load_model(path: str | Path, arch: str | None = None, expect_sha256: str | N
     if expect_sha256 is not None and file.sha256 != expect_sha256.lower():
         raise InputRefused(f"{path}: its SHA-256 is {file.sha256}, expected {expect_sha256}")
     arch, module = _network(file, arch)
-    problems = _mismatches(module.state_dict(), file.tensors)
+    tensors = _with_counters(file.tensors, module)
+    problems = _mismatches(module.state_dict(), tensors)
     if problems:
         raise InputRefused(f"{path}: does not fit {arch}: {'; '.join(problems)}")
     # A built-in network is only an outline until here, and takes the tensors of the file for its own.
     outlined = any(tensor.is_meta for tensor in module.state_dict().values())
-    module.load_state_dict({name: _own(t) for name, t in file.tensors.items()}, assign=outlined)
+    module.load_state_dict({name: _own(t) for name, t in tensors.items()}, assign=outlined)
     module.eval().requires_grad_(False)
     _check_zero_image(file.path, module, arch)
     metadata = {key.removeprefix(PREFIX): value for key, value in file.metadata.items() if key.startswith(PREFIX)}
@@ -174,6 +183,8 @@ def _copy_checked(data: bytes) -> io.BytesIO:
         for suffix, kind in (("/constants.pkl", "a TorchScript archive"), ("/archive_format", "a .pt2 archive")):
             if any(name.endswith(suffix) for name in names):
                 raise InputRefused(f"{kind}, which is a program: loading it can run any code; {_RESAVE}")
+        if {"config.json", "metadata.json", "model.weights.h5"} <= set(names):
+            raise InputRefused(f"a file of Keras, and pydrift audits models of PyTorch; convert it, then {_RESAVE}")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise InputRefused("the archive is compressed, which torch.save never does")
         if sum(entry.file_size for entry in entries) > len(data):
@@ -227,6 +238,16 @@ def _check_values(name: str, tensor: Tensor) -> None:
     if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
         bad = tensor.numel() - int(finite.sum())
         raise InputRefused(f"tensor {_quote(name)}: {bad} of {tensor.numel()} values are not finite")
+
+
+def _with_counters(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The tensors, and a zero for each BatchNorm whose counter the file lacks: it counts batches of training only.
+
+    torch before 1.0 and other frameworks do not write it.
+    """
+    counters = {f"{name}.num_batches_tracked" for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
+    expected = module.state_dict().keys()
+    return {**{name: torch.tensor(0) for name in counters & expected - tensors.keys()}, **tensors}
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -289,6 +310,10 @@ def _check_zero_image(path: Path, module: nn.Module, arch: str) -> None:
 
 
 def _unknown_format(data: bytes) -> str:
+    if other := next((name for start, name in _OTHERS.items() if data[:64].find(start) in (0, 4)), None):
+        return f"a file of {other}, and pydrift audits models of PyTorch; convert it there, then {_RESAVE}"
+    if data[:1] == b"\x08" and any(word in data[:512] for word in (b"pytorch", b"onnx", b"tf2onnx")):
+        return f"an ONNX file, and pydrift audits models of PyTorch; {_RESAVE}"
     if data[:1] == b"\x80":
         return f"a bare pickle (or a file of torch before 1.6), and loading it can run any code; {_RESAVE}"
     return f"neither safetensors nor a state dict; {_RESAVE}"

@@ -117,10 +117,16 @@ def refuse_other_answers(run: RunFolder, task: str, classifier: Classifier) -> N
         )
 
 
-def check_num_classes(found: int, what: str, expected: int, of_what: str) -> None:
-    """InputRefused unless `what` has as many classes as `of_what`, a model or data."""
-    if found != expected:
-        raise InputRefused(f"{what} has {found} classes, but {of_what} has {expected}")
+def check_num_classes(found: int, what: str, expected: int, of_what: str, *, of_data: bool = True) -> None:
+    """InputRefused unless the model `what` has as many classes as `of_what`: data, or another model."""
+    if found == expected:
+        return
+    hint = ""
+    if of_data and found == expected - 1:
+        hint = "; labels begin at 0: if the largest one is the number of classes, subtract 1 from all"
+    elif of_data and found > expected:
+        hint = "; if some classes have no images there, name all of them (class_names)"
+    raise InputRefused(f"{what} has {found} classes, but {of_what} has {expected}{hint}")
 
 
 def _from_file(loaded: LoadedModel, name: str) -> AuditedModel:

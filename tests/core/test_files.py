@@ -145,3 +145,18 @@ def test_a_write_that_is_stopped_before_the_renaming_changes_nothing(tmp_path: P
         files.write_atomic(tmp_path / "f", b"new", stop)
     assert names_below(tmp_path) == {"f"}
     assert (tmp_path / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "an empty file; was its download or its writing cut off?"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer, which only names"),
+        (b"\n<!DOCTYPE html><html><body>Sign in", "an HTML page, not the file; open its address in a browser"),
+        (b"<HTML>404", "an HTML page, not the file"),
+    ],
+)
+def test_what_often_stands_for_another_file_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(InputRefused, match=f"f: {re.escape(what)}"):
+        files.read_file(tmp_path / "f", 1000)

@@ -108,7 +108,7 @@ def test_idx_layouts(tmp_path: Path, kind: str, inner: str, packed: bool) -> Non
             "images-idx3-ubyte: more bytes than its header says (3920 for shape [5, 28, 28])",
         ),
         (idx(LABELS), idx(LABELS), "images-idx3-ubyte: not an idx file of 3-dimensional unsigned bytes"),
-        (b"", idx(LABELS), "images-idx3-ubyte: not an idx file of 3-dimensional unsigned bytes"),
+        (b"\0", idx(LABELS), "images-idx3-ubyte: not an idx file of 3-dimensional unsigned bytes"),
         (
             b"\0\0\x08\x03" + b"\xff" * 12,
             idx(LABELS),
@@ -121,7 +121,11 @@ def test_idx_layouts(tmp_path: Path, kind: str, inner: str, packed: bool) -> Non
         ),
         (idx(IMAGES[:, 1:]), idx(LABELS), "images-idx3-ubyte: images must be 28x28, got 27x28"),
         (idx(IMAGES), idx(LABELS[1:]), "images-idx3-ubyte: 5 images but 4 labels"),
-        (idx(IMAGES), idx(LABELS + 1), "images-idx3-ubyte: image 1 has the label 10, outside 0..9"),
+        (
+            idx(IMAGES),
+            idx(LABELS + 1),
+            "images-idx3-ubyte: image 1 has the label 10, outside 0..9; its labels begin at 1: subtract 1 from all",
+        ),
         (idx(IMAGES[:0]), idx(LABELS[:0]), "images-idx3-ubyte: no images"),
     ],
 )
@@ -131,6 +135,23 @@ def test_damaged_idx(tmp_path: Path, images: bytes, labels: bytes, reason: str, 
     with pytest.raises(InputRefused) as error:
         load_data(f"mnist:{tmp_path}")
     assert str(error.value).replace(".gz", "") == f"{tmp_path}/train-{reason}"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+        ("train-images-idx3-ubyte/train-images-idx3-ubyte", "train-labels-idx1-ubyte/train-labels-idx1-ubyte"),
+    ],
+)
+def test_idx_by_the_names_that_kaggle_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, labels: str
+) -> None:
+    for name, content in ((images, idx(IMAGES)), (labels, idx(LABELS))):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(content)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_data("mnist:~/data").y.tolist() == LABELS.tolist()
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
@@ -233,7 +254,7 @@ def test_a_pickle_that_asks_for_a_huge_memo_or_is_cut(tmp_path: Path) -> None:
     nested_keys = b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s."  # hashing the last tuple takes 2**40 steps
     huge_memo = b"\x80\x02}r\xff\xff\xff\x7f."
     long_bytes = b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f"
-    for raw in (bytearray8, nested_keys, huge_memo, long_bytes, b"", b"\x80\x02}", b"}(]K\x01u.", b"})R."):
+    for raw in (bytearray8, nested_keys, huge_memo, long_bytes, b".", b"\x80\x02}", b"}(]K\x01u.", b"})R."):
         (tmp_path / "test_batch").write_bytes(raw)
         with pytest.raises(InputRefused, match="not a CIFAR-10 batch"):
             load_data(f"cifar10:{tmp_path}", "test")
@@ -319,7 +340,7 @@ def test_npz_bombs_and_damage(tmp_path: Path) -> None:
         InputRefused, match=r"d\.npz: .* it unpacks to 8589934588 bytes, the limit for its size is 67108864$"
     ):
         load_data(f"npz:{file}")
-    for data in (good, good[:-5], b"\x80\x04N.", b"\x93NUMPY", b""):
+    for data in (good, good[:-5], b"\x80\x04N.", b"\x93NUMPY"):
         file.write_bytes(data)
         with pytest.raises(InputRefused, match=r"d\.npz: not an npz file of plain arrays: "):
             load_data(f"npz:{file}")
@@ -468,3 +489,12 @@ def test_a_spec_is_loaded_and_all_else_is_adapted() -> None:
     assert same(take_images((X, Y)), as_images((X, Y)))
     with pytest.raises(UsageError, match="unknown data 'nothing'"):
         take_images("nothing")
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "TEST"), ("train", "test")])
+def test_splits_in_capitals(tmp_path: Path, train: str, test: str) -> None:
+    write_images(tmp_path / train)
+    write_images(tmp_path / test)
+    assert (
+        load_data(f"folder:{tmp_path}").class_names == load_data(f"folder:{tmp_path}", "test").class_names == ("a", "b")
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pydrift.core.errors import UsageError
+from pydrift.core.text import printable
 from pydrift.models.arch import ArchSpec, build, parse, resolve
 
 # One row per architecture: text, parameters, first and last name of the state dict. The counts are known from outside:
@@ -148,7 +151,7 @@ CONVNET = (
 def test_bad_text(text: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(text)
-    assert str(caught.value) == f"architecture '{text}': {reason}"
+    assert str(caught.value) == printable(f"architecture '{text}': {reason}")
 
 
 def test_text_of_a_stranger_is_bounded() -> None:
@@ -222,8 +225,8 @@ NEITHER = (
             "own_broken:Net",
             "cannot import own_broken: ModuleNotFoundError: No module named 'not_installed_anywhere'",
         ),
-        ("own_factories:Gone", "own_factories has no function or class Gone"),
-        ("own_factories:number", "own_factories has no function or class number"),
+        ("own_factories:Gone", "own_factories (FILE) has no function or class Gone"),
+        ("own_factories:number", "own_factories (FILE) has no function or class number"),
         ("own_factories:broken", "the factory failed: ValueError: no weights here"),
         ("own_factories:text", "the factory returned a str, not an nn.Module"),
     ],
@@ -231,4 +234,5 @@ NEITHER = (
 def test_resolve_errors(factories: str, text: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(text)(0)
-    assert str(caught.value) == f"architecture '{text}': {reason}"
+    said = re.sub(r"\(/.+own_factories\.py\)", "(FILE)", str(caught.value))
+    assert said == f"architecture '{text}': {reason}"

@@ -238,7 +238,7 @@ def test_only_regular_files_of_a_sane_size(tmp_path: Path) -> None:
         read_tensors(tmp_path / "m", max_bytes=100)
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"hello world, this is no model", b"\x89HDF\r\n\x1a\n" + bytes(100)])
+@pytest.mark.parametrize("data", [b"\0", b"PK", b"hello world, this is no model"])
 def test_other_formats(tmp_path: Path, data: bytes) -> None:
     assert refusal(tmp_path, data).startswith(f"neither safetensors nor a state dict; {RESAVE}")
 
@@ -443,3 +443,36 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(
     assert all("names no architecture" in message for message in unnamed)
     assert len(messages) > 100
     assert max(map(len, messages)) < 900
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "a file of Keras (HDF5)"),
+        (bytes(4) + b"TFL3" + bytes(100), "a file of TensorFlow Lite"),
+        (b"\x08\x07\x12\x07pytorch\x1a", "an ONNX file"),
+        (b"\x93NUMPY\x01\x00", "a file of numpy"),
+    ],
+)
+def test_a_file_of_another_framework_is_named(tmp_path: Path, data: bytes, what: str) -> None:
+    assert refusal(tmp_path, data).startswith(f"{what}, and pydrift audits models of PyTorch; ")
+
+
+def test_a_keras_archive_is_named(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            archive.writestr(name, b"{}")
+    assert refusal(tmp_path, buffer.getvalue()).startswith("a file of Keras, and pydrift audits models of PyTorch; ")
+
+
+def test_batch_norms_without_their_counter_are_accepted(tmp_path: Path) -> None:
+    state = dict(arch.build("resnet9:1x8x8:2", seed=1).state_dict())
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    (tmp_path / "m").write_bytes(safetensors_save(state))
+    loaded = load_model(tmp_path / "m", "resnet9:1x8x8:2").module.state_dict()
+    assert int(loaded["prep.bn.num_batches_tracked"]) == 0
+    del state["prep.bn.running_mean"]
+    (tmp_path / "m").write_bytes(safetensors_save(state))
+    with pytest.raises(InputRefused, match=r"missing: 'prep.bn.running_mean'$"):
+        load_model(tmp_path / "m", "resnet9:1x8x8:2")
