@@ -11,6 +11,8 @@
 
 namespace pydrift {
 
+inline constexpr int64_t kMaxStepsDone = int64_t{1} << 62;  // far from an overflow, however many steps follow
+
 inline void check_train_hyperparameters(const TrainHyperparameters& hyperparameters, int64_t model,
                                         TrainOptimizer optimizer) {
   const auto check = [model](bool holds, const char* what, double value) {
@@ -41,8 +43,10 @@ inline TrainParts check_train_values(const ShadowTrainTask& task) {
   TrainParts parts{{0}, {0}};
   for (int64_t k = 0; k < task.num_models; ++k) {
     check_train_hyperparameters(task.hyperparameters[k], k, task.optimizer);
-    PYDRIFT_CHECK(task.num_steps[k] >= 0 && task.batch_size[k] >= 1 && task.steps_done[k] >= 0,
-                  "shadow_train: num_steps and steps_done must be >= 0 and batch_size >= 1, got ", task.num_steps[k],
+    PYDRIFT_CHECK(task.num_steps[k] >= 0 && task.batch_size[k] >= 1 && task.steps_done[k] >= 0 &&
+                      task.steps_done[k] < kMaxStepsDone,
+                  "shadow_train: num_steps must be >= 0, steps_done in [0, 2^62) and batch_size >= 1, got ",
+                  task.num_steps[k],
                   ", ", task.steps_done[k], " and ", task.batch_size[k], " for model ", k);
     parts.order.push_back(parts.order.back() + int64_t{task.num_steps[k]} * task.batch_size[k]);
     parts.learning_rate.push_back(parts.learning_rate.back() + task.num_steps[k]);

@@ -7,16 +7,21 @@ import json as json_format
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, replace
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.errors import InputRefused, PydriftError, UsageError
+from pydrift.core.files import check_writable
+from pydrift.core.limits import MAX_DATA
+from pydrift.core.manifest import refuse_manifest_folder
+from pydrift.core.text import printable_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +42,17 @@ _ORDER = (
     "doctor",
 )
 
-_MAX_MEMBERS_BYTES = 1 << 30
+
+_MIN_COLUMNS = 72
+_result_stream: TextIO | None = None  # where results go while a command runs (see stdout_for_results)
+
+
+class Command(TyperCommand):
+    """A command that leaves stdout to its result, whatever the user's own code prints."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with stdout_for_results():
+            return super().invoke(ctx)
 
 
 class Group(TyperGroup):
@@ -58,7 +73,14 @@ class _Commands(Group):
         return sorted(super().list_commands(ctx), key=_ORDER.index)
 
 
-app = typer.Typer(
+class App(typer.Typer):
+    """Groups of commands of the class above."""
+
+    def command(self, *arguments: Any, **options: Any) -> Any:
+        return super().command(*arguments, cls=Command, **options)
+
+
+app = App(
     name="pydrift",
     cls=_Commands,
     help="Audit image classifiers. Has a candidate's concept of a class drifted, even where its accuracy did not move?",
@@ -147,6 +169,16 @@ def _options(
     pass
 
 
+def check_folder(folder: Path | None) -> None:
+    """Asks whether files could be written into a folder, at once: the commands import torch after it.
+
+    UsageError where not.
+    """
+    if folder is not None:
+        refuse_manifest_folder(folder)
+        check_writable(folder / "file")
+
+
 def find_own_architectures(arch: str | None) -> None:
     """Lets --arch package.module:factory name a module in the current folder; last, so that it can shadow nothing."""
     if arch is not None:
@@ -193,18 +225,14 @@ def read_test_split(source: str) -> LabelledImages | None:
 
 def read_members(path: Path) -> np.ndarray:
     """The array of an npy file: which images a model was trained on. InputRefused where it is no such file."""
-    import numpy as np
-
+    from pydrift.core.arrays import parse_npy
     from pydrift.core.files import read_file
 
-    raw = read_file(path, _MAX_MEMBERS_BYTES)
+    raw = read_file(path, MAX_DATA)
     try:
-        members = np.load(io.BytesIO(raw), allow_pickle=False)
-        if not isinstance(members, np.ndarray):
-            raise ValueError("an archive, not one array")
-    except (ValueError, EOFError, OSError) as error:
+        return parse_npy(raw)
+    except ValueError as error:
         raise InputRefused(f"{path}: not an npy file of plain numbers: {error}") from error
-    return members
 
 
 def finish(
@@ -216,23 +244,22 @@ def finish(
     exit_code: int = DONE,
     exceeded: Sequence[str] = (),
 ) -> NoReturn:
-    """The end of every audit: prints the result, writes its report, says where, and leaves with the exit code.
+    """The end of every audit: writes the report, prints the result, says where it is, and leaves with the exit code.
 
     exceeded  in words, the limits that the result exceeds; if there are any, the exit code is FOUND
     """
     from pydrift.report import write_report
 
     result = _with_command(result)
+    page = None if out is None else write_report(result, out, images=images)  # before printing, which may fail
     if json:
-        say(result.to_json(), end="")
+        say(result.to_json() if page is None else page.with_name(result.json_name).read_text(), end="")
     else:
         print_result(result)
-    if out is not None:
-        page = write_report(result, out, images=images)
-        if not json:
+        if page is not None:
             say(f"report: {page}")
     for words in exceeded:
-        print(f"pydrift: {words}", file=sys.stderr)
+        complain(words)
     raise typer.Exit(FOUND if exceeded else exit_code)
 
 
@@ -252,19 +279,73 @@ def print_result(result: Result) -> None:
 
 
 def _print_page(render: Callable[[Console], None]) -> None:
-    """Prints what `render` draws on a console: as wide as the terminal, or 120 columns of plain text elsewhere."""
+    """Prints what `render` draws on a console: as wide as the terminal, or 120 columns of plain text elsewhere.
+
+    On a terminal of less than 72 columns the lines run on, for a table would leave columns out.
+    """
     from rich.console import Console
 
     page = io.StringIO()
-    terminal = Console()
-    width = terminal.width if terminal.is_terminal else 120
+    terminal = Console(file=_result_stream or sys.stdout)
+    width = max(terminal.width, _MIN_COLUMNS) if terminal.is_terminal else 120
     render(Console(file=page, width=width, force_terminal=terminal.is_terminal))
-    say(page.getvalue(), end="")
+    _print(page.getvalue())  # its texts are escaped, and its colours are not
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Prints a result. Its reader may have left (`| head`), which must not change the exit code."""
+    """Prints a result; what a terminal would obey in it is escaped. See `_print`."""
+    _print(printable_lines(text) + end)
+
+
+def _print(text: str) -> None:
+    """Prints to where results go. Its reader may have left (`| head`), which must not change the exit code.
+
+    PydriftError where it cannot be printed for another reason (a full disk).
+    """
+    stream = _result_stream or sys.stdout
     try:
-        print(text, end=end, flush=True)
+        print(text, end="", flush=True, file=stream)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_the_rest(stream)
+    except OSError as error:
+        _drop_the_rest(stream)
+        raise PydriftError(f"the result cannot be printed: {error.strerror}") from error
+
+
+def _drop_the_rest(stream: TextIO) -> None:
+    """Lets what is still in the stream's buffer go nowhere, so that its end does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def complain(text: str) -> None:
+    """Prints lines on stderr, if that can be; what a terminal would obey in them is escaped."""
+    with suppress(OSError, ValueError):
+        print(printable_lines(f"pydrift: {text}"), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """Inside, only `say` reaches stdout: what models, data and libraries print there goes to stderr."""
+    global _result_stream
+    _result_stream = stream = sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            if stream is sys.__stdout__ and stream is not None:
+                with _descriptor_of_stderr(stream) as _result_stream:
+                    yield
+            else:  # a test's, which has no descriptor
+                yield
+    finally:
+        _result_stream = None
+
+
+@contextmanager
+def _descriptor_of_stderr(stream: TextIO) -> Iterator[TextIO]:
+    """Inside, C code and child processes that write where `stream` does reach stderr; yields a stream to there."""
+    stream.flush()
+    with open(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="backslashreplace") as real:
+        os.dup2(sys.stderr.fileno(), stream.fileno())
+        try:
+            yield real
+        finally:
+            os.dup2(real.fileno(), stream.fileno())

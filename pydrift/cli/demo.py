@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pydrift.cli.app import DRIFT, app, print_result, say
+from pydrift.core.files import check_writable
 from pydrift.core.progress import for_terminal
 
 
@@ -18,6 +19,7 @@ def demo(
     ),
 ) -> None:
     """Audit a benign and a drifted candidate on scikit-learn's digits."""
+    check_writable(out / "file")
     from pydrift.drift.demo import DRIFT as PLANTED
     from pydrift.drift.demo import run_demo
     from pydrift.report import write_report

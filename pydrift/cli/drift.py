@@ -26,6 +26,7 @@ from pydrift.cli.app import (
     SizeOption,
     UpdateModeOption,
     app,
+    check_folder,
     find_own_architectures,
     finish,
     given,
@@ -33,6 +34,7 @@ from pydrift.cli.app import (
     say,
 )
 from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.files import check_writable
 from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def calibrate(
 
     This trains shadows, inverts the base and the shadows, and measures the null distribution.
     """
+    check_writable(out / "file")  # at once: torch is imported after it
     from pydrift.data import load_data
     from pydrift.drift.audit import DriftAuditor
 
@@ -148,6 +151,7 @@ def audit(
 
     The exit code is 0 for stable, 1 for drift and 3 for inconclusive.
     """
+    check_folder(out)
     from pydrift.data import load_data
     from pydrift.drift.result import DriftReport
 

@@ -12,24 +12,27 @@ from pydrift.cli.app import (
     MODEL_HELP,
     OTHER_AUDITS,
     SOURCES,
+    App,
     ArchOption,
     DeviceOption,
     Group,
     JsonOption,
     SeedOption,
     app,
+    check_folder,
     find_own_architectures,
     finish,
     read_members,
     say,
 )
 from pydrift.core.errors import UsageError
+from pydrift.core.files import check_writable
 from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.fingerprint import Fingerprint
 
-fingerprint = typer.Typer(
+fingerprint = App(
     name="fingerprint",
     cls=Group,
     help="Tell images of a model's own kind from others. No outliers are needed.",
@@ -65,15 +68,14 @@ def fit(
 
     Without --members, a random fifth of the data calibrates it.
     """
+    check_writable(out)
     from dataclasses import asdict
 
-    from pydrift.core.files import check_writable
     from pydrift.core.strict_json import to_strict_json
     from pydrift.data import load_data
     from pydrift.fingerprint import fit_fingerprint, select_detector
     from pydrift.models.intake import as_audited_model
 
-    check_writable(out)
     select_detector(detector)  # refuses an unknown one before the work
     find_own_architectures(arch)
     made = fit_fingerprint(
@@ -123,6 +125,7 @@ def score(
 
     The exit code is 1 if more than --fail-above of them are flagged.
     """
+    check_folder(out)
     from pydrift.data import load_data
     from pydrift.fingerprint import Fingerprint, Screening, screen
     from pydrift.models.intake import as_audited_model

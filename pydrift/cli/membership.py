@@ -20,6 +20,7 @@ from pydrift.cli.app import (
     SeedOption,
     app,
     changed_recipe,
+    check_folder,
     find_own_architectures,
     finish,
     given,
@@ -84,6 +85,7 @@ def membership(
 
     The exit code is 1 if an attack exceeds a --fail-above.
     """
+    check_folder(out)
     from pydrift.data import load_data
     from pydrift.membership.audit import membership_audit
     from pydrift.membership.result import Limit, MembershipReport

@@ -21,6 +21,7 @@ from pydrift.cli.app import (
     say,
 )
 from pydrift.core.errors import UsageError
+from pydrift.core.files import check_writable, write_atomic
 from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
@@ -63,9 +64,10 @@ def train(
     ] = 0.0,
 ) -> None:
     """Train a built-in architecture and record the recipe, so that shadows can repeat it."""
+    for target in filter(None, (out, members_out)):
+        check_writable(target)
     import numpy as np
 
-    from pydrift.core.files import check_writable, write_atomic
     from pydrift.data import load_data
     from pydrift.models.file import load_model
     from pydrift.models.recipe import TrainingRecipe
@@ -73,8 +75,6 @@ def train(
 
     if members_out is not None and plant is not None:
         raise UsageError("--members-out with --plant: planted images are no longer those of the data")
-    for target in filter(None, (out, members_out)):
-        check_writable(target)
     recipe = TrainingRecipe(epochs, batch_size, learning_rate, weight_decay, label_smoothing)
     trained = train_model(
         arch,
@@ -126,13 +126,12 @@ def invert(
     device: DeviceOption = None,
 ) -> None:
     """Make gray data of one model: images of what it takes each class to look like."""
-    from pydrift.core.files import check_writable, write_atomic
+    for target in filter(None, (out, png)):
+        check_writable(target)
     from pydrift.inversion import GradientAscent
     from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
     from pydrift.models.file import load_model
 
-    for target in filter(None, (out, png)):
-        check_writable(target)
     find_own_architectures(arch)
     loaded = load_model(model, arch)
     classifier = freeze(loaded.module, _input_shape(loaded.arch, shape), choose_device(device), str(model))

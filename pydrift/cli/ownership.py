@@ -23,6 +23,7 @@ from pydrift.cli.app import (
     SeedOption,
     app,
     changed_recipe,
+    check_folder,
     find_own_architectures,
     finish,
     given,
@@ -112,6 +113,7 @@ def ownership(
 
     The exit code is 1 if any suspect is stolen, else 3 if any is inconclusive, else 0.
     """
+    check_folder(out)
     from pydrift.models.intake import as_audited_model
     from pydrift.ownership import OwnershipReport, ownership_audit
 

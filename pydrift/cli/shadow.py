@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pydrift.cli.app import (
+    INCONCLUSIVE,
     MODELS,
     SOURCES,
+    App,
     ArchOption,
     DeviceOption,
     Group,
@@ -26,13 +28,14 @@ from pydrift.cli.app import (
     say,
 )
 from pydrift.core.errors import UsageError
+from pydrift.core.files import check_writable
 from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.models.intake import AuditedModel
     from pydrift.shadows import TaskFolder
 
-shadow = typer.Typer(
+shadow = App(
     name="shadow",
     cls=Group,
     help="Train many shadow models, on this machine or on many. A folder holds the plan, and workers train its blocks.",
@@ -141,6 +144,8 @@ def train(
     Any number of workers may run at once, on any machines that share the folder. You may kill them at any time. The
     block of a worker that ended is free at once on the same machine. On other machines it is free after 120 s without a
     sign of life.
+
+    The exit code is 3 if other workers are still training blocks.
     """
     from pydrift.shadows import TaskFolder, work_on
 
@@ -159,7 +164,10 @@ def train(
                 at_most=1 if claim_next else None,
                 progress=progress,
             )
-        say(f"{folder}: trained {_blocks(trained)}; {_done(TaskFolder.open(folder))}")
+        tasks = TaskFolder.open(folder)
+        say(f"{folder}: trained {_blocks(trained)}; {_done(tasks)}")
+        if not claim_next and block is None and not all(map(tasks.is_done, tasks.blocks)):
+            raise typer.Exit(INCONCLUSIVE)
         return
     if claim_next or block is not None:
         raise UsageError("--workers trains all blocks: leave --claim-next and --block out")
@@ -204,6 +212,7 @@ def collect(
 
     A bank holds a model file per shadow, the images that each was trained on, and a manifest of hashes.
     """
+    check_writable(out / "file")
     from pydrift.shadows import ShadowBank
     from pydrift.shadows import collect as collect_bank
 

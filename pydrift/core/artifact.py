@@ -21,15 +21,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 import msgspec
 
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
-from pydrift.core.files import check_writable, read_file
-from pydrift.core.manifest import MANIFEST, read_manifest, refuse_manifest_folder, verify_manifest, write_manifest
+from pydrift.core.files import check_writable, read_file, sha256_bytes, sha256_file
+from pydrift.core.limits import MAX_JSON
+from pydrift.core.manifest import (
+    MANIFEST,
+    is_litter,
+    read_manifest,
+    refuse_manifest_folder,
+    verify_manifest,
+    write_manifest,
+)
 from pydrift.core.strict_json import parse_strict_json, to_strict_json
 from pydrift.core.tensors import content_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_MAX_DOCUMENT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,9 @@ class Artifact(ABC):
 
 
 class Report(Artifact):
-    """The base of the three audits' results: one JSON document, and where there are arrays an npz file beside it.
+    """The base of the audits' results: one JSON document, a page, and where there are arrays an npz file beside it.
+
+    The document is written last, and its seal covers all three: files of two results are never taken for one.
 
     json_name    of the document in its folder; the HTML page beside it has the same name but for the suffix
     arrays_name  of the npz file; "" where there is none
@@ -110,13 +118,17 @@ class Report(Artifact):
     json_name: ClassVar[str]
     arrays_name: ClassVar[str] = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values, without its arrays."""
-        return {**self.format.heading(), **self._document()}
+    def to_dict(self, files: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The report as plain JSON values, without its arrays, and with a seal: one digest over all that it says.
 
-    def to_json(self) -> str:
+        files  the SHA-256 of each file that is written with it, by name; they are part of the seal
+        """
+        said = {**self.format.heading(), **self._document()}
+        return {**said, "seal": _seal(said, files or {})}
+
+    def to_json(self, files: Mapping[str, str] | None = None) -> str:
         """One strict JSON document (no NaN): `to_dict`."""
-        return to_strict_json(self.to_dict())
+        return to_strict_json(self.to_dict(files))
 
     @classmethod
     def check_target(cls, folder: str | Path) -> None:
@@ -125,10 +137,13 @@ class Report(Artifact):
         Leaves nothing.
         """
         refuse_manifest_folder(folder)
-        html_name = Path(cls.json_name).with_suffix(".html").name
-        for name in (cls.json_name, html_name, cls.arrays_name):
-            if name:
-                check_writable(Path(folder) / name)
+        for name in (cls.json_name, *cls._companions()):
+            check_writable(Path(folder) / name)
+
+    @classmethod
+    def _companions(cls) -> list[str]:
+        """The names of what is written with the document: the page, and the arrays if there are any."""
+        return [name for name in (Path(cls.json_name).with_suffix(".html").name, cls.arrays_name) if name]
 
     @classmethod
     def _document_file(cls, path: str | Path) -> Path:
@@ -137,10 +152,27 @@ class Report(Artifact):
 
     @classmethod
     def _read_document(cls, file: Path) -> dict[str, Any]:
-        """What follows the heading. UsageError: no such file. InputRefused: not a report of this kind and version."""
+        """What it says after its heading. UsageError: no such file.
+
+        InputRefused: it is not a report of this kind and version, it was changed, or a file beside it is not the one
+        that was written with it. Such a file may be missing.
+        """
         with cls.format.reading(file):
-            raw = parse_strict_json(read_file(file, _MAX_DOCUMENT))
-        return cls.format.without_heading(raw, file)
+            raw = parse_strict_json(read_file(file, MAX_JSON))
+        document = cls.format.without_heading(raw, file)
+        seal = document.pop("seal", None)
+        files = seal.get("files") if isinstance(seal, dict) else None
+        if not isinstance(files, dict) or seal != _seal({**cls.format.heading(), **document}, files):
+            raise InputRefused(f"{file}: was changed or damaged: its digest is not the one in it")
+        for beside in map(file.with_name, cls._companions()):
+            if beside.exists() and sha256_file(beside) != files.get(beside.name):
+                raise InputRefused(f"{beside}: not what was written with {file.name}; write the report again")
+        return document
+
+
+def _seal(said: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """The files that are written with a document, and the digest over the document and them."""
+    return {"files": dict(files), "sha256": sha256_bytes(to_strict_json({"said": said, "files": files}).encode())}
 
 
 class SealedFolder(Artifact):
@@ -171,8 +203,7 @@ class SealedFolder(Artifact):
         """Asks whether `save` could write there: UsageError where not, or where other files are. Leaves nothing."""
         folder = Path(folder)
         check_writable(folder / cls.names[0])
-        strangers = {name for name in cls._strangers(folder) if not name.startswith(".")}  # a killed save's are hidden
-        if strangers:
+        if strangers := cls._strangers(folder):
             raise UsageError(
                 f"{folder}: holds other files ({min(strangers)}); give a new folder for the {cls.format.kind}"
             )
@@ -180,7 +211,7 @@ class SealedFolder(Artifact):
     @classmethod
     def _strangers(cls, folder: Path) -> set[str]:
         """Names of what is in the folder and is none of ours."""
-        return {file.name for file in folder.glob("*")} - {*cls.names, MANIFEST}
+        return {file.name for file in folder.glob("*") if not is_litter(file.name)} - {*cls.names, MANIFEST}
 
     @classmethod
     def _verified(cls, folder: Path) -> dict[str, Any]:

@@ -1,10 +1,20 @@
 """The errors a user can cause; the command line turns each into its exit code, and anything else into 5."""
 
+from __future__ import annotations
+
+from pydrift.core.text import printable
+
 
 class PydriftError(Exception):
-    """Base of the errors that carry a sentence for the user. `exit_code` is what the command line returns."""
+    """Base of the errors that carry a sentence for the user. `exit_code` is what the command line returns.
+
+    Names in the sentence may be from files that others wrote: what a terminal would obey is escaped.
+    """
 
     exit_code = 5
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
 
 class UsageError(PydriftError):

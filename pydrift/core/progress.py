@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
+
+from pydrift.core.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -90,7 +92,8 @@ class PlainLines(Silent):
             self._name = None
 
     def _say(self, words: str) -> None:
-        print(f"{_visible(self._name or '')}: {self._done}/{self._total}, {words}", file=self._stream, flush=True)
+        with suppress(OSError):  # a full disk or a reader that left must not end the work
+            print(f"{_visible(self._name or '')}: {self._done}/{self._total}, {words}", file=self._stream, flush=True)
 
 
 class Bars(Silent):
@@ -159,5 +162,4 @@ class Clock:
 
 def _visible(text: str) -> str:
     """Text that a terminal does not obey and any encoding can say, at most 60 characters of it."""
-    text = text[:60]
-    return text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+    return printable(text, 60).encode("ascii", "backslashreplace").decode()

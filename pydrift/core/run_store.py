@@ -19,14 +19,13 @@ from typing import IO, TYPE_CHECKING, Any
 from pydrift.core.artifact import Format
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import read_file, sha256_bytes, sha256_file, sync_folder, write_atomic
+from pydrift.core.limits import MAX_ARTIFACT, MAX_PLAN
 from pydrift.core.strict_json import parse_strict_json, to_strict_json, write_json
 from pydrift.core.tensors import parse_sealed, sealed_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MAX_TENSORS = 64 << 30
-_MAX_PLAN = 16 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}
 _TASK_NAME = re.compile(r"[a-z0-9_-]+(/[a-z0-9_-]+)*")
 _SEAL = "pydrift.task"
@@ -66,7 +65,7 @@ class PlanFile:
     def read(cls, format: Format, folder: Path) -> PlanFile:
         """The plan of the folder. UsageError where there is none, InputRefused where it cannot be read."""
         file = _plan_path(folder)
-        data = read_file(file, _MAX_PLAN)
+        data = read_file(file, MAX_PLAN)
         with format.reading(file):
             raw = parse_strict_json(data)
         return cls(format, folder, format.without_heading(raw, file), sha256_bytes(data))
@@ -93,7 +92,7 @@ def _plan_path(folder: Path) -> Path:
 
 def _write_once(path: Path, raw: Mapping[str, Any]) -> None:
     """Writes JSON where no such file is; one that another process wrote first stays."""
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    hidden = path.with_name(f".pydrift-{secrets.token_hex(16)}.tmp")
     try:
         write_json(hidden, raw)
         with suppress(FileExistsError):
@@ -179,7 +178,7 @@ class RunFolder:
         if self.path is None or not (file := self._file(task)).exists():
             return None
         try:
-            return parse_sealed(_SEAL, read_file(file, _MAX_TENSORS))
+            return parse_sealed(_SEAL, read_file(file, MAX_ARTIFACT))
         except (UsageError, InputRefused, ValueError):
             warnings.warn(f"{file}: unfinished or damaged; the task is done again", stacklevel=3)
             return None

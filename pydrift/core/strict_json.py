@@ -9,8 +9,7 @@ from typing import Any
 
 from pydrift.core.errors import InputRefused
 from pydrift.core.files import read_file, write_atomic
-
-_MAX_JSON = 256 << 20
+from pydrift.core.limits import MAX_JSON, MAX_JSON_VALUES
 
 
 def to_strict_json(obj: Any) -> str:
@@ -24,7 +23,12 @@ def write_json(path: str | Path, obj: Any) -> None:
 
 
 def parse_strict_json(text: bytes) -> Any:
-    """Parses JSON. ValueError for NaN, infinities, numbers too large for a float, and an object with a key twice."""
+    """Parses JSON. ValueError for NaN, infinities, numbers too large for a float, and an object with a key twice.
+
+    The same for a text with more values than a document has: as Python objects they would take thirty times its size.
+    """
+    if len(text) > MAX_JSON or sum(map(text.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise ValueError(f"longer than {MAX_JSON} bytes or {MAX_JSON_VALUES} values")
 
     def refuse_constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
@@ -49,6 +53,6 @@ def parse_strict_json(text: bytes) -> Any:
 def read_json(path: str | Path) -> Any:
     """Reads a strict JSON file; InputRefused names the file if it is not one."""
     try:
-        return parse_strict_json(read_file(path, _MAX_JSON))
+        return parse_strict_json(read_file(path, MAX_JSON))
     except ValueError as error:
         raise InputRefused(f"{path}: not valid JSON: {error}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +9,13 @@ import numpy as np
 
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import read_file
+from pydrift.core.limits import MAX_CIFAR_BATCH
+from pydrift.core.pickles import Made, UnknownName, read_pickle
 from pydrift.data.images import LabelledImages, check_images, check_labels
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_MAX_BATCH = 256 << 20
 _ROW = 3 * 32 * 32
-
-
-class _PickledArray:
-    """Stands in for a pickled array. It keeps the state; numpy gets the bytes only after they are checked."""
-
-    state: Any = None
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def rows(self) -> np.ndarray:
-        """uint8 [n, 3072]. ValueError: the state is anything else."""
-        match self.state:
-            case (_, (int(count), int(width)), _PickledType("u1"), False, bytes(data)):
-                if width == _ROW and count * _ROW == len(data):
-                    return np.frombuffer(data, np.uint8).reshape(count, _ROW)
-        raise ValueError("its data is not an array of unsigned bytes [n, 3072]")
-
-
-class _PickledType:
-    """Stands in for a pickled dtype. It keeps the type's code."""
-
-    __match_args__ = ("code",)
-
-    def __init__(self, code: str | bytes, *_: object) -> None:
-        self.code = code.decode("latin1") if isinstance(code, bytes) else code
-
-    def __setstate__(self, state: Any) -> None:
-        pass  # byte order and the like, which mean nothing for bytes
-
-
-class _BatchReader(pickle._Unpickler):
-    """An unpickler that knows only the two classes above; it refuses any other name in a batch.
-
-    The base is the pickle module's Python version: the C version grows its memo to an index that the file chooses.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            "_reconstruct": _PickledArray,  # numpy.core.multiarray, in numpy 2 numpy._core.multiarray
-            "ndarray": None,  # only an argument of _reconstruct
-            "dtype": _PickledType,
-        }
-        if module.split(".")[0] == "numpy" and name in known:
-            return known[name]
-        raise ValueError(f"it refers to {f'{module}.{name}'!a}, which no CIFAR-10 batch does")
+_ARRAY = ("_reconstruct", "ndarray", "dtype")  # of modules of numpy: what makes an array, its argument, and its type
 
 
 def load_cifar10(folder: Path, split: str) -> LabelledImages:
@@ -84,13 +35,31 @@ def load_cifar10(folder: Path, split: str) -> LabelledImages:
 
 
 def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    raw = read_file(path, _MAX_BATCH)
+    raw = read_file(path, MAX_CIFAR_BATCH)
     try:
-        batch = _BatchReader(io.BytesIO(raw), encoding="bytes").load()
-        rows = batch[b"data"].rows()
-        labels = np.array(batch[b"labels"])
+        batch = read_pickle(raw, _is_array)
+        if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
+            raise ValueError("it is not a dictionary with data and labels")
+        rows, labels = _rows(batch[b"data"]), batch[b"labels"]
+        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+            raise ValueError("its labels are not a list of integers")
         if len(rows) != len(labels):
             raise ValueError(f"{len(rows)} images but {len(labels)} labels")
-    except Exception as error:  # a damaged pickle can raise anything
+    except UnknownName as error:
+        raise InputRefused(f"{path}: not a CIFAR-10 batch: {error}, which no CIFAR-10 batch does") from error
+    except ValueError as error:
         raise InputRefused(f"{path}: not a CIFAR-10 batch: {error}") from error
-    return rows, check_labels(labels, CLASSES, str(path))
+    return rows, check_labels(np.array(labels, np.int64), CLASSES, str(path))
+
+
+def _rows(data: Any) -> np.ndarray:
+    """uint8 [n, 3072]. ValueError: the data is anything else."""
+    match data:
+        case Made(state=(_, (int(count), int(width)), Made(arguments=(code, *_)), False, bytes(pixels))):
+            if code in ("u1", b"u1") and width == _ROW and count * _ROW == len(pixels):
+                return np.frombuffer(pixels, np.uint8).reshape(count, _ROW)
+    raise ValueError("its data is not an array of unsigned bytes [n, 3072]")
+
+
+def _is_array(name: str) -> bool:
+    return name.startswith("numpy.") and name.rpartition(".")[2] in _ARRAY

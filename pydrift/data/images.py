@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pydrift.core.errors import InputRefused
+from pydrift.core.limits import MAX_CLASSES
 from pydrift.core.tensors import tensors_digest
 
-_MAX_UNNAMED_CLASSES = 10_000
+_ROUNDING = 1e-4  # by so much, values may lie outside [0, 1]: resizing and colour conversion round; they are clipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,8 @@ def as_images(data: Any, class_names: Sequence[str] | None = None) -> LabelledIm
 
     data         LabelledImages (returned as they are), a tuple (x, y) of tensors or arrays, or pairs (x, y) of single
                  samples or batches: a DataLoader, a Dataset, a list. x is [N, H, W], [N, C, H, W] or [N, H, W, C] with
-                 1 or 3 channels, uint8 in 0..255 or float in [0, 1]; a single sample has no N. y is integer [N]
+                 1 or 3 channels, uint8 in 0..255 or float in [0, 1]; a single sample has no N. y is integer [N]. Values
+                 that lie outside [0, 1] by up to 1e-4 are clipped
     class_names  one for each class; default: "0", "1", ... up to the largest label
 
     InputRefused: a wrong shape, label or value (with the index of the image), no images, or images of one class only.
@@ -97,10 +99,11 @@ def check_labels(y: np.ndarray, class_names: Sequence[str] | None, source: str) 
     """Labels as int64 [N]. InputRefused: not integers, or outside the classes (without names: outside 0..9,999)."""
     if y.ndim != 1 or y.dtype.kind not in "iu":
         raise InputRefused(f"{source}: labels must be integers [N], got {y.dtype} {list(y.shape)}")
-    limit = _MAX_UNNAMED_CLASSES if class_names is None else len(class_names)
+    limit = MAX_CLASSES if class_names is None else len(class_names)
     wrong = np.flatnonzero((y < 0) | (y >= limit))
     if len(wrong):
-        raise InputRefused(f"{source}: image {wrong[0]} has the label {y[wrong[0]]}, outside 0..{limit - 1}")
+        from_one = "; its labels begin at 1: subtract 1 from all" if y.min() == 1 and y.max() == limit else ""
+        raise InputRefused(f"{source}: image {wrong[0]} has the label {y[wrong[0]]}, outside 0..{limit - 1}{from_one}")
     return y.astype(np.int64)
 
 
@@ -127,13 +130,15 @@ def _scaled(x: np.ndarray, source: str) -> np.ndarray:
     if x.dtype.kind != "f":
         raise InputRefused(f"{source}: images must be uint8 or float, got {x.dtype}")
     low, high = x.min(axis=(1, 2, 3)), x.max(axis=(1, 2, 3))
-    wrong = np.flatnonzero(~((low >= 0) & (high <= 1)))  # a NaN compares false, so this finds it, too
+    near = (low >= -_ROUNDING) & (high <= 1 + _ROUNDING)
+    wrong = np.flatnonzero(~near)  # a NaN compares false, so this finds it, too
     if len(wrong):
         index = wrong[0]
         if not (np.isfinite(low[index]) and np.isfinite(high[index])):
             raise InputRefused(f"{source}: image {index} has a value that is not finite")
         raise InputRefused(f"{source}: image {index} has values in [{low[index]:g}, {high[index]:g}], outside [0, 1]")
-    return np.array(x, dtype=np.float32, order="C")
+    copied = np.array(x, dtype=np.float32, order="C")
+    return np.clip(copied, 0, 1, out=copied)
 
 
 def _array(values: Any) -> np.ndarray:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import gzip
 import io
-import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pydrift.core.arrays import parse_npz
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import read_file
+from pydrift.core.limits import MAX_DATA, MAX_IMAGE, MAX_PIXELS, check_unpacked
 from pydrift.data.cifar import load_cifar10
 from pydrift.data.images import LabelledImages, as_images, check_images, check_labels
 
-_MAX_BYTES = 4 << 30  # of a data file, and of its unpacked content
-_MAX_IMAGE_FILE = 64 << 20
-_MAX_PIXELS = 4096 * 4096
 _IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP", "TIFF")
 
 DIGITS = tuple("0123456789")
@@ -33,13 +32,13 @@ def load_data(spec: str, split: str = "train") -> LabelledImages:
     """Loads a data set by its spec; `split` is "train" or "test".
 
     digits             scikit-learn's 1,797 digits, 1x8x8; every fifth image of each class is the test split
-    mnist:DIR          idx files, plain or gzipped, in DIR/MNIST/raw or DIR
+    mnist:DIR          idx files, plain or gzipped, in DIR/MNIST/raw or DIR, also by Kaggle's names
     fashion-mnist:DIR  the same in DIR/FashionMNIST/raw or DIR
     cifar10:DIR        the python batches in DIR/cifar-10-batches-py or DIR
     npz:FILE           arrays x and y (test split: x_test and y_test), and optionally class_names (strings). The shapes
                        are those of `as_images`; pickled arrays are refused
-    folder:DIR         one sub-folder of images for each class, in DIR or in DIR/train and DIR/test. The classes are
-                       sorted by name. All images have the same size and are all gray or all RGB
+    folder:DIR         one sub-folder of images for each class, in DIR or in DIR/train and DIR/test, in capitals or not.
+                       The classes are sorted by name. All images have the same size and are all gray or all RGB
 
     UsageError: an unknown spec, no such file, or no test split. InputRefused: damaged or unusable data; it names the
     file, and the index of the image.
@@ -52,7 +51,7 @@ def load_data(spec: str, split: str = "train") -> LabelledImages:
             f"unknown data {spec!r}; "
             "known are digits, mnist:DIR, fashion-mnist:DIR, cifar10:DIR, npz:FILE and folder:DIR"
         )
-    return _SOURCES[name](Path(argument), split)
+    return _SOURCES[name](Path(argument).expanduser(), split)
 
 
 def take_images(data: Any) -> LabelledImages:
@@ -82,36 +81,41 @@ def _load_fashion_mnist(folder: Path, split: str) -> LabelledImages:
 def _load_idx(folder: Path, name: str, split: str, class_names: tuple[str, ...]) -> LabelledImages:
     stem = {"train": "train", "test": "t10k"}[split]
     images_file = _find_idx(folder, name, f"{stem}-images-idx3-ubyte")
-    images = _read_idx(images_file, dimensions=3)
-    labels = _read_idx(_find_idx(folder, name, f"{stem}-labels-idx1-ubyte"), dimensions=1)
-    if images.shape[1:] != (28, 28):
-        raise InputRefused(f"{images_file}: images must be 28x28, got {images.shape[1]}x{images.shape[2]}")
+    images = _read_idx(images_file, (28, 28))
+    labels = _read_idx(_find_idx(folder, name, f"{stem}-labels-idx1-ubyte"), ())
     return check_images(images, labels, class_names, str(images_file))
 
 
 def _find_idx(folder: Path, name: str, file: str) -> Path:
-    candidates = [base / (file + end) for base in (folder / name / "raw", folder) for end in ("", ".gz")]
-    for candidate in candidates:
-        if candidate.exists():
+    # Kaggle's names have a dot, or each file lies in a folder of its own name.
+    names = [file, file.replace("-idx", ".idx"), f"{file}/{file}", f"{file.replace('-idx', '.idx')}/{file}"]
+    bases = (folder / name / "raw", folder)
+    for candidate in [base / (one + end) for base in bases for one in names for end in ("", ".gz")]:
+        if candidate.exists() and not candidate.is_dir():
             return candidate
     raise UsageError(f"{folder}: neither {name}/raw/{file}[.gz] nor {file}[.gz] is there")
 
 
-def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Reads an idx file of unsigned bytes: 0, 0, type 8, number of dimensions, the sizes (big endian), the bytes."""
-    raw = read_file(path, _MAX_BYTES)
+def _read_idx(path: Path, item: tuple[int, ...]) -> np.ndarray:
+    """Reads an idx file of N items of unsigned bytes, each of the shape `item`: uint8 [N, *item].
+
+    The format: 0, 0, type 8, number of dimensions, the sizes (big endian), the bytes.
+    """
+    raw = read_file(path, MAX_DATA)
     file = gzip.GzipFile(fileobj=io.BytesIO(raw)) if path.suffix == ".gz" else io.BytesIO(raw)
+    dimensions = 1 + len(item)
     header_size = 4 + 4 * dimensions
     try:
         header = file.read(header_size)
         if header[:4] != bytes((0, 0, 8, dimensions)) or len(header) != header_size:
             raise InputRefused(f"{path}: not an idx file of {dimensions}-dimensional unsigned bytes")
         shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, header_size, 4)]
-        size = int(np.prod(shape, dtype=object))
-        if size > _MAX_BYTES:
-            raise InputRefused(f"{path}: claims {size} bytes, the limit is {_MAX_BYTES}")
+        if tuple(shape[1:]) != item:
+            raise InputRefused(f"{path}: images must be {_times(item)}, got {_times(shape[1:])}")
+        size = prod(shape)
+        check_unpacked(size, len(raw))
         data = file.read(size + 1)
-    except (EOFError, OSError, zlib.error) as error:
+    except (EOFError, OSError, ValueError, zlib.error) as error:
         raise InputRefused(f"{path}: damaged: {error}") from error
     if len(data) != size:
         relation = "more" if len(data) > size else "fewer"
@@ -119,25 +123,16 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
+def _times(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
 def _load_npz(path: Path, split: str) -> LabelledImages:
-    raw = read_file(path, _MAX_BYTES)
+    raw = read_file(path, MAX_DATA)
     try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > _MAX_BYTES:
-            raise InputRefused(f"{path}: unpacks to {size} bytes, the limit is {_MAX_BYTES}")
-        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            wanted = [name for name in ("x", "y", "x_test", "y_test", "class_names") if name in file.files]
-            arrays = {name: file[name] for name in wanted}
-            found = ", ".join(file.files)
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("an entry has no npy header")
-    except InputRefused:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy each have their own
+        arrays = parse_npz(raw, ("x", "y"), ("x_test", "y_test", "class_names"))
+    except ValueError as error:
         raise InputRefused(f"{path}: not an npz file of plain arrays: {error}") from error
-    if not {"x", "y"} <= arrays.keys():
-        raise InputRefused(f"{path}: needs the arrays x and y, has {found}")
     if split == "test" and not {"x_test", "y_test"} <= arrays.keys():
         raise UsageError(f"{path}: no test split: it needs the arrays x_test and y_test")
     source = f"{path} ({split})"
@@ -159,9 +154,10 @@ def _npz_class_names(arrays: dict[str, np.ndarray], source: str) -> tuple[str, .
 def _load_folder(folder: Path, split: str) -> LabelledImages:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    has_splits = (folder / "train").is_dir()
-    train = folder / "train" if has_splits else folder
-    chosen = train if split == "train" else folder / "test"
+    splits = {entry.name.lower(): entry for entry in sorted(folder.iterdir()) if entry.is_dir()}
+    has_splits = "train" in splits
+    train = splits.get("train", folder)
+    chosen = train if split == "train" else splits.get("test", folder / "test")
     if split == "test" and not (has_splits and chosen.is_dir()):
         raise UsageError(f"{folder}: no test split: it needs the sub-folders train and test")
     class_names = _visible(train)
@@ -177,8 +173,8 @@ def _load_folder(folder: Path, split: str) -> LabelledImages:
                 raise InputRefused(
                     f"{chosen / name / file}: {_describe(images[-1])}, but the first image is {_describe(images[0])}"
                 )
-            if len(images) * images[0].size > _MAX_BYTES:
-                raise InputRefused(f"{chosen}: more than {_MAX_BYTES} bytes of pixels")
+            if len(images) * images[0].size > MAX_DATA:
+                raise InputRefused(f"{chosen}: more than {MAX_DATA} bytes of pixels")
     if not images:
         raise InputRefused(f"{chosen}: no images")
     return check_images(np.stack(images), np.array(labels), class_names, str(chosen))
@@ -194,11 +190,11 @@ def _read_image(path: Path) -> np.ndarray:
     """uint8 [C, H, W]."""
     from PIL import Image
 
-    raw = read_file(path, _MAX_IMAGE_FILE)
+    raw = read_file(path, MAX_IMAGE)
     try:
         with Image.open(io.BytesIO(raw), formats=_IMAGE_FORMATS) as image:
-            if image.width * image.height > _MAX_PIXELS:  # from the header, before any pixel is decoded
-                raise InputRefused(f"{path}: {image.width}x{image.height} pixels, the limit is {_MAX_PIXELS} in all")
+            if image.width * image.height > MAX_PIXELS:  # from the header, before any pixel is decoded
+                raise InputRefused(f"{path}: {image.width}x{image.height} pixels, the limit is {MAX_PIXELS} in all")
             if image.mode not in ("L", "RGB"):
                 raise InputRefused(f"{path}: mode {image.mode}; save it as 8-bit gray (L) or RGB")
             pixels = np.asarray(image)

@@ -25,7 +25,7 @@ from pydrift.drift.settings import BOTH, AuditSettings, Workplace
 from pydrift.fingerprint import Fingerprint
 from pydrift.inversion import GradientAscent, InversionAttack
 from pydrift.models.classifier import choose_device
-from pydrift.models.intake import AuditedModel, Model, as_audited_model
+from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows import state_shapes
 from pydrift.stats.multiple_tests import alpha_of_release
@@ -154,11 +154,14 @@ class DriftAuditor:
         if release is not None and release < 1:
             raise UsageError(f"release must be >= 1, got {release}")
         calibration = self.calibration
+        images = None if data is None else take_images(data)
+        if images is not None and images.num_classes > len(calibration.class_names):  # fewer may just be absent
+            check_num_classes(len(calibration.class_names), "the base", images.num_classes, images.source)
         question = Question(
             candidate=as_audited_model(candidate, "candidate", arch),
             alpha=alpha if release is None else alpha_of_release(alpha, release),
             release=release,
-            images=None if data is None else take_images(data),
+            images=images,
             use_data=use_data,
             fingerprint=Fingerprint.load(fingerprint) if isinstance(fingerprint, str | Path) else fingerprint,
             recipe=recipe,

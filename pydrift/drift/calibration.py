@@ -103,7 +103,7 @@ class Calibration(SealedFolder):
     seconds: dict[str, float]
 
     # The version is also raised when other probes are shown: responses to other questions cannot be compared.
-    format = Format("calibration", 5, "Calibrate again to get one.")
+    format = Format("calibration", 6, "Calibrate again to get one.")
     names = (_STATE, _DESCRIPTION)
 
     def _write(self, folder: Path) -> None:
@@ -178,6 +178,8 @@ def _check(said: _Description, state: Mapping[str, Tensor]) -> None:
     """ValueError unless the description and the gray data of the base fit together."""
     guessed, shape = said.settings.get("guessed"), (len(said.class_names), said.restarts, *said.input_shape)
     fits = state["gray.images"].shape == shape and len(said.nulls) > 0 and set(said.nulls) <= {SAME, VARIED}
+    for name, expected in (("images", torch.float32), ("confidence", torch.float32), ("steps", torch.int32)):
+        fits &= state[f"gray.{name}"].dtype == expected
     if not (fits and isinstance(guessed, list) and all(name in GUESSED for name in guessed)):
         raise ValueError("its parts do not fit together")
 
@@ -205,6 +207,10 @@ def _template(architecture: str | None, trusted: bool, folder: Path) -> nn.Modul
 
 def _rebuilt(template: nn.Module, state: Mapping[str, Tensor], folder: Path) -> nn.Module:
     module = copy.deepcopy(template)
+    types = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    if wrong := [name for name, tensor in state.items() if tensor.dtype != types.get(name, tensor.dtype)]:
+        found = f"{wrong[0]!a} is of {state[wrong[0]].dtype}"
+        raise InputRefused(f"{folder}: its models do not fit the architecture: {found}")
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

@@ -31,7 +31,7 @@ from pydrift.fingerprint import Fingerprint
 from pydrift.inversion.gray import GrayData
 from pydrift.inversion.resumable import invert_resumable
 from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
-from pydrift.models.intake import AuditedModel, check_num_classes
+from pydrift.models.intake import AuditedModel, check_num_classes, refuse_other_answers
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops.environment import describe_environment
 
@@ -91,7 +91,7 @@ def compare(calibration: Calibration, question: Question, workplace: Workplace) 
     """Judges one candidate. A pure function of calibration and question, for one kind of device, but for the times."""
     question.check(calibration)
     candidate = freeze(question.candidate.module, calibration.input_shape, workplace.device, "candidate")
-    check_num_classes(candidate.num_classes, "the candidate", len(calibration.class_names), "the base")
+    check_num_classes(candidate.num_classes, "the candidate", len(calibration.class_names), "the base", of_data=False)
     known = question.fingerprint
     scorer = None if known is None else known.scorer(calibration.base, device=str(workplace.device))
     choice = choose_null(
@@ -159,6 +159,7 @@ def _ask(
         "seed": seed,
     }
     with workplace.open_run(f"compare-{sha256[:16]}", plan) as run, clock("invert candidate"):
+        refuse_other_answers(run, "answers", candidate)
         progress.phase(f"inverting the candidate, {restarts} restarts a class", 1)
         (gray,), rate = invert_resumable(
             calibration.attack, [candidate], restarts, seed, ["gray/candidate"], run, progress.advance

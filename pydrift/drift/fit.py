@@ -31,7 +31,7 @@ from pydrift.drift.verdict import STRANGE_BASE, Evidence, decide, find_unmeasura
 from pydrift.inversion.gray import GrayData
 from pydrift.inversion.resumable import consensus_images, invert_resumable
 from pydrift.models.classifier import Classifier, exact_arithmetic, freeze
-from pydrift.models.intake import AuditedModel, check_num_classes
+from pydrift.models.intake import AuditedModel, check_num_classes, refuse_other_answers
 from pydrift.shadows import Draw, ShadowBank, train_shadows, update_draw
 
 _decide = with_one_blas_thread(decide)
@@ -62,6 +62,7 @@ def calibrate(
         **settings.plan(),
     }
     with exact_arithmetic(), workplace.progress, workplace.open_run("fit", plan) as run:
+        refuse_other_answers(run, "answers", classifier)
         at = _Task(settings, workplace, run, clock)
         (gray,) = at.invert([classifier], ["gray/base"])
         nulls = {}

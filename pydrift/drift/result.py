@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +11,11 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from pydrift.core.arrays import parse_npz
 from pydrift.core.artifact import Format, Report, decode, decode_fields, encode
 from pydrift.core.errors import InputRefused
-from pydrift.core.files import read_file, sha256_bytes
-from pydrift.core.strict_json import to_strict_json
+from pydrift.core.files import read_file
+from pydrift.core.limits import MAX_DATA
 from pydrift.drift.verdict import ClassVerdict
 from pydrift.inversion.gray import GrayData
 from pydrift.stats.multiple_tests import alpha_of_release
@@ -23,8 +23,8 @@ from pydrift.stats.multiple_tests import alpha_of_release
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MAX_ARRAYS = 4 << 30
 _GRAY = ("gray_base", "gray_candidate")
+_VERDICTS = ("drift", "inconclusive", "stable")  # of an audit: the first that any class has
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class DriftReport(Report):
     # The number of this audit in a series, whose level is more than its own alpha.
     release: Annotated[int, Meta(ge=1)] | None = None
 
-    format = Format("drift report", 3, "Run the audit again to get one.")
+    format = Format("drift report", 4, "Run the audit again to get one.")
     json_name = "report.json"
     arrays_name = "gray.npz"
 
@@ -126,12 +126,9 @@ class DriftReport(Report):
         return {name: torch.from_numpy(getattr(self, name).images) for name in _GRAY}
 
     def gray_npz(self) -> bytes:
-        """The content of gray.npz: arrays `base` and `candidate`, and the SHA-256 of the document they belong to."""
+        """The content of gray.npz: the arrays `base` and `candidate`."""
         buffer = io.BytesIO()
-        report = sha256_bytes(self.to_json().encode())
-        np.savez_compressed(
-            buffer, base=self.gray_base.images, candidate=self.gray_candidate.images, report_sha256=np.array(report)
-        )
+        np.savez_compressed(buffer, base=self.gray_base.images, candidate=self.gray_candidate.images)
         return buffer.getvalue()
 
     @classmethod
@@ -144,12 +141,12 @@ class DriftReport(Report):
         arrays = file.with_name(cls.arrays_name)
         raw = cls._read_document(file)
         with cls.format.reading(file):
-            document = to_strict_json({**cls.format.heading(), **raw})
             gray = decode(_Gray, raw.pop("gray", None), "gray")
             values = decode_fields(cls, raw, skip=_GRAY)
             _check_places(values["classes"])
+            _check_verdict(values["verdict"], values["classes"])
             gray.check_tables(len(values["classes"]))
-        images = _load_images(arrays, len(values["classes"]), sha256_bytes(document.encode()))
+        images = _load_images(arrays, len(values["classes"]))
         with cls.format.reading(arrays):
             gray_base, gray_candidate = gray.base.joined(images[0]), gray.candidate.joined(images[1])
         return cls(**values, gray_base=gray_base, gray_candidate=gray_candidate)
@@ -191,16 +188,22 @@ def _check_places(classes: tuple[ClassVerdict, ...]) -> None:
             raise ValueError("the rows of a table of places are not of one length")
 
 
-def _load_images(file: Path, num_classes: int, report_sha256: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The images of the base and of the candidate. InputRefused where they are damaged or of another report."""
+def _check_verdict(verdict: str, classes: tuple[ClassVerdict, ...]) -> None:
+    """ValueError where the verdict of the audit does not follow from those of its classes."""
+    found = {c.verdict for c in classes}
+    if not found or not found <= {*_VERDICTS, "related"}:
+        raise ValueError("a class has no verdict that is known")
+    if verdict != next((known for known in _VERDICTS if known in found), "stable"):
+        raise ValueError(f"the verdict {verdict!a} contradicts those of its classes")
+
+
+def _load_images(file: Path, num_classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The images of the base and of the candidate. InputRefused where they are damaged."""
     if not file.exists():
         empty = np.zeros((num_classes, 0, 0, 0, 0), np.float32)
         return empty, empty
     try:
-        with np.load(io.BytesIO(read_file(file, _MAX_ARRAYS)), allow_pickle=False) as arrays:
-            base, candidate, report = (arrays[name] for name in ("base", "candidate", "report_sha256"))
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile) as error:
+        arrays = parse_npz(read_file(file, MAX_DATA), ("base", "candidate"))
+    except ValueError as error:
         raise InputRefused(f"{file}: not the images of a report: {error}") from error
-    if str(report) != report_sha256:
-        raise InputRefused(f"{file}: the images of another report, or of one that was changed")
-    return base, candidate
+    return arrays["base"], arrays["candidate"]

@@ -30,6 +30,7 @@ _PREFIX = "detector."
 _REFERENCE = "reference"
 _LOGITS = "logits"
 _NUM_SAMPLES = 16
+_ROUNDING = 1e-4  # by so much, values may lie outside [0, 1]; they are clipped
 _TOLERANCE = 1e-3  # of the largest logit: other machines, thread counts and devices may differ by so much
 
 
@@ -227,10 +228,10 @@ class Scorer:
             raise InputRefused(f"images must be float32 [N, {', '.join(map(str, shape))}], got {got}")
         for start in range(0, len(x), BLOCK):
             block = x[start : start + BLOCK]
-            wrong = ~((block >= 0) & (block <= 1)).flatten(1).all(dim=1)  # a NaN compares false
+            wrong = ~((block >= -_ROUNDING) & (block <= 1 + _ROUNDING)).flatten(1).all(dim=1)  # a NaN compares false
             if wrong.any():
                 raise InputRefused(f"image {start + int(wrong.nonzero()[0])} has values outside [0, 1], or not finite")
-        return x
+        return x.clamp(0, 1)
 
 
 def sample_logits(extractor: FeatureExtractor) -> Tensor:

@@ -28,6 +28,7 @@ from pydrift.version import __version__
 
 MAX_FITTED = 20_000  # images; from more, so many are drawn
 MAX_HELD_OUT = 10_000
+_ROUNDING = 2e-6  # of the largest logit: scores that differ by less say nothing
 MIN_HELD_OUT = 19  # with fewer, no p is as small as 5 %
 _SHARE_HELD_OUT = 0.2  # if nobody says which images the model was trained on
 
@@ -124,9 +125,14 @@ def _fit_detector(
     calibration = _extract(extractor, images.x, split.held_out, detector.needs, progress)
     progress.phase("fitting", 1)
     fitted = detector.fit(features, images.y[torch.from_numpy(split.fitted_on)].to(extractor.device))
-    conformal = Conformal.of(fitted.score(calibration).double().cpu().numpy())
+    scores = fitted.score(calibration).double().cpu().numpy()
+    if np.ptp(scores) <= _ROUNDING * max(1.0, float(calibration.logits.abs().max())):
+        raise InputRefused(
+            f"{detector.title}: all {len(scores)} held-out images have the same score, up to rounding; leave out "
+            "a final log-softmax of the model, or choose another detector"
+        )
     progress.advance()
-    return fitted, conformal
+    return fitted, Conformal.of(scores)
 
 
 def _extract(

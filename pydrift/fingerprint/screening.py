@@ -46,7 +46,7 @@ class Screening(Report):
     fingerprint: FingerprintOrigin
     scores: InputScores
 
-    format = Format("screening", 2, "Screen the images again to get one.")
+    format = Format("screening", 3, "Screen the images again to get one.")
     json_name = "screening.json"
     arrays_name = "scores.npz"
 

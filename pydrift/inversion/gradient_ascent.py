@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pydrift.core.errors import UsageError
+from pydrift.core.limits import MAX_JITTER, MAX_STEPS
 from pydrift.core.noise import Phase, derived_seed, integers, uniform, words
 from pydrift.inversion.gray import GrayData
 from pydrift.inversion.repeated import repeat_step
@@ -27,14 +28,14 @@ from pydrift.ops.reference import roll
 
 # Of a consensus: rounds over all classifiers, steps of each turn, and the factor on the last round's learning rate.
 _ROUNDS, _TURN_STEPS, _LAST_RATE = 4, 5, 0.4
-_BLOCK = 160  # images per batch: fixed, because the last bits of a convolution may depend on the batch
+_BLOCK = 160  # images per batch: fixed for a model, because the last bits of a convolution may depend on the batch
 
 
 @dataclass(frozen=True)
 class GradientAscent:
     """Ascends log p(class | x) - tv_weight * TV(x) - l2_weight * |x|^2 over images in [0, 1].
 
-    steps                 the most steps of a restart, >= 1
+    steps                 the most steps of a restart, in 1..1,000,000
     learning_rate         of Adam, in units of the pixel range, > 0
     beta1, beta2, epsilon  of Adam
     tv_weight             of the sum of squared differences between neighbouring pixels, >= 0
@@ -61,10 +62,12 @@ class GradientAscent:
     patience: int = 25
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.patience < 1:
-            raise UsageError(f"inversion: steps and patience must be >= 1, got {self.steps} and {self.patience}")
-        if self.jitter is not None and self.jitter < 0:
-            raise UsageError(f"inversion: jitter must be >= 0, got {self.jitter}")
+        if not (1 <= self.steps <= MAX_STEPS and 1 <= self.patience <= MAX_STEPS):
+            raise UsageError(
+                f"inversion: steps and patience must be in 1..{MAX_STEPS}, got {self.steps} and {self.patience}"
+            )
+        if self.jitter is not None and not 0 <= self.jitter <= MAX_JITTER:
+            raise UsageError(f"inversion: jitter must be in 0..{MAX_JITTER}, got {self.jitter}")
         if not (
             self.learning_rate > 0 and self.tv_weight >= 0 and self.l2_weight >= 0 and 0 <= self.start_contrast <= 1
         ):
@@ -123,7 +126,8 @@ class GradientAscent:
         if classifier.fused is not None:
             self._ascend_fused([classifier.fused], x, label, restart, seed)
             return x
-        blocks = [slice(i, i + _BLOCK) for i in range(0, len(x), _BLOCK)]
+        size = classifier.at_once(_BLOCK)
+        blocks = [slice(i, i + size) for i in range(0, len(x), size)]
         with torch.inference_mode(False), torch.enable_grad():
             return torch.cat([self._ascend(classifier, x[b], label[b], restart[b], seed)[0] for b in blocks])
 
@@ -170,7 +174,8 @@ class GradientAscent:
         classes = classifier.num_classes
         label, restart = _labels_and_restarts(classes, restarts)
         x = self._starts(label, restart, seed, classifier.input_shape).to(classifier.device)
-        blocked = [slice(i, i + _BLOCK) for i in range(0, len(label), _BLOCK)]
+        size = classifier.at_once(_BLOCK)
+        blocked = [slice(i, i + size) for i in range(0, len(label), size)]
         with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
             blocks = [self._ascend(classifier, x[b], label[b], restart[b], seed) for b in blocked]
         images, confidence, steps = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pydrift.core.arrays import parse_npz
 from pydrift.core.artifact import Format, Report, decode_fields, encode
-from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.files import read_file, sha256_bytes
+from pydrift.core.errors import UsageError
+from pydrift.core.files import read_file
+from pydrift.core.limits import MAX_DATA
 from pydrift.membership.evaluation import AttackResult, strongest
 from pydrift.stats.roc import false_positive_rate_of, roc, tpr_at_fpr
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXPOSED = 20  # members that a report lists
-_MAX_ARRAYS = 4 << 30
 _ARRAYS = ("scores", "member", "y")
 _LIMIT = re.compile(r"(tpr@(?P<fpr>[^=]+)|auc|balanced-accuracy|epsilon)=(?P<value>.+)")
 
@@ -91,7 +92,7 @@ class MembershipReport(Report):
     member: NDArray[np.bool_]
     y: NDArray[np.int64]
 
-    format = Format("membership report", 3, "Run the audit again to get one.")
+    format = Format("membership report", 4, "Run the audit again to get one.")
     json_name = "membership.json"
     arrays_name = "scores.npz"
 
@@ -127,7 +128,7 @@ class MembershipReport(Report):
         return buffer.getvalue()
 
     def _document(self) -> dict[str, Any]:
-        """The report as plain values, with the SHA-256 of scores.npz in place of the scores.
+        """The report as plain values, without the scores.
 
         exposed  the strongest attack, and for each of the most exposed members its index in the data, its class, its
                  score, and the share of non-members that score as high: the FPR at which it is found
@@ -141,7 +142,6 @@ class MembershipReport(Report):
         return {
             **{name: encode(getattr(self, name)) for name in names},
             "exposed": {"attack": self.strongest.name, "members": exposed},
-            "scores_sha256": sha256_bytes(self.scores_npz()),
         }
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -151,25 +151,20 @@ class MembershipReport(Report):
 
     @classmethod
     def load(cls, path: str | Path) -> MembershipReport:
-        """Reads a report back from its folder, or from its membership.json. InputRefused on all else.
-
-        The document has the SHA-256 of scores.npz, so that an audit that was killed between the two is noticed.
-        """
+        """Reads a report back from its folder, or from its membership.json. InputRefused on all else."""
         file = cls._document_file(path)
         archive = file.with_name(cls.arrays_name)
         raw = cls._read_document(file)
         with cls.format.reading(file):
             del raw["exposed"]  # follows from the scores
-            sha256 = raw.pop("scores_sha256")
             values = decode_fields(cls, raw, skip=_ARRAYS)
         with cls.format.reading(archive):
-            content = read_file(archive, _MAX_ARRAYS)
-            if sha256_bytes(content) != sha256:
-                raise InputRefused(f"{archive}: its SHA-256 is not the one in {file.name}; write the report again")
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                member, y = arrays["member"], arrays["y"]
-                scores = np.stack([arrays[attack.name] for attack in values["attacks"]])
-            if scores.shape[1:] != member.shape or member.shape != y.shape or member.dtype != np.bool_:
+            content = read_file(archive, MAX_DATA)
+            names = [attack.name for attack in values["attacks"]]
+            arrays = parse_npz(content, ("member", "y", *names))
+            member, y, scores = arrays["member"], arrays["y"], np.stack([arrays[name] for name in names])
+            types = (scores.dtype, member.dtype, y.dtype) == (np.float64, np.bool_, np.int64)
+            if not types or member.ndim != 1 or scores.shape[1:] != member.shape or member.shape != y.shape:
                 raise ValueError("its arrays do not fit together")
             return cls(**values, scores=scores, member=member, y=y)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.limits import MAX_PASS
 from pydrift.models.arch import FusedModel, NotLowerable, frozen_copy, lower
 from pydrift.ops import native_status, shadow_logits, why_not_invertible
 
@@ -28,6 +29,7 @@ class Classifier:
     input_shape  (C, H, W)
     path         what inverts it: "native AVX-512" and the like, or "generic: <why not native>"
     fused        the lowered network, if it is inverted natively
+    map_values   how many values the maps of all layers have for one image, as far as known
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -36,6 +38,11 @@ class Classifier:
     device: torch.device
     path: str
     fused: FusedModel | None = None
+    map_values: int = 0
+
+    def at_once(self, most: int) -> int:
+        """How many images one pass of torch takes: `most`, or fewer where their maps need over MAX_PASS bytes."""
+        return max(1, min(most, MAX_PASS // (8 * self.map_values + 1)))
 
     def log_probability_gradient(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """log p(label | x) [N] of labels int64 [N], and its gradient in x [N, C, H, W]. Weights get no gradient."""
@@ -53,7 +60,7 @@ class Classifier:
             images = x.detach().to(self.device).contiguous()
             return shadow_logits(images, self.fused.parameters()[None], program=self.fused.program())[0]
         with torch.no_grad():
-            return torch.cat([self.forward(_as_float(part.to(self.device))) for part in x.split(_BATCH)])
+            return torch.cat([self.forward(_as_float(part.to(self.device))) for part in x.split(self.at_once(_BATCH))])
 
     def logits_of_each(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """`logits` of each batch, with the same bits. Small batches share calls, each of which packs the parameters."""
@@ -83,16 +90,39 @@ def freeze(
     (C, H, W) to finite logits of two or more classes.
     """
     fused: FusedModel | None = None
+    network: FusedModel | nn.Module
     try:
-        lowered = lower(module, input_shape).to(device)
+        network = lowered = lower(module, input_shape).to(device)
         forward: Callable[[Tensor], Tensor] = lowered
         refusal = why_not_invertible(lowered.program(), lowered.parameters(), input_shape)
         fused = lowered if refusal is None else None
         path = f"generic: {refusal}" if fused is None else native_status().path(device.type)
     except NotLowerable as reason:
-        forward, path = channels_last(frozen_copy(module, input_shape).to(device)), f"generic: {reason}"
+        network = frozen_copy(module, input_shape).to(device)
+        forward, path = channels_last(network), f"generic: {reason}"
     num_classes = check_logits(forward, input_shape, device, name)
-    return Classifier(forward, input_shape, num_classes, device, path, fused)
+    values = _map_values(network, input_shape, device) if fused is None else 0  # native loops plan their own memory
+    return Classifier(forward, input_shape, num_classes, device, path, fused, values)
+
+
+def _map_values(network: FusedModel | nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> int:
+    """How many values the maps of all parts of a network have for one image."""
+    if isinstance(network, FusedModel):
+        return network.map_values()
+    count = 0
+
+    def add(_: nn.Module, inputs: object, output: object) -> None:
+        nonlocal count
+        count += output.numel() if isinstance(output, Tensor) else 0
+
+    hooks = [part.register_forward_hook(add) for part in network.modules() if not any(part.children())]
+    try:
+        with torch.no_grad():
+            network(torch.full((1, *input_shape), 0.5, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return count
 
 
 def _as_float(x: Tensor) -> Tensor:
@@ -156,6 +186,12 @@ def check_logits(
     return logits.shape[1]
 
 
+def _refuse_sigmoid(logits: Tensor, name: str) -> None:
+    """InputRefused where all logits lie strictly between 0 and 1: no image has an unlikely class."""
+    if ((logits > 0) & (logits < 1)).all():
+        raise InputRefused(f"{name}: gives values between 0 and 1 only, not logits; leave out its final sigmoid")
+
+
 def _check_repeatable(
     forward: Callable[[Tensor], Tensor], input_shape: tuple[int, int, int], device: torch.device, name: str
 ) -> None:
@@ -169,6 +205,7 @@ def _check_repeatable(
         raise InputRefused(f"{name}: does not take any number of images, for instance one: {reason}") from error
     if alone.shape != (1, first.shape[1]):
         raise InputRefused(f"{name}: gives {list(alone.shape)} instead of [1, {first.shape[1]}] for a single image")
+    _refuse_sigmoid(first, name)
     size = float(first.abs().max())
     if not torch.allclose(first, again, rtol=0, atol=REPEATABLE * size, equal_nan=True):
         raise InputRefused(f"{name}: gives the same images other logits the second time; is dropout still on?")

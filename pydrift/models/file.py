@@ -12,29 +12,39 @@ import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
 from pydrift.core.files import read_file, sha256_bytes, write_atomic
+from pydrift.core.limits import MAX_HEADER, MAX_MODEL, MAX_TENSORS
+from pydrift.core.pickles import UnknownName, read_pickle
 from pydrift.core.strict_json import parse_strict_json
 from pydrift.core.tensors import safetensors_bytes
 from pydrift.models import arch as architectures
 
-MAX_BYTES = 4 << 30
-MAX_HEADER = 16 << 20
-MAX_TENSORS = 100_000
-_MAX_INPUT = 1 << 22  # a little more than 3x1024x1024; it bounds the memory of a forward pass
 PREFIX = "pydrift."
 
 _DTYPES = {
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),  # buffers such as batch counters
+}
+# What a pickled state dict may name: its mapping, and what torch makes tensors of.
+_STATE_DICT_NAME = re.compile(
+    r"collections\.OrderedDict|torch\.(Size|device|nn\.parameter\.Parameter|(storage\.)?\w+Storage"
+    r"|(bool|(b?float|u?int|complex|q)\w+)|_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2|serialization\._get_layout)"
+)
+_OTHERS = {
+    b"\x89HDF\r\n": "Keras (HDF5)",
+    b"TFL3": "TensorFlow Lite",
+    b"GGUF": "llama.cpp (GGUF)",
+    b"\x93NUMPY": "numpy",
+    b"\x08\x01\x12": "TensorFlow (a saved model)",
 }
 _RESAVE = (
     "re-save the weights where the model was made: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
@@ -63,7 +73,7 @@ class LoadedModel:
     metadata: dict[str, str]
 
 
-def read_tensors(path: str | Path, max_bytes: int = MAX_BYTES) -> ModelFile:
+def read_tensors(path: str | Path, max_bytes: int = MAX_MODEL) -> ModelFile:
     """Reads the tensors of a safetensors file or of a state dict saved by `torch.save`.
 
     The content decides the format, not the name. UsageError: no such file. InputRefused names the file and the reason:
@@ -106,10 +116,13 @@ def load_model(path: str | Path, arch: str | None = None, expect_sha256: str | N
     if expect_sha256 is not None and file.sha256 != expect_sha256.lower():
         raise InputRefused(f"{path}: its SHA-256 is {file.sha256}, expected {expect_sha256}")
     arch, module = _network(file, arch)
-    problems = _mismatches(module.state_dict(), file.tensors)
+    tensors = _with_counters(file.tensors, module)
+    problems = _mismatches(module.state_dict(), tensors)
     if problems:
         raise InputRefused(f"{path}: does not fit {arch}: {'; '.join(problems)}")
-    module.load_state_dict(file.tensors)
+    # A built-in network is only an outline until here, and takes the tensors of the file for its own.
+    outlined = any(tensor.is_meta for tensor in module.state_dict().values())
+    module.load_state_dict({name: _own(t) for name, t in tensors.items()}, assign=outlined)
     module.eval().requires_grad_(False)
     _check_zero_image(file.path, module, arch)
     metadata = {key.removeprefix(PREFIX): value for key, value in file.metadata.items() if key.startswith(PREFIX)}
@@ -131,7 +144,8 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     if length > MAX_HEADER:
         raise InputRefused(f"the safetensors header claims {length} bytes, the limit is {MAX_HEADER}")
     header = parse_strict_json(data[8 : 8 + length])
-    metadata = header.pop("__metadata__", {})
+    if not isinstance(header, dict) or not isinstance(metadata := header.pop("__metadata__", {}), dict):
+        raise InputRefused("its safetensors header is not an object with texts as metadata")
     _check_count(len(header))
     return metadata, dict(sorted(load_safetensors(data).items()))  # the order of its result differs from call to call
 
@@ -142,14 +156,7 @@ def _read_state_dict(data: bytes, max_bytes: int) -> dict[str, Tensor]:
             f"state dicts are read with torch 2.10 or newer only (CVE-2026-24747), this is {torch.__version__}; "
             "use safetensors or upgrade torch"
         )
-    try:
-        tensors = torch.load(_copy_checked(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise InputRefused(
-                f"holds pickled Python objects ({found[1]}), and loading those can run any code; {_RESAVE}"
-            ) from error
-        raise
+    tensors = torch.load(_copy_checked(data), map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict):
         raise InputRefused(f"holds a {type(tensors).__name__}, not a state dict; {_RESAVE}")
     _check_count(len(tensors))
@@ -176,6 +183,8 @@ def _copy_checked(data: bytes) -> io.BytesIO:
         for suffix, kind in (("/constants.pkl", "a TorchScript archive"), ("/archive_format", "a .pt2 archive")):
             if any(name.endswith(suffix) for name in names):
                 raise InputRefused(f"{kind}, which is a program: loading it can run any code; {_RESAVE}")
+        if {"config.json", "metadata.json", "model.weights.h5"} <= set(names):
+            raise InputRefused(f"a file of Keras, and pydrift audits models of PyTorch; convert it, then {_RESAVE}")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise InputRefused("the archive is compressed, which torch.save never does")
         if sum(entry.file_size for entry in entries) > len(data):
@@ -185,9 +194,22 @@ def _copy_checked(data: bytes) -> io.BytesIO:
         for entry in entries:
             if entry.filename.endswith("data.pkl") and entry.file_size > MAX_HEADER:
                 raise InputRefused(f"{entry.filename} has {entry.file_size} bytes, the limit is {MAX_HEADER}")
-            target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+            content = source.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                _check_pickle(content)
+            target.writestr(zipfile.ZipInfo(entry.filename), content)
     checked.seek(0)
     return checked
+
+
+def _check_pickle(content: bytes) -> None:
+    """Refuses what no state dict has, before torch reads it: torch would let it make room for any size."""
+    try:
+        read_pickle(content, lambda name: _STATE_DICT_NAME.fullmatch(name) is not None)
+    except UnknownName as error:
+        raise InputRefused(
+            f"holds pickled Python objects ({error.name[:120]}), and loading those can run any code; {_RESAVE}"
+        ) from error
 
 
 def _check_storages(tensors: dict[str, Tensor], max_bytes: int) -> dict[str, Tensor]:
@@ -218,17 +240,36 @@ def _check_values(name: str, tensor: Tensor) -> None:
         raise InputRefused(f"tensor {_quote(name)}: {bad} of {tensor.numel()} values are not finite")
 
 
+def _with_counters(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The tensors, and a zero for each BatchNorm whose counter the file lacks: it counts batches of training only.
+
+    torch before 1.0 and other frameworks do not write it.
+    """
+    counters = {f"{name}.num_batches_tracked" for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
+    expected = module.state_dict().keys()
+    return {**{name: torch.tensor(0) for name in counters & expected - tensors.keys()}, **tensors}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A contiguous copy that shares its storage with no other tensor of the file."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 def _network(file: ModelFile, arch: str | None) -> tuple[str, nn.Module]:
+    """The architecture's name and a module of it; of a built-in one only the outline."""
     if arch is not None:
-        return arch, architectures.resolve(arch)(0)
+        built_in = architectures.is_spec(arch)
+        return arch, architectures.outline(arch) if built_in else architectures.resolve(arch)(0)
     named = file.metadata.get(f"{PREFIX}arch")
     if named is None:
         raise UsageError(f"{file.path}: names no architecture; give one, for example convnet:1x28x28:32,64:128:10")
     try:
-        return named, architectures.build(named, seed=0)
+        return named, architectures.outline(named)
     except UsageError as error:
+        if architectures.is_spec(named):
+            raise InputRefused(f"{file.path}: {error}") from error
         raise InputRefused(
-            f"{file.path}: names an architecture that is not built in or too large ({_quote(error)}); a file may not "
+            f"{file.path}: names an architecture that is not built in ({_quote(error)}); a file may not "
             "choose code to run, so give the architecture yourself"
         ) from error
 
@@ -262,8 +303,6 @@ def _check_zero_image(path: Path, module: nn.Module, arch: str) -> None:
         spec = architectures.parse(arch)
     except UsageError:
         return  # a user's own factory does not tell its shapes
-    if prod(spec.input_shape) > _MAX_INPUT:
-        raise InputRefused(f"{path}: {arch} takes images of more than {_MAX_INPUT} values")
     with torch.no_grad():
         logits = module(torch.zeros(1, *spec.input_shape))
     if tuple(logits.shape) != (1, spec.num_classes) or not logits.isfinite().all():
@@ -271,11 +310,15 @@ def _check_zero_image(path: Path, module: nn.Module, arch: str) -> None:
 
 
 def _unknown_format(data: bytes) -> str:
+    if other := next((name for start, name in _OTHERS.items() if data[:64].find(start) in (0, 4)), None):
+        return f"a file of {other}, and pydrift audits models of PyTorch; convert it there, then {_RESAVE}"
+    if data[:1] == b"\x08" and any(word in data[:512] for word in (b"pytorch", b"onnx", b"tf2onnx")):
+        return f"an ONNX file, and pydrift audits models of PyTorch; {_RESAVE}"
     if data[:1] == b"\x80":
         return f"a bare pickle (or a file of torch before 1.6), and loading it can run any code; {_RESAVE}"
     return f"neither safetensors nor a state dict; {_RESAVE}"
 
 
 def _quote(value: Any) -> str:
-    """Text from a hostile file, made safe for a terminal: ASCII, quoted, short."""
+    """Text from a hostile file, short and in quotes."""
     return ascii(str(value)[:120])

@@ -12,11 +12,15 @@ from torch import nn
 
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import sha256_bytes
+from pydrift.core.run_store import RunFolder
+from pydrift.core.spelling import spell
 from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import is_spec, resolve
+from pydrift.models.classifier import REPEATABLE, Classifier
 from pydrift.models.file import LoadedModel, load_model
 from pydrift.models.recipe import TrainingRecipe
 
+_NUM_NOISE = 8  # images that tell whether two models are one function
 RECIPE_KEY, TRAIN_SIZE_KEY = "recipe", "train_size"
 
 
@@ -26,7 +30,7 @@ class AuditedModel:
 
     module        in eval mode, on the CPU, float32, without gradients
     name          of the file, or of the class of a live module
-    sha256        of the file; of a live module, over its class, its printed structure and its weights
+    sha256        of the file; of a live module, over all that it shows (see `_identity`)
     architecture  a spec or package.module:factory; None for a live module, which can only be rebuilt by copying it
     recipe        how it was trained; None if not known
     train_size    how many images it was trained on; None if not known
@@ -75,15 +79,54 @@ def as_audited_model(model: Model, what: str, arch: str | None = None) -> Audite
         module = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     except Exception as error:  # whatever the user's own classes raise
         raise UsageError(f"{what}: {type(model).__name__} cannot be copied: {error}") from error
-    kind = type(model)
-    identity = f"{kind.__module__}.{kind.__qualname__} {module!r} {tensors_digest(module.state_dict())}"
-    return AuditedModel(module, kind.__name__, sha256_bytes(identity.encode()), None, None, None)
+    return AuditedModel(module, type(model).__name__, _identity(module), None, None, None)
 
 
-def check_num_classes(found: int, what: str, expected: int, of_what: str) -> None:
-    """InputRefused unless `what` has as many classes as `of_what`, a model or data."""
-    if found != expected:
-        raise InputRefused(f"{what} has {found} classes, but {of_what} has {expected}")
+def _identity(module: nn.Module) -> str:
+    """SHA-256 over all that a live module shows: classes, printed structure, weights, buffers, attributes, extra state.
+
+    What else its answers depend on, only its answers show (see `refuse_other_answers`).
+    """
+    tensors: dict[str, torch.Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    words = [repr(module)]
+    for name, part in module.named_modules():
+        plain = {key: value for key, value in vars(part).items() if not key.startswith("_")}
+        if type(part).get_extra_state is not nn.Module.get_extra_state:
+            plain["extra state"] = part.get_extra_state()
+        tensors |= {f"{name}: {key}": value for key, value in plain.items() if isinstance(value, torch.Tensor)}
+        words.append(f"{name} {type(part).__module__}.{type(part).__qualname__} {spell(plain)}")
+    return sha256_bytes("\n".join([*words, tensors_digest(tensors)]).encode())
+
+
+def refuse_other_answers(run: RunFolder, task: str, classifier: Classifier) -> None:
+    """UsageError where the finished pieces of a run are of a model that gives fixed noise images other logits.
+
+    task  the name under which the run keeps them
+    """
+    noise = torch.rand((_NUM_NOISE, *classifier.input_shape), generator=torch.Generator().manual_seed(0))
+    found, kept = classifier.logits(noise).cpu(), run.get(task)
+    if kept is None:
+        run.put(task, {"logits": found})
+        return
+    known = kept["logits"]
+    near = REPEATABLE * float(known.abs().max())
+    if found.shape != known.shape or not torch.allclose(found, known, rtol=0, atol=near):
+        raise UsageError(
+            f"{run.path}: holds the work of another model: its answers to noise differ; choose another folder or "
+            "delete this one"
+        )
+
+
+def check_num_classes(found: int, what: str, expected: int, of_what: str, *, of_data: bool = True) -> None:
+    """InputRefused unless the model `what` has as many classes as `of_what`: data, or another model."""
+    if found == expected:
+        return
+    hint = ""
+    if of_data and found == expected - 1:
+        hint = "; labels begin at 0: if the largest one is the number of classes, subtract 1 from all"
+    elif of_data and found > expected:
+        hint = "; if some classes have no images there, name all of them (class_names)"
+    raise InputRefused(f"{what} has {found} classes, but {of_what} has {expected}{hint}")
 
 
 def _from_file(loaded: LoadedModel, name: str) -> AuditedModel:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydrift.core.errors import UsageError
+from pydrift.core.limits import MAX_BATCH, MAX_EPOCHS
 from pydrift.core.strict_json import parse_strict_json
 
 OPTIMIZERS = ("adam", "sgd")
@@ -30,8 +31,8 @@ _AUGMENT = re.compile(r"(?:shift:(?P<shift>[1-9][0-9]{0,2}))?(?P<comma>,)?(?P<fl
 class TrainingRecipe:
     """How a model is trained. UsageError for a value out of range.
 
-    epochs           passes over the drawn images; 0: as many as give 1,500 steps, and at least 8
-    batch_size       images per step, >= 2
+    epochs           passes over the drawn images, up to 1,000,000; 0: as many as give 1,500 steps, and at least 8
+    batch_size       images per step, 2..2**20
     learning_rate    the peak of the schedule, > 0
     weight_decay     >= 0; decoupled for adam (AdamW), a part of the gradient for sgd
     label_smoothing  in [0, 1)
@@ -64,8 +65,11 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         if not (isinstance(self.epochs, int) and isinstance(self.batch_size, int)):
             raise UsageError(f"recipe: epochs and batch_size must be integers, got {self.epochs} and {self.batch_size}")
-        if self.epochs < 0 or self.batch_size < 2:
-            raise UsageError(f"recipe: epochs >= 0, batch_size >= 2, got {self.epochs} and {self.batch_size}")
+        if not (0 <= self.epochs <= MAX_EPOCHS and 2 <= self.batch_size <= MAX_BATCH):
+            raise UsageError(
+                f"recipe: epochs must be in 0..{MAX_EPOCHS} and batch_size in 2..{MAX_BATCH}, "
+                f"got {self.epochs} and {self.batch_size}"
+            )
         in_range = self.learning_rate > 0 and self.weight_decay >= 0 and 0 <= self.label_smoothing < 1
         if not (in_range and math.isfinite(self.learning_rate + self.weight_decay)):
             raise UsageError(f"recipe: learning_rate > 0, weight_decay >= 0, 0 <= label_smoothing < 1, got {self}")

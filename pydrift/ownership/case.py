@@ -75,7 +75,7 @@ def open_case(
     private_images, public_images = _match_images(private_images, public_images, num_classes)
     frozen = [CaseModel(name, model, freeze(model.module, shape, where, name)) for name, model in accused.items()]
     for one in frozen:
-        check_num_classes(one.classifier.num_classes, one.name, num_classes, "the victim")
+        check_num_classes(one.classifier.num_classes, one.name, num_classes, "the victim", of_data=False)
     return Case(owned, tuple(frozen), private_images, public_images, where)
 
 

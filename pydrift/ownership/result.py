@@ -155,7 +155,7 @@ class OwnershipReport(Report):
     reasons: tuple[str, ...]
     provenance: OwnershipProvenance
 
-    format = Format("ownership report", 4, "Run the audit again to get one.")
+    format = Format("ownership report", 5, "Run the audit again to get one.")
     json_name = "ownership.json"
 
     @property

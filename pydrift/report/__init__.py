@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from pydrift.core.errors import UsageError
-from pydrift.core.files import write_atomic
+from pydrift.core.files import sha256_bytes, write_atomic
 from pydrift.drift.result import DriftReport
 from pydrift.fingerprint.screening import Screening
 from pydrift.membership.result import MembershipReport
@@ -65,16 +65,19 @@ def write_report(result: Result, folder: str | Path, *, images: bool = True) -> 
     """
     renderer, folder = _renderer(result), Path(folder)
     result.check_target(folder)
+    page = Path(result.json_name).with_suffix(".html").name
+    contents = {page: render_html(result, images=images).encode()}
     if result.arrays_name and renderer.arrays:
         if images or not renderer.has_images:
-            write_atomic(folder / result.arrays_name, renderer.arrays(result))
+            contents[result.arrays_name] = renderer.arrays(result)
         else:
             (folder / result.arrays_name).unlink(missing_ok=True)
-    document = folder / result.json_name
-    page = document.with_suffix(".html")
-    write_atomic(page, render_html(result, images=images).encode())
-    write_atomic(document, result.to_json().encode())  # the last one, so it says that the others are there
-    return page
+    for name, content in contents.items():
+        write_atomic(folder / name, content)
+    # The last one, with the digests of the others: after a crash before it, no files of two results pass for one.
+    digests = {name: sha256_bytes(content) for name, content in contents.items()}
+    write_atomic(folder / result.json_name, result.to_json(digests).encode())
+    return folder / page
 
 
 def render_html(result: Result, *, images: bool = True) -> str:

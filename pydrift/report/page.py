@@ -9,6 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pydrift.core.text import printable
+
 # These keep every page under 2 MB, however many rows it has and however long the names are.
 TABLE_ROWS = 250
 REASONS = 20
@@ -25,16 +27,6 @@ _FOLDER = Path(__file__).parent
 def render_page(template: str, **values: Any) -> str:
     """The page that a template makes of the values and of what all pages share."""
     return _ENVIRONMENT.get_template(template).render(css=_style_sheet(), **values)
-
-
-def printable(text: str, limit: int) -> str:
-    """`text` in at most `limit` characters, with control, bidirectional and surrogate characters as visible escapes.
-
-    Names come from files that others wrote: a terminal must not obey them, and a page must stay valid XML and UTF-8.
-    """
-    head = text[: limit + 1]  # an escape is never shorter than its character, so the rest could not be shown
-    visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
-    return visible if len(visible) <= limit else visible[: limit - 3] + "..."
 
 
 def percent(share: float) -> str:

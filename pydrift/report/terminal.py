@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from pydrift.report.page import printable
+from pydrift.core.text import printable
 
 STYLE = {"stable": "blue", "drift": "red", "related": "magenta", "inconclusive": "yellow", "unmeasured": "yellow"}
 

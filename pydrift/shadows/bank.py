@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from pydrift.core.artifact import Format, SealedFolder, decode_fields, encode
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.files import check_writable, write_atomic
-from pydrift.core.manifest import read_verified
+from pydrift.core.limits import MAX_ARTIFACT
+from pydrift.core.manifest import is_litter, read_verified
 from pydrift.core.run_store import PlanFile
 from pydrift.core.strict_json import parse_strict_json, write_json
 from pydrift.core.tensors import safetensors_bytes
@@ -61,7 +62,7 @@ class ShadowBank(SealedFolder):
     weights: dict[str, Tensor]
     template: nn.Module
 
-    format = Format("shadow bank", 2, "Train the shadows again to get one.")
+    format = Format("shadow bank", 3, "Train the shadows again to get one.")
     names = (_DESCRIPTION, _MEMBER, _MODELS)
 
     def __len__(self) -> int:
@@ -137,7 +138,7 @@ class ShadowBank(SealedFolder):
     @classmethod
     def _strangers(cls, folder: Path) -> set[str]:
         models = {file.name for file in (folder / _MODELS).glob("*") if not _MODEL_NAME.fullmatch(file.name)}
-        return super()._strangers(folder) | models
+        return super()._strangers(folder) | {name for name in models if not is_litter(name)}
 
     @classmethod
     def load(cls, folder: str | Path, arch: str | None = None, base: nn.Module | None = None) -> ShadowBank:
@@ -174,6 +175,9 @@ class WeightStack:
 
     def __init__(self, template: nn.Module, count: int) -> None:
         self.template = copy.deepcopy(template).eval().requires_grad_(False)
+        needed = count * sum(t.numel() * t.element_size() for t in self.template.state_dict().values())
+        if needed > MAX_ARTIFACT:
+            raise InputRefused(f"{count} models of this architecture need {needed} bytes, the limit is {MAX_ARTIFACT}")
         self.weights = {
             name: torch.empty((count, *tensor.shape), dtype=tensor.dtype)
             for name, tensor in self.template.state_dict().items()

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from pydrift.core.files import read_file, write_atomic
+from pydrift.core.limits import MAX_ARTIFACT, MAX_EPOCHS
 from pydrift.core.tensors import parse_sealed, sealed_bytes
 from pydrift.training import Checkpoint
 
 _EVERY_S = 30.0  # the least time between two checkpoints, so that short blocks write none
 _SHARE = 20  # and at least so many times the time that writing the last one took
-_MAX_BYTES = 64 << 30
 _SEAL = "pydrift.checkpoint"
 
 
@@ -33,10 +33,13 @@ class BlockCheckpoint:
         if not self._file.exists():
             return None
         try:
-            about, tensors = parse_sealed(_SEAL, read_file(self._file, _MAX_BYTES))
+            about, tensors = parse_sealed(_SEAL, read_file(self._file, MAX_ARTIFACT))
             if about != {"of": self._of}:
                 raise ValueError("it is of another block or plan")
-            return Checkpoint(epoch=int(tensors.pop("epoch")), **tensors)
+            epoch = int(tensors.pop("epoch"))
+            if not 0 <= epoch <= MAX_EPOCHS:
+                raise ValueError(f"it is of epoch {epoch}")
+            return Checkpoint(epoch=epoch, **tensors)
         except Exception as error:  # the parsers raise errors of many types
             warnings.warn(f"{self._file}: unreadable ({error}); the block is trained from its start", stacklevel=2)
             return None

@@ -19,6 +19,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import tempfile
 import threading
 import time
@@ -27,8 +28,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydrift.core.errors import InputRefused, UsageError
+from pydrift.core.files import open_regular
+
 HEARTBEAT_S = 10.0
 LEASE_S = 120.0
+_NUMBER = re.compile("[0-9]{1,15}")
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -78,11 +83,12 @@ def holder(folder: Path, name: str) -> Holder | None:
 def forget(folder: Path, name: str) -> None:
     """Removes all claims on a piece of work that is done."""
     for file in _claims(folder, name):
-        file.unlink(missing_ok=True)
+        with suppress(IsADirectoryError, PermissionError):  # a folder is no claim
+            file.unlink(missing_ok=True)
 
 
 def _claims(folder: Path, name: str) -> list[Path]:
-    return [file for file in folder.glob(f"{name}.*") if file.suffix[1:].isdecimal()]
+    return [file for file in folder.glob(f"{name}.*") if _NUMBER.fullmatch(file.suffix[1:])]
 
 
 def _newest(folder: Path, name: str) -> Path | None:
@@ -95,15 +101,16 @@ def _number(claim: Path) -> int:
 
 def _holder(claim: Path) -> Holder | None:
     try:
-        with open(claim, "rb") as file:
+        with open_regular(claim) as file:
             host, pid, locks = _read_holder(file.read(4096))
-            silent_s = max(0.0, _now(claim.parent) - os.fstat(file.fileno()).st_mtime)
+            silent_s = _now(claim.parent) - os.fstat(file.fileno()).st_mtime
             free = _lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
             telling = locks == _reach_of_locks(file.fileno())
-    except FileNotFoundError:  # removed in the meantime
+    except (UsageError, InputRefused):  # removed in the meantime, or nothing that a worker makes
         return None
-    if free is False or (not (free and telling) and silent_s < LEASE_S):
-        return Holder(host, pid, silent_s)
+    # A date in the future is none of a heartbeat, and would hold the claim until then.
+    if free is False or (not (free and telling) and -LEASE_S < silent_s < LEASE_S):
+        return Holder(host, pid, max(0.0, silent_s))
     return None
 
 

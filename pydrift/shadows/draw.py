@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydrift.core.errors import UsageError
+from pydrift.core.limits import MAX_BOOTSTRAP
 from pydrift.core.noise import Phase, derived_seed
 
 
@@ -18,7 +19,7 @@ class Draw:
     kind  "halves"     a random half. Shadows 2j and 2j + 1 see complementary halves, so with an even number of shadows
                        each image is a member of exactly half of them, as membership attacks need
           "subset"     `size` images without replacement
-          "bootstrap"  `size` images with replacement
+          "bootstrap"  `size` images with replacement, at most 10 times as many as there are
     UsageError for another kind, or a size that does not fit the kind.
     """
 
@@ -42,6 +43,11 @@ class Draw:
         stream = k // 2 if self.kind == "halves" else k
         random = np.random.Generator(np.random.Philox(derived_seed(seed, Phase.SHADOW_DRAW, stream)))
         if self.kind == "bootstrap":
+            if self.size > MAX_BOOTSTRAP * images:
+                raise UsageError(
+                    f"cannot draw {self.size} images from {images} with replacement: "
+                    f"the limit is {MAX_BOOTSTRAP * images}"
+                )
             return np.sort(random.integers(0, images, self.size))
         order = random.permutation(images)
         if self.kind == "halves":

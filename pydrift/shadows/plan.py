@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ from pydrift.core.artifact import decode, encode
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
 from pydrift.core.files import sha256_bytes
+from pydrift.core.limits import MAX_IMAGES, MAX_SHADOWS
 from pydrift.core.noise import Phase, derived_seed
+from pydrift.core.spelling import spell
 from pydrift.core.tensors import tensors_digest
 from pydrift.data import LabelledImages
 from pydrift.models.intake import AuditedModel
@@ -27,7 +28,6 @@ from pydrift.version import __version__
 
 UPDATE_MODES = ("retrain", "finetune")
 RECIPES = ("same", "varied")
-MAX_SHADOWS = 100_000  # their files are numbered with five digits
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class ShadowPlan:
             raise UsageError(f"the number of shadows must be in 1..{MAX_SHADOWS}, got {self.count}")
         if self.draw.kind == "halves" and self.count % 2:
             raise UsageError(f"complementary halves need an even number of shadows, got {self.count}")
+        if not 1 <= self.images <= MAX_IMAGES:
+            raise UsageError(f"the number of images must be in 1..{MAX_IMAGES}, got {self.images}")
         check_seed(self.seed)
 
     @classmethod
@@ -182,26 +184,5 @@ def function_identity(train: Train) -> str:
         body = ""
     else:
         parts = (code, getattr(train, "__defaults__", None), getattr(train, "__kwdefaults__", None))
-        body = sha256_bytes(_spell(parts).encode())[:16]
+        body = sha256_bytes(spell(parts).encode())[:16]
     return f"{getattr(train, '__qualname__', type(train).__qualname__)} {body}".rstrip()
-
-
-def _spell(value: Any) -> str:
-    """A plain value or code object as text, without addresses and the order of sets; anything else as its type."""
-    inner: tuple[Any, ...]
-    match value:
-        case CodeType():
-            inner = (value.co_code, value.co_names, value.co_consts)
-        case slice():
-            inner = (value.start, value.stop, value.step)
-        case tuple() | list():
-            inner = tuple(value)
-        case dict():
-            inner = tuple(value.items())
-        case set() | frozenset():
-            return f"{type(value).__name__}({', '.join(sorted(map(_spell, value)))})"
-        case None | bool() | int() | float() | complex() | str() | bytes():
-            return repr(value)
-        case _:
-            return type(value).__qualname__
-    return f"{type(value).__name__}({', '.join(map(_spell, inner))})"

@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from pydrift.core.artifact import Format, decode_fields, encode
 from pydrift.core.errors import InputRefused, PydriftError, UsageError
 from pydrift.core.files import sync_folder, write_atomic
-from pydrift.core.manifest import MANIFEST, read_manifest, refuse_manifest_folder, verify_manifest, write_manifest
+from pydrift.core.manifest import (
+    MANIFEST,
+    check_digest,
+    read_manifest,
+    refuse_manifest_folder,
+    verify_manifest,
+    write_manifest,
+)
 from pydrift.core.run_store import PlanFile, failpoint
 from pydrift.shadows.bank import ShadowBank, WeightStack, model_bytes, model_name, read_state
 from pydrift.shadows.checkpoint import BlockCheckpoint
@@ -37,7 +44,7 @@ from pydrift.shadows.claim import Holder, claimed, forget, holder
 from pydrift.shadows.plan import ShadowPlan
 
 _PLAN = Format("shadow plan", 2, "Plan the shadows again in another folder.")
-_BLOCK = Format("shadow block", 2, "Train the block again.")
+_BLOCK = Format("shadow block", 3, "Train the block again.")
 _POLL_S = 0.5
 _MAX_SECONDS = 1e9  # that the training of a block can have taken
 
@@ -234,8 +241,8 @@ class TaskFolder:
         folder, names = self._folder(block), {model_name(k) for k in self.numbers(block)}
         if folder.is_symlink():
             raise InputRefused(f"{folder}: is a symbolic link")
+        facts = _facts(folder, read_manifest(folder))
         manifest = verify_manifest(folder)
-        facts = _facts(folder, manifest)
         if set(manifest["files"]) != names:
             raise InputRefused(f"{folder}: not block {block} of this plan")
         if facts.plan != self._file.sha256:
@@ -291,7 +298,8 @@ def _name(block: int) -> str:
 
 def _facts(folder: Path, manifest: Any) -> _BlockFacts:
     """What a block's manifest records. InputRefused where it has another kind or version, or cannot be read."""
-    facts = _BLOCK.without_heading(manifest, folder)
+    _BLOCK.check(manifest, folder)
+    facts = _BLOCK.without_heading(check_digest(folder, manifest), folder)
     facts.pop("files", None)
     with _BLOCK.reading(folder / MANIFEST):
         return _BlockFacts(**decode_fields(_BlockFacts, facts))

@@ -199,7 +199,7 @@ def _train_in_memory(trainer: BlockTrainer, size: int, progress: Progress) -> Sh
 def _absolute_source(source: str) -> str:
     """The same source of data with an absolute path, so that it does not depend on the working folder."""
     name, colon, path = source.partition(":")
-    return f"{name}:{Path(path).absolute()}" if colon else source
+    return f"{name}:{Path(path).expanduser().absolute()}" if colon else source
 
 
 def _open_folder(path: str | Path, plan: ShadowPlan, start: AuditedModel, block: int, data: str | None) -> TaskFolder:

@@ -1,5 +1,7 @@
 """What is saved and loaded: its heading, its typed decoding, and refusals that say what is wrong."""
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -10,7 +12,9 @@ from msgspec import Meta
 
 from pydrift.core.artifact import Artifact, Format, Report, decode, decode_fields, encode
 from pydrift.core.errors import InputRefused, UsageError
-from pydrift.core.strict_json import parse_strict_json, to_strict_json
+from pydrift.core.files import sha256_file
+from pydrift.core.strict_json import to_strict_json
+from tests.seals import resealed, unsealed
 
 FORMAT = Format("oak report", 3, "Plant again.")
 
@@ -44,12 +48,13 @@ class Tree(Report):
 
 
 TREE = Tree((Leaf("ü", 0.1 + 0.2), Leaf("b", 1.0)), (0.0, 1e-300), 2**62, {"a": [1, None, {"b": True}]})
-RAW = parse_strict_json(TREE.to_json().encode())
+RAW = unsealed(TREE.to_json())
 
 
 def test_a_document_is_headed_and_comes_back_equal():
     assert (RAW["kind"], RAW["schema_version"]) == ("pydrift oak report", 3)
     assert Tree(**decode_fields(Tree, FORMAT.without_heading(RAW, "f"))) == TREE
+    assert unsealed(TREE.to_json()) == RAW
     assert to_strict_json(TREE.to_dict()) == TREE.to_json()
 
 
@@ -156,3 +161,32 @@ def test_a_target_that_cannot_be_written_is_found_before_the_work(tmp_path):
         (folder / name).mkdir(parents=True)
         with pytest.raises(UsageError, match=rf"{name}: cannot be written"):
             Tree.check_target(folder)
+
+
+def test_a_seal_covers_the_document_and_the_files_beside_it(tmp_path):
+    page = tmp_path / "oak.html"
+    page.write_text("an oak")
+    file = tmp_path / "oak.json"
+    file.write_text(TREE.to_json({"oak.html": sha256_file(page)}))
+    assert Tree._read_document(file) == {name: RAW[name] for name in ("leaves", "box", "number", "settings")}
+    whole = file.read_bytes()
+    accepted = []
+    for position in range(len(whole)):
+        bit = 1 << position % 8
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ bit]) + whole[position + 1 :])
+        with suppress(InputRefused):
+            accepted.append(Tree._read_document(file))
+    assert all(document == {name: RAW[name] for name in document} for document in accepted)  # 1E-9 says what 1e-9 does
+    assert len(accepted) < 5
+    file.write_bytes(whole)
+    page.write_text("an elm")
+    with pytest.raises(InputRefused, match=r"oak\.html: not what was written with oak\.json; write the report again$"):
+        Tree._read_document(file)
+    page.unlink()  # the document alone may be sent on
+    Tree._read_document(file)
+    raw = {**RAW, "number": 7}
+    file.write_text(json.dumps(raw))
+    with pytest.raises(InputRefused, match=r"oak\.json: was changed or damaged: its digest is not the one in it$"):
+        Tree._read_document(file)
+    file.write_text(resealed(raw))
+    assert Tree._read_document(file)["number"] == 7

@@ -108,15 +108,24 @@ def test_idx_layouts(tmp_path: Path, kind: str, inner: str, packed: bool) -> Non
             "images-idx3-ubyte: more bytes than its header says (3920 for shape [5, 28, 28])",
         ),
         (idx(LABELS), idx(LABELS), "images-idx3-ubyte: not an idx file of 3-dimensional unsigned bytes"),
-        (b"", idx(LABELS), "images-idx3-ubyte: not an idx file of 3-dimensional unsigned bytes"),
+        (b"\0", idx(LABELS), "images-idx3-ubyte: not an idx file of 3-dimensional unsigned bytes"),
         (
             b"\0\0\x08\x03" + b"\xff" * 12,
             idx(LABELS),
-            f"images-idx3-ubyte: claims {(2**32 - 1) ** 3} bytes, the limit is {1 << 32}",
+            "images-idx3-ubyte: images must be 28x28, got 4294967295x4294967295",
+        ),
+        (
+            b"\0\0\x08\x03" + b"\xff" * 4 + idx(IMAGES)[8:16],
+            idx(LABELS),
+            f"images-idx3-ubyte: damaged: it unpacks to {784 * (2**32 - 1)} bytes, the limit for its size is 67108864",
         ),
         (idx(IMAGES[:, 1:]), idx(LABELS), "images-idx3-ubyte: images must be 28x28, got 27x28"),
         (idx(IMAGES), idx(LABELS[1:]), "images-idx3-ubyte: 5 images but 4 labels"),
-        (idx(IMAGES), idx(LABELS + 1), "images-idx3-ubyte: image 1 has the label 10, outside 0..9"),
+        (
+            idx(IMAGES),
+            idx(LABELS + 1),
+            "images-idx3-ubyte: image 1 has the label 10, outside 0..9; its labels begin at 1: subtract 1 from all",
+        ),
         (idx(IMAGES[:0]), idx(LABELS[:0]), "images-idx3-ubyte: no images"),
     ],
 )
@@ -126,6 +135,23 @@ def test_damaged_idx(tmp_path: Path, images: bytes, labels: bytes, reason: str, 
     with pytest.raises(InputRefused) as error:
         load_data(f"mnist:{tmp_path}")
     assert str(error.value).replace(".gz", "") == f"{tmp_path}/train-{reason}"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+        ("train-images-idx3-ubyte/train-images-idx3-ubyte", "train-labels-idx1-ubyte/train-labels-idx1-ubyte"),
+    ],
+)
+def test_idx_by_the_names_that_kaggle_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, labels: str
+) -> None:
+    for name, content in ((images, idx(IMAGES)), (labels, idx(LABELS))):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(content)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_data("mnist:~/data").y.tolist() == LABELS.tolist()
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
@@ -210,7 +236,8 @@ GOOD_ROWS = np.zeros((2, 3072), np.uint8)
         ({b"data": np.zeros((2, 3072)), b"labels": [0, 1]}, "its data is not an array of unsigned bytes [n, 3072]"),
         ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 1]}, "its data is not an array of unsigned bytes"),
         ({b"data": GOOD_ROWS, b"labels": [0]}, "2 images but 1 labels"),
-        ([1, 2], "list indices must be integers or slices, not bytes"),
+        ([1, 2], "it is not a dictionary with data and labels"),
+        ({b"data": GOOD_ROWS, b"labels": [0, [1]]}, "its labels are not a list of integers"),
     ],
 )
 def test_a_hostile_or_damaged_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: Any, reason: str) -> None:
@@ -223,7 +250,11 @@ def test_a_hostile_or_damaged_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_pickle_that_asks_for_a_huge_memo_or_is_cut(tmp_path: Path) -> None:
-    for raw in (b"\x80\x02}r\xff\xff\xff\x7f.", b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f", b"", b"\x80\x02}"):
+    bytearray8 = b"\x80\x05\x96" + (3 << 30).to_bytes(8, "little") + b"."
+    nested_keys = b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s."  # hashing the last tuple takes 2**40 steps
+    huge_memo = b"\x80\x02}r\xff\xff\xff\x7f."
+    long_bytes = b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f"
+    for raw in (bytearray8, nested_keys, huge_memo, long_bytes, b".", b"\x80\x02}", b"}(]K\x01u.", b"})R."):
         (tmp_path / "test_batch").write_bytes(raw)
         with pytest.raises(InputRefused, match="not a CIFAR-10 batch"):
             load_data(f"cifar10:{tmp_path}", "test")
@@ -263,15 +294,18 @@ def test_npz_without_a_test_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"images": X, "labels": Y}, ": needs the arrays x and y, has images, labels"),
+        (
+            {"images": X, "labels": Y},
+            ": not an npz file of plain arrays: it needs the arrays x, y, has images, labels",
+        ),
         (
             {"x": X, "y": Y, "class_names": np.array(["a", None])},
-            ": not an npz file of plain arrays: Object arrays cannot",
+            ": not an npz file of plain arrays: array 'class_names': it holds Python objects, and loading those can",
         ),
         ({"x": X, "y": Y, "class_names": np.arange(3)}, " (train): class_names must be strings [K], got int64 [3]"),
         (
             {"x": X, "y": np.array([Y, print], object)},
-            ": not an npz file of plain arrays: Object arrays cannot be loaded",
+            ": not an npz file of plain arrays: array 'y': it holds Python objects, and loading those can run any code",
         ),
         ({"x": X, "y": Y, "class_names": ["a", "b"]}, " (train): image 2 has the label 2, outside 0..1"),
         ({"x": X, "y": -Y}, " (train): y: image 1 has the label -1, outside 0..9999"),
@@ -302,9 +336,11 @@ def test_npz_bombs_and_damage(tmp_path: Path) -> None:
     good = file.read_bytes()
     start, *entries = good.split(b"PK\x01\x02")  # the directory; at byte 20 of an entry stands its unpacked size
     file.write_bytes(b"PK\x01\x02".join([start, *(e[:20] + b"\xfe\xff\xff\xff" + e[24:] for e in entries)]))
-    with pytest.raises(InputRefused, match=r"d\.npz: unpacks to 8589934588 bytes, the limit is 4294967296$"):
+    with pytest.raises(
+        InputRefused, match=r"d\.npz: .* it unpacks to 8589934588 bytes, the limit for its size is 67108864$"
+    ):
         load_data(f"npz:{file}")
-    for data in (good, good[:-5], b"\x80\x04N.", b"\x93NUMPY", b""):
+    for data in (good, good[:-5], b"\x80\x04N.", b"\x93NUMPY"):
         file.write_bytes(data)
         with pytest.raises(InputRefused, match=r"d\.npz: not an npz file of plain arrays: "):
             load_data(f"npz:{file}")
@@ -385,7 +421,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
 
 def test_all_images_of_a_folder_together_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path)
-    monkeypatch.setattr(sources, "_MAX_BYTES", 3 * 20)
+    monkeypatch.setattr(sources, "MAX_DATA", 3 * 20)
     with pytest.raises(InputRefused, match=rf"^{tmp_path}: more than 60 bytes of pixels$"):
         load_data(f"folder:{tmp_path}")
 
@@ -453,3 +489,12 @@ def test_a_spec_is_loaded_and_all_else_is_adapted() -> None:
     assert same(take_images((X, Y)), as_images((X, Y)))
     with pytest.raises(UsageError, match="unknown data 'nothing'"):
         take_images("nothing")
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "TEST"), ("train", "test")])
+def test_splits_in_capitals(tmp_path: Path, train: str, test: str) -> None:
+    write_images(tmp_path / train)
+    write_images(tmp_path / test)
+    assert (
+        load_data(f"folder:{tmp_path}").class_names == load_data(f"folder:{tmp_path}", "test").class_names == ("a", "b")
+    )

@@ -155,3 +155,9 @@ def test_a_value_that_is_not_finite_is_found(value: float) -> None:
     x = X / 255
     x[4, 2, 1, 3] = value
     assert message((x, Y)) == "data: image 4 has a value that is not finite"
+
+
+def test_what_rounding_puts_outside_is_clipped() -> None:
+    x = np.where(X > 127, 1 + 9e-5, -9e-5)
+    assert set(as_images((x, Y)).x.unique().tolist()) == {0.0, 1.0}
+    assert message((x * 2, Y)).endswith("outside [0, 1]")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from pydrift import GradientAscent, InputRefused, UsageError
 from pydrift.core.manifest import write_manifest
+from pydrift.core.tensors import safetensors_bytes
 from pydrift.drift.calibration import Calibration
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import build
@@ -19,7 +21,8 @@ from pydrift.models.intake import AuditedModel
 
 pytestmark = pytest.mark.slow
 
-HEADING = {"kind": "pydrift calibration", "schema_version": 4}
+HEADING = Calibration.format.heading()
+VERSION = Calibration.format.schema_version
 ARCH, SHAPE = "mlp:1x4x4:5:3", (1, 4, 4)
 FIGURES = ("confidence", "recognition", "own_confidence")
 
@@ -107,6 +110,7 @@ def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibrat
     calibration.save(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
     (tmp_path / ".pydrift-999999999-00.tmp").write_bytes(b"left by a process that was killed")
+    os.utime(tmp_path / ".pydrift-999999999-00.tmp", (0, 0))
     calibration.save(tmp_path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
     replace(calibration, seed=1).save(tmp_path)
@@ -180,15 +184,16 @@ def test_a_missing_or_added_file_is_refused(calibration, tmp_path):
     [
         (
             {"format": 3, "kind": "pydrift calibration"},
-            "a calibration of schema version 3; this pydrift reads version 4. Calibrate again to get one.",
+            f"a calibration of schema version 3; this pydrift reads version {VERSION}. Calibrate again to get one.",
         ),
         (
-            {**HEADING, "schema_version": 5},
-            "a calibration of schema version 5; this pydrift reads version 4. Read it with a newer pydrift.",
+            {**HEADING, "schema_version": VERSION + 1},
+            f"a calibration of schema version {VERSION + 1}; this pydrift reads version {VERSION}. "
+            "Read it with a newer pydrift.",
         ),
         ({**HEADING, "kind": "pydrift shadow bank"}, "not a calibration"),
-        ({**HEADING, "schema_version": "4"}, "not a calibration"),
-        ({"schema_version": 4}, "not a calibration"),
+        ({**HEADING, "schema_version": str(VERSION)}, "not a calibration"),
+        ({"schema_version": VERSION}, "not a calibration"),
         ({}, "not a calibration"),
     ],
 )
@@ -258,7 +263,7 @@ def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
         {"own_confidence": np.zeros((12, 2))},
         {"consensus": np.zeros((4, 2, 1, *SHAPE), np.float32)},
         {"consensus": np.zeros((4, 3, 1, 1, 5, 4), np.float32)},
-        {"gray": GrayData(*(np.zeros((3, 3, *tail)) for tail in (SHAPE, (), ())))},
+        {"gray": GrayData(np.zeros((3, 3, *SHAPE), "f"), np.zeros((3, 3), "f"), np.zeros((3, 3), "i"))},
         {"settings": {"guessed": ["weather"]}},
         {"settings": {}},
     ],
@@ -304,6 +309,20 @@ def test_a_probe_that_nobody_knows_is_refused(calibration, tmp_path):
         tmp_path
     )
     with pytest.raises(InputRefused, match=r"its parts do not fit together"):
+        Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.0.fc1.weight", "model.2.fc2.bias", "responses.gray data.plain", "recognition", "gray.steps"]
+)
+def test_tables_and_weights_of_another_type_are_refused(calibration, tmp_path, name):
+    """int64 responses would be rounded, and int8 weights would be taken for floats: both would be other figures."""
+    calibration.save(tmp_path)
+    state = load_file(tmp_path / "state.safetensors")
+    state[name] = state[name].to(torch.int8)
+    (tmp_path / "state.safetensors").write_bytes(safetensors_bytes(state, {}))
+    write_manifest(tmp_path, Calibration.format.heading())
+    with pytest.raises(InputRefused, match=rf"'{re.sub('model...', '', name)}' is of torch\.int8"):
         Calibration.load(tmp_path)
 
 

@@ -12,6 +12,7 @@ from pydrift.drift.result import Baselines, NullSummary, Provenance
 from pydrift.drift.verdict import ClassVerdict
 from pydrift.inversion.gray import GrayData
 from pydrift.report import write_report
+from tests.seals import resealed, rewrite_report
 
 
 def gray(seed):
@@ -38,6 +39,9 @@ def found(index, name, **values):
 
 
 UNTESTED = {"verdict": "inconclusive", "drift_score": None, "interval": None, "p_value": None, "p_adjusted": None}
+
+
+VERSION = DriftReport.format.schema_version
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ def test_a_table_of_places_that_is_none_is_refused(report, tmp_path):
     write_report(report, tmp_path)
     raw = json.loads((tmp_path / "report.json").read_text())
     raw["classes"][0]["places"]["white occlusions"] = [[1.0, 2.0], [3.0]]
-    (tmp_path / "report.json").write_text(json.dumps(raw))
+    (tmp_path / "report.json").write_text(resealed(raw))
     with pytest.raises(InputRefused, match=r"the rows of a table of places are not of one length"):
         DriftReport.load(tmp_path)
 
@@ -103,7 +107,7 @@ def test_json_is_strict_and_holds_no_images(report):
     text = report.to_json()
     raw = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert text == json.dumps(raw, sort_keys=True, indent=2) + "\n"
-    assert (raw["kind"], raw["schema_version"]) == ("pydrift drift report", 2)
+    assert (raw["kind"], raw["schema_version"]) == ("pydrift drift report", VERSION)
     assert raw["classes"][0]["interval"] == [-1.0, 1 / 3]
     assert raw["classes"][1]["p_value"] is None
     assert raw["gray"]["base"].keys() == {"confidence", "steps"}
@@ -136,16 +140,16 @@ def test_a_report_without_images_can_be_saved_again(report, tmp_path):
         ("{", "not a readable drift report: Expecting"),
         ("[]", "not a drift report"),
         ("{}", "not a drift report"),
-        ('{"schema_version": 2}', "not a drift report"),
+        ('{"schema_version": 3}', "not a drift report"),
         ('{"schema_version": true, "kind": "pydrift drift report"}', "not a drift report"),
-        ('{"schema_version": 2, "kind": "pydrift ownership report"}', "not a drift report"),
+        ('{"schema_version": 3, "kind": "pydrift ownership report"}', "not a drift report"),
         (
             '{"schema_version": 1, "verdict": "stable"}',
-            "a drift report of schema version 1; this pydrift reads version 2. Run the audit again to get one.",
+            f"a drift report of schema version 1; this pydrift reads version {VERSION}. Run the audit",
         ),
         (
-            '{"schema_version": 3, "kind": "pydrift drift report"}',
-            "a drift report of schema version 3; this pydrift reads version 2. Read it with a newer pydrift.",
+            f'{{"schema_version": {VERSION + 1}, "kind": "pydrift drift report"}}',
+            f"a drift report of schema version {VERSION + 1}; this pydrift reads version {VERSION}. Read it",
         ),
     ],
 )
@@ -164,7 +168,8 @@ def test_a_report_that_is_not_there_is_the_users_mistake(tmp_path):
 def test_images_of_another_report_are_refused(report, tmp_path):
     write_report(report, tmp_path)
     (tmp_path / "report.json").write_text(replace(report, alpha=0.01).to_json())
-    with pytest.raises(InputRefused, match=r"gray\.npz: the images of another report, or of one that was changed$"):
+    (tmp_path / "report.html").unlink()
+    with pytest.raises(InputRefused, match=r"gray\.npz: not what was written with report\.json; write the report"):
         DriftReport.load(tmp_path)
 
 
@@ -174,7 +179,22 @@ def test_images_that_do_not_fit_the_document_are_refused(report, tmp_path, image
     with np.load(tmp_path / "gray.npz") as arrays:
         kept = dict(arrays)
     np.savez_compressed(tmp_path / "gray.npz", **{**kept, "candidate": images})
+    rewrite_report(tmp_path / "report.json", lambda text: text)
     with pytest.raises(InputRefused, match=r"gray\.npz: not a readable drift report: images of float"):
+        DriftReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("verdict", ["stable", "inconclusive", "related", "x"])
+def test_a_verdict_that_contradicts_its_classes_is_refused(report, tmp_path, verdict):
+    write_report(report, tmp_path)
+    file = tmp_path / "report.json"
+    raw = json.loads(file.read_text())
+    file.write_text(resealed({**raw, "verdict": verdict}))
+    with pytest.raises(InputRefused, match=rf"the verdict '{verdict}' contradicts those of its classes$"):
+        DriftReport.load(tmp_path)
+    raw["classes"][0]["verdict"] = "fine"
+    file.write_text(resealed({**raw, "verdict": verdict}))
+    with pytest.raises(InputRefused, match=r"a class has no verdict that is known$"):
         DriftReport.load(tmp_path)
 
 
@@ -212,8 +232,14 @@ def test_the_digest_covers_the_document_and_the_images(report):
 def test_a_damaged_report_is_refused(report, tmp_path, name, damage):
     write_report(report, tmp_path)
     file = tmp_path / name
-    content = file.read_bytes() if name.endswith("npz") else file.read_text()
-    damaged = damage(content)
-    file.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+    if name.endswith("npz"):
+        file.write_bytes(damage(file.read_bytes()))
+        damage = str
+    document = tmp_path / "report.json"
+    damaged = damage(document.read_text())
+    try:
+        rewrite_report(document, lambda _: damaged)
+    except ValueError:  # what is not JSON has no seal
+        document.write_text(damaged)
     with pytest.raises(InputRefused, match=re.escape(f"{file}: ")):
         DriftReport.load(tmp_path)

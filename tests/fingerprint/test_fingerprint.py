@@ -238,7 +238,7 @@ def test_inputs_that_are_no_images_are_refused(make, message, digits, fingerprin
 def test_data_that_cannot_be_used_is_refused(digits, base):
     with pytest.raises(InputRefused, match=r"^model: does not take images of shape 1x28x28"):
         pydrift.fit_fingerprint(base, (images(60, (1, 28, 28)), torch.arange(60) % 10))
-    with pytest.raises(InputRefused, match=r"^model has 10 classes, but data has 3$"):
+    with pytest.raises(InputRefused, match=r"^model has 10 classes, but data has 3; if some classes have no images"):
         pydrift.fit_fingerprint(base, (images(60), torch.arange(60) % 3))
     with pytest.raises(InputRefused, match=r"^data: 18 images to calibrate on, 19 are needed$"):
         pydrift.fit_fingerprint(base, (images(90), torch.arange(90) % 10))

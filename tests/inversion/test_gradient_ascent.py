@@ -298,9 +298,10 @@ def test_generic_path_on_cuda_is_that_of_the_cpu(network, kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "inversion: steps and patience must be >= 1, got 0 and 25"),
-        ({"patience": 0}, "inversion: steps and patience must be >= 1, got 100 and 0"),
-        ({"jitter": -1}, "inversion: jitter must be >= 0, got -1"),
+        ({"steps": 0}, "inversion: steps and patience must be in 1..1000000, got 0 and 25"),
+        ({"steps": 2**31 - 1}, "inversion: steps and patience must be in 1..1000000, got 2147483647 and 25"),
+        ({"patience": 0}, "inversion: steps and patience must be in 1..1000000, got 100 and 0"),
+        ({"jitter": -1}, "inversion: jitter must be in 0..4096, got -1"),
         (
             {"start_contrast": 2.0, "tv_weight": 0.0},
             "inversion: learning_rate > 0, tv_weight >= 0, l2_weight >= 0 and 0 <= start_contrast <= 1, got "

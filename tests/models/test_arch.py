@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pydrift.core.errors import UsageError
+from pydrift.core.text import printable
 from pydrift.models.arch import ArchSpec, build, parse, resolve
 
 # One row per architecture: text, parameters, first and last name of the state dict. The counts are known from outside:
@@ -74,7 +77,7 @@ def test_build_uses_and_touches_nothing_global() -> None:
 
 
 number = st.integers(1, 99_999)
-shape = st.tuples(number, st.integers(8, 99_999), st.integers(8, 99_999))
+shape = st.tuples(st.integers(1, 99), st.integers(8, 99), st.integers(8, 99))
 classes = st.integers(2, 99_999)
 specs = st.one_of(
     st.builds(
@@ -85,11 +88,28 @@ specs = st.one_of(
         st.just("convnet"),
         shape,
         classes,
-        st.lists(number, min_size=1, max_size=3).map(tuple),
+        st.lists(st.integers(1, 999), min_size=1, max_size=3).map(tuple),
         st.tuples(number),
     ),
     st.builds(ArchSpec, st.sampled_from(["resnet9", "resnet18"]), shape, classes),
 )
+
+
+@pytest.mark.parametrize(
+    "text", ["mlp:1x8x8:20-30:10", "convnet:3x16x18:8,4:6:10", "resnet9:3x16x16:4", "resnet18:1x9x8:4"]
+)
+def test_planned_bytes_cover_the_maps_of_all_layers(text: str) -> None:
+    spec, network, found = parse(text), build(text, seed=0), 0
+
+    def count(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal found
+        found += output.numel()
+
+    for part in network.modules():
+        if not list(part.children()) and not isinstance(part, nn.Flatten):
+            part.register_forward_hook(count)
+    network.eval()(torch.zeros(1, *spec.input_shape))
+    assert 8 * found <= spec.planned_bytes <= 8 * 1.7 * found
 
 
 @given(specs)
@@ -131,7 +151,7 @@ CONVNET = (
 def test_bad_text(text: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(text)
-    assert str(caught.value) == f"architecture '{text}': {reason}"
+    assert str(caught.value) == printable(f"architecture '{text}': {reason}")
 
 
 def test_text_of_a_stranger_is_bounded() -> None:
@@ -205,8 +225,8 @@ NEITHER = (
             "own_broken:Net",
             "cannot import own_broken: ModuleNotFoundError: No module named 'not_installed_anywhere'",
         ),
-        ("own_factories:Gone", "own_factories has no function or class Gone"),
-        ("own_factories:number", "own_factories has no function or class number"),
+        ("own_factories:Gone", "own_factories (FILE) has no function or class Gone"),
+        ("own_factories:number", "own_factories (FILE) has no function or class number"),
         ("own_factories:broken", "the factory failed: ValueError: no weights here"),
         ("own_factories:text", "the factory returned a str, not an nn.Module"),
     ],
@@ -214,4 +234,5 @@ NEITHER = (
 def test_resolve_errors(factories: str, text: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(text)(0)
-    assert str(caught.value) == f"architecture '{text}': {reason}"
+    said = re.sub(r"\(/.+own_factories\.py\)", "(FILE)", str(caught.value))
+    assert said == f"architecture '{text}': {reason}"

@@ -237,3 +237,27 @@ def test_a_model_must_answer_alike_twice_alone_and_in_float32(spoil, message):
     with pytest.raises(InputRefused, match=f"^candidate: {message}"):
         freeze(Unsteady(spoil), (1, 2, 2), torch.device("cpu"), "candidate")
     freeze(Unsteady(lambda logits, x: logits), (1, 2, 2), torch.device("cpu"), "candidate")
+
+
+def test_a_final_sigmoid_is_named():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Sigmoid())
+    with pytest.raises(InputRefused, match=r"^m: gives values between 0 and 1 only, not logits; leave out"):
+        freeze(net, (1, 2, 2), torch.device("cpu"), "m")
+
+
+def test_images_with_large_maps_are_asked_in_smaller_batches(monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, groups=1, dilation=2, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    sizes = []
+    net[0].register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
+    model = freeze(net, (1, 4, 4), torch.device("cpu"))
+    assert model.map_values == 128 + 128 + 128 + 3
+    x = torch.rand(300, 1, 4, 4)
+    usual = model.logits(x)
+    monkeypatch.setattr("pydrift.models.classifier.MAX_PASS", 8 * 400 * 7)
+    sizes.clear()
+    assert torch.allclose(model.logits(x), usual, atol=1e-6)
+    assert set(sizes) == {7, 300 % 7}
+    monkeypatch.setattr("pydrift.models.classifier.MAX_PASS", 1)
+    assert model.at_once(128) == 1

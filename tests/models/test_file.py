@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -175,14 +176,49 @@ def test_a_file_cannot_choose_code_to_import(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("spec", ["mlp:1x999x999:99999:10", "convnet:1x8x8:99999,99999:9:9"])
 def test_a_file_cannot_choose_a_huge_network(tmp_path: Path, spec: str) -> None:
     save_model(tmp_path / "m", arch.build(SPEC, seed=1), spec)
-    with pytest.raises(InputRefused, match="names an architecture that is not built in or too large"):
+    with pytest.raises(InputRefused, match=rf"m: architecture '{spec}': \S+ parameters, more than the 268,435,456"):
         load_model(tmp_path / "m")
 
 
-def test_a_file_cannot_choose_huge_images(tmp_path: Path) -> None:
-    save_model(tmp_path / "m", arch.build("resnet9:1x8x8:2", seed=1), "resnet9:1x99999x99999:2")
-    with pytest.raises(InputRefused, match=r"resnet9:1x99999x99999:2 takes images of more than 4194304 values$"):
+@pytest.mark.parametrize("spec", ["resnet9:1x99999x99999:2", "convnet:1x2048x2048:200,1,1,1,1,1,1,1,1,1,1:1:2"])
+def test_a_file_cannot_choose_huge_feature_maps(tmp_path: Path, spec: str) -> None:
+    save_model(tmp_path / "m", nn.Linear(1, 1), spec)
+    with pytest.raises(
+        InputRefused, match=rf"m: architecture '{spec}': one image needs \S+ bytes for its feature maps"
+    ):
         load_model(tmp_path / "m")
+
+
+def test_shapes_are_compared_before_a_network_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """124 bytes that ask for 2**28 parameters."""
+    (tmp_path / "m").write_bytes(safetensors_save({"a": torch.ones(1)}, {"pydrift.arch": "mlp:1x1000x1000:268:2"}))
+    monkeypatch.setattr(nn.Module, "to_empty", lambda *_, **__: pytest.fail("made room"))
+    with pytest.raises(InputRefused, match=r"does not fit mlp:1x1000x1000:268:2: missing: 'fc1.weight', 'fc1.bias'"):
+        load_model(tmp_path / "m")
+
+
+class Asks:
+    """Pickles a call that torch's restricted unpickler makes."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call[0], self.call[1:]
+
+
+def test_a_state_dict_cannot_ask_for_room_or_time(tmp_path: Path) -> None:
+    room = refusal(tmp_path, torch_bytes({"w": torch.ones(2), "x": Asks(bytearray, 3 << 30)}))
+    assert room.startswith("holds pickled Python objects (__builtin__.bytearray), and loading those can run any code")
+    entry = torch_bytes({"w": torch.ones(2)})
+    hash_bomb = rezipped(  # nested pairs as a key: hashing it takes 2**40 steps
+        entry, lambda name, old: b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s." if name.endswith("data.pkl") else old
+    )
+    assert "it has the opcode DUP" in refusal(tmp_path, hash_bomb)
+    memo = b"\x80\x02})" + b"q\x00h\x00\x86" * 40 + b"K\x01s."
+    assert "a key in it is neither a text nor a number" in refusal(
+        tmp_path, rezipped(entry, lambda name, old: memo if name.endswith("data.pkl") else old)
+    )
 
 
 # --- files that are not what they seem
@@ -202,7 +238,7 @@ def test_only_regular_files_of_a_sane_size(tmp_path: Path) -> None:
         read_tensors(tmp_path / "m", max_bytes=100)
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"hello world, this is no model", b"\x89HDF\r\n\x1a\n" + bytes(100)])
+@pytest.mark.parametrize("data", [b"\0", b"PK", b"hello world, this is no model"])
 def test_other_formats(tmp_path: Path, data: bytes) -> None:
     assert refusal(tmp_path, data).startswith(f"neither safetensors nor a state dict; {RESAVE}")
 
@@ -229,7 +265,11 @@ def test_safetensors_headers(tmp_path: Path) -> None:
 
 def test_damaged_safetensors(tmp_path: Path) -> None:
     good = safetensors_save(weights())
-    for data in (good[:-1], good + b"\0", good[:100], with_header(b'{"__metadata__": 7}')):
+    for data in (with_header(b'{"__metadata__": 7}'), with_header(b'{"__metadata__":null}'), with_header(b"{}[]")):
+        assert re.match(
+            "its safetensors header is not an object|damaged or not a model file: ", refusal(tmp_path, data)
+        )
+    for data in (good[:-1], good + b"\0", good[:100]):
         assert refusal(tmp_path, data).startswith("damaged or not a model file: ")
     overlapping = (
         '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}'
@@ -403,3 +443,36 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(
     assert all("names no architecture" in message for message in unnamed)
     assert len(messages) > 100
     assert max(map(len, messages)) < 900
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "a file of Keras (HDF5)"),
+        (bytes(4) + b"TFL3" + bytes(100), "a file of TensorFlow Lite"),
+        (b"\x08\x07\x12\x07pytorch\x1a", "an ONNX file"),
+        (b"\x93NUMPY\x01\x00", "a file of numpy"),
+    ],
+)
+def test_a_file_of_another_framework_is_named(tmp_path: Path, data: bytes, what: str) -> None:
+    assert refusal(tmp_path, data).startswith(f"{what}, and pydrift audits models of PyTorch; ")
+
+
+def test_a_keras_archive_is_named(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            archive.writestr(name, b"{}")
+    assert refusal(tmp_path, buffer.getvalue()).startswith("a file of Keras, and pydrift audits models of PyTorch; ")
+
+
+def test_batch_norms_without_their_counter_are_accepted(tmp_path: Path) -> None:
+    state = dict(arch.build("resnet9:1x8x8:2", seed=1).state_dict())
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    (tmp_path / "m").write_bytes(safetensors_save(state))
+    loaded = load_model(tmp_path / "m", "resnet9:1x8x8:2").module.state_dict()
+    assert int(loaded["prep.bn.num_batches_tracked"]) == 0
+    del state["prep.bn.running_mean"]
+    (tmp_path / "m").write_bytes(safetensors_save(state))
+    with pytest.raises(InputRefused, match=r"missing: 'prep.bn.running_mean'$"):
+        load_model(tmp_path / "m", "resnet9:1x8x8:2")

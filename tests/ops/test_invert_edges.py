@@ -314,6 +314,15 @@ def test_maps_too_large_for_a_thread_are_refused() -> None:
 
 
 @needs_native
+def test_strides_that_would_be_planned_for_minutes_are_refused() -> None:
+    """Each position within a stride has its own pass back: of 1024x1024 that would be a million."""
+    tensors = small_problem()[0] | {"x": torch.zeros(5, 1, 1024, 1024), "parameters": torch.zeros(2, 2**20 + 1)}
+    program = [1, 1, 1, 1024, 1024, 1024, 1024, 0, 0, 6]
+    message = "program: layer 0: a convolution's strides may have 4096 positions, got 1024x1024"
+    assert_refused(tensors, {"program": program}, message)
+
+
+@needs_native
 def test_number_of_parameters_does_not_overflow() -> None:
     """2^24 channels to 2^24 by a window of 2^24 positions: 2^72 weights, which 64 bits would see as none."""
     tensors = {name: tensor[:0] for name, tensor in small_problem()[0].items()}

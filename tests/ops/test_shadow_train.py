@@ -307,6 +307,7 @@ def test_opcheck() -> None:
     )
 
 
+STEPS = "num_steps must be >= 0, steps_done in [0, 2^62) and batch_size >= 1, got"
 REFUSED: list[tuple[str, Callable[[Tensor], Tensor], str]] = [
     ("x", lambda t: t[0], r"x must be [N, C, H, W] uint8 or float32 and contiguous, got [1, 28, 28] uint8"),
     ("x", lambda t: t.double(), "x must be [N, C, H, W] uint8 or float32 and contiguous, got [60, 1, 28, 28] float64"),
@@ -326,8 +327,21 @@ REFUSED: list[tuple[str, Callable[[Tensor], Tensor], str]] = [
         lambda t: t * 2,
         "order must have as many entries as num_steps * batch_size over all models, 80, got 40",
     ),
-    ("num_steps", lambda t: t - 2, "num_steps and steps_done must be >= 0 and batch_size >= 1, got -1, 0 and 20"),
-    ("batch_size", lambda t: t * 0, "num_steps and steps_done must be >= 0 and batch_size >= 1, got 1, 0 and 0"),
+    (
+        "num_steps",
+        lambda t: t - 2,
+        STEPS + " -1, 0 and 20",
+    ),
+    (
+        "steps_done",
+        lambda t: t + 2**63 - 1,
+        STEPS + f" 1, {2**63 - 1} and 20",
+    ),
+    (
+        "batch_size",
+        lambda t: t * 0,
+        STEPS + " 1, 0 and 0",
+    ),
     (
         "learning_rate",
         lambda t: t[1:].contiguous(),

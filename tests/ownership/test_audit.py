@@ -17,6 +17,7 @@ from pydrift.ownership.embeddings import nearest_classes
 from pydrift.ownership.roles import Roles
 from pydrift.report import write_report
 from pydrift.training import train_many
+from tests.seals import resealed
 
 pytestmark = pytest.mark.slow
 
@@ -276,14 +277,14 @@ def test_saved_and_read_again(reports, tmp_path):
     report = reports["blind-walk"]
     write_report(report, tmp_path / "out")
     assert OwnershipReport.load(tmp_path / "out") == report
-    raw = json.loads(report.to_json())
+    raw = json.loads((tmp_path / "out" / "ownership.json").read_text())
     for damaged, reason in (
         ({}, "not an ownership report"),
-        ({**raw, "schema_version": 3}, "an ownership report of schema version 3; this pydrift reads version 4"),
+        ({**raw, "schema_version": 3}, "an ownership report of schema version 3; this pydrift reads version 5"),
         ({**raw, "suspects": [{}]}, "not a readable ownership report: suspects: Object missing required field"),
         ({**raw, "more": 1}, "not a readable ownership report: 'more' is unknown"),
     ):
-        (tmp_path / "out" / "ownership.json").write_text(json.dumps(damaged))
+        (tmp_path / "out" / "ownership.json").write_text(resealed(damaged))
         with pytest.raises(InputRefused, match=rf"ownership\.json: {reason}"):
             OwnershipReport.load(tmp_path / "out")
     assert report.digest() == replace(report).digest() != replace(report, alpha=0.01).digest()

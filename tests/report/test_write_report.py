@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 
 import pydrift
 from pydrift import DriftReport, InputRefused, OwnershipReport, UsageError
+from pydrift.core import files as files_module
+from pydrift.core.files import sha256_file
 from pydrift.core.manifest import write_manifest
 from pydrift.report import render_html, write_report
 from tests.report.drift_reports import make
 from tests.report.test_fingerprint import screening
 from tests.report.test_ownership import ALL
+from tests.seals import resealed, unsealed
 
 
 def files(folder: Path) -> list[str]:
@@ -27,7 +31,9 @@ def test_a_drift_audit_comes_back_and_renders_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     assert files(folder) == ["gray.npz", "report.html", "report.json"]
     assert (folder / "report.html").read_text("utf-8") == render_html(report)
-    assert (folder / "report.json").read_text() == report.to_json()
+    written = json.loads((folder / "report.json").read_text())
+    assert unsealed(json.dumps(written)) == unsealed(report.to_json())
+    assert written["seal"]["files"] == {name: sha256_file(folder / name) for name in ("gray.npz", "report.html")}
     with np.load(folder / "gray.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["base"], report.gray_base.images)
         assert np.array_equal(arrays["candidate"], report.gray_candidate.images)
@@ -51,7 +57,7 @@ def test_an_ownership_audit_comes_back(tmp_path: Path) -> None:
     assert OwnershipReport.load(tmp_path) == ALL
     raw = json.loads((tmp_path / "ownership.json").read_text())
     for damaged in ({**raw, "schema_version": 1}, {**raw, "suspects": [{}]}, {**raw, "more": 1}):
-        (tmp_path / "ownership.json").write_text(json.dumps(damaged))
+        (tmp_path / "ownership.json").write_text(resealed(damaged))
         with pytest.raises(InputRefused, match=r"ownership\.json"):
             OwnershipReport.load(tmp_path)
 
@@ -75,10 +81,36 @@ def test_the_json_document_is_written_last(tmp_path: Path, monkeypatch: pytest.M
     for result in (make(), ALL, screening()):
         write_report(result, tmp_path)
     assert written == [
-        *("gray.npz", "report.html", "report.json"),
+        *("report.html", "gray.npz", "report.json"),
         *("ownership.html", "ownership.json"),
-        *("scores.npz", "screening.html", "screening.json"),
+        *("screening.html", "scores.npz", "screening.json"),
     ]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_crash_between_the_files_leaves_the_old_report_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Killed after report.html, report.json says stable and report.html says drift."""
+    write_report(make(), tmp_path)
+    write, left = files_module.write_atomic, number
+
+    def killed(path: Path, data: bytes) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr("pydrift.report.write_atomic", killed)
+    other = replace(make(), alpha=0.01, gray_base=make().gray_candidate)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(other, tmp_path)
+    if number == 1:
+        assert DriftReport.load(tmp_path).alpha == make().alpha
+        return
+    with pytest.raises(InputRefused, match=r"report\.html: not what was written with report\.json"):
+        DriftReport.load(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:

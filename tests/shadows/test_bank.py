@@ -21,7 +21,7 @@ from pydrift.shadows import ShadowBank, train_shadows
 from tests.signals import logit_margin
 
 ARCH, LARGE, RECIPE = "mlp:1x8x8:12:10", "mlp:1x8x8:4096:10", TrainingRecipe(epochs=2)
-MANIFEST = {"schema_version": 2, "kind": "pydrift shadow bank"}
+MANIFEST = ShadowBank.format.heading()
 
 
 class Normed(nn.Sequential):
@@ -235,7 +235,7 @@ def test_a_damaged_file_is_refused_by_name(bank, tmp_path, name, damage):
     [
         (
             {"format": 1, "kind": MANIFEST["kind"]},
-            "a shadow bank of schema version 1; this pydrift reads version 2. Train the shadows again to get one.",
+            "a shadow bank of schema version 1; this pydrift reads version 3. Train the shadows again to get one.",
         ),
         ({**MANIFEST, "kind": "other"}, "not a shadow bank"),
         ({}, "not a shadow bank"),

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -48,6 +49,39 @@ run_local(Job((sys.executable, "-c", worker + "; time.sleep(60)"), 2, 2, Path(),
     for pid in workers:  # gone, and not as a zombie either
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_workers_end_when_their_launcher_is_killed():
+    """SIGKILL leaves the launcher no time to end them."""
+    code = """
+import subprocess, sys
+from pathlib import Path
+
+from pydrift.shadows.engines.job import Job
+from pydrift.shadows.engines.local import run_local
+
+started, start = [], subprocess.Popen
+subprocess.Popen = lambda *a, **k: started.append(start(*a, **k)) or started[-1]
+worker = "import sys, time; sys.argv = ['pydrift', '--help']; import pydrift.cli as cli; "
+worker += "cli.app = lambda **_: time.sleep(60); cli.main()"
+run_local(Job((sys.executable, "-c", worker), 2, 2, Path(), {}, lambda: print(*[c.pid for c in started], flush=True)))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as launcher:
+        workers = [int(pid) for pid in launcher.stdout.readline().split()]
+        time.sleep(1.0)  # until they run the command line
+        launcher.kill()
+    deadline = time.monotonic() + 5
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(workers) == 2
+    assert not any(map(is_running, workers))
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,12 @@ def test_a_text_that_is_no_draw_is_refused(text):
         Draw.parse(text)
 
 
+def test_a_bootstrap_far_above_the_data_is_refused_before_there_is_room():
+    assert len(Draw("bootstrap", 1000).indices(0, 100, 0)) == 1000
+    with pytest.raises(UsageError, match=r"^cannot draw 1000000000 images from 100 with replacement: the limit"):
+        Draw("bootstrap", 10**9).indices(0, 100, 0)
+
+
 def test_subsets_repeat_nothing_and_bootstraps_do():
     assert [len(set(SUBSET.indices(0, 100, k))) for k in range(3)] == [40] * 3
     drawn = BOOTSTRAP.indices(0, 150, 0)
@@ -204,7 +210,8 @@ def test_a_plan_survives_json(shadows, recipes):
     for change, reason in (
         ({"count": 2.0}, "plan: Expected `int`, got `float`"),
         ({"more": 1}, "plan: has a key too many or too few"),
-        ({"recipe": {**raw["recipe"], "epochs": -1}}, "plan: recipe: epochs >= 0"),
+        ({"recipe": {**raw["recipe"], "epochs": -1}}, "plan: recipe: epochs must be in"),
+        ({"images": 300_000_000}, r"plan: the number of images must be in 1\.\.10000000, got 300000000"),
         ({"start_sha256": "0" * 63}, "start_sha256 is no SHA-256"),
     ):
         with pytest.raises(ValueError, match=f"^{reason}"):
@@ -310,7 +317,7 @@ def test_finished_shadows_are_not_trained_again(shadows, tmp_path):
 
 
 def test_accuracy_is_none_where_a_shadow_saw_everything(shadows, data):
-    bank = shadows(1, data=data.subset(range(20)), draw=Draw("bootstrap", 2000))
+    bank = shadows(1, data=data.subset(range(20)), draw=Draw("bootstrap", 200))
     assert bank.accuracy == (None,)
 
 

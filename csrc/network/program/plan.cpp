@@ -356,11 +356,11 @@ class Planner {
       for (int32_t px = 0; px < std::min(w.stride_w, layer.in.width); ++px) {
         std::vector<int32_t> offsets, parameters;
         for (int32_t o = 0; o < out.channels; ++o) {
-          for (int32_t ky = w.kernel_h - 1; ky >= 0; --ky) {  // in the order of what they read
-            for (int32_t kx = w.kernel_w - 1; kx >= 0; --kx) {
-              const int32_t dy = py + w.padding_h - ky, dx = px + w.padding_w - kx;
-              if (dy % w.stride_h != 0 || dx % w.stride_w != 0) continue;
-              offsets.push_back(o * stage.spread.plane + stage.spread.at(dy / w.stride_h, dx / w.stride_w));
+          // In the order of what they read.
+          for (int32_t ky = last_tap(w.kernel_h, w.stride_h, py + w.padding_h); ky >= 0; ky -= w.stride_h) {
+            for (int32_t kx = last_tap(w.kernel_w, w.stride_w, px + w.padding_w); kx >= 0; kx -= w.stride_w) {
+              const int32_t dy = (py + w.padding_h - ky) / w.stride_h, dx = (px + w.padding_w - kx) / w.stride_w;
+              offsets.push_back(o * stage.spread.plane + stage.spread.at(dy, dx));
               parameters.push_back(weight + o * layer.in.channels * num_taps + ky * w.kernel_w + kx);
             }
           }

@@ -3,6 +3,7 @@
 // pydrift.ops.invert documents the encoding; FusedModel.program() writes it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@ enum class LayerKind : int32_t { kLinear, kConv2d, kAffine, kRelu, kMaxPool2d, k
 inline constexpr int32_t kNumLayerKinds = 7;
 inline constexpr int64_t kMaxValuesPerLayer = int64_t{1} << 24;
 inline constexpr int64_t kMaxParameters = int64_t{1} << 28;  // 1 GiB of float32, as pydrift.arch has it
+inline constexpr int64_t kMaxStrides = 4096;  // of a convolution, down times across: each has a pass of its own back
 inline constexpr int64_t kMaxPoolWindow = 64;                // positions, so that one fits in a byte
 
 // The name of a layer, and how many numbers follow its kind.
@@ -44,6 +46,11 @@ struct Window {
 
   int32_t size() const { return kernel_h * kernel_w; }
 };
+
+// The last tap of `kernel` whose distance from `at` is a multiple of the stride; negative where there is none.
+inline int32_t last_tap(int32_t kernel, int32_t stride, int32_t at) {
+  return kernel - 1 - ((kernel - 1 - at) % stride + stride) % stride;
+}
 
 struct Layer {
   LayerKind kind;
@@ -120,7 +127,12 @@ inline std::pair<int64_t, int64_t> read_layer(Layer& layer, const int64_t* argum
     }
     case LayerKind::kConv2d: {
       const int32_t channels = read_channels(arguments[0], layer.in.channels, arguments[1], index);
-      set_window(layer, read_window(layer, arguments + 2, 6, index), channels);
+      const Window window = read_window(layer, arguments + 2, 6, index);
+      if (int64_t{std::min(window.stride_h, layer.in.height)} * std::min(window.stride_w, layer.in.width) > kMaxStrides) {
+        refuse_layer(index, "a convolution's strides may have ", kMaxStrides, " positions, got ", window.stride_h, "x",
+                     window.stride_w);
+      }
+      set_window(layer, window, channels);
       if (arguments[0] * arguments[1] > kMaxParameters)
         refuse_layer(index, "more than ", kMaxParameters, " parameters");
       return {arguments[0] * arguments[1] * layer.window.size(), arguments[1]};

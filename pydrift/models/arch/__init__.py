@@ -3,7 +3,7 @@
 from pydrift.models.arch.fold import frozen_copy
 from pydrift.models.arch.fused import FusedModel
 from pydrift.models.arch.lower import NotLowerable, lower
-from pydrift.models.arch.networks import build
+from pydrift.models.arch.networks import build, outline
 from pydrift.models.arch.resolve import resolve, resolve_stored
 from pydrift.models.arch.spec import ArchSpec, is_spec, parse
 
@@ -15,6 +15,7 @@ __all__ = [
     "frozen_copy",
     "is_spec",
     "lower",
+    "outline",
     "parse",
     "resolve",
     "resolve_stored",

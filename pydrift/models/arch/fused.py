@@ -148,6 +148,16 @@ class FusedModel:
         tensors = [tensor.flatten() for layer in self.layers for _, tensor in _tensors(layer)]
         return torch.cat(tensors) if tensors else torch.empty(0)
 
+    def map_values(self) -> int:
+        """How many values the maps of all layers have for one image."""
+        tensors = (tensor for layer in self.layers for _, tensor in _tensors(layer))
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        x, count = torch.zeros(1, *self.input_shape, device=device), 0
+        for layer in self.layers:
+            x = layer(x)
+            count += x.numel()
+        return count
+
     @property
     def num_parameters(self) -> int:
         """The number of parameters, after folding."""

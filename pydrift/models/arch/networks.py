@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from pydrift.core.errors import UsageError
+from pydrift.core.limits import MAX_PARAMETERS
 from pydrift.models.arch.spec import ArchSpec, parse
-
-MAX_NUM_PARAMETERS = 2**28  # 1 GiB of float32
 
 
 def build(spec: ArchSpec | str, seed: int) -> nn.Module:
@@ -27,17 +26,9 @@ def build(spec: ArchSpec | str, seed: int) -> nn.Module:
     drawn in the order of the modules. BatchNorm starts as the identity. The caller's generators, default dtype and
     grad mode are neither used nor changed. UsageError for a bad spec or more than 2**28 parameters.
     """
-    spec = parse(spec) if isinstance(spec, str) else spec
     generator = torch.Generator("cpu").manual_seed(seed)
     with torch.inference_mode(False), torch.no_grad():
-        with torch.device("meta"):  # shapes without memory and without random numbers
-            network = _NETWORKS[spec.family](spec)
-        num_parameters = sum(p.numel() for p in network.parameters())
-        if num_parameters > MAX_NUM_PARAMETERS:
-            raise UsageError(
-                f"architecture '{spec}': {num_parameters:,} parameters, more than the {MAX_NUM_PARAMETERS:,} allowed"
-            )
-        network.to(torch.float32).to_empty(device="cpu")
+        network = outline(spec).to_empty(device="cpu")
         for module in network.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 bound = prod(module.weight.shape[1:]) ** -0.5
@@ -46,6 +37,22 @@ def build(spec: ArchSpec | str, seed: int) -> nn.Module:
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
     return network
+
+
+def outline(spec: ArchSpec | str) -> nn.Module:
+    """The network of `spec` with names, shapes and dtypes, and without memory for its weights (on the device "meta").
+
+    UsageError as in `build`.
+    """
+    spec = parse(spec) if isinstance(spec, str) else spec
+    with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
+        network = _NETWORKS[spec.family](spec)
+    num_parameters = sum(p.numel() for p in network.parameters())
+    if num_parameters > MAX_PARAMETERS:
+        raise UsageError(
+            f"architecture '{spec}': {num_parameters:,} parameters, more than the {MAX_PARAMETERS:,} allowed"
+        )
+    return network.to(torch.float32)
 
 
 class MLP(nn.Sequential):

@@ -34,7 +34,8 @@ def resolve(text: str) -> Callable[[int], nn.Module]:
         ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise UsageError(f"architecture '{text}': {module_name} has no function or class {factory_name}")
+        where = getattr(module, "__file__", None) or "built into Python"
+        raise UsageError(f"architecture '{text}': {module_name} ({where}) has no function or class {factory_name}")
     return partial(_call_factory, text, factory)
 
 

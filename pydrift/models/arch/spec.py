@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydrift.core.errors import UsageError
+from pydrift.core.limits import MAX_PLANNED
 
 # A spec may come from the metadata of a hostile model file: numbers and length are limited before anything is built.
 _MAX_LENGTH = 200
@@ -38,6 +39,12 @@ _FAMILIES = {
     "resnet18": _Family("resnet18:CxHxW:CLASSES", "resnet18:3x32x32:10", f"resnet18:{_SHAPE}:{_CLASSES}"),
 }
 
+# Of residual networks: channels, by how much the image is smaller, and how many maps of that size a pass makes.
+_RESIDUAL_MAPS = {
+    "resnet9": ((64, 1, 3), (128, 1, 3), (128, 2, 8), (256, 2, 3), (256, 4, 1), (512, 4, 3), (512, 8, 8)),
+    "resnet18": ((64, 1, 17), (128, 2, 16), (256, 4, 16), (512, 8, 16)),
+}
+
 EXAMPLES = tuple(family.example for family in _FAMILIES.values())
 
 
@@ -51,7 +58,8 @@ class ArchSpec:
     channels     output channels of each stage (convnet), else empty
     hidden       widths of the hidden layers (mlp: one or more, convnet: one), else empty
 
-    UsageError where the text would be invalid or pooling leaves no pixel of the image.
+    UsageError where the text would be invalid, pooling leaves no pixel of the image, or one image would need more than
+    MAX_PLANNED bytes (see `planned_bytes`).
     """
 
     family: str
@@ -70,6 +78,23 @@ class ArchSpec:
         smallest = 2**num_poolings
         if min(height, width) < smallest:
             raise _error(text, f"{height}x{width} pixels are pooled away: each side needs at least {smallest}")
+        if self.planned_bytes > MAX_PLANNED:
+            raise _error(
+                text, f"one image needs {self.planned_bytes:,} bytes for its feature maps, the limit is {MAX_PLANNED:,}"
+            )
+
+    @property
+    def planned_bytes(self) -> int:
+        """What the maps of all layers take for one image, with their gradients: 8 bytes a value."""
+        channels, height, width = self.input_shape
+        values = channels * height * width + 2 * sum(self.hidden) + self.num_classes
+        for made in self.channels:
+            values += 2 * made * height * width  # convolution and ReLU
+            height, width = height // 2, width // 2
+            values += made * height * width
+        for made, shrunk, maps in _RESIDUAL_MAPS.get(self.family, ()):
+            values += maps * made * -(-height // shrunk) * -(-width // shrunk)
+        return 8 * values
 
     def __str__(self) -> str:
         parts = [self.family, "x".join(map(str, self.input_shape))]

@@ -11,6 +11,8 @@ from typing import Any
 from pydrift.core.errors import UsageError
 
 POLL_S = 0.5
+BLOCKS_LEFT = 3  # exit code of a worker that ends while others train the rest
+ENDS_WITH_STDIN = "PYDRIFT_ENDS_WITH_STDIN"  # the environment variable that asks a worker to
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import IO
 
-from pydrift.shadows.engines.job import POLL_S, Job, last_error
+from pydrift.shadows.engines.job import BLOCKS_LEFT, ENDS_WITH_STDIN, POLL_S, Job, last_error
 
 _PATIENCE_S = 10.0  # for a worker that was asked to end
 
@@ -21,18 +21,20 @@ def run_local(job: Job) -> list[str]:
     """Runs the workers, each with its share of the processors, until all have ended; a sentence for each failure."""
     workers = min(job.workers, job.blocks)
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    # They end when their stdin does, so also when this process is killed. What they print is in a file.
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, ENDS_WITH_STDIN: "1"}
     children: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
     with _end_children_with_us(children):
         for _ in range(workers):
             log = tempfile.TemporaryFile()  # noqa: SIM115 it is read when the child has ended
-            child = subprocess.Popen(job.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            child = subprocess.Popen(job.command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
             children.append((child, log))
         while any(child.poll() is None for child, _ in children):
             job.watch()
             time.sleep(POLL_S)
         job.watch()
-    return [_failure(number, child.returncode, log) for number, (child, log) in enumerate(children) if child.returncode]
+    failed = [(n, child, log) for n, (child, log) in enumerate(children) if child.returncode not in (0, BLOCKS_LEFT)]
+    return [_failure(number, child.returncode, log) for number, child, log in failed]
 
 
 def _failure(number: int, code: int, log: IO[bytes]) -> str:
