@@ -588,7 +588,7 @@ def test_membership_takes_a_bank(trained, digits, tmp_path, capsys):
     with_bank = json.loads(capsys.readouterr().out)
     assert run(*arguments, "--shadows", 4) == 0
     assert with_bank["attacks"] == json.loads(capsys.readouterr().out)["attacks"]
-    with pytest.raises(UsageError, match="--shadows: a --bank has as many as it has"):
+    with pytest.raises(UsageError, match="--shadows: a --bank brings its own shadows; leave one of the two out"):
         run(*arguments, "--bank", tmp_path / "bank", "--shadows", 4)
 
 
