@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 # A file of tests stays on one worker, so that its fixtures are made once. In this order the long files come early.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
+# Lint and docs are made at the same time.
+MAKEFLAGS += --jobs=2
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
 # `make quick` builds without CUDA, in a build folder of its own. The next `make test` brings the CUDA library back.

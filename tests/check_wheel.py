@@ -20,6 +20,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,12 @@ def run(*command: str | Path, **environment: str) -> str:
     done = subprocess.run(list(map(str, command)), env=clean | environment, capture_output=True, text=True, cwd="/")
     require(done.returncode == 0, f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """What each returns. They wait for programs, and most of these use one core."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda action: action(), actions))
 
 
 # ---- The file
@@ -138,8 +147,10 @@ def check_this_python(wheel: Path, requirements: list[str], folder: Path) -> Non
     run(programs / "pip", "check")
     where = run(programs / "python", "-c", "import pydrift; print(pydrift.__file__)")
     require(str(folder) in where, f"pydrift comes from {where}, not from the wheel")
-    from_wheel = demo(programs, folder / "from-wheel")
-    from_source = demo(Path(sys.executable).parent, folder / "from-source")
+    from_wheel, from_source = at_once(
+        lambda: demo(programs, folder / "from-wheel"),
+        lambda: demo(Path(sys.executable).parent, folder / "from-source"),
+    )
     require(from_wheel == from_source, "the demo's figures differ between the wheel and this source tree")
     print(f"Python {sys.version.split()[0]}: the demo gives the figures of this source tree, to the bit")
 
@@ -200,9 +211,10 @@ def main() -> None:
     requirements = check_file(wheel)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        check_this_python(wheel, requirements, folder)
-        for version in NEWER:
-            check_newer_python(wheel, version, folder)
+        at_once(
+            lambda: check_this_python(wheel, requirements, folder),
+            *(partial(check_newer_python, wheel, version, folder) for version in NEWER),
+        )
         for number, python in enumerate(options.pythons):
             check_named_python(wheel, python, folder / str(number))
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 from pydrift.data import LabelledImages, load_data
 from pydrift.models.file import load_model
 from pydrift.training.train_model import train_model
+from tests.command_line import call
 
 DIGITS_ARCH = "mlp:1x8x8:48:10"
 
@@ -82,6 +83,18 @@ def digits(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Digits
         train_model(DIGITS_ARCH, data, size=1000, seed=4, init=base).save(made.path("tuned"))
 
     return Digits(make_once("digits", train_all), data, load_data("digits", "test"))
+
+
+@pytest.fixture(scope="session")
+def demo(make_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A folder in which `pydrift demo` has run: `demo` is what it leaves, the file `stdout` what it printed."""
+
+    def run_demo(folder: Path) -> None:
+        done = call("demo", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout").write_text(done.stdout)
+
+    return make_once("demo", run_demo)
 
 
 @pytest.fixture

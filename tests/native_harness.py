@@ -18,7 +18,7 @@ NATIVE_TESTS = ROOT / "tests" / "native"
 FLAGS = ["-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'csrc'}", f"-I{NATIVE_TESTS}"]
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 PROGRAM_SOURCES = [ROOT / "csrc" / "network" / "program" / name for name in ("pack.cpp", "plan.cpp")]
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZE = ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 VECTOR_FLAGS = {  # as in CMakeLists.txt
     "scalar": [],
     "avx2": ["-mavx2", "-mfma"],
@@ -118,21 +118,27 @@ def call(function: Any, *arguments: Any) -> None:
 # ---- Sanitizers
 
 
-def run_sanitized(folder: Path, name: str, room: str | None = None) -> None:
-    """Builds tests/native/<name>_sanitized.cpp with the sanitizers and runs it. room: with the loop
-    csrc/<room>/<name>_lanes.cpp for every instruction set."""
+def sanitized_objects(folder: Path) -> list[Path]:
+    """Compiled into `folder` with the sanitizers: the plans of networks, and the loops for every instruction set."""
     try:
         (folder / "probe.cpp").write_text("int main() {}")
         compile_cpp(folder / "probe", *SANITIZE, folder / "probe.cpp")
     except AssertionError:
         pytest.skip("the compiler has no sanitizer runtime")
-    flags, objects = ["-O0", "-g1", *SANITIZE], []
-    if room is not None:
-        variants = list(VECTOR_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["scalar"]
-        objects = [folder / f"{variant}.o" for variant in variants]
-        for variant, output in zip(variants, objects, strict=True):
-            compile_cpp(output, *flags, *VECTOR_FLAGS[variant], "-c", ROOT / "csrc" / room / f"{name}_lanes.cpp")
-    compile_cpp(folder / "sanitized", *flags, NATIVE_TESTS / f"{name}_sanitized.cpp", *PROGRAM_SOURCES, *objects)
+    loops = sorted((ROOT / "csrc").glob("*/*_lanes.cpp"))
+    (folder / "loops.cpp").write_text("".join(f'#include "{loop.relative_to(ROOT / "csrc")}"\n' for loop in loops))
+    variants = list(VECTOR_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["scalar"]
+    parts = [([], source) for source in PROGRAM_SOURCES]
+    parts += [(VECTOR_FLAGS[variant], folder / "loops.cpp") for variant in variants]
+    objects = [folder / f"{number}.o" for number in range(len(parts))]
+    for (flags, source), output in zip(parts, objects, strict=True):
+        compile_cpp(output, *SANITIZE, *flags, "-c", source)
+    return objects
+
+
+def run_sanitized(folder: Path, program: Path, objects: Sequence[Path]) -> None:
+    """Builds a program of tests/native with the sanitizers and runs it."""
+    compile_cpp(folder / "sanitized", *SANITIZE, program, *objects)
     run = subprocess.run([folder / "sanitized"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.fullmatch(r"\d+ runs\n", run.stdout)

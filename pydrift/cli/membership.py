@@ -93,7 +93,7 @@ def membership(
     from pydrift.shadows import ShadowBank
 
     if bank is not None and shadows is not None:
-        raise UsageError("--shadows: a --bank has as many as it has")
+        raise UsageError("--shadows: a --bank brings its own shadows; leave one of the two out")
     limits = [Limit.parse(text) for text in fail_above or []]
     if out is not None:
         MembershipReport.check_target(out)

@@ -12,6 +12,8 @@ from html import unescape
 import numpy as np
 import pytest
 
+from tests.command_line import call
+
 pytestmark = pytest.mark.slow
 
 PYDRIFT = [sys.executable, "-m", "pydrift"]
@@ -32,7 +34,7 @@ def run(*arguments, cwd=None, **environment):
 @pytest.fixture(scope="module")
 def calibration(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "calibration"
-    done = run("calibrate", digits.path("base"), *SMALL[:2], "--shadows", "24", "--restarts", "4", "--out", folder)
+    done = call("calibrate", digits.path("base"), *SMALL[:2], "--shadows", "24", "--restarts", "4", "--out", folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{folder}\n"
     return folder
@@ -79,23 +81,20 @@ def test_an_audit_opens_no_connection_and_starts_no_process(calibration, digits)
 
 
 def test_plain_torch_gives_the_same_outcome_after_one_warning(calibration, digits):
-    native, plain = (
-        run("audit", calibration, digits.path("swapped"), "--json", **environment)
-        for environment in ({}, {"PYDRIFT_NATIVE": "0"})
-    )
+    arguments = ("audit", calibration, digits.path("swapped"), "--json")
+    native, plain = call(*arguments), run(*arguments, PYDRIFT_NATIVE="0")
     assert plain.stderr.count("pydrift runs on plain torch") == 1
-    assert "plain torch" not in native.stderr
     reports = [json.loads(done.stdout) for done in (native, plain)]
     for ours, plainly in zip(*(report["classes"] for report in reports), strict=True):
         assert plainly["drift_score"] == pytest.approx(ours["drift_score"], abs=0.01)  # the shadows' spread is 1
         assert plainly["verdict"] == ours["verdict"]
     for ours, plainly in zip(*(report["gray"]["candidate"]["confidence"] for report in reports), strict=True):
         assert sum(plainly) == pytest.approx(sum(ours), rel=1e-3)
-    assert reports[1]["provenance"]["native"].startswith("none (plain torch): ")
+    assert [report["provenance"]["native"].startswith("none (plain torch): ") for report in reports] == [False, True]
 
 
 def test_data_adds_the_baselines(calibration, digits):
-    done = run("audit", calibration, digits.path("benign"), "--data", "digits")
+    done = call("audit", calibration, digits.path("benign"), "--data", "digits")
     assert done.returncode == 0
     assert "accuracy, base model: 9" in done.stdout
     assert done.stdout.startswith("Stable: ")
@@ -104,9 +103,9 @@ def test_data_adds_the_baselines(calibration, digits):
 @pytest.mark.parametrize("detector", ["energy", "neuralfp"])
 def test_a_fingerprint_says_which_gray_data_the_base_knows(calibration, digits, tmp_path, detector):
     base, file, out = digits.path("base"), tmp_path / "base.fp", tmp_path / "out"
-    done = run("fingerprint", "fit", base, "--data", "digits", "--detector", detector, "--out", file)
+    done = call("fingerprint", "fit", base, "--data", "digits", "--detector", detector, "--out", file)
     assert done.returncode == 0, done.stderr
-    done = run("audit", calibration, digits.path("benign"), "--fingerprint", file, "--out", out)
+    done = call("audit", calibration, digits.path("benign"), "--fingerprint", file, "--out", out)
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "report.json").read_text())
     shares = [100 * np.mean(report["baselines"][f"gray_known_{which}"]) for which in ("base", "candidate")]
@@ -120,7 +119,7 @@ def test_a_fingerprint_says_which_gray_data_the_base_knows(calibration, digits, 
 
 
 def test_data_may_be_one_more_probe_and_a_later_release_is_held_to_a_stricter_level(calibration, digits):
-    done = run(
+    done = call(
         "audit", calibration, digits.path("swapped"), "--data", "digits", "--use-data", "--release", "3", "--json"
     )
     assert done.returncode == 1, done.stderr
@@ -137,7 +136,7 @@ def test_data_may_be_one_more_probe_and_a_later_release_is_held_to_a_stricter_le
 
 def test_recipes_and_benign_versions_of_a_calibration(digits, tmp_path):
     arguments = ["--recipes", "same", "--benign-version", digits.path("benign"), "--out", tmp_path / "calibration"]
-    done = run("calibrate", digits.path("base"), *SMALL, *arguments)
+    done = call("calibrate", digits.path("base"), *SMALL, *arguments)
     assert done.returncode == 0, done.stderr
     description = json.loads((tmp_path / "calibration" / "calibration.json").read_text())
     assert description["shadows"] == 5
@@ -146,13 +145,13 @@ def test_recipes_and_benign_versions_of_a_calibration(digits, tmp_path):
 
 
 def test_no_images_leaves_none(calibration, digits, tmp_path):
-    run("audit", calibration, digits.path("benign"), "--out", tmp_path, "--no-images")
+    call("audit", calibration, digits.path("benign"), "--out", tmp_path, "--no-images")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["report.html", "report.json"]
     assert "data:image" not in (tmp_path / "report.html").read_text()
 
 
 def test_inconclusive_is_3(digits):
-    done = run("audit", digits.path("base"), digits.path("benign"), "--data", "digits", "--shadows", "2")
+    done = call("audit", digits.path("base"), digits.path("benign"), "--data", "digits", "--shadows", "2")
     assert done.returncode == 3, done.stderr
     assert done.stdout.startswith("Inconclusive: ")
 
@@ -160,7 +159,7 @@ def test_inconclusive_is_3(digits):
 def test_train_continues_and_records_how(digits, tmp_path):
     out = tmp_path / "tuned.safetensors"
     arguments = ["--arch", "mlp:1x8x8:48:10", "--data", "digits", "--init", digits.path("base"), "--size", "200"]
-    done = run("train", *arguments, "--epochs", "2", "--out", out)
+    done = call("train", *arguments, "--epochs", "2", "--out", out)
     assert done.returncode == 0, done.stderr
     assert re.search(r"accuracy on its training images: \d+\.\d\d%\naccuracy on the test set: \d+\.\d\d%", done.stdout)
     from pydrift.models.file import load_model
@@ -171,7 +170,7 @@ def test_train_continues_and_records_how(digits, tmp_path):
 
 
 def test_invert_writes_gray_data_and_a_picture(digits, tmp_path):
-    done = run(
+    done = call(
         "invert", digits.path("base"), "--out", tmp_path / "g.npz", "--png", tmp_path / "g.png", "--restarts", "3"
     )
     assert done.returncode == 0, done.stderr
@@ -245,7 +244,7 @@ def test_bad_calls_say_what_was_wrong(digits, calibration, tmp_path, arguments, 
     (tmp_path / "folder").mkdir()
     (tmp_path / "leaving.py").write_text("import sys\n\nsys.exit(1)\n")
     places = {n: digits.path(n) for n in ("base", "benign")} | {n: tmp_path / n for n in ("text", "folder")}
-    done = run(*(a.format(calibration=calibration, **places) for a in arguments), cwd=tmp_path)
+    done = call(*(a.format(calibration=calibration, **places) for a in arguments), cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert done.stdout == ""
@@ -295,23 +294,13 @@ def test_help_names_the_defaults():
         assert f"[default: ({default})]" in done.stdout
 
 
+def audit_that_resumes(digits):
+    return ["audit", digits.path("base"), digits.path("swapped"), *SMALL, "--resume-dir", "work", "--json"]
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(digits, tmp_path_factory):
-    return audited(digits, tmp_path_factory.mktemp("whole"))
-
-
-def audited(digits, folder, **environment):
-    return run(
-        "audit",
-        digits.path("base"),
-        digits.path("swapped"),
-        *SMALL,
-        "--resume-dir",
-        "work",
-        "--json",
-        cwd=folder,
-        **environment,
-    )
+    return run(*audit_that_resumes(digits), cwd=tmp_path_factory.mktemp("whole"))
 
 
 def without_times(done):
@@ -324,28 +313,28 @@ def without_times(done):
     "failpoint", ["shadow/2:before", "shadow/1:between", "consensus/1:after", "gray/candidate:before"]
 )
 def test_a_killed_audit_resumes_to_the_same_bits(digits, tmp_path, uninterrupted, failpoint):
-    killed = audited(digits, tmp_path, PYDRIFT_FAILPOINT=f"put:{failpoint}")
+    killed = run(*audit_that_resumes(digits), cwd=tmp_path, PYDRIFT_FAILPOINT=f"put:{failpoint}")
     assert killed.returncode == -signal.SIGKILL
     assert killed.stdout == ""
-    resumed = audited(digits, tmp_path)
+    resumed = call(*audit_that_resumes(digits), cwd=tmp_path)
     assert resumed.returncode == uninterrupted.returncode in (1, 3)
     assert without_times(resumed) == without_times(uninterrupted)
 
 
 def test_an_audit_killed_again_and_again_still_arrives(digits, tmp_path, uninterrupted):
-    command = [*PYDRIFT, "audit", digits.path("base"), digits.path("swapped"), *SMALL, "--resume-dir", "work", "--json"]
+    command = [*PYDRIFT, *audit_that_resumes(digits)]
     for lifetime_s in np.random.default_rng(0).uniform(1, 6, 3):
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
                 process.wait(lifetime_s)
             except subprocess.TimeoutExpired:
                 process.kill()
-    assert without_times(audited(digits, tmp_path)) == without_times(uninterrupted)
+    assert without_times(call(*audit_that_resumes(digits), cwd=tmp_path)) == without_times(uninterrupted)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_audit_says_so_and_resumes(digits, tmp_path, uninterrupted, number, code):
-    command = [*PYDRIFT, "audit", digits.path("base"), digits.path("swapped"), *SMALL, "--resume-dir", "work", "--json"]
+    command = [*PYDRIFT, *audit_that_resumes(digits)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "work" / "fit" / "shadows" / "blocks").exists() and time.monotonic() < deadline:
@@ -355,21 +344,11 @@ def test_an_interrupted_audit_says_so_and_resumes(digits, tmp_path, uninterrupte
     assert process.returncode == code
     assert stdout == ""
     assert number.name in stderr
-    assert without_times(audited(digits, tmp_path)) == without_times(uninterrupted)
+    assert without_times(call(*audit_that_resumes(digits), cwd=tmp_path)) == without_times(uninterrupted)
 
 
 def test_a_resume_folder_of_another_run_is_refused(digits, tmp_path):
-    audited(digits, tmp_path, PYDRIFT_FAILPOINT="put:shadow/0:after")
-    done = run(
-        "audit",
-        digits.path("base"),
-        digits.path("swapped"),
-        *SMALL,
-        "--seed",
-        "1",
-        "--resume-dir",
-        "work",
-        cwd=tmp_path,
-    )
+    run(*audit_that_resumes(digits), cwd=tmp_path, PYDRIFT_FAILPOINT="put:shadow/0:after")
+    done = call(*audit_that_resumes(digits), "--seed", "1", cwd=tmp_path)
     assert done.returncode == 2
     assert "holds the work of another run (seed is 0 there and 1 here)" in done.stderr

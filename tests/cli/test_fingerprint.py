@@ -1,33 +1,24 @@
 """`pydrift fingerprint` as its users run it, and the screening of a set."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from pydrift.cli import main
 from pydrift.cli.fingerprint import _DETECTORS
 from pydrift.fingerprint import DETECTORS, fit_fingerprint
 from pydrift.fingerprint.screening import p_of_count
 from pydrift.models.file import load_model
+from tests.command_line import call
 
 pytestmark = pytest.mark.slow
 
-
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "pydrift", *map(str, arguments)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+called = partial(call, "fingerprint")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +31,8 @@ def made(digits, folder):
     members = folder / "members.npy"
     np.save(members, np.arange(1000))
     base, file = digits.path("base"), folder / "base.fp"
-    done = run("fingerprint", "fit", base, "--data", "digits", "--members", members, "--out", file)
+    command = [sys.executable, "-m", "pydrift", "fingerprint", "fit", base, "--data", "digits", "--members", members]
+    done = subprocess.run([*command, "--out", file], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
         f"{file}: neuralfp of base.safetensors, 1 layers (fc2)\n"
@@ -58,22 +50,8 @@ def foreign(folder):
     return f"npz:{file}"
 
 
-@pytest.fixture
-def called(monkeypatch, capsys):
-    """Runs the command in this process (a new one would import torch each time): exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(signal, "signal", lambda *_: None)
-        monkeypatch.setattr(sys, "argv", ["pydrift", "fingerprint", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return left.value.code, *capsys.readouterr()
-
-    return run
-
-
 def score(made, digits, *more, model="base"):
-    return run("fingerprint", "score", made, "--model", digits.path(model), *more)
+    return called("score", made, "--model", digits.path(model), *more)
 
 
 def test_json_is_one_document_and_scores_go_to_a_file(made, digits, folder):
@@ -94,13 +72,13 @@ def test_json_is_one_document_and_scores_go_to_a_file(made, digits, folder):
         assert (arrays["prediction"] == digits.holdout.y.numpy()).mean() > 0.9
 
 
-def test_the_model_need_not_be_named_where_its_file_has_stayed(made, digits, called):
+def test_the_model_need_not_be_named_where_its_file_has_stayed(made, digits):
     named = called("score", made, "--data", "digits", "--split", "test", "--model", digits.path("base"))
     assert named == called("score", made, "--data", "digits", "--split", "test")
     assert named[0] == 0
 
 
-def test_a_model_that_has_gone_or_changed_is_named(digits, folder, called):
+def test_a_model_that_has_gone_or_changed_is_named(digits, folder):
     file, moved = folder / "gone.safetensors", folder / "gone.fp"
     shutil.copy(digits.path("base"), file)
     assert called("fit", file, "--data", "digits", "--out", moved)[0] == 0
@@ -133,8 +111,7 @@ def test_the_exit_code_says_whether_too_many_are_foreign(made, digits, foreign, 
 
 def test_fit_prints_json_with_what_a_reader_must_know(digits, folder):
     out = folder / "other.fp"
-    arguments = ("fingerprint", "fit", digits.path("base"), "--data", "digits", "--out", out, "--detector", "knn")
-    done = run(*arguments, "--json")
+    done = called("fit", digits.path("base"), "--data", "digits", "--out", out, "--detector", "knn", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["file"] == str(out)
@@ -164,7 +141,7 @@ def test_fit_prints_json_with_what_a_reader_must_know(digits, folder):
         (["fit", "{base}", "--data", "digits", "--out", "{folder}/x", "--members", "{base}"], 4, "not an npy file"),
     ],
 )
-def test_bad_calls_say_what_was_wrong(made, digits, folder, arguments, code, words, called):
+def test_bad_calls_say_what_was_wrong(made, digits, folder, arguments, code, words):
     np.savez(folder / "big.npz", x=np.zeros((40, 9, 9)), y=np.arange(40) % 10)
     names = {"made": made, "folder": folder, "base": digits.path("base"), "benign": digits.path("benign")}
     left, out, err = called(*(argument.format(**names) for argument in arguments))

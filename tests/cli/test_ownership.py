@@ -3,7 +3,6 @@
 import inspect
 import json
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -14,13 +13,13 @@ import pytest
 import torch
 
 import pydrift
-from pydrift.cli import main
 from pydrift.core.strict_json import parse_strict_json
 from pydrift.data import load_data
 from pydrift.models.file import load_model
 from pydrift.ownership import EMBEDDINGS, OwnershipReport, decision, ownership_audit
 from pydrift.report.page import p_text
 from pydrift.training.train_model import train_model
+from tests.command_line import call
 from tests.seals import unsealed
 
 pytestmark = pytest.mark.slow
@@ -69,18 +68,9 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def call(world, monkeypatch, capsys):
-    """Runs the command in this process (a new one would import torch each time): exit code, stdout and stderr."""
-
-    def run(*arguments):
-        given = [str(argument).format(**world.names) for argument in arguments]
-        monkeypatch.setattr(signal, "signal", lambda *_: None)
-        monkeypatch.setattr(sys, "argv", ["pydrift", "ownership", *given])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return left.value.code, *capsys.readouterr()
-
-    return run
+def ownership(world):
+    """Runs `pydrift ownership`, in whose arguments the names of the world stand in braces."""
+    return lambda *arguments: call("ownership", *(argument.format(**world.names) for argument in arguments))
 
 
 WHITE = ("--embedding", "min-gd")  # of networks as small as these, labels tell too little
@@ -122,9 +112,9 @@ def test_json_is_one_document_and_the_folder_holds_the_same(outcome, world):
     )
 
 
-def test_a_benign_model_is_not_accused_and_the_table_says_what_p_is(call, outcome, world):
+def test_a_benign_model_is_not_accused_and_the_table_says_what_p_is(ownership, outcome, world):
     finished = {file: file.stat().st_mtime_ns for file in world.path("work").rglob("*.safetensors")}
-    code, out, err = call("{benign}", *WHITE, *MINE, "--alpha", "0.05")
+    code, out, err = ownership("{benign}", *WHITE, *MINE, "--alpha", "0.05")
     assert "Stolen" not in out
     assert (code, out.split(":")[0]) in ((0, "Independent"), (3, "Inconclusive")), err
     p = json.loads(outcome.stdout)["suspects"][0]["p"]
@@ -136,9 +126,9 @@ def test_a_benign_model_is_not_accused_and_the_table_says_what_p_is(call, outcom
     assert {file: file.stat().st_mtime_ns for file in world.path("work").rglob("*.safetensors")} == finished
 
 
-def test_where_nothing_can_be_said_the_exit_code_is_three(call, monkeypatch):
+def test_where_nothing_can_be_said_the_exit_code_is_three(ownership, monkeypatch):
     monkeypatch.setattr(decision, "_SURELY_CLEAR", 1.0)
-    code, out, err = call("{benign}", *WHITE, *MINE, "--alpha", "0.1")
+    code, out, err = ownership("{benign}", *WHITE, *MINE, "--alpha", "0.1")
     assert code == 3, err
     assert out.startswith(
         "Inconclusive: this audit cannot decide whether benign.safetensors comes from the private images.\n"
@@ -146,10 +136,10 @@ def test_where_nothing_can_be_said_the_exit_code_is_three(call, monkeypatch):
     assert "reveal more samples" in out
 
 
-def test_public_images_may_be_named(call, outcome, world):
+def test_public_images_may_be_named(ownership, outcome, world):
     """Those that --members leaves over, from a file of their own, give the same result."""
     public = ("--public", "npz:{folder}/others.npz", "--alpha", "0.05", "--json")
-    code, out, err = call("{benign}", "{thief}", *WHITE, *MINE, *public)
+    code, out, err = ownership("{benign}", "{thief}", *WHITE, *MINE, *public)
     assert code == 1, err
     found, before = json.loads(out), json.loads(outcome.stdout)
     assert found["public"] == f"{world.path('others.npz')} (train)"
@@ -157,16 +147,16 @@ def test_public_images_may_be_named(call, outcome, world):
     assert found["null"] == before["null"]
 
 
-def test_labels_alone_may_be_asked_for(call):
-    code, out, err = call("{victim}", *MINE, "--alpha", "0.05", "--embedding", "blind-walk", "--json")
+def test_labels_alone_may_be_asked_for(ownership):
+    code, out, err = ownership("{victim}", *MINE, "--alpha", "0.05", "--embedding", "blind-walk", "--json")
     assert code == 1, err
     found = json.loads(out)
     assert found["embedding"] == "Blind Walk (label only)"
     assert 40 * 9 < found["suspects"][0]["queries"] < 30_000
 
 
-def test_the_recipe_may_be_changed(call):
-    code, out, err = call("{thief}", *MINE[:-2], "--alpha", "0.05", "--recipe", "epochs=2", "--json")
+def test_the_recipe_may_be_changed(ownership):
+    code, out, err = ownership("{thief}", *MINE[:-2], "--alpha", "0.05", "--recipe", "epochs=2", "--json")
     assert code in (0, 1, 3), err
     assert json.loads(out)["provenance"]["settings"]["recipe"]["epochs"] == 2
 
@@ -196,20 +186,16 @@ def test_the_recipe_may_be_changed(call):
         ),
     ],
 )
-def test_bad_calls_say_what_was_wrong(call, arguments, code, words):
-    left, out, err = call(*arguments)
+def test_bad_calls_say_what_was_wrong(ownership, arguments, code, words):
+    left, out, err = ownership(*arguments)
     assert left == code, err
     assert words in re.sub(r"[\s│]+", " ", err)
     assert out == ""
 
 
-def test_the_help_states_the_defaults_and_the_embeddings(monkeypatch, capsys):
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["pydrift", "ownership", "--help"])
+def test_the_help_states_the_defaults_and_the_embeddings(monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-    with pytest.raises(SystemExit):
-        main()
-    words = capsys.readouterr().out
+    words = call("ownership", "--help").stdout
     parameters = inspect.signature(ownership_audit).parameters
     for name in ("embedding", "samples", "fit_on", "independents", "references", "alpha"):
         (line,) = (line for line in words.splitlines() if f"--{name.replace('_', '-')} " in line)

@@ -123,6 +123,7 @@ def test_a_damaged_task_counts_as_not_done_and_can_be_done_again(tmp_path: Path,
             assert same_bits(run.get("a") or {}, TENSORS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "done"), [("before", False), ("between", False), ("after", True)])
 def test_killed_at_a_failpoint_and_resumed(tmp_path: Path, moment: str, done: bool) -> None:
     code = """

@@ -28,6 +28,7 @@ def test_digest_ignores_order_and_strides_and_sees_everything_else() -> None:
         assert tensors_digest(other) != digest
 
 
+@pytest.mark.slow
 def test_safetensors_bytes_do_not_depend_on_the_process_or_the_order() -> None:
     code = """
         import hashlib, torch

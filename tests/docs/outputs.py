@@ -8,15 +8,14 @@ Another processor may round otherwise, so a comparison is of the words: numbers 
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.command_line import call
 from tests.docs.blocks import Block, blocks, commands
 from tests.docs.prose import ROOT, pages
 
@@ -31,12 +30,22 @@ def output_name(block: Block) -> str | None:
     return found and found[1]
 
 
-def fresh(folder: Path) -> dict[str, str]:
-    """Every output by name: all commands of the quick start run in `folder`, from top to bottom."""
-    outputs, printed = {}, run(["demo"], folder)
+def sections() -> dict[str, list[Block]]:
+    """The blocks of the quick start by heading. A section needs what the demo leaves, and nothing of the others."""
+    lines = QUICKSTART.read_text().splitlines()
+    headings = [(number, line[3:]) for number, line in enumerate(lines, start=1) if line.startswith("## ")]
+    found: dict[str, list[Block]] = {}
     for block in blocks():
-        if block.page != QUICKSTART:
-            continue
+        above = [heading for number, heading in headings if number < block.line]
+        if block.page == QUICKSTART and above:
+            found.setdefault(above[-1], []).append(block)
+    return found
+
+
+def fresh(section: list[Block], folder: Path) -> dict[str, str]:
+    """The outputs of a section by name: all its commands run in `folder`, where the demo lies."""
+    outputs, printed = {}, ""
+    for block in section:
         for program, *arguments in commands(block) if block.kind == "console" else ():
             if program == "pydrift":
                 printed = run(arguments, folder)
@@ -47,10 +56,7 @@ def fresh(folder: Path) -> dict[str, str]:
 
 def run(arguments: list[str], folder: Path) -> str:
     """What `pydrift ARGUMENTS` prints. RuntimeError where its exit code is no finding."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "pydrift", *arguments], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    done = call(*arguments, cwd=folder, COLUMNS="120", NO_COLOR="1")
     if done.returncode not in (0, 1, 3):
         raise RuntimeError(f"pydrift {' '.join(arguments)}: exit code {done.returncode}\n{done.stderr}")
     return "".join(line.rstrip() + "\n" for line in done.stdout.splitlines())
@@ -74,13 +80,14 @@ def write(outputs: dict[str, str]) -> None:
 
 def differing(outputs: dict[str, str]) -> list[str]:
     """The blocks whose words are not those of the outputs."""
-    shown = [(block, name) for block in blocks() if (name := output_name(block)) is not None]
-    return [block.name for block, name in shown if words_of(block.code) != words_of(outputs[name])]
+    shown = [(block, output_name(block)) for block in blocks()]
+    return [block.name for block, name in shown if name in outputs and words_of(block.code) != words_of(outputs[name])]
 
 
 def main(to_write: bool) -> int:
     with TemporaryDirectory() as folder:
-        outputs = fresh(Path(folder))
+        run(["demo"], Path(folder))
+        outputs = fresh([block for section in sections().values() for block in section], Path(folder))
     if to_write:
         write(outputs)
         return 0

@@ -1,4 +1,4 @@
-"""What README and docs show runs: commands with their outputs, Python blocks, examples."""
+"""The Python blocks of README and docs and the examples run. For commands see test_outputs.py."""
 
 import os
 import shutil
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import blocks
-from tests.docs.outputs import differing, fresh, output_name, words_of
 from tests.docs.prose import ROOT
 
 pytestmark = pytest.mark.slow
@@ -22,27 +21,6 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the quick start has run: models, calibration and reports lie there."""
-    return tmp_path_factory.mktemp("quickstart")
-
-
-@pytest.fixture(scope="module")
-def outputs(folder):
-    return fresh(folder)
-
-
-def test_outputs_are_as_shown(outputs):
-    assert {output_name(block) for block in blocks()} - {None} == set(outputs)
-    assert differing(outputs) == []
-
-
-def test_the_quick_start_leaves_what_it_says(folder, outputs):
-    for name in ("demo/base.safetensors", "report/report.html", "gray.png", "base.fp", "membership", "ownership"):
-        assert (folder / name).exists(), name
-
-
 def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -52,10 +30,11 @@ def pages_with_python():
 
 
 @pytest.mark.parametrize("page", pages_with_python(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_blocks_run(page: Path, folder, outputs, tmp_path):
-    """All blocks of a page, one after the other in one program, beside what the quick start left."""
+def test_python_blocks_run(page: Path, demo, tmp_path):
+    """All blocks of a page, one after the other in one program, beside what the demo and `pydrift calibrate` leave."""
     code = [b.code for b in blocks("python") if b.page == page and not b.note.startswith("not executed")]
-    shutil.copytree(folder / "demo", tmp_path / "demo")
+    shutil.copytree(demo / "demo", tmp_path / "demo")
+    shutil.copytree(demo / "demo" / "calibration", tmp_path / "calibration")
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(code)], cwd=tmp_path, env=environment(), capture_output=True, text=True
     )
@@ -76,31 +55,28 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize(("candidate", "code", "says"), [("benign", 0, "stable"), ("drifted", 1, "drift, see")])
-def test_the_gate(candidate, code, says, folder, outputs, tmp_path):
-    done = gate(folder / "calibration", folder / "demo" / f"{candidate}.safetensors", tmp_path)
+def test_the_gate(candidate, code, says, demo, tmp_path):
+    done = gate(demo / "demo", f"{candidate}.safetensors", tmp_path)
     assert done.returncode == code, done.stderr
     assert says in done.stdout
     assert (tmp_path / "report" / "report.html").exists()
 
 
-def test_the_gate_tells_a_failure_from_drift(folder, outputs, tmp_path):
-    done = gate(folder / "calibration", tmp_path / "none.safetensors", tmp_path)
+def test_the_gate_tells_a_failure_from_drift(demo, tmp_path):
+    done = gate(demo / "demo", "none.safetensors", tmp_path)
     assert done.returncode not in (0, 1, 3)
     assert "failed" in done.stderr
 
 
-def gate(calibration, candidate, tmp_path):
+def gate(folder, candidate, tmp_path):
     """Runs examples/ci_gate/gate.sh with a `pydrift` of this checkout."""
     program = tmp_path / "bin" / "pydrift"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pydrift "$@"\n')
     program.chmod(0o755)
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    script = ROOT / "examples" / "ci_gate" / "gate.sh"
     return subprocess.run(
-        ["bash", ROOT / "examples" / "ci_gate" / "gate.sh", calibration, candidate, tmp_path / "report"],
+        ["bash", script, folder / "calibration", folder / candidate, tmp_path / "report"],
         env={**environment(), "PATH": path}, capture_output=True, text=True,
     )  # fmt: skip
-
-
-def test_words_without_numbers():
-    assert words_of("a  1.5\n───\nb -2e-3 c\n") == ["a 0", "b 0 c"] == words_of("b 7 c\na 1\n")

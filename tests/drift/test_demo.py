@@ -1,8 +1,5 @@
 """`make demo`: the drift audit on real, small data, in both directions."""
 
-import subprocess
-import sys
-
 import pytest
 
 from pydrift import DriftReport
@@ -10,17 +7,9 @@ from pydrift import DriftReport
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    out = tmp_path_factory.mktemp("demo")
-    done = subprocess.run([sys.executable, "-m", "pydrift", "demo", "--out", out], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
-
-
 def test_the_benign_candidate_passes_and_the_drifted_one_is_named(demo):
-    out, stdout = demo
-    benign, drifted = (DriftReport.load(out / name) for name in ("benign", "drifted"))
+    stdout = (demo / "stdout").read_text()
+    benign, drifted = (DriftReport.load(demo / "demo" / name) for name in ("benign", "drifted"))
     assert benign.verdict == "stable"
     assert drifted.verdict == "drift"
     assert {c.name for c in sorted(drifted.classes, key=lambda c: c.p_value)[:2]} == {"3", "8"}
@@ -28,15 +17,15 @@ def test_the_benign_candidate_passes_and_the_drifted_one_is_named(demo):
 
 
 def test_the_drift_is_one_that_current_test_data_does_not_show(demo):
-    _, stdout = demo
-    accuracies = [float(line.split("accuracy ")[1].split("%")[0]) for line in stdout.splitlines() if "current" in line]
+    lines = (demo / "stdout").read_text().splitlines()
+    accuracies = [float(line.split("accuracy ")[1].split("%")[0]) for line in lines if "current" in line]
     assert len(accuracies) == 2
     assert min(accuracies) > 95
     assert abs(accuracies[0] - accuracies[1]) < 2
 
 
 def test_the_demo_leaves_models_calibration_and_reports(demo):
-    out, _ = demo
+    out = demo / "demo"
     assert sorted(p.name for p in out.iterdir()) == [
         *("base.safetensors", "benign", "benign.safetensors"),
         *("calibration", "drifted", "drifted.safetensors"),

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydrift.stats.tails import Tail
 from scipy import stats
 
 from pydrift.core.artifact import decode, encode
 from pydrift.drift.scores import MIN_SHADOWS
 from pydrift.drift.verdict import STABLE_SHADOWS, ClassVerdict, Evidence, Verdict, decide
 from pydrift.stats.intervals import score_interval
-from pydrift.stats.tails import Tail
 from tests.synthetic_responses import TRANSFORMS, apart, benign, drifted, each, judged, names, world
 
 
@@ -82,6 +82,7 @@ def test_a_drift_that_shows_at_one_place_is_seen_there():
     assert places[1, 0] > 2 * np.delete(np.abs(places), 2).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shadows", "size", "least"),
     [(24, 0, 0.94), (24, 3, 0.94), (24, 6, 0.94), (24, 20, 0.94), (12, 0, 0.94), (12, 12, 0.8)],

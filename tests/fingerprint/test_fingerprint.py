@@ -123,6 +123,7 @@ def test_every_detector_makes_a_fingerprint_that_is_saved_and_loaded(name, digit
     assert loaded.score(base, unknown).p.mean() < got.p.mean()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file_and_another_does_not(digits, members, fingerprint, tmp_path):
     for i, seed in enumerate((0, 0, 1)):
         made = pydrift.fit_fingerprint(digits.path("base"), digits.data, members, seed=seed)
@@ -313,6 +314,7 @@ def test_damaged_files_are_refused(fingerprint, tmp_path, mutated):
             Fingerprint.load(path)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_of_an_mnist_model_rejects_fashion(shared_data):
     """The goal: 95 % of the model's own test images accepted, 99 % of another set rejected, AUROC at least 0.998."""
     train, test = (load_data(f"mnist:{shared_data}", split) for split in ("train", "test"))

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from dataclasses import asdict, replace
 
@@ -25,6 +23,7 @@ from pydrift.report import render_html, render_terminal, write_report
 from pydrift.shadows import Draw, ShadowBank
 from pydrift.stats.roc import roc, tpr_at_fpr
 from pydrift.training.train_model import train_model
+from tests.command_line import call
 from tests.seals import resealed, unsealed
 
 pytestmark = pytest.mark.slow
@@ -590,16 +589,14 @@ def test_membership_takes_a_bank(trained, digits, tmp_path, capsys):
     with_bank = json.loads(capsys.readouterr().out)
     assert run(*arguments, "--shadows", 4) == 0
     assert with_bank["attacks"] == json.loads(capsys.readouterr().out)["attacks"]
-    with pytest.raises(UsageError, match="--shadows: a --bank has as many as it has"):
+    with pytest.raises(UsageError, match="--shadows: a --bank brings its own shadows; leave one of the two out"):
         run(*arguments, "--bank", tmp_path / "bank", "--shadows", 4)
 
 
 def test_a_limit_exceeded_is_exit_code_1_and_the_report_is_written(trained, tmp_path):
     model, members = trained
     command = ["membership", model, "--data", "digits", "--members", members, "--attack", "loss", "--out", tmp_path]
-    done = subprocess.run(
-        [sys.executable, "-m", "pydrift", *map(str, command), "--fail-above", "auc=0.1"], capture_output=True, text=True
-    )
+    done = call(*command, "--fail-above", "auc=0.1")
     assert done.returncode == 1, done.stderr
     assert f"report: {tmp_path / 'membership.html'}\n" in done.stdout
     assert json.loads((tmp_path / "membership.json").read_text())["provenance"]["command"].startswith(

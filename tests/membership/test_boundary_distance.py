@@ -24,6 +24,7 @@ def linear(weight, bias, shape):
     return freeze(network, shape, CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [4, 28])
 def test_it_is_nearly_the_distance_of_a_known_boundary(side):
     """Measured on 784 pixels: 1.19 to 1.24 times as far."""
@@ -57,6 +58,7 @@ def linearised(network, x, labels):
     return nearest.detach().numpy()
 
 
+@pytest.mark.slow
 def test_on_a_convnet_it_is_nearly_that_of_a_white_box():
     """Measured: 1.35 times as far as the boundary would be, were it flat."""
     torch.manual_seed(0)

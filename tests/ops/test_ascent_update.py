@@ -213,6 +213,7 @@ def test_samples_do_not_depend_on_the_batch(device: str) -> None:
         assert_same_bits(alone, {name: tensor[sample : sample + 1] for name, tensor in whole.items()})
 
 
+@pytest.mark.slow
 def test_plain_torch_path_gives_the_same_bits_after_one_warning() -> None:
     program = """
 import sys, torch

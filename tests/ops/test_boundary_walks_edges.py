@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from pydrift.ops import BoundaryWalks
-from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_boundary_walks import (
     OF_A_WALK,
@@ -344,12 +342,3 @@ def test_requires_grad_is_refused(op: str, name: str) -> None:
     arguments = small_task(op)
     arguments[name].requires_grad_()
     assert_refused(op, arguments, f"{name} must not require grad ({op} is not differentiable)")
-
-
-# ---- Sanitizers
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "boundary_walks", "boundary")

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import BAD_OPTIONS, DEVICES, needs_native
 from tests.ops.test_invert import (
     OPTIONS,
@@ -377,12 +375,3 @@ def test_requires_grad_is_refused(name: str) -> None:
     tensors[name].requires_grad_()
     message = f"{name} must not require grad (invert is not differentiable)"
     assert_refused(tensors, {"program": program}, message)
-
-
-# ---- Sanitizers
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "invert", "invert")

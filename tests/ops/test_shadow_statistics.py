@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from pydrift.ops import Precision, ShadowMoments, ShadowStatistics, native, reference, shadow_moments, shadow_statistics
 from tests import signals
-from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_invert import ARCHITECTURES, architectures, devices, problem, random_problem
 from tests.rounded_products import ROUNDED, round_products
@@ -463,12 +461,3 @@ def test_reference_refuses_labels_and_programs() -> None:
     assert_refused(lambda a, p: statistics(a, p, reference.shadow_statistics), labels, program, message)
     message = "shadow_statistics: program: must end in flat logits, one per class"
     assert_refused(lambda a, p: statistics(a, p, reference.shadow_statistics), arguments, [3], message)
-
-
-# ---- Sanitizers
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "shadow_statistics", "statistics")

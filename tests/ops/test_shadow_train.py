@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pydrift.ops import HYPERPARAMETERS, native, reference, shadow_train, why_not_trainable
-from tests.native_harness import needs_compiler, run_sanitized
 from tests.ops.test_ascent_update import needs_native
 from tests.ops.test_invert import ARCHITECTURES, problem, random_problem
 
@@ -386,9 +384,3 @@ def test_what_cannot_be_trained_is_said() -> None:
         == "program: no linear or conv2d layer, so there is nothing to train"
     )
     assert why_not_trainable([6], 0, (1, 2, 2), torch.device("meta")) == "no native training on meta"
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_address_and_undefined_sanitizers(tmp_path: Path) -> None:
-    run_sanitized(tmp_path, "shadow_train", "train")

@@ -38,6 +38,7 @@ def test_welch_without_spread(a, b, p):
     assert welch(np.full(5, a), np.full(5, b)).p == p
 
 
+@pytest.mark.slow
 def test_a_harmonic_mean_of_p_values_is_no_p_value():
     """It is below 5 % more often than in 5 % of cases where nothing is there to be found: why it is only reported."""
     found = [harmonic_mean_p(*rng(k).normal(size=(2, 60)), repeats=30) for k in range(400)]
@@ -388,6 +389,7 @@ def test_verdicts_and_evidence():
     assert result.victim.evidence[1].effect == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_between_stolen_and_independent_there_is_a_doubt():
     cases = {f"s{k}": (models(100 + k, 1, shared=0.005 * k * OWN)[0], 0.0) for k in range(60)}
     result = decisions_on(cases)

@@ -24,6 +24,7 @@ def tasks(tmp_path):
     return planned(tmp_path / "tasks")
 
 
+@pytest.mark.slow
 def test_a_launcher_that_is_ended_ends_its_workers(tasks):
     code = """
 import signal, subprocess, sys
@@ -168,6 +169,7 @@ def install(monkeypatch, name, members):
     monkeypatch.setitem(sys.modules, name, module)
 
 
+@pytest.mark.slow
 def test_submitit_runs_a_job_for_each_block(tmp_path, monkeypatch):
     tasks, said = planned(tmp_path / "tasks", 4), []
     install(monkeypatch, "submitit", submitit_that_runs_here(said))
@@ -179,6 +181,7 @@ def test_submitit_runs_a_job_for_each_block(tmp_path, monkeypatch):
     assert options == {"cluster": "slurm", "slurm_partition": "cpu"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("initialised", [False, True])
 def test_ray_runs_a_task_for_each_block(tmp_path, monkeypatch, initialised):
     """The address is for ray.init; where Ray is there already it is of no use, and no option of tasks either."""
@@ -190,6 +193,7 @@ def test_ray_runs_a_task_for_each_block(tmp_path, monkeypatch, initialised):
     assert said == [*begun, {"num_cpus": 1}, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["submitit", "ray"])
 def test_jobs_that_fail_are_named(tmp_path, monkeypatch, name):
     tasks = planned(tmp_path / "tasks", 4)

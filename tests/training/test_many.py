@@ -165,6 +165,7 @@ def test_anything_else_is_trained_in_torch(digits, name):
     assert all(tensor.isfinite().all() for tensor in trained.state_dict().values())
 
 
+@pytest.mark.slow
 def test_bfloat16_is_torchs(digits):
     recipes = [TrainingRecipe(precision="bfloat16")] * 2
     modules = many(digits, count=2, recipes=recipes, drawn=[np.arange(1000)] * 2, built_in=True)

@@ -14,6 +14,8 @@ from pydrift import UsageError
 from pydrift.models.arch import build
 from pydrift.models.file import load_model
 
+pytestmark = pytest.mark.slow
+
 WORLD = World("digits", 0)
 
 
