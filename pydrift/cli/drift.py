@@ -18,6 +18,7 @@ from pydrift.cli.app import (
     BenignVersionOption,
     DeviceOption,
     JsonOption,
+    RecipeOption,
     RecipesOption,
     RestartsOption,
     ResumeDirOption,
@@ -26,6 +27,7 @@ from pydrift.cli.app import (
     SizeOption,
     UpdateModeOption,
     app,
+    changed_recipe,
     check_folder,
     find_own_architectures,
     finish,
@@ -53,6 +55,7 @@ def calibrate(
     shadows: ShadowsOption = None,
     update_mode: UpdateModeOption = None,
     recipes: RecipesOption = None,
+    recipe: RecipeOption = None,
     benign_version: BenignVersionOption = None,
     restarts: RestartsOption = None,
     size: SizeOption = None,
@@ -68,14 +71,17 @@ def calibrate(
     check_writable(out / "file")  # at once: torch is imported after it
     from pydrift.data import load_data
     from pydrift.drift.audit import DriftAuditor
+    from pydrift.models.intake import as_audited_model
 
     DriftAuditor.check_target(out)
     find_own_architectures(arch)
+    audited = as_audited_model(base, "base", arch)
     auditor = DriftAuditor(
-        base,
+        audited,
         **given(
             shadows=shadows,
             update_mode=update_mode,
+            recipe=changed_recipe(recipe or [], audited.recipe),
             recipes=recipes,
             benign_versions=benign_version,
             restarts=restarts,
@@ -120,11 +126,12 @@ def audit(
         ),
     ] = None,
     recipe: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--recipe",
-            metavar="same|FILE",
-            help="How the candidate was trained: same, as the base was, or a JSON file with a recipe.",
+            metavar="same|KEY=VALUE|FILE",
+            help="How the candidate was trained: as the base (same), with one change to that, or by a JSON file. "
+            "You may repeat KEY=VALUE.",
             show_default="what the candidate's file records",
         ),
     ] = None,
@@ -171,9 +178,8 @@ def audit(
         size=size,
         seed=seed,
     )
-    stated = _read_recipe(recipe)
-    audited = (candidate, stated)
-    auditor = _auditor(base, data, of_calibration, audited, arch=arch, device=device, resume_dir=resume_dir)
+    where = {"arch": arch, "device": device, "resume_dir": resume_dir}
+    auditor, stated = _auditor(base, data, of_calibration, candidate, recipe or [], **where)
     # The baselines want images that neither model was trained on, or else the reference data itself.
     holdout = None if data is None else read_test_split(data) or load_data(data)
     report = auditor.compare(
@@ -189,30 +195,35 @@ def audit(
     finish(report, json=json, out=out, images=not no_images, exit_code=_EXIT_CODE[report.verdict])
 
 
-def _read_recipe(stated: str | None) -> TrainingRecipe | str | None:
-    """The recipe of --recipe: "same", or what a file says."""
+def _read_recipe(stated: list[str], base: TrainingRecipe | None) -> TrainingRecipe | str | None:
+    """The candidate's recipe: "same", changes to that of the base, or what a file says; None: nothing is stated."""
     from pydrift.core.files import read_file
     from pydrift.models.recipe import TrainingRecipe
 
-    if stated is None or stated == "same":
-        return stated
-    if not Path(stated).is_file():
-        raise UsageError(f"--recipe {stated}: neither same nor a file with a recipe")
-    text = read_file(Path(stated), _MAX_RECIPE).decode(errors="replace")
+    if stated in ([], ["same"]):
+        return stated[0] if stated else None
+    if all("=" in one for one in stated):
+        if base is None:
+            raise UsageError("--recipe: these shadows come from your own training, so state same or nothing")
+        return changed_recipe(stated, base)
+    if len(stated) > 1 or not Path(stated[0]).is_file():
+        raise UsageError(f"--recipe {' '.join(stated)}: neither same, nor KEY=VALUE, nor a file with a recipe")
+    text = read_file(Path(stated[0]), _MAX_RECIPE).decode(errors="replace")
     try:
         return TrainingRecipe.from_json(text)
     except UsageError as error:
-        raise InputRefused(f"{stated}: {error}") from error
+        raise InputRefused(f"{stated[0]}: {error}") from error
 
 
 def _auditor(
     base: Path,
     data: str | None,
     of_calibration: dict[str, Any],
-    audited: tuple[Path, TrainingRecipe | str | None],
+    candidate: Path,
+    recipe: list[str],
     **common: Any,
-) -> DriftAuditor:
-    """The auditor of a calibration folder, or one that is calibrated now, for the candidate of that recipe alone."""
+) -> tuple[DriftAuditor, TrainingRecipe | str | None]:
+    """The auditor of a calibration folder, or one that is calibrated now for this candidate; and its stated recipe."""
     from pydrift.data import load_data
     from pydrift.drift.audit import DriftAuditor
 
@@ -221,8 +232,10 @@ def _auditor(
         if of_calibration:
             option = next(iter(of_calibration)).replace("_", "-").replace("versions", "version")
             raise UsageError(f"{base} is a calibration: --{option} was fixed when it was made")
-        return DriftAuditor.load(base, **common)
+        auditor = DriftAuditor.load(base, **common)
+        return auditor, _read_recipe(recipe, auditor.calibration.recipe)
     if data is None:
         raise UsageError(f"{base} is a model file: calibrating on it needs --data")
     auditor = DriftAuditor(base, **of_calibration, **common)
-    return auditor.fit(load_data(data), candidate=audited[0], recipe=audited[1])
+    stated = _read_recipe(recipe, auditor.recipe)
+    return auditor.fit(load_data(data), candidate=candidate, recipe=stated), stated

@@ -6,7 +6,6 @@ A thin orchestrator: pydrift.drift.fit makes the calibration, pydrift.drift.comp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,6 @@ from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.progress import Progress, Silent
 from pydrift.data import take_images
 from pydrift.drift.calibration import Calibration
-from pydrift.drift.choice import choose_null
 from pydrift.drift.compare import Question, compare
 from pydrift.drift.fit import calibrate
 from pydrift.drift.own_training import OwnTraining
@@ -105,22 +103,25 @@ class DriftAuditor:
             raise UsageError("call fit(data) first, or load a calibration")
         return self._calibration
 
+    @property
+    def recipe(self) -> TrainingRecipe | None:
+        """The base's recipe, as far as it is known or assumed; None with the user's own training."""
+        return None if self._settings.train is not None else self._settings.recipe
+
     def fit(self, data: Any, *, candidate: Model | None = None, recipe: TrainingRecipe | str | None = None) -> Self:
         """Trains the shadows on draws of the reference data, inverts base and shadows, and measures the null.
 
         data       LabelledImages, (x, y), any iterable of (x, y), or a source such as "fashion-mnist:DIR"
-        candidate  of two nulls, only the one is made that judges this candidate; recipe: as for `compare`
+        candidate  of two nulls, only the one is made that judges this candidate, and where its recipe is known, by that
+                   recipe
+        recipe     of the candidate, as for `compare`
 
         InputRefused where base and data do not fit.
         """
         images, settings = take_images(data), self._settings
         if candidate is not None and settings.recipes == BOTH:
-            known = (
-                as_audited_model(candidate, "candidate", self._base.architecture).recipe if recipe is None else recipe
-            )
-            base = None if settings.train else settings.recipe
-            kind = choose_null(settings.kinds, base, settings.size or len(images), known).kind
-            settings = replace(settings, recipes=kind)
+            recorded = as_audited_model(candidate, "candidate", self._base.architecture).recipe
+            settings = settings.for_candidate(recorded if recipe is None else recipe)
         self._calibration = calibrate(self._base, self._benign_versions, images, settings, self._workplace)
         return self
 

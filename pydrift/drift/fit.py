@@ -54,6 +54,7 @@ def calibrate(
     classifier = freeze(base.module, images.input_shape, workplace.device, "base")
     check_num_classes(classifier.num_classes, "the base", images.num_classes, images.source)
     draw = update_draw(len(images), base.train_size, settings.size, settings.update_mode)
+    draw_size = len(draw.indices(settings.seed, len(images), 0))
     plan = {
         "base": base.sha256,
         "data": images.sha256,
@@ -73,7 +74,11 @@ def calibrate(
             versions = benign_versions if kind == settings.kinds[-1] else ()
             shadows = [*bank.models(), *(version.module for version in versions)]
             accuracy = bank.accuracy + (None,) * len(versions)
-            nulls[kind] = at.measure_null(kind, classifier, gray, shadows, accuracy, images.class_names)
+            # The base is a candidate where it was trained as the shadows were, and they do not continue from it.
+            of_recipe = base.recipe is None or not base.recipe.departures(settings.recipe, draw_size)
+            asks_base = settings.update_mode == "retrain" and of_recipe
+            names = images.class_names if asks_base else None
+            nulls[kind] = at.measure_null(kind, classifier, gray, shadows, accuracy, names)
     return Calibration(
         base=base,
         gray=gray,
@@ -82,7 +87,7 @@ def calibrate(
         input_shape=images.input_shape,
         update_mode=settings.update_mode,
         draw=draw.describe(len(images)),
-        draw_size=len(draw.indices(settings.seed, len(images), 0)),
+        draw_size=draw_size,
         recipe=None if settings.train is not None else settings.recipe,
         attack=settings.attack,
         restarts=settings.restarts,
@@ -118,9 +123,12 @@ class _Task:
         gray: GrayData,
         shadows: Sequence[nn.Module],
         accuracy: tuple[float | None, ...],
-        class_names: tuple[str, ...],
+        class_names: tuple[str, ...] | None,
     ) -> Null:
-        """Inverts the shadows, alone and in groups, and asks them and the base."""
+        """Inverts the shadows, alone and in groups, and asks them and the base.
+
+        class_names  for the p of the base as if it were a candidate; None: it is none
+        """
         settings, progress = self.settings, self.workplace.progress
         frozen = [freeze(m, base.input_shape, self.workplace.device, "shadow") for m in shadows]
         of_each = [gray, *self.invert(frozen, [f"gray/{kind}-{k}" for k in range(len(frozen))])]
@@ -134,7 +142,6 @@ class _Task:
             progress.phase("measuring recognition", (QUESTIONS + 1) * len(models))
             own = np.stack([of_model.images for of_model in of_each])
             benign = benign_responses(models, consensus, own, progress.advance)
-        retrained = settings.update_mode == "retrain"  # else the base is none of what its shadows are
         return Null(
             shadows=tuple(shadows),
             accuracy=accuracy,
@@ -143,7 +150,7 @@ class _Task:
             confidence=benign.confidence,
             recognition=benign.recognition,
             own_confidence=np.stack([of_model.confidence.mean(axis=1, dtype=float) for of_model in of_each]),
-            base_p_value=_base_p_value(benign, kind, class_names) if retrained else None,
+            base_p_value=None if class_names is None else _base_p_value(benign, kind, class_names),
             exchanges=_exchanges(benign, kind),
         )
 

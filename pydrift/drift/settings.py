@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,17 @@ class AuditSettings:
         wanted = (SAME, VARIED) if self.recipes == BOTH else (self.recipes,)
         fixed = self.train is not None and varied_training(self.train, self.recipe) is None
         return (SAME,) if fixed else wanted
+
+    def for_candidate(self, recipe: TrainingRecipe | str | None) -> AuditSettings:
+        """The settings that make the one null which judges a candidate.
+
+        recipe  of the candidate; SAME: that of the base; None: nobody knows
+        """
+        if recipe is None:
+            return replace(self, recipes=VARIED if VARIED in self.kinds else SAME)
+        if self.train is not None or not isinstance(recipe, TrainingRecipe):
+            return replace(self, recipes=SAME)
+        return replace(self, recipes=SAME, recipe=recipe)
 
     def plan(self) -> dict[str, Any]:
         """What of the settings determines the result of a calibration, as plain JSON values."""
