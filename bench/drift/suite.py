@@ -122,8 +122,8 @@ def judge_base(options: argparse.Namespace, data: DataSet, mode: str, base_draw:
     alternatives = None if test is None or options.no_alternatives else Alternatives(fitted.base.module, test)
     rows: list[Row] = []
     for i, candidate in enumerate(chosen_candidates(options, data)):
-        # Benign candidates and outsiders are many. The first draw judges all; each other one another third of the benign,
-        # by the shadows of their recipe alone.
+        # Benign candidates and outsiders are many. The first draw judges all; each other one another third of the
+        # benign, by the shadows of their recipe alone.
         late = candidate.group == OUTSIDE and draw > 0
         if candidate.base != base or late or (candidate.benign and draw > 0 and (i // data.bases + draw) % 3):
             continue
