@@ -25,7 +25,7 @@ too much is this module's own design:
    candidate is stable.
 6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The largest score
    names its class. The others are then measured among each other alone, as if that class did not exist. This goes on
-   until none of the rest differs, or too few are left. A class that differed before, but not so, is *related*: it
+   until none of the rest differs by a share of the first (NAMED_SHARE), or too few are left. A class that differed before, but not so, is *related*: it
    differs only relative to the classes that drifted. It is named all the same if it stands out as the partner of a
    named class: where two classes have changed places, one without the other would leave nothing to see.
 """
@@ -48,6 +48,7 @@ FOUND_EXCHANGES = 0.8  # share of the planted exchanges that a null must find to
 OUTSIDE = 0.05  # p of the level of all classes together, at which a recipe is outside what was calibrated
 TOO_FAR = 1e-3  # p of that level, at which no candidate is stable, whatever its recipe
 MEASURED_SHARE = 0.5  # of the classes that must have been measured for an audit to be stable
+NAMED_SHARE = 0.6  # of the first named class's score, that another one must have among those that are left
 PARTNER = 2.5  # a pair with so many times the residual of a class's median pair has drifted together
 STEP_DOWN_CLASSES = 3  # classes that must be left: of two, each is only told from the other
 NAMED_CLASSES = 4  # a reason names so many classes and counts the rest
@@ -310,12 +311,14 @@ def _find_weakness(evidence: Evidence, shadows: int, alpha: float) -> str | None
 def _name_drifted(evidence: Evidence, measured: DriftScores, differ: list[int], alpha: float) -> list[int]:
     """Those of the classes that `differ` whose own concept has changed: see step 6."""
     named: list[int] = []
-    now = measured
+    now, first = measured, 0.0
     while unexplained := [c for c in now.classes if c in differ]:
         scores = dict(zip(now.classes, now.scores[-1].tolist(), strict=True))
         worst = max(unexplained, key=lambda c: scores[c])
-        if named and ConformalNull(now.largest[:-1]).p_value(scores[worst]) > alpha:
+        far = not named or scores[worst] >= NAMED_SHARE * first
+        if not far or ConformalNull(now.largest[:-1]).p_value(scores[worst]) > alpha:
             break
+        first = first if named else scores[worst]
         named.append(worst)
         left = [c for c in now.classes if c != worst]
         try:
