@@ -25,9 +25,10 @@ too much is this module's own design:
    candidate is stable.
 6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The largest score
    names its class. The others are then measured among each other alone, as if that class did not exist. This goes on
-   until none of the rest differs by a share of the first (NAMED_SHARE), or too few are left. A class that differed before, but not so, is *related*: it
-   differs only relative to the classes that drifted. It is named all the same if it stands out as the partner of a
-   named class: where two classes have changed places, one without the other would leave nothing to see.
+   until none of the rest differs by a share of the first (NAMED_SHARE), or too few are left. A class that differed
+   before, but not so, is *related*: it differs only relative to the classes that drifted. It is named all the same if
+   it stands out as the partner of a named class: where two classes have changed places, one without the other would
+   leave nothing to see.
 """
 
 from __future__ import annotations
