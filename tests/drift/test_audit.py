@@ -336,9 +336,7 @@ def test_a_model_of_other_images_is_refused(auditor):
 def test_data_of_other_classes_is_refused(digits):
     three = digits.data.y < 3
     few = LabelledImages(digits.data.x[three], digits.data.y[three], ("0", "1", "2"), "three digits")
-    with pytest.raises(
-        InputRefused, match=r"^the base has 10 classes, but three digits has 3; if some classes have no images"
-    ):
+    with pytest.raises(InputRefused, match=r"^the base has 10 classes, but three digits has 3; if some classes"):
         make_auditor(digits).fit(few)
 
 
