@@ -12,6 +12,8 @@ from html import unescape
 import numpy as np
 import pytest
 
+from tests.seals import unsealed
+
 pytestmark = pytest.mark.slow
 
 PYDRIFT = [sys.executable, "-m", "pydrift"]
@@ -315,7 +317,7 @@ def audited(digits, folder, **environment):
 
 
 def without_times(done):
-    report = json.loads(done.stdout)
+    report = unsealed(done.stdout)
     del report["provenance"]["seconds"], report["provenance"]["restart_steps_per_second"]
     return report
 
