@@ -12,7 +12,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from pydrift.core.arrays import parse_npz
-from pydrift.core.artifact import Format, Report, decode, decode_fields, encode
+from pydrift.core.artifact import Format, Level, Report, Share, decode, decode_fields, encode
 from pydrift.core.errors import InputRefused
 from pydrift.core.files import read_file
 from pydrift.core.limits import MAX_DATA
@@ -93,8 +93,8 @@ class DriftReport(Report):
     """
 
     verdict: str
-    p_value: float | None
-    alpha: float
+    p_value: Share | None
+    alpha: Level
     reasons: tuple[str, ...]
     classes: tuple[ClassVerdict, ...]
     gray_base: GrayData
@@ -191,6 +191,8 @@ def _check_places(classes: tuple[ClassVerdict, ...]) -> None:
 def _check_verdict(verdict: str, classes: tuple[ClassVerdict, ...]) -> None:
     """ValueError where the verdict of the audit does not follow from those of its classes."""
     found = {c.verdict for c in classes}
+    if [c.index for c in classes] != list(range(len(classes))):
+        raise ValueError("the classes are not numbered in their order")
     if not found or not found <= {*_VERDICTS, "related"}:
         raise ValueError("a class has no verdict that is known")
     if verdict != next((known for known in _VERDICTS if known in found), "stable"):
