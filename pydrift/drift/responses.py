@@ -63,11 +63,12 @@ def benign_responses(
     gray       float32 [K + 1, classes, restarts, C, H, W] in [0, 1]: the gray data of each model alone
     advance    called QUESTIONS + 1 times per model
 
-    A shadow is asked about the consensus of the other groups. Under OWN_GRAY are the responses of all other models to
-    the model's own gray data. Deterministic.
+    A shadow is asked about the consensus of the other groups, and the base as a candidate is. Under OWN_GRAY are the
+    responses of all other models to the model's own gray data. Deterministic.
     """
     count, made = len(models) - 1, len(consensus)
     foreign = np.ones((count + 1, made), bool)
+    foreign[0] = _asked_of_candidate(count, made)
     for group, members in enumerate(split_groups(count)):
         foreign[[1 + k for k in members], group] = False
     responses, confidence = _ask(models, consensus, foreign, advance)
@@ -93,13 +94,19 @@ def candidate_responses(
 
     -> responses, and float64 [classes]: the candidate's mean confidence in the consensus
     """
-    foreign = np.ones((1, len(consensus)), bool)
-    foreign[0, (len(models) - 1) % len(consensus)] = len(consensus) == 1
+    foreign = _asked_of_candidate(len(models) - 1, len(consensus))[None]
     asked, confidence = _ask([candidate], consensus, foreign, advance)
     seen = recognise(models, torch.from_numpy(gray[None]), advance)
     responses = select_models(asked, 0)
     responses[GRAY][OWN_GRAY] = seen.odds[:, 0].mean(axis=0).astype(np.float32)
     return responses, _mean(confidence, foreign)[0]
+
+
+def _asked_of_candidate(shadows: int, made: int) -> NDArray[np.bool_]:
+    """About the consensus of which groups a model is asked that is judged by so many shadows: bool [made]."""
+    asked = np.ones(made, bool)
+    asked[shadows % made] = made == 1
+    return asked
 
 
 def reference_responses(models: Sequence[Classifier], data: LabelledImages, advance: Callable[[], None]) -> Responses:
