@@ -49,7 +49,9 @@ def report():
         classes=(found(0, "<b>"), found(1, "ü", **UNTESTED, reason="no", null=(), signals={})),
         gray_base=gray(0),
         gray_candidate=gray(1),
-        null=NullSummary("retrain", "varied", 2, "3 of 4 images", (0.1 + 0.2, None), 3.21, ((0.0, 0.01), (6.42, 0.1 + 0.2))),
+        null=NullSummary(
+            "retrain", "varied", 2, "3 of 4 images", (0.1 + 0.2, None), 3.21, ((0.0, 0.01), (6.42, 0.1 + 0.2))
+        ),
         baselines=Baselines(0.9, 0.8, 0.4, 0.05, 1.37, 297, "digits"),
         provenance=Provenance(
             pydrift="0.1.0",

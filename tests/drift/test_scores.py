@@ -168,7 +168,9 @@ def test_what_concerns_all_classes_alike_is_level_and_no_score():
     rng, ratio = np.random.default_rng(5), []
     for _ in range(10):
         shadows, new = apart(benign(rng, world(rng, 6), 33))
-        wild = each(lambda a: a + 3 * rng.standard_normal(a.shape), new)  # noise of four times the deviation, everywhere
+        wild = each(
+            lambda a: a + 3 * rng.standard_normal(a.shape), new
+        )  # noise of four times the deviation, everywhere
         centred, plain = (measure_drift_scores(shadows, wild, range(6), how) for how in (True, False))
         assert plain.largest.argmax() == 32
         assert plain.level.argmax() == 32
@@ -185,10 +187,10 @@ def test_shrinkage_is_that_of_ledoit_and_wolf(shape):
 
 
 def test_what_cannot_be_measured_says_why(responses):
-    with pytest.raises(Unmeasurable, match="^no other class could be measured$"):
+    with pytest.raises(Unmeasurable, match=r"^no other class could be measured$"):
         measure_drift_scores(*responses, [3], False)
     shadows, new = responses
-    with pytest.raises(Unmeasurable, match="^3 shadows are too few, a null needs 4$"):
+    with pytest.raises(Unmeasurable, match=r"^3 shadows are too few, a null needs 4$"):
         measure_drift_scores(each(lambda a: a[:3], shadows), new, range(6), False)
 
 

@@ -148,7 +148,9 @@ def inconclusive() -> DriftReport:
     """Three shadows: no class has a drift score."""
     report, why = make("inconclusive", ()), "3 shadows are too few, a null needs 4"
     untested = [
-        replace(c, verdict="unmeasured", drift_score=None, p_value=None, p_adjusted=None, reason=why, null=(), signals={})
+        replace(
+            c, verdict="unmeasured", drift_score=None, p_value=None, p_adjusted=None, reason=why, null=(), signals={}
+        )
         for c in report.classes
     ]
     null = replace(report.null, shadows=3, smallest_score=None)

@@ -25,8 +25,8 @@ from tests.report.drift_reports import (
     SCRIPT,
     Page,
     gray,
-    hostile,
     held_back,
+    hostile,
     inconclusive,
     make,
     related,
@@ -126,8 +126,8 @@ def test_page_of_a_drift_says_everything_promised() -> None:
         "b2" * 32,
         "c3" * 32,
         "generic: module Foo is not supported",
-        "The null distribution comes from 16 benign shadow models (varied recipes; retrain: trained from scratch, each on 1000 of 1500 "
-        "images without replacement)",
+        "The null distribution comes from 16 benign shadow models (varied recipes; retrain: trained from scratch, "
+        "each on 1000 of 1500 images without replacement)",
         "95.7 % to 98.1 %",
         "The reference data is digits (train split).",
         "A larger score means more drift.",
@@ -136,8 +136,8 @@ def test_page_of_a_drift_says_everything_promised() -> None:
         "0.0123",
         "the first 4 of 6 restarts",
         "own confidence 0.93, 87 steps",
-        "The adjusted p compares a class with the largest score of each shadow. This keeps the chance of any false alarm "
-        "among the 10 classes of this audit at 0.05.",
+        "The adjusted p compares a class with the largest score of each shadow. This keeps the chance of any false "
+        "alarm among the 10 classes of this audit at 0.05.",
         "Inverted images may reveal training data",
         "Against the null distribution",
         "candidate 20",
@@ -258,7 +258,10 @@ def test_terminal_without_tty_is_plain_text_with_the_numbers() -> None:
     rows = [line.split() for line in text.splitlines() if re.match(r" ?\d+ (shirt|dress)", line)]
     assert rows[0] == ["3", "dress", "20.00", "0.00123", "0.0123", "drift"]
     assert len(rows) == 10
-    assert "null distribution: 16 shadows (retrain, varied recipes), alpha 0.05, smallest detectable drift score 3.21" in text
+    assert (
+        "null distribution: 16 shadows (retrain, varied recipes), alpha 0.05, smallest detectable drift score 3.21"
+        in text
+    )
     assert "accuracy, base model: 91.23 %" in text
     assert "Test accuracy alone would not have shown this: its difference has p = 0.412." in text
 
