@@ -221,4 +221,4 @@ def _auditor(
     if data is None:
         raise UsageError(f"{base} is a model file: calibrating on it needs --data")
     auditor = DriftAuditor(base, **of_calibration, **common)
-    return auditor.fit(load_data(data), candidate=audited[0], recipe=audited[1])
+    return auditor.fit(load_data(data), candidate=audited[0], recipe=audited[1], arch=common["arch"])

@@ -105,19 +105,24 @@ class DriftAuditor:
             raise UsageError("call fit(data) first, or load a calibration")
         return self._calibration
 
-    def fit(self, data: Any, *, candidate: Model | None = None, recipe: TrainingRecipe | str | None = None) -> Self:
+    def fit(
+        self,
+        data: Any,
+        *,
+        candidate: Model | None = None,
+        recipe: TrainingRecipe | str | None = None,
+        arch: str | None = None,
+    ) -> Self:
         """Trains the shadows on draws of the reference data, inverts base and shadows, and measures the null.
 
         data       LabelledImages, (x, y), any iterable of (x, y), or a source such as "fashion-mnist:DIR"
-        candidate  of two nulls, only the one is made that judges this candidate; recipe: as for `compare`
+        candidate  of two nulls, only the one is made that judges this candidate; recipe, arch: as for `compare`
 
         InputRefused where base and data do not fit.
         """
         images, settings = take_images(data), self._settings
         if candidate is not None and settings.recipes == BOTH:
-            known = (
-                as_audited_model(candidate, "candidate", self._base.architecture).recipe if recipe is None else recipe
-            )
+            known = as_audited_model(candidate, "candidate", arch).recipe if recipe is None else recipe
             base = None if settings.train else settings.recipe
             kind = choose_null(settings.kinds, base, settings.size or len(images), known).kind
             settings = replace(settings, recipes=kind)

@@ -30,7 +30,7 @@ def exchange_p_values(shadows: Responses, classes: Sequence[int], centred: bool,
     """
     count = len(next(iter(next(iter(shadows.values())).values())))
     found = []
-    for k in range(min(PLANTS, count)):
+    for k in range(min(PLANTS, count) if len(classes) > 1 else 0):
         others = {probe: {v: np.delete(table, k, axis=0) for v, table in vs.items()} for probe, vs in shadows.items()}
         pair = classes[k % len(classes)], classes[(k + 1 + k // len(classes)) % len(classes)]
         one = {probe: {v: table[k] for v, table in vs.items()} for probe, vs in shadows.items()}

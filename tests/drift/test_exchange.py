@@ -127,5 +127,5 @@ def test_only_measured_classes_are_exchanged():
 
 def test_where_nothing_can_be_measured_there_are_none():
     shadows = separable(np.random.default_rng(5), 4, 12)
-    assert exchange_p_values(shadows, [2], False, "own") == ()
+    assert exchange_p_values(shadows, [2], False, "own") == exchange_p_values(shadows, [], False, "own") == ()
     assert exchange_p_values(each(lambda a: a[:4], shadows), range(4), False, "own") == ()  # three others are too few
