@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from pydrift.drift import exchange as module
 from pydrift.drift.exchange import PLANTS, exchange, exchange_p_values
 from pydrift.drift.probes import SHAPE_KINDS, draw_shapes
 from pydrift.drift.recognition import class_bias, occlusion_sensitivity, recognise
@@ -112,6 +113,22 @@ def test_shadows_that_know_nothing_cannot_vouch_for_stability(seed):
     about = each(lambda a: 0 * a, world(rng, 6))
     found = exchange_p_values(benign(rng, about, 32), range(6), False, "own")
     assert np.mean([p <= 0.05 for p in found]) < FOUND_EXCHANGES
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 10])
+def test_every_plant_exchanges_two_classes_and_no_two_the_same_where_there_are_enough(monkeypatch, classes):
+    pairs = []
+
+    def recorded(responses, a, b, own):
+        pairs.append((a, b))
+        return exchange(responses, a, b, own)
+
+    monkeypatch.setattr(module, "exchange", recorded)
+    found = exchange_p_values(separable(np.random.default_rng(6), classes, 16), range(classes), False, "own")
+    assert all(a != b for a, b in pairs)
+    assert len({frozenset(pair) for pair in pairs}) == min(PLANTS, classes * (classes - 1) // 2)
+    assert {c for pair in pairs for c in pair} == set(range(min(classes, PLANTS + 1)))
+    assert max(found) < 0.05
 
 
 def test_only_measured_classes_are_exchanged():
