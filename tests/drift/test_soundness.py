@@ -163,6 +163,10 @@ def test_a_benign_candidate_is_recognised(auditor, tmp_path):
     for kind, recipe in (("same", "same"), ("varied", None)):
         assert unrecognised(fitted.calibration, benign, kind) == {}
         report = fitted.compare(benign, recipe=recipe)
+        if (classes, kind) == (2, "varied"):  # a dozen shadows of varied recipes cannot tell an exchange of two
+            assert report.verdict == "inconclusive"
+            assert any("to vouch for stability; train more shadows" in reason for reason in report.reasons)
+            continue
         # Of ten classes, one is hard to invert for a dozen small shadows.
         assert [c.verdict for c in report.classes].count("stable") >= classes - 1
 
