@@ -238,4 +238,4 @@ def _auditor(
         raise UsageError(f"{base} is a model file: calibrating on it needs --data")
     auditor = DriftAuditor(base, **of_calibration, **common)
     stated = _read_recipe(recipe, auditor.recipe)
-    return auditor.fit(load_data(data), candidate=candidate, recipe=stated), stated
+    return auditor.fit(load_data(data), candidate=candidate, recipe=stated, arch=common["arch"]), stated

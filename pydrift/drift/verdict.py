@@ -146,7 +146,9 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
     Deterministic. A permutation of the classes permutes the result.
     """
     names = list(enumerate(evidence.class_names))
-    problems = find_unmeasurable(evidence.shadows, evidence.candidate, evidence.confidence)
+    problems = find_unmeasurable(evidence.shadows, evidence.confidence)
+    infinite = _find_infinite(evidence.candidate, "the candidate")
+    broken, problems = infinite.keys() - problems.keys(), infinite | problems
     measured: DriftScores | None = None
     try:
         some = [c for c, _ in names if c not in problems]
@@ -159,7 +161,7 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
         unchanged = tuple(_unchanged(c, name, measured) for c, name in names)
         return Verdict("stable", 1.0, smallest, (reason,), unchanged, power)
     findings = {
-        c: ClassVerdict(c, evidence.class_names[c], "unmeasured", None, None, None, why, (), {})
+        c: ClassVerdict(c, names[c][1], "inconclusive" if c in broken else "unmeasured", None, None, None, why, (), {})
         for c, why in problems.items()
     }
     reasons: tuple[str, ...] = ()
@@ -175,25 +177,26 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
     return Verdict(verdict, p_value, smallest, reasons + _list_reasons(found), found, power)
 
 
-def find_unmeasurable(
-    shadows: Responses, candidate: Responses | None, confidence: NDArray[np.float64]
-) -> dict[int, str]:
-    """The classes that cannot have a drift score, each with the reason; see Evidence for the arguments."""
-    problems = {
+def find_unmeasurable(shadows: Responses, confidence: NDArray[np.float64]) -> dict[int, str]:
+    """The classes of which these shadows can say nothing, each with the reason; see Evidence for the arguments."""
+    unknown = {
         int(c): (
             f"inversion found no image that the shadows take for it (mean confidence {confidence[c]:.2f}; does the "
             "reference data have this class?)"
         )
         for c in np.flatnonzero(~(confidence >= MIN_CONFIDENCE))
     }
-    for side in (shadows, candidate or {}):
-        for probe, variants in side.items():
-            axis = -2 if PROBES[probe].per_class else -1
-            for table in variants.values():
-                finite = np.isfinite(table).all(axis=tuple(i for i in range(table.ndim) if i != table.ndim + axis))
-                for c in np.flatnonzero(~finite):
-                    problems.setdefault(int(c), "a log-odds is not a finite number")
-    return problems
+    return _find_infinite(shadows, "a shadow") | unknown
+
+
+def _find_infinite(responses: Responses, whose: str) -> dict[int, str]:
+    found = set()
+    for probe, variants in responses.items():
+        axis = -2 if PROBES[probe].per_class else -1
+        for table in variants.values():
+            finite = np.isfinite(table).all(axis=tuple(i for i in range(table.ndim) if i != table.ndim + axis))
+            found.update(np.flatnonzero(~finite).tolist())
+    return dict.fromkeys(sorted(found), f"a log-odds of {whose} is not a finite number")
 
 
 def _describe_null(measured: DriftScores, alpha: float) -> tuple[float, tuple[tuple[float, float], ...]]:
@@ -223,14 +226,14 @@ def _test_classes(evidence: Evidence, measured: DriftScores, alpha: float) -> di
 def _test(index: int, name: str, measured: DriftScores, i: int, null: ConformalNull) -> ClassVerdict:
     """The class with its p; not yet decided."""
     own, score = measured.scores[:-1, i], float(measured.scores[-1, i])
-    p_value = ConformalNull(own).p_value(score)
+    adjusted = null.p_value(score)
     return ClassVerdict(
         index=index,
         name=name,
         verdict="stable",
         drift_score=score,
-        p_value=p_value,
-        p_adjusted=max(p_value, null.p_value(score)),
+        p_value=min(ConformalNull(own).p_value(score), adjusted),  # the tail of one class may be the wider one
+        p_adjusted=adjusted,
         reason=None,
         null=tuple(own.tolist()),
         signals={variant: float(scores[i]) for variant, scores in measured.variants.items()},
