@@ -26,9 +26,9 @@ too much is this module's own design:
 6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The largest score
    names its class. The others are then measured among each other alone, as if that class did not exist. This goes on
    until none of the rest differs by a share of the first (NAMED_SHARE), or too few are left. A class that differed
-   before, but not so, is *related*: it differs only relative to the classes that drifted. It is named all the same if
-   it stands out as the partner of a named class: where two classes have changed places, one without the other would
-   leave nothing to see.
+   before, but not so, is *related*: it differs less, and perhaps only relative to the classes that drifted. It is named
+   all the same if it stands out as the partner of a named class: where two classes have changed places, one without the
+   other would leave nothing to see.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from pydrift.drift.scores import PROBES, DriftScores, Responses, Unmeasurable, m
 from pydrift.drift.soundness import Recognised, find_unrecognised
 from pydrift.stats.conformal import ConformalNull
 
+CLASS_VERDICTS = ("drift", "related", "inconclusive", "unmeasured", "stable")
 STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence says nothing
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 FOUND_EXCHANGES = 0.8  # share of the planted exchanges that a null must find to vouch for stability
@@ -62,8 +63,8 @@ SAME_RESPONSES = 1e-4  # models whose responses all agree to this (relative) are
 class ClassVerdict:
     """The finding for one class.
 
-    verdict      "stable", "drift", "related" (differs only relative to the classes that drifted), "inconclusive", or
-                 "unmeasured" (the shadows cannot show what the class looks like)
+    verdict      "stable", "drift", "related" (differs less, and perhaps only relative to the classes that drifted),
+                 "inconclusive", or "unmeasured" (the shadows cannot show what the class looks like)
     drift_score  how far the candidate departs in what concerns this class, in null standard deviations; 0 is the mean,
                  larger is more drift
     p_value      of this class alone; p_adjusted: over all classes
@@ -170,11 +171,16 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
         findings, reasons = _hold_back(evidence, measured, findings, alpha)
     found = tuple(findings[c] for c in sorted(findings))
     p_value = min((c.p_adjusted for c in found if c.p_adjusted is not None), default=None)
-    verdicts = [c.verdict for c in found]
-    verdict = next((v for v in ("drift", "inconclusive") if v in verdicts), "stable")
-    if verdict == "stable" and verdicts.count("unmeasured") > (1 - MEASURED_SHARE) * len(found):
-        verdict = "inconclusive"
-    return Verdict(verdict, p_value, smallest, reasons + _list_reasons(found), found, power)
+    return Verdict(
+        verdict_of_classes([c.verdict for c in found]), p_value, smallest, reasons + _list_reasons(found), found, power
+    )
+
+
+def verdict_of_classes(verdicts: Sequence[str]) -> str:
+    """The verdict of an audit, from those of its classes."""
+    found = next((verdict for verdict in ("drift", "inconclusive") if verdict in verdicts), "stable")
+    too_few = verdicts.count("unmeasured") > (1 - MEASURED_SHARE) * len(verdicts)
+    return "inconclusive" if found == "stable" and too_few else found
 
 
 def find_unmeasurable(shadows: Responses, confidence: NDArray[np.float64]) -> dict[int, str]:
@@ -213,7 +219,9 @@ def _test_classes(evidence: Evidence, measured: DriftScores, alpha: float) -> di
     tested = {c: _test(c, names[c], measured, i, null) for i, c in enumerate(measured.classes)}
     differ = [c for c, finding in tested.items() if _adjusted(finding) <= alpha]
     named = _name_drifted(evidence, measured, differ, alpha) if differ else []
-    related = f"differs only relative to the classes that drifted ({_listed([names[c] for c in named])})"
+    related = (
+        f"differs less, and perhaps only relative to the classes that drifted ({_listed([names[c] for c in named])})"
+    )
     for c in differ:
         if c in named:
             places = {name: _rows(table[..., c]) for name, table in measured.places.items()}

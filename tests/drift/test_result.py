@@ -142,7 +142,7 @@ def test_a_report_without_images_can_be_saved_again(report, tmp_path):
         ("{", "not a readable drift report: Expecting"),
         ("[]", "not a drift report"),
         ("{}", "not a drift report"),
-        ('{"schema_version": 3}', "not a drift report"),
+        ('{"schema_version": 4}', "not a drift report"),
         ('{"schema_version": true, "kind": "pydrift drift report"}', "not a drift report"),
         ('{"schema_version": 3, "kind": "pydrift ownership report"}', "not a drift report"),
         (
@@ -198,6 +198,12 @@ def test_a_verdict_that_contradicts_its_classes_is_refused(report, tmp_path, ver
     file.write_text(resealed({**raw, "verdict": verdict}))
     with pytest.raises(InputRefused, match=r"a class has no verdict that is known$"):
         DriftReport.load(tmp_path)
+
+
+def test_a_report_that_labelled_data_held_back_is_read(report, tmp_path):
+    stable = tuple(replace(c, verdict="stable", reason=None, places={}) for c in report.classes)
+    write_report(replace(report, classes=stable, verdict="inconclusive"), tmp_path)
+    assert DriftReport.load(tmp_path).verdict == "inconclusive"
 
 
 def test_the_digest_covers_the_document_and_the_images(report):

@@ -7,8 +7,9 @@ import pytest
 from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from pydrift.drift import scores as module
-from pydrift.drift.scores import PROBES, Unmeasurable, measure_drift_scores, shrinkage_intensity
+from pydrift.drift import residuals as module
+from pydrift.drift.residuals import shrinkage_intensity
+from pydrift.drift.scores import PROBES, Unmeasurable, measure_drift_scores
 from tests.synthetic_responses import apart, benign, drifted, each, judged, world
 
 

@@ -122,7 +122,7 @@ def related() -> DriftReport:
         drift_score=6.5,
         p_value=0.001,
         p_adjusted=0.02,
-        reason="differs only relative to the classes that drifted (3, 8)",
+        reason="differs less, and perhaps only relative to the classes that drifted (3, 8)",
     )
     return replace(report, classes=(*report.classes[:5], class_5, *report.classes[6:]))
 
