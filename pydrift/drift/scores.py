@@ -21,6 +21,7 @@ from pydrift.drift.residuals import POOLED, ROUNDING, Block, LeaveOneOut, Pool, 
 
 MIN_SHADOWS = 4  # each is compared with the others, and two say next to nothing about a third
 CENTRED_CLASSES = 4  # with fewer, what concerns one class concerns nearly all responses
+_OUTER = 0.1  # share of the models, on either side, that a mean and a deviation of scores do not follow
 
 Responses = Mapping[str, Mapping[str, NDArray[np.floating]]]
 """Of each probe, of each of its variants, a table of log-odds: of one model [..., classes], of several
@@ -237,12 +238,17 @@ def _centre(departure: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _standardise(departure: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Departures [K + 1, n], each in standard deviations of the other models' own."""
-    others = len(departure) - 1
-    around = departure - departure.mean(axis=0)
-    variance = np.maximum((around**2).sum(axis=0) - around**2 * (others + 1) / others, 0) / (others - 1)
-    deviation = np.sqrt(mix(variance, np.nanmean(variance, axis=1, keepdims=True), POOLED))
-    return around * (others + 1) / others / np.maximum(deviation, ROUNDING)
+    """Departures [K + 1, n] around their mean, in standard deviations.
+
+    The lowest and the highest tenth of the models count as the next ones do (a Winsorised mean and deviation: Tukey,
+    "The Future of Data Analysis", 1962). So neither a drift nor an odd shadow widens the unit that it is measured in.
+    """
+    outer = max(1, round(_OUTER * len(departure)))
+    ordered = np.sort(departure, axis=0)[outer:-outer]
+    kept = np.clip(departure, ordered[0], ordered[-1])
+    variance = ((kept - kept.mean(axis=0)) ** 2).sum(axis=0) / (len(ordered) - 1)
+    deviation = np.sqrt(mix(variance, np.nanmean(variance), POOLED))
+    return (departure - kept.mean(axis=0)) / np.maximum(deviation, ROUNDING)
 
 
 def _combine(scores: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

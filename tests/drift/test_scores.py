@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy.special import logsumexp
+from scipy.stats.mstats import winsorize
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from pydrift.drift import residuals as module
@@ -23,9 +24,11 @@ def left_out(values, i):
 
 
 def standardised(values):
-    """Each model's values [K + 1, n] by mean and deviation of the others."""
-    rows = [(v - left_out(values, i).mean(0)) / unit(left_out(values, i).var(0, ddof=1)) for i, v in enumerate(values)]
-    return np.array(rows)
+    """Values [K + 1, n] by their mean and deviation, to which the outer tenths count as the next values."""
+    outer = max(1, round(len(values) / 10))
+    kept = np.asarray(winsorize(values, (outer / len(values),) * 2, axis=0))
+    variance = ((kept - kept.mean(0)) ** 2).sum(0) / (len(values) - 2 * outer - 1)
+    return (values - kept.mean(0)) / unit(variance)
 
 
 def residuals_by_hand(x):

@@ -48,6 +48,14 @@ def test_p_of_benign_candidates_is_uniform_and_false_alarms_are_as_rare_as_alpha
     p_values = np.array([c.p_value for v in verdicts for c in v.classes])
     assert stats.kstest(p_values, "uniform").statistic < 1.95 / np.sqrt(trials)  # classes of an audit correlate
     assert all(c.p_value <= c.p_adjusted for v in verdicts for c in v.classes)
+    assert (p_values <= 0.01).mean() < 0.02
+    # Far out, every model serves as the candidate once: they are measured alike.
+    tails = []
+    for made in make(noise, 5, shadows + 1, trials, seed=1):
+        of_all = measure_drift_scores(*made, range(5), varied, each_variant=False).largest
+        tails += [ConformalNull(np.delete(of_all, i)).p_value(float(of_all[i])) for i in range(len(of_all))]
+    assert np.mean([p <= 0.01 for p in tails]) < 0.0125
+    assert np.mean([p <= 0.001 for p in tails]) < 0.0015
 
 
 def with_an_odd_shadow(shadows, times):
@@ -59,7 +67,7 @@ def with_an_odd_shadow(shadows, times):
     return odd
 
 
-@pytest.mark.parametrize("varied", [True])
+@pytest.mark.parametrize("varied", [False, True])
 def test_one_odd_shadow_does_not_decide_what_is_found(varied):
     found = 0
     for shadows, new in make("normal", 5, 33, 10, seed=31):

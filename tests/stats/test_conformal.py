@@ -20,15 +20,14 @@ def test_p_is_the_rank_where_three_models_or_more_lie_at_or_above():
     assert scores.p_value(4.0) == pytest.approx(RANKED / 6)  # two at or above, and the score itself
 
 
-def test_beyond_the_ranks_p_is_the_tail_of_a_further_value_of_a_normal_sample():
-    scores = np.arange(20.0)
-    spread = scores.std(ddof=1) * np.sqrt(1 + 1 / 20)
+def test_beyond_the_ranks_p_is_the_tail_of_exponential_excesses():
+    scores = np.arange(21.0)  # the seven largest exceed 13 by 4 on the mean
     found = ConformalNull(scores).p_value(25.0)
-    assert found == pytest.approx(stats.t.sf((25 - 9.5) / spread, 19))
-    assert found < 1 / 21
+    assert found == pytest.approx(8 / 22 * (1 + 12 / (7 * 4)) ** -7)
+    assert found < 1 / 22
     # The tail never says more than the ranks do.
-    skewed = ConformalNull(np.array([-1000.0, *[0.0] * 9, 1.0, 2.0]))
-    assert skewed.p_value(1.5) == skewed.p_value(2.5) == RANKED / 13
+    skewed = ConformalNull(np.array([*np.linspace(-2, -1, 7), 0.0, 0.01, 0.01, 0.01, 10.0]))
+    assert skewed.p_value(0.02) == RANKED / 13
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -79,8 +78,10 @@ def test_ranks_are_uniform_whatever_the_distribution(count, draw):
 
 
 @pytest.mark.parametrize("count", [12, 32])
-def test_the_tail_of_normal_scores_is_exact(count):
-    values = np.random.default_rng(4).standard_normal((20_000, count + 1))
+@pytest.mark.parametrize("draw", ["standard_normal", "standard_exponential"])
+def test_the_tail_is_exact_for_exponential_excesses_and_careful_for_lighter_ones(count, draw):
+    values = getattr(np.random.default_rng(4), draw)((20_000, count + 1))
     p = np.array([ConformalNull(row[:-1]).p_value(float(row[-1])) for row in values])
     for level in (0.001, 0.01, 0.02):
-        assert stats.binomtest(int((p <= level).sum()), len(p), level).pvalue > 1e-4
+        sides = "greater" if draw == "standard_normal" else "two-sided"
+        assert stats.binomtest(int((p <= level).sum()), len(p), level, alternative=sides).pvalue > 1e-4
