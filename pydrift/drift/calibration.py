@@ -24,6 +24,7 @@ from pydrift.inversion import ATTACKS, InversionAttack
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import resolve_stored
 from pydrift.models.intake import AuditedModel
+from pydrift.models.live import in_evaluation
 from pydrift.models.recipe import TrainingRecipe
 
 GUESSED = {
@@ -216,4 +217,4 @@ def _rebuilt(template: nn.Module, state: Mapping[str, Tensor], folder: Path) -> 
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputRefused(f"{folder}: its models do not fit the architecture: {reason}") from error
-    return module.eval().requires_grad_(False)
+    return in_evaluation(module)
