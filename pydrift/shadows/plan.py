@@ -173,7 +173,7 @@ def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
     }
 
 
-def function_identity(train: Train) -> str:
+def function_identity(train: Callable[..., nn.Module]) -> str:
     """The identity of the user's training: its name, and a hash of its code where it is a plain function.
 
     It is the same in every process. Constants and defaults count by their values if these are plain, else by their
