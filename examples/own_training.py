@@ -2,10 +2,13 @@
 
     python examples/own_training.py
 
-pydrift never sees how you train. It calls `train(x, y, seed)` once per shadow.
+pydrift never sees how you train. It calls `train(x, y, seed, recipe)` once per shadow. Half of the shadows are trained
+by the base's recipe, and half by recipes that depart from it.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +28,17 @@ class Network(nn.Module):
         return self.layers((x - 0.3) / 0.4)
 
 
-def train(x: Tensor, y: Tensor, seed: int) -> nn.Module:
-    """Your own training. It draws its recipe from the seed, because pydrift cannot vary what it does not know."""
+def train(x: Tensor, y: Tensor, seed: int, recipe: pydrift.TrainingRecipe) -> nn.Module:
+    """Your own training, by as much of the recipe as it has. pydrift varies the recipe for half of the shadows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network()
-        learning_rate = 2e-3 * 2 ** float(torch.rand(()) * 2 - 1)
-        smoothing = 0.1 * float(torch.rand(()))
-        optimizer = torch.optim.AdamW(network.parameters(), learning_rate)
-        for _ in range(20):
-            for batch in torch.randperm(len(x)).split(64):
+        optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate)
+        for _ in range(recipe.epochs):
+            for batch in torch.randperm(len(x)).split(recipe.batch_size):
                 optimizer.zero_grad()
-                cross_entropy(network(x[batch]), y[batch], label_smoothing=smoothing).backward()
+                loss = cross_entropy(network(x[batch]), y[batch], label_smoothing=recipe.label_smoothing)
+                loss.backward()
                 optimizer.step()
     return network.eval()
 
@@ -44,18 +46,21 @@ def train(x: Tensor, y: Tensor, seed: int) -> nn.Module:
 def main() -> None:
     images = pydrift.load_data("digits")
     first, second = torch.randperm(len(images), generator=torch.Generator().manual_seed(1)).split(len(images) // 2)
-    base = train(images.x[first], images.y[first], seed=1)
+    recipe = pydrift.TrainingRecipe(epochs=20, learning_rate=2e-3)
+    base = train(images.x[first], images.y[first], 1, recipe)
 
-    auditor = pydrift.DriftAuditor(base, shadows=16, size=len(first), train=train).fit(images)
+    auditor = pydrift.DriftAuditor(base, shadows=16, size=len(first), train=train, recipe=recipe).fit(images)
 
-    # The labels 3 and 8 of the second candidate have changed places.
+    # The labels 3 and 8 of the last candidate have changed places.
     swapped = pydrift.plant(images, "swap:3,8", seed=0)
+    slower = replace(recipe, learning_rate=1.5e-3)
     candidates = {
-        "benign": train(images.x[second], images.y[second], seed=2),
-        "swapped": train(swapped.x[second], swapped.y[second], seed=3),
+        "benign": (train(images.x[second], images.y[second], 2, recipe), "same"),
+        "by another recipe": (train(images.x[second], images.y[second], 3, slower), None),
+        "swapped": (train(swapped.x[second], swapped.y[second], 4, recipe), "same"),
     }
-    for name, candidate in candidates.items():
-        result = auditor.compare(candidate)
+    for name, (candidate, known) in candidates.items():
+        result = auditor.compare(candidate, recipe=known)
         drifted = [c.name for c in result.classes if c.verdict == "drift"]
         print(f"{name}: {result.verdict}", *drifted)
 

@@ -118,12 +118,12 @@ def judge_base(options: argparse.Namespace, data: DataSet, mode: str, base_draw:
     folder = options.resume_dir / data.name
     fitted = calibrate_base(options, data, mode, base, draw, folder)
     test = load_data(data.source, "test") if draw == 0 else None
-    judges = {kind: Judge(options, fitted, kind, test) for kind in fitted.nulls}
+    judges = {kind: Judge(options, fitted, kind, test if kind == "same" else None) for kind in fitted.nulls}
     alternatives = None if test is None or options.no_alternatives else Alternatives(fitted.base.module, test)
     rows: list[Row] = []
     for i, candidate in enumerate(chosen_candidates(options, data)):
-        # Benign candidates and outsiders are many: each draw judges another third of the first, and the first draw the
-        # others.
+        # Benign candidates and outsiders are many. The first draw judges all; each other one another third of the
+        # benign, by the shadows of their recipe alone.
         late = candidate.group == OUTSIDE and draw > 0
         if candidate.base != base or late or (candidate.benign and draw > 0 and (i // data.bases + draw) % 3):
             continue
@@ -134,7 +134,8 @@ def judge_base(options: argparse.Namespace, data: DataSet, mode: str, base_draw:
             gray = fitted.attack.invert(freeze(module, fitted.input_shape, CPU), fitted.restarts, fitted.seed)
             if candidate.recipe == RECIPE:
                 methods |= judges["same"].verdicts(module, gray, known=True)
-            methods |= judges["varied"].verdicts(module, gray, known=candidate.group != OUTSIDE)
+            if draw == 0 or candidate.group != SAME:
+                methods |= judges["varied"].verdicts(module, gray, known=candidate.group != OUTSIDE)
         row: Row = {"candidate": asdict(candidate), "draw": draw, "judging_s": time.process_time() - began}
         if alternatives is not None and candidate.group in (SAME, DRIFT):
             found = alternatives.findings(module, candidate.drift, candidate.seed)
@@ -159,7 +160,7 @@ class Judge:
         self._of_test = {} if test is None else reference_responses(self._models, test, lambda: None)
 
     def verdicts(self, module: torch.nn.Module, gray: GrayData, known: bool) -> dict[str, Any]:
-        """Returns the verdicts without and, on the first draw, with test images.
+        """Returns the verdicts without and, where there are any, with test images.
 
         known  whether its recipe is among the shadows'. If so and they vary, it is also judged as if nobody knew.
         """

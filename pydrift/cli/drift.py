@@ -251,4 +251,4 @@ def _auditor(
     assert data is not None
     auditor = DriftAuditor(base, **of_calibration, **common)
     stated = _read_recipe(recipe, auditor.recipe)
-    return auditor.fit(load_data(data), candidate=candidate, recipe=stated), stated
+    return auditor.fit(load_data(data), candidate=candidate, recipe=stated, arch=common["arch"]), stated

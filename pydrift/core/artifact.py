@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import msgspec
 
@@ -36,6 +36,13 @@ from pydrift.core.tensors import content_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+PValue = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Level = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+"""Types of fields whose range is checked when they are decoded."""
 
 
 @dataclass(frozen=True)

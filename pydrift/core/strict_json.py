@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from pydrift.core.errors import InputRefused
 from pydrift.core.files import read_file, write_atomic
 from pydrift.core.limits import MAX_JSON, MAX_JSON_VALUES
+
+_LARGEST, _MAX_DIGITS = 1e100, 100  # no figure is larger, and sums and squares of these are still finite
 
 
 def to_strict_json(obj: Any) -> str:
@@ -34,9 +35,14 @@ def parse_strict_json(text: bytes) -> Any:
         raise ValueError(f"{name} is not JSON")
 
     def finite(digits: str) -> float:
-        if not math.isfinite(value := float(digits)):
+        if not abs(value := float(digits)) <= _LARGEST:
             raise ValueError("a number is too large")
         return value
+
+    def short(digits: str) -> int:
+        if len(digits) > _MAX_DIGITS:
+            raise ValueError("a number is too large")
+        return int(digits)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -45,7 +51,9 @@ def parse_strict_json(text: bytes) -> Any:
         return result
 
     try:
-        return json.loads(text, parse_float=finite, parse_constant=refuse_constant, object_pairs_hook=unique)
+        return json.loads(
+            text, parse_float=finite, parse_int=short, parse_constant=refuse_constant, object_pairs_hook=unique
+        )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

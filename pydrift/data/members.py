@@ -22,7 +22,8 @@ def as_member_mask(members: ArrayLike, images: LabelledImages) -> NDArray[np.boo
             raise InputRefused(f"members: a boolean mask must be [{count}], one per image, got {list(given.shape)}")
         member = given.copy()
     else:
-        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+        is_empty_list = given.dtype == np.float64 and not given.size
+        if given.ndim != 1 or (given.dtype.kind not in "iu" and not is_empty_list):
             raise InputRefused(
                 f"members must be integer indices [M] or a boolean mask [{count}], "
                 f"got {given.dtype} {list(given.shape)}"

@@ -121,19 +121,26 @@ class DriftAuditor:
         """The base's recipe, as far as it is known or assumed; None with the user's own training."""
         return None if self._settings.train is not None else self._settings.recipe
 
-    def fit(self, data: Any, *, candidate: Model | None = None, recipe: TrainingRecipe | str | None = None) -> Self:
+    def fit(
+        self,
+        data: Any,
+        *,
+        candidate: Model | None = None,
+        recipe: TrainingRecipe | str | None = None,
+        arch: str | None = None,
+    ) -> Self:
         """Trains the shadows on draws of the reference data, inverts base and shadows, and measures the null.
 
         data       LabelledImages, (x, y), any iterable of (x, y), or a source such as "fashion-mnist:DIR"
         candidate  of two nulls, only the one is made that judges this candidate, and where its recipe is known, by that
                    recipe
-        recipe     of the candidate, as for `compare`
+        recipe     of the candidate, as for `compare`; arch: of a candidate given as a file, likewise
 
         InputRefused where base and data do not fit.
         """
         images, settings = take_images(data), self._settings
         if candidate is not None and settings.recipes == BOTH:
-            recorded = as_audited_model(candidate, "candidate", self._base.architecture).recipe
+            recorded = as_audited_model(candidate, "candidate", arch).recipe
             settings = settings.for_candidate(recorded if recipe is None else recipe)
         self._calibration = calibrate(self._base, self._benign_versions, images, settings, self._workplace)
         return self

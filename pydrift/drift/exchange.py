@@ -30,9 +30,12 @@ def exchange_p_values(shadows: Responses, classes: Sequence[int], centred: bool,
     """
     count = len(next(iter(next(iter(shadows.values())).values())))
     found = []
+    if len(classes) < 2:
+        return ()
     for k in range(min(PLANTS, count)):
         others = {probe: {v: np.delete(table, k, axis=0) for v, table in vs.items()} for probe, vs in shadows.items()}
-        pair = classes[k % len(classes)], classes[(k + 1 + k // len(classes)) % len(classes)]
+        apart = 1 + k // len(classes) % (len(classes) - 1)  # never a class with itself
+        pair = classes[k % len(classes)], classes[(k + apart) % len(classes)]
         one = {probe: {v: table[k] for v, table in vs.items()} for probe, vs in shadows.items()}
         try:
             measured = measure_drift_scores(others, exchange(one, *pair, own), classes, centred, each_variant=False)

@@ -209,7 +209,7 @@ def _start(base: AuditedModel, settings: AuditSettings) -> AuditedModel:
 
 def _exchanges(benign: BenignResponses, kind: str) -> tuple[float, ...]:
     shadows = select_models(benign.responses, slice(1, None))
-    problems = find_unmeasurable(shadows, None, benign.confidence)
+    problems = find_unmeasurable(shadows, benign.confidence)
     classes = [c for c in range(len(benign.confidence)) if c not in problems]
     found: tuple[float, ...] = _exchange_p_values(shadows, classes, kind == VARIED, OWN_GRAY)
     return found

@@ -51,7 +51,7 @@ class Pool:
     per_class   whether the rows of a table are classes, too
     shadows     of each variant [K, ..., all classes]
     candidate   of each variant [..., all classes]
-    classes     the measured ones, ascending
+    classes     the measured ones
     models      K + 1
     entries     how many responses of a model count
     """
@@ -65,6 +65,8 @@ class Pool:
     ) -> None:
         self.per_class, self.shadows, self.candidate, self.classes = per_class, shadows, candidate, classes
         self.models = len(next(iter(shadows.values()))) + 1
+        self._position = np.zeros(max(classes) + 1, int)
+        self._position[list(classes)] = np.arange(len(classes))
         self._where = [where for variant, table in shadows.items() for where in self._parts(variant, table)]
         totals = list(self.each_block(lambda block: (len(block.variance), float(block.variance.sum()))))
         self.entries = sum(count for count, _ in totals)
@@ -89,7 +91,7 @@ class Pool:
             # Against the mean of these classes: the mean of all moves with a class that is not to count.
             values -= values.mean(axis=2, keepdims=True)
         columns = np.broadcast_to(np.arange(len(some)), (len(lines), len(some)))
-        rows = np.searchsorted(some, lines)[:, None] if self.per_class else columns
+        rows = self._position[lines][:, None] if self.per_class else columns
         rows = np.broadcast_to(rows, columns.shape)
         low, high = values[:-1].min(axis=0), values[:-1].max(axis=0)
         kept = high - low > ROUNDING * np.maximum(-low, high)  # nan: no

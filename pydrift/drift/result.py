@@ -12,11 +12,11 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from pydrift.core.arrays import parse_npz
-from pydrift.core.artifact import Format, Report, decode, decode_fields, encode
+from pydrift.core.artifact import Format, Level, Report, Share, decode, decode_fields, encode
 from pydrift.core.errors import InputRefused
 from pydrift.core.files import read_file
 from pydrift.core.limits import MAX_DATA
-from pydrift.drift.verdict import ClassVerdict
+from pydrift.drift.verdict import CLASS_VERDICTS, ClassVerdict, verdict_of_classes
 from pydrift.inversion.gray import GrayData
 from pydrift.stats.multiple_tests import alpha_of_release
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _GRAY = ("gray_base", "gray_candidate")
-_VERDICTS = ("drift", "inconclusive", "stable")  # of an audit: the first that any class has
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class DriftReport(Report):
     """
 
     verdict: str
-    p_value: float | None
-    alpha: float
+    p_value: Share | None
+    alpha: Level
     reasons: tuple[str, ...]
     classes: tuple[ClassVerdict, ...]
     gray_base: GrayData
@@ -190,10 +189,14 @@ def _check_places(classes: tuple[ClassVerdict, ...]) -> None:
 
 def _check_verdict(verdict: str, classes: tuple[ClassVerdict, ...]) -> None:
     """ValueError where the verdict of the audit does not follow from those of its classes."""
-    found = {c.verdict for c in classes}
-    if not found or not found <= {*_VERDICTS, "related"}:
+    found = [c.verdict for c in classes]
+    if [c.index for c in classes] != list(range(len(classes))):
+        raise ValueError("the classes are not numbered in their order")
+    if not found or not set(found) <= set(CLASS_VERDICTS):
         raise ValueError("a class has no verdict that is known")
-    if verdict != next((known for known in _VERDICTS if known in found), "stable"):
+    expected = verdict_of_classes(found)
+    # What was measured on labelled data can hold back a verdict that no class speaks against.
+    if verdict != expected and (verdict, expected) != ("inconclusive", "stable"):
         raise ValueError(f"the verdict {verdict!a} contradicts those of its classes")
 
 

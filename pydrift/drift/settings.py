@@ -65,7 +65,8 @@ class AuditSettings:
             raise UsageError(f"update_mode must be one of {', '.join(UPDATE_MODES)}, got {self.update_mode!r}")
         if self.recipes not in RECIPES:
             raise UsageError(f"recipes must be one of {', '.join(RECIPES)}, got {self.recipes!r}")
-        if self.train is not None and self.recipes == VARIED and varied_training(self.train, self.recipe) is None:
+        varies = self.train is None or varied_training(self.train, self.recipe) is not None
+        if self.recipes == VARIED and not varies:
             raise UsageError(
                 "recipes='varied' needs a train function that takes a recipe, train(x, y, seed, recipe), or several"
             )

@@ -25,9 +25,10 @@ too much is this module's own design:
    candidate is stable.
 6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The largest score
    names its class. The others are then measured among each other alone, as if that class did not exist. This goes on
-   until none of the rest differs, or too few are left. A class that differed before, but not so, is *related*: it
-   differs only relative to the classes that drifted. It is named all the same if it stands out as the partner of a
-   named class: where two classes have changed places, one without the other would leave nothing to see.
+   until none of the rest differs by a share of the first (NAMED_SHARE), or too few are left. A class that differed
+   before, but not so, is *related*: it differs less, and perhaps only relative to the classes that drifted. It is named
+   all the same if it stands out as the partner of a named class: where two classes have changed places, one without the
+   other would leave nothing to see.
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ from pydrift.drift.scores import PROBES, DriftScores, Responses, Unmeasurable, m
 from pydrift.drift.soundness import Recognised, find_unrecognised
 from pydrift.stats.conformal import ConformalNull
 
+CLASS_VERDICTS = ("drift", "related", "inconclusive", "unmeasured", "stable")
 STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence says nothing
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 FOUND_EXCHANGES = 0.8  # share of the planted exchanges that a null must find to vouch for stability
 OUTSIDE = 0.05  # p of the level of all classes together, at which a recipe is outside what was calibrated
 TOO_FAR = 1e-3  # p of that level, at which no candidate is stable, whatever its recipe
 MEASURED_SHARE = 0.5  # of the classes that must have been measured for an audit to be stable
+NAMED_SHARE = 0.6  # of the first named class's score, that another one must have among those that are left
 PARTNER = 2.5  # a pair with so many times the residual of a class's median pair has drifted together
 STEP_DOWN_CLASSES = 3  # classes that must be left: of two, each is only told from the other
 NAMED_CLASSES = 4  # a reason names so many classes and counts the rest
@@ -60,8 +63,8 @@ SAME_RESPONSES = 1e-4  # models whose responses all agree to this (relative) are
 class ClassVerdict:
     """The finding for one class.
 
-    verdict      "stable", "drift", "related" (differs only relative to the classes that drifted), "inconclusive", or
-                 "unmeasured" (the shadows cannot show what the class looks like)
+    verdict      "stable", "drift", "related" (differs less, and perhaps only relative to the classes that drifted),
+                 "inconclusive", or "unmeasured" (the shadows cannot show what the class looks like)
     drift_score  how far the candidate departs in what concerns this class, in null standard deviations; 0 is the mean,
                  larger is more drift
     p_value      of this class alone; p_adjusted: over all classes
@@ -144,7 +147,9 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
     Deterministic. A permutation of the classes permutes the result.
     """
     names = list(enumerate(evidence.class_names))
-    problems = find_unmeasurable(evidence.shadows, evidence.candidate, evidence.confidence)
+    problems = find_unmeasurable(evidence.shadows, evidence.confidence)
+    infinite = _find_infinite(evidence.candidate, "the candidate")
+    broken, problems = infinite.keys() - problems.keys(), infinite | problems
     measured: DriftScores | None = None
     try:
         some = [c for c, _ in names if c not in problems]
@@ -157,7 +162,7 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
         unchanged = tuple(_unchanged(c, name, measured) for c, name in names)
         return Verdict("stable", 1.0, smallest, (reason,), unchanged, power)
     findings = {
-        c: ClassVerdict(c, evidence.class_names[c], "unmeasured", None, None, None, why, (), {})
+        c: ClassVerdict(c, names[c][1], "inconclusive" if c in broken else "unmeasured", None, None, None, why, (), {})
         for c, why in problems.items()
     }
     reasons: tuple[str, ...] = ()
@@ -166,32 +171,38 @@ def decide(evidence: Evidence, alpha: float) -> Verdict:
         findings, reasons = _hold_back(evidence, measured, findings, alpha)
     found = tuple(findings[c] for c in sorted(findings))
     p_value = min((c.p_adjusted for c in found if c.p_adjusted is not None), default=None)
-    verdicts = [c.verdict for c in found]
-    verdict = next((v for v in ("drift", "inconclusive") if v in verdicts), "stable")
-    if verdict == "stable" and verdicts.count("unmeasured") > (1 - MEASURED_SHARE) * len(found):
-        verdict = "inconclusive"
-    return Verdict(verdict, p_value, smallest, reasons + _list_reasons(found), found, power)
+    return Verdict(
+        verdict_of_classes([c.verdict for c in found]), p_value, smallest, reasons + _list_reasons(found), found, power
+    )
 
 
-def find_unmeasurable(
-    shadows: Responses, candidate: Responses | None, confidence: NDArray[np.float64]
-) -> dict[int, str]:
-    """The classes that cannot have a drift score, each with the reason; see Evidence for the arguments."""
-    problems = {
+def verdict_of_classes(verdicts: Sequence[str]) -> str:
+    """The verdict of an audit, from those of its classes."""
+    found = next((verdict for verdict in ("drift", "inconclusive") if verdict in verdicts), "stable")
+    too_few = verdicts.count("unmeasured") > (1 - MEASURED_SHARE) * len(verdicts)
+    return "inconclusive" if found == "stable" and too_few else found
+
+
+def find_unmeasurable(shadows: Responses, confidence: NDArray[np.float64]) -> dict[int, str]:
+    """The classes of which these shadows can say nothing, each with the reason; see Evidence for the arguments."""
+    unknown = {
         int(c): (
             f"inversion found no image that the shadows take for it (mean confidence {confidence[c]:.2f}; does the "
             "reference data have this class?)"
         )
         for c in np.flatnonzero(~(confidence >= MIN_CONFIDENCE))
     }
-    for side in (shadows, candidate or {}):
-        for probe, variants in side.items():
-            axis = -2 if PROBES[probe].per_class else -1
-            for table in variants.values():
-                finite = np.isfinite(table).all(axis=tuple(i for i in range(table.ndim) if i != table.ndim + axis))
-                for c in np.flatnonzero(~finite):
-                    problems.setdefault(int(c), "a log-odds is not a finite number")
-    return problems
+    return _find_infinite(shadows, "a shadow") | unknown
+
+
+def _find_infinite(responses: Responses, whose: str) -> dict[int, str]:
+    found = set()
+    for probe, variants in responses.items():
+        axis = -2 if PROBES[probe].per_class else -1
+        for table in variants.values():
+            finite = np.isfinite(table).all(axis=tuple(i for i in range(table.ndim) if i != table.ndim + axis))
+            found.update(np.flatnonzero(~finite).tolist())
+    return dict.fromkeys(sorted(found), f"a log-odds of {whose} is not a finite number")
 
 
 def _describe_null(measured: DriftScores, alpha: float) -> tuple[float, tuple[tuple[float, float], ...]]:
@@ -208,7 +219,9 @@ def _test_classes(evidence: Evidence, measured: DriftScores, alpha: float) -> di
     tested = {c: _test(c, names[c], measured, i, null) for i, c in enumerate(measured.classes)}
     differ = [c for c, finding in tested.items() if _adjusted(finding) <= alpha]
     named = _name_drifted(evidence, measured, differ, alpha) if differ else []
-    related = f"differs only relative to the classes that drifted ({_listed([names[c] for c in named])})"
+    related = (
+        f"differs less, and perhaps only relative to the classes that drifted ({_listed([names[c] for c in named])})"
+    )
     for c in differ:
         if c in named:
             places = {name: _rows(table[..., c]) for name, table in measured.places.items()}
@@ -221,14 +234,14 @@ def _test_classes(evidence: Evidence, measured: DriftScores, alpha: float) -> di
 def _test(index: int, name: str, measured: DriftScores, i: int, null: ConformalNull) -> ClassVerdict:
     """The class with its p; not yet decided."""
     own, score = measured.scores[:-1, i], float(measured.scores[-1, i])
-    p_value = ConformalNull(own).p_value(score)
+    adjusted = null.p_value(score)
     return ClassVerdict(
         index=index,
         name=name,
         verdict="stable",
         drift_score=score,
-        p_value=p_value,
-        p_adjusted=max(p_value, null.p_value(score)),
+        p_value=min(ConformalNull(own).p_value(score), adjusted),  # the tail of one class may be the wider one
+        p_adjusted=adjusted,
         reason=None,
         null=tuple(own.tolist()),
         signals={variant: float(scores[i]) for variant, scores in measured.variants.items()},
@@ -310,12 +323,14 @@ def _find_weakness(evidence: Evidence, shadows: int, alpha: float) -> str | None
 def _name_drifted(evidence: Evidence, measured: DriftScores, differ: list[int], alpha: float) -> list[int]:
     """Those of the classes that `differ` whose own concept has changed: see step 6."""
     named: list[int] = []
-    now = measured
+    now, first = measured, 0.0
     while unexplained := [c for c in now.classes if c in differ]:
         scores = dict(zip(now.classes, now.scores[-1].tolist(), strict=True))
         worst = max(unexplained, key=lambda c: scores[c])
-        if named and ConformalNull(now.largest[:-1]).p_value(scores[worst]) > alpha:
+        far = not named or scores[worst] >= NAMED_SHARE * first
+        if not far or ConformalNull(now.largest[:-1]).p_value(scores[worst]) > alpha:
             break
+        first = first if named else scores[worst]
         named.append(worst)
         left = [c for c in now.classes if c != worst]
         try:

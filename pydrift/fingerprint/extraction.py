@@ -24,7 +24,7 @@ from pydrift.fingerprint.detectors.gram import gram_rows
 from pydrift.fingerprint.detectors.odin import nudge
 from pydrift.fingerprint.features import Features, Head, Needs, join_features
 from pydrift.models.arch import frozen_copy
-from pydrift.models.classifier import check_logits, logits_of
+from pydrift.models.classifier import check_logits, images_at_once, logits_of, map_values
 
 BLOCK = 250  # images in one forward pass: fixed, so that the batch size never changes a result
 
@@ -67,6 +67,7 @@ class FeatureExtractor:
         self._forward = logits_of(self._module, input_shape)
         self.device, self.input_shape = device, input_shape
         self.num_classes = check_logits(self._forward, input_shape, device, name)
+        self._at_once = images_at_once(BLOCK, map_values(self._module, input_shape, device))
         self.taps, self.skipped, self._last, self.head = self._explore(name)
         self.layers = tuple(tap.name for tap in self.taps)
 
@@ -85,6 +86,8 @@ class FeatureExtractor:
             yield self._block(block, needs)
 
     def _block(self, x: Tensor, needs: Needs) -> Features:
+        if len(x) > self._at_once:
+            return join_features([self._block(part, needs) for part in x.split(self._at_once)])
         x = x.to(self.device)
         pooled: list[Tensor] = []
         spread: list[Tensor] = []

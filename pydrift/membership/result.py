@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydrift.core.arrays import parse_npz
-from pydrift.core.artifact import Format, Report, decode_fields, encode
+from pydrift.core.artifact import Count, Format, Level, Report, Share, decode_fields, encode
 from pydrift.core.errors import UsageError
 from pydrift.core.files import read_file
 from pydrift.core.limits import MAX_DATA
@@ -33,8 +33,8 @@ class Population:
     """The images that were scored, and how well the target does on members and on non-members."""
 
     source: str
-    members: int
-    non_members: int
+    members: Count
+    non_members: Count
     class_names: tuple[str, ...]
     accuracy_members: float
     accuracy_non_members: float
@@ -82,8 +82,8 @@ class MembershipReport(Report):
     """
 
     attacks: tuple[AttackResult, ...]
-    alpha: float
-    delta: float
+    alpha: Level
+    delta: Share
     reasons: tuple[str, ...]
     population: Population
     shadows: ShadowSummary
@@ -166,6 +166,11 @@ class MembershipReport(Report):
             types = (scores.dtype, member.dtype, y.dtype) == (np.float64, np.bool_, np.int64)
             if not types or member.ndim != 1 or scores.shape[1:] != member.shape or member.shape != y.shape:
                 raise ValueError("its arrays do not fit together")
+            classes = len(values["population"].class_names)
+            if any(not 0 <= c.index < classes for a in values["attacks"] for c in a.classes):
+                raise ValueError("an attack names a class that the population does not have")
+            if not ((y >= 0) & (y < classes)).all() or not values["attacks"]:
+                raise ValueError("its arrays do not fit its population")
             return cls(**values, scores=scores, member=member, y=y)
 
 

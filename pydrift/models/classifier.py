@@ -44,8 +44,8 @@ class Classifier:
     map_values: int = 0
 
     def at_once(self, most: int) -> int:
-        """How many images one pass of torch takes: `most`, or fewer where their maps need over MAX_PASS bytes."""
-        return max(1, min(most, MAX_PASS // (8 * self.map_values + 1)))
+        """See `images_at_once`."""
+        return images_at_once(most, self.map_values)
 
     def log_probability_gradient(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """log p(label | x) [N] of labels int64 [N], and its gradient in x [N, C, H, W]. Weights get no gradient."""
@@ -104,11 +104,16 @@ def freeze(
         network = frozen_copy(module, input_shape).to(device)
         forward, path = logits_of(network, input_shape), f"generic: {reason}"
     num_classes = check_logits(forward, input_shape, device, name)
-    values = _map_values(network, input_shape, device) if fused is None else 0  # native loops plan their own memory
+    values = map_values(network, input_shape, device) if fused is None else 0  # native loops plan their own memory
     return Classifier(forward, input_shape, num_classes, device, path, fused, values)
 
 
-def _map_values(network: FusedModel | nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> int:
+def images_at_once(most: int, map_values: int) -> int:
+    """How many images one pass of torch takes: `most`, or fewer where their maps need over MAX_PASS bytes."""
+    return max(1, min(most, MAX_PASS // (8 * map_values + 1)))
+
+
+def map_values(network: FusedModel | nn.Module, input_shape: tuple[int, int, int], device: torch.device) -> int:
     """How many values the maps of all parts of a network have for one image."""
     if isinstance(network, FusedModel):
         return network.map_values()

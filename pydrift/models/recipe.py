@@ -166,12 +166,12 @@ class TrainingRecipe:
         """The names of the fields in which another recipe differs by more than `varied` ever makes it."""
         shift, flip = self._augmentation()
         other_shift, other_flip = other._augmentation()
-        rounding = 0.5 / self.epochs_for(images)  # an epoch is whole
+        rounding = 0.5 / self.epochs_for(images)  # an epoch is whole, and so is half a batch
         low, high = _EPOCHS[0] - rounding, _EPOCHS[1] + rounding
         inside = {
             "epochs": low <= other.epochs_for(images) / self.epochs_for(images) <= high,
             "learning_rate": _RATES[0] <= other.learning_rate / self.learning_rate * (1 + 1e-9) <= _RATES[1] + 1e-6,
-            "batch_size": _BATCHES[0] <= other.batch_size / self.batch_size <= _BATCHES[1],
+            "batch_size": _BATCHES[0] - 0.5 / self.batch_size <= other.batch_size / self.batch_size <= _BATCHES[1],
             "label_smoothing": 0 <= other.label_smoothing - self.label_smoothing <= _MORE_SMOOTHING + 1e-9,
             "augment": flip == other_flip and 0 <= other_shift - shift <= _MORE_SHIFT,
         }

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pydrift.core.artifact import Count
 from pydrift.ownership.reference_profile import ReferenceProfile, agreement
 from pydrift.ownership.welch import Array, welch_t
 
@@ -187,7 +188,7 @@ def _distance(components: Array, models: Array) -> Array:
 class SamplePoint:
     """The p that so many private images would give: quartiles over draws of them."""
 
-    samples: int
+    samples: Count
     low: float
     median: float
     high: float

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydrift.core.artifact import Format, Report, decode_fields, encode
+from pydrift.core.artifact import Count, Format, Level, PValue, Report, Share, decode_fields, encode
 from pydrift.ownership.evidence import SamplePoint
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Evidence:
     effect: float
     low: float
     high: float
-    p_calibrated: float
+    p_calibrated: PValue
     z: float
     p_welch: float | None = None
     p_harmonic: float | None = None
@@ -63,14 +63,23 @@ class SuspectResult:
     name: str
     sha256: str
     verdict: str
-    p: float
+    p: PValue
     evidence: tuple[Evidence, ...]
     by_samples: tuple[SamplePoint, ...]
     queries: int
-    accuracy_private: float
-    accuracy_public: float
+    accuracy_private: Share
+    accuracy_public: Share
     reasons: tuple[str, ...] = ()
     needed: float | None = None
+
+    def check(self, alpha: float) -> None:
+        """ValueError where the verdict is none, or contradicts p, or the evidence is not complete."""
+        if self.verdict not in (STOLEN, INDEPENDENT, INCONCLUSIVE):
+            raise ValueError(f"{self.verdict!a} is no verdict")
+        if (self.verdict == STOLEN and self.p > alpha) or (self.verdict == INDEPENDENT and self.p <= alpha):
+            raise ValueError(f"the verdict {self.verdict} contradicts p = {self.p:g}")
+        if len(self.evidence) < 3:
+            raise ValueError("knowledge, agreement and membership are not all there")
 
     @property
     def knowledge(self) -> Evidence:
@@ -100,8 +109,8 @@ class Null:
                               mean and spread that include the suspect, so its count may differ by a few
     """
 
-    references: int
-    independents: int
+    references: Count
+    independents: Count
     draw: str
     accuracy: tuple[float | None, ...]
     knowledge: tuple[float, ...]
@@ -147,8 +156,8 @@ class OwnershipReport(Report):
     suspects: tuple[SuspectResult, ...]
     victim: SuspectResult
     null: Null
-    alpha: float
-    samples: int
+    alpha: Level
+    samples: Count
     embedding: str
     private: str
     public: str
@@ -176,4 +185,7 @@ class OwnershipReport(Report):
         file = cls._document_file(path)
         raw = cls._read_document(file)
         with cls.format.reading(file):
-            return cls(**decode_fields(cls, raw))
+            report = cls(**decode_fields(cls, raw))
+            for suspect in (*report.suspects, report.victim):
+                suspect.check(report.alpha)
+            return report

@@ -40,7 +40,8 @@ def class_label(c: ClassVerdict) -> str:
 def headline(report: DriftReport) -> str:
     """The verdict as one sentence."""
     if report.verdict == "stable":
-        return f"Stable: no class's concept changed more than {BENIGN[report.null.update_mode]} changes it."
+        told = f"Stable: no class's concept changed more than {BENIGN[report.null.update_mode]} changes it."
+        return told + _unmeasured(sum(c.verdict == "unmeasured" for c in report.classes))
     if report.verdict == "inconclusive":
         return "Inconclusive: this audit can neither find nor rule out drift."
     drifted = [class_label(c) for c in by_p(report) if c.verdict == "drift"]
@@ -48,6 +49,12 @@ def headline(report: DriftReport) -> str:
         return f"Drift: the candidate's concept of {drifted[0]} has changed."
     listed = list_names(drifted, NAMED_CLASSES)
     return f"Drift: the candidate's concept of {len(drifted)} classes has changed: {listed}."
+
+
+def _unmeasured(count: int) -> str:
+    if count == 0:
+        return ""
+    return f" {count} {'class' if count == 1 else 'classes'} could not be measured."
 
 
 def advice(report: DriftReport) -> str:

@@ -304,6 +304,8 @@ def _ticks(shown: Span, about: int) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) inside the range, at most about + 1 of them."""
     low, high = shown
     rough = (high - low) / about
+    if not rough > 0:
+        return [low]
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
     return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -29,7 +29,8 @@ class ConformalNull:
         rank = (1 + int((self.scores >= score).sum())) / (count + 1)
         if rank >= RANKED / (count + 1):
             return rank
-        tail = float(stats.t.sf((score - self.scores.mean()) / self._spread, count - 1))
+        with np.errstate(over="ignore"):  # of scores without any spread
+            tail = float(stats.t.sf((score - self.scores.mean()) / self._spread, count - 1))
         return min(max(tail, float(np.finfo(float).tiny)), RANKED / (count + 1))
 
     def smallest_score(self, alpha: float) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.command_line import call
+from tests.seals import unsealed
 
 pytestmark = pytest.mark.slow
 
@@ -139,9 +140,60 @@ def test_recipes_and_benign_versions_of_a_calibration(digits, tmp_path):
     done = call("calibrate", digits.path("base"), *SMALL, *arguments)
     assert done.returncode == 0, done.stderr
     description = json.loads((tmp_path / "calibration" / "calibration.json").read_text())
-    assert description["shadows"] == 5
+    assert {kind: null["shadows"] for kind, null in description["nulls"].items()} == {"same": 5}
     assert description["settings"]["recipes"] == "same"
     assert description["settings"]["benign_versions"] == ["benign.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def unknown(digits, tmp_path_factory):
+    """The benign candidate, in a file that records no recipe."""
+    from pydrift.models.file import load_model, save_model
+
+    file = tmp_path_factory.mktemp("unknown") / "benign.safetensors"
+    benign = load_model(digits.path("benign"))
+    save_model(file, benign.module, benign.arch)
+    return file
+
+
+def recipe_file(digits, folder, **changes):
+    """A file with the base's recipe, some of it changed."""
+    from pydrift.models.file import load_model
+
+    raw = {**json.loads(load_model(digits.path("base")).metadata["recipe"]), **changes}
+    (folder / "recipe.json").write_text(json.dumps(raw))
+    return folder / "recipe.json"
+
+
+def test_the_recipe_of_the_candidate_chooses_the_null(calibration, digits, unknown, tmp_path):
+    asked = {
+        "recorded": [digits.path("benign")],
+        "unknown": [unknown],
+        "stated": [unknown, "--recipe", "same"],
+        "of the base, by a file": [unknown, "--recipe", recipe_file(digits, tmp_path)],
+    }
+    judged_by = {}
+    for name, arguments in asked.items():
+        done = run("audit", calibration, *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        judged_by[name] = json.loads(done.stdout)["null"]["recipes"]
+    assert judged_by == {"recorded": "same", "unknown": "varied", "stated": "same", "of the base, by a file": "same"}
+
+
+def test_a_recipe_outside_the_range_is_3_and_said(calibration, digits, unknown, tmp_path):
+    done = run("audit", calibration, unknown, "--recipe", recipe_file(digits, tmp_path, epochs=999))
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.startswith("Inconclusive: ")
+    said = " ".join(done.stdout.split())
+    assert "the recipe is outside what was calibrated: the candidate's departs too far from the base's (epochs)" in said
+
+
+def test_an_audit_in_one_go_makes_only_the_null_that_it_needs(digits, unknown):
+    for arguments, kind in (([], "varied"), (["--recipe", "same"], "same")):
+        done = run("audit", digits.path("base"), unknown, *SMALL, *arguments, "--json")
+        assert done.returncode == 3, done.stderr
+        report = json.loads(done.stdout)
+        assert report["null"]["recipes"] == report["provenance"]["settings"]["recipes"] == kind
 
 
 def test_no_images_leaves_none(calibration, digits, tmp_path):
@@ -207,7 +259,10 @@ def test_own_architectures_are_found_in_the_current_folder(digits, tmp_path):
         (["audit", "{calibration}", "{benign}", "--shadows", "4"], 2, "--shadows was fixed when it was made"),
         (["audit", "{calibration}", "{benign}", "--recipes", "same"], 2, "--recipes was fixed when it was made"),
         (["audit", "{calibration}", "{benign}", "--use-data"], 2, "use_data (--use-data) needs data (--data)"),
-        (["calibrate", "{base}", "--data", "digits", "--recipes", "mixed", "--out", "c"], 2, "one of same, varied"),
+        (["calibrate", "{base}", "--data", "digits", "--recipes", "mixed", "--out", "c"], 2, "of both, same, varied"),
+        (["audit", "{calibration}", "{benign}", "--recipe", "other"], 2, "neither same nor a file with a recipe"),
+        (["audit", "{calibration}", "{benign}", "--recipe", "{text}"], 4, "recipe: not readable"),
+        (["audit", "{calibration}", "{benign}", "--recipe", "{folder}"], 2, "neither same nor a file with a recipe"),
         (["audit", "{calibration}", "{benign}", "--alpha", "2"], 2, "--alpha must lie between 0 and 1, got 2"),
         (["audit", "{calibration}", "missing.safetensors"], 2, "missing.safetensors: no such file"),
         (["audit", "{calibration}", "{text}"], 4, "neither safetensors nor a state dict"),
@@ -288,7 +343,7 @@ def test_help_names_the_defaults():
         "4",
         "32",
         "retrain",
-        "varied",
+        "both",
         "as many as the base's file says",
     ):
         assert f"[default: ({default})]" in done.stdout
@@ -304,13 +359,13 @@ def uninterrupted(digits, tmp_path_factory):
 
 
 def without_times(done):
-    report = json.loads(done.stdout)
+    report = unsealed(done.stdout)
     del report["provenance"]["seconds"], report["provenance"]["restart_steps_per_second"]
     return report
 
 
 @pytest.mark.parametrize(
-    "failpoint", ["shadow/2:before", "shadow/1:between", "consensus/1:after", "gray/candidate:before"]
+    "failpoint", ["shadow/2:before", "shadow/1:between", "consensus/same-1:after", "gray/candidate:before"]
 )
 def test_a_killed_audit_resumes_to_the_same_bits(digits, tmp_path, uninterrupted, failpoint):
     killed = run(*audit_that_resumes(digits), cwd=tmp_path, PYDRIFT_FAILPOINT=f"put:{failpoint}")
@@ -319,6 +374,25 @@ def test_a_killed_audit_resumes_to_the_same_bits(digits, tmp_path, uninterrupted
     resumed = call(*audit_that_resumes(digits), cwd=tmp_path)
     assert resumed.returncode == uninterrupted.returncode in (1, 3)
     assert without_times(resumed) == without_times(uninterrupted)
+
+
+def test_a_calibration_of_two_nulls_that_was_killed_in_the_second_goes_on(digits, tmp_path):
+    def calibrated(out, **environment):
+        arguments = [digits.path("base"), *SMALL, "--resume-dir", out / "work", "--out", out / "calibration"]
+        return run("calibrate", *arguments, **environment)
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert calibrated(tmp_path / "whole").returncode == 0
+    killed = calibrated(tmp_path / "killed", PYDRIFT_FAILPOINT="put:gray/varied-2:before")
+    assert killed.returncode == -signal.SIGKILL
+    blocks = [tmp_path / "killed" / "work" / "fit" / f"shadows-{kind}" / "blocks" for kind in ("same", "varied")]
+    before = {f: f.stat().st_mtime_ns for folder in blocks for f in folder.rglob("*.safetensors")}
+    assert before
+    assert calibrated(tmp_path / "killed").returncode == 0
+    assert all(f.stat().st_mtime_ns == time_ns for f, time_ns in before.items())  # nothing was trained again
+    states = [(tmp_path / name / "calibration" / "state.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert states[0] == states[1]
 
 
 def test_an_audit_killed_again_and_again_still_arrives(digits, tmp_path, uninterrupted):
@@ -337,7 +411,7 @@ def test_an_interrupted_audit_says_so_and_resumes(digits, tmp_path, uninterrupte
     command = [*PYDRIFT, *audit_that_resumes(digits)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "work" / "fit" / "shadows" / "blocks").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "work" / "fit" / "shadows-same" / "blocks").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)

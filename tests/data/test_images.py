@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from pydrift.core.errors import InputRefused
-from pydrift.data import LabelledImages, as_images
+from pydrift.data import LabelledImages, as_images, as_member_mask
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (6, 3, 5, 4), dtype=np.uint8)
@@ -161,3 +161,9 @@ def test_what_rounding_puts_outside_is_clipped() -> None:
     x = np.where(X > 127, 1 + 9e-5, -9e-5)
     assert set(as_images((x, Y)).x.unique().tolist()) == {0.0, 1.0}
     assert message((x * 2, Y)).endswith("outside [0, 1]")
+
+
+@pytest.mark.parametrize("members", [np.zeros(0, "U4"), np.zeros(0, bool), np.array(["a"]), np.zeros((0, 2), int)])
+def test_members_that_are_no_indices_are_refused(members: np.ndarray) -> None:
+    with pytest.raises(InputRefused, match=r"^members"):
+        as_member_mask(members, as_images((X, Y)))

@@ -14,7 +14,7 @@ from tests.docs.prose import ROOT
 pytestmark = pytest.mark.slow
 
 EXPECTED = {
-    "own_training.py": ["benign: stable", "swapped: drift", "3", "8"],
+    "own_training.py": ["benign: stable", "by another recipe: stable", "swapped: drift", "3", "8"],
     "membership_audit.py": ["too much: the limit is 5%", "acceptable: the limit is 5%"],
     "ownership_case.py": ["continued: stolen", "innocent: independent"],
     "fingerprint_service.py": ["noise: 200 of 200 rejected"],

@@ -1,8 +1,8 @@
 """The orchestrator on real, small models: an MLP on scikit-learn's digits."""
 
 import copy
-import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +19,8 @@ from pydrift.drift.responses import GRAY, OCCLUSIONS, OWN_GRAY, REFERENCE, SYNTH
 from pydrift.models.file import load_model, save_model
 from pydrift.report.drift_wording import baseline_rows
 from pydrift.training import train
+from pydrift.training.train_model import train_model
+from tests.seals import unsealed
 
 pytestmark = pytest.mark.slow
 
@@ -26,16 +28,18 @@ SHADOWS, RESTARTS = 24, 4
 
 
 def make_auditor(digits, **options):
-    return DriftAuditor(digits.path("base"), **{"shadows": SHADOWS, "restarts": RESTARTS, **options})
+    """Of shadows by the base's recipe, unless set otherwise."""
+    return DriftAuditor(digits.path("base"), **{"shadows": SHADOWS, "restarts": RESTARTS, "recipes": "same", **options})
 
 
 @pytest.fixture(scope="module")
 def auditor(digits):
-    return make_auditor(digits).fit(digits.data)
+    """Of both nulls. The candidates' files record the base's recipe, so the null of that recipe judges them."""
+    return make_auditor(digits, recipes="both").fit(digits.data)
 
 
 def without_times(report):
-    plain = json.loads(report.to_json())
+    plain = unsealed(report.to_json())
     del plain["provenance"]["seconds"], plain["provenance"]["restart_steps_per_second"]
     return plain
 
@@ -56,11 +60,106 @@ def test_benign_retrain_is_stable(auditor, digits):
     assert all(c.verdict == "stable" for c in report.classes)
 
 
+def stripped(path):
+    """The model of a file as a live module, of which nobody knows the recipe."""
+    return load_model(path).module
+
+
+def recorded(digits, name, folder, **changes):
+    """The file of a model, with another recipe than it was trained by."""
+    file = load_model(digits.path(name))
+    recipe = replace(TrainingRecipe.from_json(file.metadata["recipe"]), **changes)
+    changed = folder / f"{name}-{'-'.join(changes)}.safetensors"
+    save_model(changed, file.module, file.arch, {**file.metadata, "recipe": recipe.to_json()})
+    return changed
+
+
+def test_what_is_known_of_the_recipe_chooses_the_null(auditor, digits, tmp_path):
+    assert set(auditor.calibration.nulls) == {"same", "varied"}
+    assert {len(null.shadows) for null in auditor.calibration.nulls.values()} == {SHADOWS}
+    benign = digits.path("benign")
+    base = auditor.calibration.recipe
+    in_range = replace(base, learning_rate=1.5 * base.learning_rate)
+    for candidate, recipe, kind in [
+        (benign, None, "same"),  # by what its file records
+        (stripped(benign), None, "varied"),
+        (stripped(benign), "same", "same"),
+        (stripped(benign), base, "same"),
+        (stripped(benign), in_range, "varied"),
+        (recorded(digits, "benign", tmp_path, learning_rate=in_range.learning_rate), None, "varied"),
+        (
+            recorded(digits, "benign", tmp_path, epochs=999),
+            "same",
+            "same",
+        ),  # what is stated counts, not what is recorded
+    ]:
+        report = auditor.compare(candidate, recipe=recipe)
+        assert (report.verdict, report.null.recipes) == ("stable", kind), report.reasons
+        assert all("recipe" not in reason for reason in report.reasons)
+
+
+def test_without_a_recipe_a_drift_is_found_too(auditor, digits):
+    report = auditor.compare(stripped(digits.path("swapped")))
+    assert (report.verdict, report.null.recipes) == ("drift", "varied")
+    assert {c.name for c in report.classes if c.verdict == "drift"} >= {"3", "8"}
+
+
+@pytest.mark.parametrize("name", ["benign", "swapped"])
+def test_a_recipe_outside_the_range_is_inconclusive_and_said(auditor, digits, tmp_path, name):
+    report = auditor.compare(recorded(digits, name, tmp_path, epochs=999, optimizer="sgd"))
+    assert {report.verdict, *(c.verdict for c in report.classes)} == {"inconclusive"}
+    assert report.reasons == (
+        "the recipe is outside what was calibrated: the candidate's departs too far from the base's (epochs, "
+        "optimizer); calibrate by the candidate's recipe",
+    )
+
+
+def test_another_recipe_than_that_of_all_shadows_is_inconclusive_and_an_unknown_one_is_said(digits, tmp_path):
+    alone = make_auditor(digits, shadows=12, restarts=2).fit(digits.data)
+    report = alone.compare(recorded(digits, "benign", tmp_path, label_smoothing=0.05))
+    assert report.verdict == "inconclusive"
+    assert report.reasons[0].startswith(
+        "the recipe is outside what was calibrated: the candidate's differs from the base's (label_smoothing), by which"
+    )
+    unknown = alone.compare(stripped(digits.path("benign")))
+    assert unknown.null.recipes == "same"
+    assert unknown.reasons[-1].startswith(
+        "the candidate's recipe is not known, and the shadows were all trained by one"
+    )
+
+
+def test_for_one_candidate_only_its_null_is_made(digits):
+    options = {"shadows": 4, "restarts": 1, "recipes": "both"}
+    for candidate, recipe, kind in [
+        (digits.path("benign"), None, "same"),
+        (stripped(digits.path("benign")), None, "varied"),
+        (stripped(digits.path("benign")), "same", "same"),
+    ]:
+        fitted = make_auditor(digits, **options).fit(digits.data, candidate=candidate, recipe=recipe)
+        assert list(fitted.calibration.nulls) == [kind]
+    options = {"data": digits.data, "shadows": 4, "restarts": 1}
+    report = pydrift.audit(digits.path("base"), stripped(digits.path("benign")), candidate_recipe="same", **options)
+    assert report.null.recipes == "same"
+
+
+def test_the_candidate_may_be_of_another_architecture_than_the_base(digits, tmp_path):
+    train_model("mlp:1x8x8:20:10", digits.data, size=1000, seed=9).save(tmp_path / "other.safetensors")
+    options = {"data": digits.data, "shadows": 4, "restarts": 1}
+    report = pydrift.audit(digits.path("base"), tmp_path / "other.safetensors", **options)
+    assert report.baselines.relative_weight_change is None
+    assert report.null.recipes == "same"
+
+
+def test_a_recipe_that_is_none_is_refused(auditor, digits):
+    with pytest.raises(UsageError, match=r"^recipe must be 'same' or a TrainingRecipe, got 'mine'$"):
+        auditor.compare(digits.path("benign"), recipe="mine")
+
+
 def test_same_model_is_stable_with_effect_zero(auditor, digits):
     report = auditor.compare(digits.path("base"))
     assert (report.verdict, report.p_value) == ("stable", 1.0)
     assert report.reasons[0].endswith("taken for the same function")
-    assert all((c.drift_score, c.interval, c.p_value) == (0.0, (0.0, 0.0), 1.0) for c in report.classes)
+    assert all((c.drift_score, c.p_value, c.p_adjusted) == (0.0, 1.0, 1.0) for c in report.classes)
     assert report.baselines.relative_weight_change == 0
 
 
@@ -153,20 +252,21 @@ def test_reports_survive_saving(auditor, digits, tmp_path):
     assert np.array_equal(loaded.gray_candidate.images, report.gray_candidate.images)
 
 
-def test_two_runs_give_the_same_bits_whatever_the_threads(auditor, digits):
-    before = torch.get_num_threads()
+def test_two_runs_give_the_same_bits_whatever_the_threads(digits):
+    before, digests = torch.get_num_threads(), set()
     try:
-        for threads in {1, 3} - {before}:
+        for threads in (1, 3):
             torch.set_num_threads(threads)
-            again = make_auditor(digits).fit(digits.data)
-            assert again.calibration.digest() == auditor.calibration.digest()
+            fitted = make_auditor(digits, recipes="both", shadows=6, restarts=2).fit(digits.data)
+            digests.add(fitted.calibration.digest())
+        assert len(digests) == 1
     finally:
         torch.set_num_threads(before)
 
 
 def test_the_null_can_be_finetuned(digits):
     auditor = make_auditor(digits, shadows=12, update_mode="finetune").fit(digits.data)
-    assert auditor.calibration.base_p_value is None  # the base is not one of its updates
+    assert auditor.calibration.nulls["same"].base_p_value is None  # the base is not one of its updates
     assert auditor.compare(digits.path("tuned")).verdict == "stable"
     assert auditor.compare(digits.path("swapped")).verdict == "drift"
     assert auditor.compare(digits.path("tuned")).null.update_mode == "finetune"
@@ -178,12 +278,12 @@ def test_benign_versions_join_the_shadows(digits, tmp_path):
         make_auditor(digits, benign_versions=earlier, **options).fit(digits.data)
         for earlier in ([], [digits.path("swapped")])
     )
-    fitted = joined.calibration
-    assert [tensors_digest(m.state_dict()) for m in fitted.shadows] == [
-        *(tensors_digest(m.state_dict()) for m in alone.calibration.shadows),
+    fitted, null, before = joined.calibration, joined.calibration.nulls["same"], alone.calibration.nulls["same"]
+    assert [tensors_digest(m.state_dict()) for m in null.shadows] == [
+        *(tensors_digest(m.state_dict()) for m in before.shadows),
         tensors_digest(load_model(digits.path("swapped")).module.state_dict()),
     ]
-    assert fitted.shadow_accuracy == (*alone.calibration.shadow_accuracy, None)
+    assert null.accuracy == (*before.accuracy, None)
     assert (fitted.settings["benign_versions"], alone.calibration.settings["benign_versions"]) == (
         ["swapped.safetensors"],
         [],
@@ -196,6 +296,12 @@ def test_benign_versions_join_the_shadows(digits, tmp_path):
     joined.save(tmp_path / "calibration")
     again = DriftAuditor.load(tmp_path / "calibration").compare(digits.path("swapped"))
     assert without_times(again) == without_times(after)
+
+
+def test_of_two_nulls_benign_versions_join_the_one_that_varies(digits):
+    options = {"shadows": 4, "restarts": 1, "size": 300, "recipes": "both"}
+    nulls = make_auditor(digits, benign_versions=[digits.path("benign")], **options).fit(digits.data).calibration.nulls
+    assert {kind: len(null.shadows) for kind, null in nulls.items()} == {"same": 4, "varied": 5}
 
 
 def test_a_benign_version_of_another_architecture_is_refused(digits):
@@ -219,7 +325,7 @@ def test_live_modules_of_the_same_weights_are_distinguished(auditor, digits, tmp
     straight = load_model(digits.path("base")).module
     auditor.save(tmp_path / "calibration")
     resumable = DriftAuditor.load(tmp_path / "calibration", resume_dir=tmp_path / "work")
-    one, other = resumable.compare(straight), resumable.compare(Flipped(straight))
+    one, other = (resumable.compare(module, recipe="same") for module in (straight, Flipped(straight)))
     assert one.provenance.candidate_sha256 != other.provenance.candidate_sha256
     assert not np.array_equal(one.gray_candidate.images, other.gray_candidate.images)
     assert (one.verdict, other.verdict) == ("stable", "drift")
@@ -257,6 +363,51 @@ def test_own_modules_take_the_generic_path(live, digits):
     report = pydrift.audit(module, module, data=digits.data, shadows=4, restarts=2, train=own_training, size=721)
     assert report.provenance.path_base.startswith("generic: ")
     assert report.verdict == "stable"
+    assert report.null.recipes == "same"  # a fixed training has nothing to vary
+
+
+def test_own_training_that_takes_a_recipe_and_several_trainings_make_both_nulls(live, digits):
+    module, own_training, _ = live
+    taken, which = [], []
+
+    def by_recipe(x, y, seed, recipe):
+        taken.append(recipe)
+        return own_training(x, y, seed)
+
+    def first(x, y, seed):
+        which.append("first")
+        return own_training(x, y, seed)
+
+    def second(x, y, seed):
+        which.append("second")
+        return own_training(x, y, seed)
+
+    recipe = TrainingRecipe(epochs=10)
+    options = {"shadows": 8, "restarts": 1, "size": 200, "recipe": recipe}
+    fitted = DriftAuditor(module, train=by_recipe, **options).fit(digits.data).calibration
+    assert set(fitted.nulls) == {"same", "varied"}
+    assert fitted.settings["recipes"] == "both"
+    assert fitted.recipe is None  # of which pydrift only knows what it hands out
+    assert taken[:8] == [recipe] * 8
+    assert len(set(map(str, taken[8:]))) > 4
+    assert all(recipe.outside_varied(r, 200) == [] for r in taken)
+    fitted = DriftAuditor(module, train=[first, second], **options).fit(digits.data).calibration
+    assert set(fitted.nulls) == {"same", "varied"}
+    assert which[:8] == ["first"] * 8
+    assert set(which[8:]) == {"first", "second"}
+    only = DriftAuditor(module, train=[first, second], recipes="varied", **options).fit(digits.data).calibration
+    assert list(only.nulls) == ["varied"]
+
+
+def test_own_training_that_cannot_vary_cannot_be_asked_to(live):
+    module, own_training, _ = live
+    with pytest.raises(
+        UsageError, match=r"^recipes='varied' needs a train function that takes a recipe, train\(x, y, s"
+    ):
+        DriftAuditor(module, train=own_training, recipes="varied")
+    for nothing in ([], [3]):
+        with pytest.raises(UsageError, match=r"^train must be a function \(x, y, seed\) -> nn\.Module, or several of"):
+            DriftAuditor(module, train=nothing)
 
 
 def test_own_modules_are_left_as_they_were(live, digits):
@@ -291,12 +442,10 @@ def test_own_training_and_a_recipe_do_not_share_a_work_folder(live, digits, tmp_
     module, own_training, _ = live
     options = {"shadows": 2, "restarts": 1, "size": 200, "resume_dir": tmp_path}
     DriftAuditor(module, train=own_training, **options).fit(digits.data)
-    with pytest.raises(UsageError, match=r"holds the work of another run \(train is "):
-        DriftAuditor(module, recipes="same", **options).fit(digits.data)
-    with pytest.raises(
-        UsageError, match=r"holds the work of another run \(recipes is 'same' there and 'varied' here\)"
-    ):
+    with pytest.raises(UsageError, match=r"holds the work of another run \(.*train is "):
         DriftAuditor(module, **options).fit(digits.data)
+    with pytest.raises(UsageError, match=r"holds the work of another run \(recipes is 'both' there and 'same' here"):
+        DriftAuditor(module, train=own_training, recipes="same", **options).fit(digits.data)
 
 
 def test_a_recipe_that_cannot_be_read_is_refused_with_the_file_named(digits, tmp_path):
@@ -336,9 +485,7 @@ def test_a_model_of_other_images_is_refused(auditor):
 def test_data_of_other_classes_is_refused(digits):
     three = digits.data.y < 3
     few = LabelledImages(digits.data.x[three], digits.data.y[three], ("0", "1", "2"), "three digits")
-    with pytest.raises(
-        InputRefused, match=r"^the base has 10 classes, but three digits has 3; if some classes have no images"
-    ):
+    with pytest.raises(InputRefused, match=r"^the base has 10 classes, but three digits has 3; if some classes"):
         make_auditor(digits).fit(few)
 
 
@@ -353,22 +500,23 @@ def test_a_class_that_the_candidate_never_predicts_is_drift(auditor, digits):
     assert report.classes[4].verdict == "drift"
 
 
-def test_a_class_that_the_reference_data_do_not_show_is_inconclusive(digits):
+def test_a_class_that_the_reference_data_do_not_show_is_unmeasured(digits):
     some = digits.data.subset(digits.data.y != 4)
     auditor = make_auditor(digits, shadows=4, restarts=2, recipe=TrainingRecipe(epochs=3), size=300).fit(some)
-    assert auditor.calibration.confidence[4] < 0.1
-    finding = auditor.compare(digits.path("benign")).classes[4]
-    assert (finding.verdict, finding.drift_score, finding.p_value) == ("inconclusive", None, None)
+    assert auditor.calibration.nulls["same"].confidence[4] < 0.1
+    finding = auditor.compare(digits.path("benign"), recipe="same").classes[4]
+    assert (finding.verdict, finding.drift_score, finding.p_value) == ("unmeasured", None, None)
     assert finding.reason.startswith("inversion found no image that the shadows take for it (mean confidence 0.0")
     assert finding.reason.endswith("; does the reference data have this class?)")
 
 
 def test_a_base_unlike_its_shadows_makes_the_verdict_inconclusive(auditor, digits):
-    assert auditor.calibration.base_p_value > 0.05
+    assert all(null.base_p_value > 0.05 for null in auditor.calibration.nulls.values())
     strange = DriftAuditor(digits.path("swapped"), shadows=12, restarts=2, recipes="same", size=1000).fit(digits.data)
-    assert strange.calibration.base_p_value < 0.01
+    assert strange.calibration.nulls["same"].base_p_value < 0.01
     report = strange.compare(digits.path("benign"))
-    assert {report.verdict, *(c.verdict for c in report.classes)} == {"inconclusive"}
+    assert report.verdict == "inconclusive"
+    assert {c.verdict for c in report.classes} <= {"inconclusive", "unmeasured"}
     assert report.reasons[0].startswith("the base itself does not resemble its shadows (p = ")
     assert strange.compare(digits.path("swapped")).verdict == "stable"  # the base itself
 
@@ -395,13 +543,17 @@ def test_too_few_shadows_are_inconclusive(digits):
 
 
 def test_shadows_are_trained_by_recipes_of_their_own_unless_set_otherwise(live, auditor, digits):
-    assert auditor.calibration.settings["recipes"] == "varied"
+    assert auditor.calibration.settings["recipes"] == "both"
     module, own_training, _ = live
     options = {"shadows": 2, "restarts": 1, "size": 200, "recipe": TrainingRecipe(epochs=1)}
     same = DriftAuditor(module, recipes="same", **options).fit(digits.data).calibration
-    varied = DriftAuditor(module, **options).fit(digits.data).calibration
+    varied = DriftAuditor(module, recipes="varied", **options).fit(digits.data).calibration
     assert (same.settings["recipes"], varied.settings["recipes"]) == ("same", "varied")
     assert same.digest() != varied.digest()
+    both = DriftAuditor(module, **options).fit(digits.data).calibration
+    for kind, one in (("same", same), ("varied", varied)):
+        weights = [[tensors_digest(m.state_dict()) for m in fitted.nulls[kind].shadows] for fitted in (one, both)]
+        assert weights[0] == weights[1]
     own = DriftAuditor(module, train=own_training, **options).fit(digits.data).calibration
     assert own.settings["recipes"] == "same"  # there is nothing that could be varied
 
@@ -412,7 +564,7 @@ def test_shadows_are_trained_by_recipes_of_their_own_unless_set_otherwise(live, 
         ({"shadows": 1}, "shadows must be >= 2, got 1"),
         ({"restarts": 0}, "restarts must be in 1..65535, got 0"),
         ({"update_mode": "reuse"}, "update_mode must be one of retrain, finetune, got 'reuse'"),
-        ({"recipes": "mixed"}, "recipes must be one of same, varied, got 'mixed'"),
+        ({"recipes": "mixed"}, "recipes must be one of both, same, varied, got 'mixed'"),
         ({"seed": -1}, r"seed must be in 0..2\*\*63 - 1, got -1"),
         ({"size": 1}, "size must be >= 2, got 1"),
     ],

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,9 +15,11 @@ from pydrift import GradientAscent, InputRefused, UsageError
 from pydrift.core.manifest import write_manifest
 from pydrift.core.tensors import safetensors_bytes
 from pydrift.drift.calibration import Calibration
+from pydrift.drift.null import Null
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import build
 from pydrift.models.intake import AuditedModel
+from pydrift.models.recipe import TrainingRecipe
 
 pytestmark = pytest.mark.slow
 
@@ -38,27 +40,38 @@ def frozen(module):
     return module.eval().requires_grad_(False)
 
 
+def a_null(seed, shadows):
+    """A null of made-up figures, of so many shadows and of the base."""
+    rng, models = np.random.default_rng(seed), shadows + 1
+    views = ("upside down", "plain", "own gray data")  # neither sorted nor reversed
+    responses = {view: rng.standard_normal((3, 4, 13), np.float32).T[:models, :3] for view in views}  # not contiguous
+    occlusions = {"white occlusions": rng.standard_normal((models, 5, 2, 3), np.float32)}
+    return Null(
+        shadows=tuple(frozen(build(ARCH, 100 * seed + k)) for k in range(1, models)),
+        accuracy=(0.1 + 0.2, *[0.5] * (shadows - 2), None),
+        consensus=rng.random((4, 3, 1, *SHAPE), np.float32),
+        responses={"gray data": responses, "occlusions": occlusions},
+        confidence=rng.random(3),
+        recognition=rng.random((models, 3)),
+        own_confidence=rng.random((models, 3)),
+        base_p_value=0.7 + 0.1,
+        exchanges=(1e-300, 0.1 + 0.2),
+    )
+
+
 @pytest.fixture
 def calibration():
-    """Of twelve models, so that model.1 and model.10 could be taken for one another."""
-    rng = np.random.default_rng(0)
-    views = ("upside down", "plain", "own gray data")  # neither sorted nor reversed
-    responses = {view: rng.standard_normal((3, 4, 13)).T[:12, :3] for view in views}  # not contiguous
+    """Of eleven shadows and of two, so that model.1 and model.10 could be taken for one another."""
     return Calibration(
         base=AuditedModel(frozen(build(ARCH, 0)), "base.safetensors", "ab" * 32, ARCH, None, None),
-        shadows=tuple(frozen(build(ARCH, k)) for k in range(1, 12)),
         gray=gray(0),
-        consensus=rng.random((4, 3, 1, *SHAPE), np.float32),
-        responses={"gray data": responses, "occlusions": {"white occlusions": rng.standard_normal((12, 5, 2, 3))}},
-        confidence=rng.random(3),
-        recognition=rng.random((12, 3)),
-        own_confidence=rng.random((12, 3)),
-        base_p_value=0.7 + 0.1,
+        nulls={"varied": a_null(1, 11), "same": a_null(2, 2)},
         class_names=("a", "b", "ü"),
         input_shape=SHAPE,
         update_mode="retrain",
         draw="40 of 100 images without replacement",
-        shadow_accuracy=(0.1 + 0.2, *[0.5] * 9, None),
+        draw_size=40,
+        recipe=TrainingRecipe(epochs=3, learning_rate=0.1 + 0.2),
         attack=GradientAscent(steps=7, learning_rate=0.1 + 0.2, jitter=1),
         restarts=2,
         seed=2**62 + 1,
@@ -69,6 +82,12 @@ def calibration():
     )
 
 
+def with_null(calibration, **changes):
+    """The calibration with another null of the kind "varied"."""
+    changed = replace(calibration.nulls["varied"], **changes)
+    return replace(calibration, nulls={**calibration.nulls, "varied": changed})
+
+
 def weights(module):
     return {name: tensor.numpy().tobytes() for name, tensor in module.state_dict().items()}
 
@@ -76,34 +95,52 @@ def weights(module):
 def test_a_round_trip_keeps_every_bit(calibration, tmp_path):
     calibration.save(tmp_path / "new" / "folder")
     loaded = Calibration.load(tmp_path / "new" / "folder")
-    order = [(probe, list(views)) for probe, views in calibration.responses.items()]
-    assert [(probe, list(views)) for probe, views in loaded.responses.items()] == order
-    for before, after in [
-        *((t, loaded.responses[i][view]) for i, views in calibration.responses.items() for view, t in views.items()),
-        (calibration.consensus, loaded.consensus),
-        *((getattr(calibration, name), getattr(loaded, name)) for name in FIGURES),
-    ]:
-        assert (after.tobytes(), after.shape, after.dtype) == (before.tobytes(), before.shape, before.dtype)
-    models = [(calibration.base.module, loaded.base.module), *zip(calibration.shadows, loaded.shadows, strict=True)]
-    for before, after in models:
+    assert set(loaded.nulls) == {"varied", "same"}
+    for kind, null in calibration.nulls.items():
+        again = loaded.nulls[kind]
+        order = [(probe, list(views)) for probe, views in null.responses.items()]
+        assert [(probe, list(views)) for probe, views in again.responses.items()] == order
+        for before, after in [
+            *((t, again.responses[i][view]) for i, views in null.responses.items() for view, t in views.items()),
+            (null.consensus, again.consensus),
+            *((getattr(null, name), getattr(again, name)) for name in FIGURES),
+        ]:
+            assert (after.tobytes(), after.shape, after.dtype) == (before.tobytes(), before.shape, before.dtype)
+        rest = {"shadows": (), "consensus": None, "responses": {}, **dict.fromkeys(FIGURES)}
+        assert replace(again, **rest) == replace(null, **rest)
+    of_both = [(calibration.nulls[kind].shadows, loaded.nulls[kind].shadows) for kind in calibration.nulls]
+    models = [pair for shadows in of_both for pair in zip(*shadows, strict=True)]
+    for before, after in [(calibration.base.module, loaded.base.module), *models]:
         assert weights(after) == weights(before)
         assert not after.training
         assert not any(p.requires_grad for p in after.parameters())
     assert loaded.gray == calibration.gray
     assert (loaded.gray.steps.dtype, loaded.gray.images.dtype) == (np.int32, np.float32)
     assert loaded.digest() == calibration.digest()
-    rest = {"base": None, "shadows": (), "gray": None, "consensus": None, "responses": {}, **dict.fromkeys(FIGURES)}
+    rest = {"base": None, "gray": None, "nulls": {}}
     assert replace(loaded, **rest) == replace(calibration, **rest)
     assert replace(loaded.base, module=None) == replace(calibration.base, module=None)
+
+
+@pytest.mark.parametrize("kind", ["same", "varied"])
+def test_a_calibration_of_one_null_comes_back(calibration, tmp_path, kind):
+    one = replace(calibration, nulls={kind: calibration.nulls[kind]}, recipe=None)
+    one.save(tmp_path)
+    loaded = Calibration.load(tmp_path)
+    assert (list(loaded.nulls), loaded.recipe) == ([kind], None)
+    assert loaded.digest() == one.digest() != calibration.digest()
 
 
 def test_a_calibration_holds_models_gray_data_and_measurements_only(calibration, tmp_path):
     calibration.save(tmp_path)
     assert {f.name for f in tmp_path.iterdir()} == {"state.safetensors", "calibration.json", "MANIFEST.json"}
-    names = {f"model.{m}.{name}" for m in range(12) for name in calibration.base.module.state_dict()}
-    names |= {f"gray.{name}" for name in ("images", "confidence", "steps")}
-    names |= {f"responses.{i}.{view}" for i, views in calibration.responses.items() for view in views}
-    assert set(load_file(tmp_path / "state.safetensors")) == names | {"consensus", *FIGURES}
+    parameters = list(calibration.base.module.state_dict())
+    names = {f"base.{name}" for name in parameters} | {f"gray.{name}" for name in ("images", "confidence", "steps")}
+    for kind, null in calibration.nulls.items():
+        names |= {f"{kind}.model.{m}.{name}" for m in range(len(null.shadows)) for name in parameters}
+        names |= {f"{kind}.responses.{i}.{view}" for i, views in null.responses.items() for view in views}
+        names |= {f"{kind}.{name}" for name in ("consensus", *FIGURES)}
+    assert set(load_file(tmp_path / "state.safetensors")) == names
 
 
 def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibration, tmp_path):
@@ -118,17 +155,27 @@ def test_saving_again_gives_the_same_bytes_and_leaves_no_stale_manifest(calibrat
 
 
 def test_the_digest_tells_calibrations_apart(calibration):
-    plain = calibration.responses["gray data"]["plain"].copy()
-    plain[3, 1, 2] = np.nextafter(plain[3, 1, 2], 9)
-    others = [
-        {"responses": calibration.responses | {"gray data": {**calibration.responses["gray data"], "plain": plain}}},
-        {"gray": gray(99)},
-        {"consensus": calibration.consensus / 2},
+    null = calibration.nulls["varied"]
+    plain = null.responses["gray data"]["plain"].copy()
+    plain[3, 1, 2] = np.nextafter(plain[3, 1, 2], np.float32(9))
+    of_null = [
+        {"responses": null.responses | {"gray data": {**null.responses["gray data"], "plain": plain}}},
+        {"consensus": null.consensus / 2},
         *({name: np.ones((12, 3)) / 2} for name in ("recognition", "own_confidence")),
-        {"confidence": calibration.confidence / 2},
-        {"shadows": calibration.shadows[::-1]},
-        {"update_mode": "finetune"},
+        {"confidence": null.confidence / 2},
+        {"shadows": null.shadows[::-1]},
         {"base_p_value": 0.1},
+        {"exchanges": (1e-300,)},
+        {"accuracy": (0.5,) * 11},
+    ]
+    others = [
+        *({"nulls": with_null(calibration, **change).nulls} for change in of_null),
+        {"nulls": {"varied": null}},
+        {"nulls": {"varied": calibration.nulls["same"], "same": null}},
+        {"gray": gray(99)},
+        {"recipe": TrainingRecipe(epochs=4)},
+        {"draw_size": 41},
+        {"update_mode": "finetune"},
         {"class_names": ("a", "b", "u")},
         {"settings": {**calibration.settings, "recipe": {"epochs": 4}}},
         {"attack": replace(calibration.attack, steps=8)},
@@ -136,7 +183,6 @@ def test_the_digest_tells_calibrations_apart(calibration):
         {"seed": 5},
         {"data_sha256": "ef" * 32},
         {"draw": "41 of 100 images without replacement"},
-        {"shadow_accuracy": (0.5,) * 11},
         {"base": replace(calibration.base, sha256="ef" * 32)},
         {"base": replace(calibration.base, module=frozen(nn.Sequential(calibration.base.module)))},
     ]
@@ -249,21 +295,43 @@ def test_a_description_without_its_parts_is_refused(calibration, tmp_path):
         Calibration.load(tmp_path)
 
 
+def zeros(*shape):
+    return np.zeros(shape, np.float32)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
-        {"responses": {"gray data": {"plain": np.zeros((11, 3, 3))}}},
-        {"responses": {"gray data": {"plain": np.zeros((12, 3, 4))}}},
-        {"responses": {"gray data": {"plain": np.zeros((12, 4, 3))}}},
-        {"responses": {"occlusions": {"white occlusions": np.zeros((12, 5, 4))}}},
-        {"responses": {"occlusions": {"white occlusions": np.zeros(12)}}},
+        {"responses": {"gray data": {"plain": zeros(11, 3, 3)}}},
+        {"responses": {"gray data": {"plain": zeros(12, 3, 4)}}},
+        {"responses": {"gray data": {"plain": zeros(12, 4, 3)}}},
+        {"responses": {"gray data": {"plain": np.zeros((12, 3, 3))}}},  # float64
+        {"responses": {"occlusions": {"white occlusions": zeros(12, 5, 4)}}},
+        {"responses": {"occlusions": {"white occlusions": zeros(12)}}},
         {"responses": {}},
         {"confidence": np.zeros(4)},
+        {"confidence": zeros(3)},  # float32
         {"recognition": np.zeros((11, 3))},
         {"own_confidence": np.zeros((12, 2))},
-        {"consensus": np.zeros((4, 2, 1, *SHAPE), np.float32)},
-        {"consensus": np.zeros((4, 3, 1, 1, 5, 4), np.float32)},
+        {"consensus": zeros(4, 2, 1, *SHAPE)},
+        {"consensus": zeros(4, 3, 1, 1, 5, 4)},
+        {"consensus": np.zeros((4, 3, 1, *SHAPE))},
+        {"accuracy": (0.5,) * 10},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_parts_of_a_null_that_do_not_fit_together_are_refused(calibration, tmp_path, damage):
+    with_null(calibration, **damage).save(tmp_path)
+    with pytest.raises(InputRefused, match=r"its parts do not fit together"):
+        Calibration.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
         {"gray": GrayData(np.zeros((3, 3, *SHAPE), "f"), np.zeros((3, 3), "f"), np.zeros((3, 3), "i"))},
+        {"nulls": {}},
+        {"nulls": {"mixed": a_null(1, 2)}},
         {"settings": {"guessed": ["weather"]}},
         {"settings": {}},
     ],
@@ -285,6 +353,10 @@ def test_parts_that_do_not_fit_together_are_refused(calibration, tmp_path, damag
         ({"class_names": ["a", "b", 3]}, r"class_names: Expected `str`, got `int` - at `\$\[2\]`"),
         ({"base": {"name": "b", "sha256": "", "architecture": None, "x": 1}}, "base: has a key too many or too few"),
         ({"base": {"name": "b", "sha256": ""}}, "base: Object missing required field `architecture`"),
+        ({"recipe": {"epochs": "3"}}, "recipe: "),
+        ({"recipe": {"epochs": 3}}, "recipe: "),
+        ({"recipe": {**asdict(TrainingRecipe()), "epochs": -3}}, "recipe: "),
+        ({"nulls": {"same": {"shadows": 2}}}, "nulls: "),
         ({"attack": {"name": "gradient_ascent", "steps": 0}}, "attack: inversion: steps and patience must be"),
         ({"attack": {"name": "gradient_ascent", "more": 0}}, "attack: has a key too many or too few"),
         ({"more": 1}, "'more' is unknown"),
@@ -299,15 +371,16 @@ def test_a_value_of_another_type_is_refused_by_its_name(calibration, tmp_path, c
 
 def test_a_view_that_is_named_and_not_there_is_refused(calibration, tmp_path):
     calibration.save(tmp_path)
-    rewritten(tmp_path, asked={"gray data": ["plain", "from behind"]})
+    nulls = json.loads((tmp_path / "calibration.json").read_text())["nulls"]
+    nulls["varied"]["asked"] = {"gray data": ["plain", "from behind"]}
+    rewritten(tmp_path, nulls=nulls)
     with pytest.raises(InputRefused, match=r": the responses to gray data\.from behind are missing$"):
         Calibration.load(tmp_path)
 
 
 def test_a_probe_that_nobody_knows_is_refused(calibration, tmp_path):
-    replace(calibration, responses=calibration.responses | {"crystal ball": calibration.responses["occlusions"]}).save(
-        tmp_path
-    )
+    responses = calibration.nulls["varied"].responses
+    with_null(calibration, responses=responses | {"crystal ball": responses["occlusions"]}).save(tmp_path)
     with pytest.raises(InputRefused, match=r"its parts do not fit together"):
         Calibration.load(tmp_path)
 

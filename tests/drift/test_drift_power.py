@@ -22,7 +22,10 @@ def data():
 
 @pytest.fixture(scope="module", params=["retrain", "finetune"])
 def audited(request, data, tmp_path_factory):
-    """A calibrated auditor, and a function that trains a update of its base."""
+    """A calibrated auditor of both nulls, and a function that trains an update of its base.
+
+    The updates are live modules, of which no recipe is known unless it is stated.
+    """
     path = tmp_path_factory.mktemp(request.param) / "base.safetensors"
     train_model(ARCH, data, size=SIZE, seed=1).save(path)
     base = load_model(path)
@@ -39,20 +42,33 @@ def audited(request, data, tmp_path_factory):
 def test_benign_updates_of_any_recipe_in_range_pass(audited):
     auditor, update = audited
     reports = [auditor.compare(update(100 + i, TrainingRecipe().varied(200 + i, SIZE))) for i in range(20)]
+    assert {report.null.recipes for report in reports} == {"varied"}
     alarms = sum(report.verdict == "drift" for report in reports)
-    assert all(report.verdict != "inconclusive" for report in reports)
+    outside = sum(report.verdict == "inconclusive" for report in reports)
     assert alarms <= 2  # of 20 at alpha 0.05
+    assert outside <= 3  # whose level lies beyond 95 % of the shadows'
     p_values = np.array([c.p_value for report in reports for c in report.classes])
     assert (p_values <= 0.5).mean() == pytest.approx(0.5, abs=0.3)  # neither blind nor beside itself
 
 
-def test_blatant_drifts_are_found_and_named(audited):
+def test_benign_updates_of_the_bases_recipe_pass(audited):
+    auditor, update = audited
+    reports = [auditor.compare(update(150 + i), recipe="same") for i in range(20)]
+    assert {report.null.recipes for report in reports} == {"same"}
+    assert sum(report.verdict == "drift" for report in reports) <= 2  # of 20 at alpha 0.05
+    assert all(report.verdict != "inconclusive" for report in reports)
+    p_values = np.array([c.p_value for report in reports for c in report.classes])
+    assert (p_values <= 0.5).mean() == pytest.approx(0.5, abs=0.3)
+
+
+@pytest.mark.parametrize("recipe", ["same", None])
+def test_blatant_drifts_are_found_and_named(audited, recipe):
     auditor, update = audited
     found, first, beside = 0, 0, 0
     for i, drift in enumerate(BLATANT):
-        report = auditor.compare(update(300 + i, drift=drift))
+        report = auditor.compare(update(300 + i, drift=drift), recipe=recipe)
         found += report.verdict == "drift"
-        worst = min(report.classes, key=lambda c: c.p_value)
+        worst = max(report.classes, key=lambda c: c.drift_score)
         changed = drift.partition(":")[2].split(",")
         first += worst.name in changed
         beside += sum(c.verdict == "drift" and c.name not in changed for c in report.classes)
@@ -63,13 +79,15 @@ def test_blatant_drifts_are_found_and_named(audited):
 
 def test_the_base_looks_like_its_shadows_unless_they_were_trained_otherwise(audited, data):
     auditor, update = audited
+    of_both = [null.base_p_value for null in auditor.calibration.nulls.values()]
     if auditor.calibration.update_mode == "finetune":
-        assert auditor.calibration.base_p_value is None
+        assert of_both == [None, None]
         return
-    assert auditor.calibration.base_p_value > 0.01
+    assert min(of_both) > 0.01
     other = TrainingRecipe(label_smoothing=0.3)
-    strange = DriftAuditor(update(1), shadows=16, recipe=other, size=SIZE, device="cpu").fit(data)
-    assert strange.calibration.base_p_value <= 0.01
+    options = {"shadows": 16, "recipe": other, "recipes": "same", "size": SIZE, "device": "cpu"}
+    strange = DriftAuditor(update(1), **options).fit(data)
+    assert strange.calibration.nulls["same"].base_p_value <= 0.01
     report = strange.compare(update(2))
     assert report.verdict == "inconclusive"
     assert "the base itself does not resemble its shadows" in report.reasons[0]

@@ -16,8 +16,8 @@ from pydrift.training import train
 from tests.command_line import call
 
 ARCH, HOW = "mlp:1x8x8:16:10", (0.8, 0.2)
-RECIPE = TrainingRecipe(epochs=4, batch_size=16)
-QUICK = {"shadows": 4, "restarts": 1, "recipes": "same", "size": 300, "recipe": RECIPE}
+RECIPE, OF_SHADOWS = TrainingRecipe(epochs=4, batch_size=16), TrainingRecipe(epochs=20, batch_size=16)
+QUICK = {"shadows": 4, "restarts": 1, "recipes": "same", "size": 300, "recipe": OF_SHADOWS}
 
 
 def trained(data, seed):
@@ -41,33 +41,25 @@ def candidate(digits):
 
 
 def test_a_base_without_its_normalisation_is_refused_with_the_cure(digits, base):
-    with pytest.raises(InputRefused, match=r"^the base's accuracy on digits .* is .*%, but that of shadows .* is .*%; is "):
+    with pytest.raises(InputRefused, match=r"^the base's accuracy on digits .* is .*%, but that of shadows "):
         DriftAuditor(base, **QUICK).fit(digits.data)
     with pytest.raises(InputRefused, match=r"is its normalisation missing \(normalize=, --normalize\)"):
         DriftAuditor(base, update_mode="finetune", **QUICK).fit(digits.data)
 
 
+def always(logits):
+    """A classifier with these answers, whatever it is shown."""
+    return Classifier(lambda x: logits[: len(x)], (1, 1, 1), 10, torch.device("cpu"), "generic: a test")
+
+
 def test_the_base_is_measured_by_what_it_has_above_chance():
-    y = torch.arange(400) % 10
-    images = LabelledImages(torch.rand(400, 1, 1, 1), y, tuple("0123456789"), "a test")
-
-    def right(share):
-        """A classifier that is right about this share of the images, which are asked all at once."""
-        logits = nn.functional.one_hot((y + (torch.arange(400) >= 400 * share)) % 10, 10).float()
-        return Classifier(lambda x: logits[: len(x)], (1, 1, 1), 10, torch.device("cpu"), "generic: a test")
-
-    refuse = refuse_inaccurate_base
-    images = images.subset(torch.arange(100))  # one batch
-    with pytest.raises(InputRefused, match="^the base's accuracy on a test is 21.0%, but that of shadows trained on"):
-        y = torch.cat([y[:21], y[21:] + 1]) % 10
-        logits = nn.functional.one_hot(y[:100], 10).float()
-        refuse(
-            Classifier(lambda x: logits[: len(x)], (1, 1, 1), 10, torch.device("cpu"), "generic: a test"),
-            (0.65, None, 0.65),
-            images,
-        )
+    y = torch.arange(100) % 10
+    images = LabelledImages(torch.rand(100, 1, 1, 1), y, tuple("0123456789"), "a test")
+    base = always(nn.functional.one_hot(torch.cat([y[:21], y[21:] + 1]) % 10, 10).float())
+    with pytest.raises(InputRefused, match=r"^the base's accuracy on a test is 21.0%, but that of shadows trained on"):
+        refuse_inaccurate_base(base, (0.65, None, 0.65), images)
     for shadows in ((), (None, None), (0.3, 0.3), (0.1,)):
-        refuse(Classifier(lambda x: logits[: len(x)], (1, 1, 1), 10, torch.device("cpu"), ""), shadows, images)
+        refuse_inaccurate_base(base, shadows, images)
 
 
 def test_the_verdict_is_that_of_the_wrapped_model(auditor, digits, base, candidate):
@@ -108,7 +100,7 @@ def test_own_training_gets_pixels_and_returns_a_network_of_normalised_images(dig
     auditor = DriftAuditor(base, normalize=HOW, train=own, shadows=2, restarts=1, size=400).fit(digits.data)
     assert set(seen) == {(0.0, 1.0)}
     (null,) = auditor.calibration.nulls.values()
-    assert min(null.accuracy) > 0.7
+    assert min(null.accuracy) > 0.5
     assert set(null.shadows[0].state_dict()) == {f"network.{name}" for name in base.state_dict()}
 
 
@@ -134,7 +126,7 @@ def test_shadows_start_where_init_says(digits, base):
 
 
 def test_class_names_of_the_model_are_taken_where_the_data_has_numbers(digits, base):
-    words = "zero one two three four five six seven eight nine".split()
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     wrapped = Normalized(base, Normalization.of(HOW))
     wrapped.config = types.SimpleNamespace(id2label=dict(enumerate(words)))
     calibration = DriftAuditor(wrapped, **{**QUICK, "shadows": 2}).fit(digits.data).calibration
@@ -143,7 +135,7 @@ def test_class_names_of_the_model_are_taken_where_the_data_has_numbers(digits, b
 
 def test_the_command_line_takes_and_checks_a_normalisation(digits, base, candidate, tmp_path):
     for name, module in (("base", base), ("candidate", candidate)):
-        save_model(tmp_path / name, module, ARCH, {"recipe": RECIPE.to_json()})
+        save_model(tmp_path / name, module, ARCH, {"recipe": OF_SHADOWS.to_json()})
     small = ["--data", "digits", "--shadows", "4", "--restarts", "1", "--recipes", "same", "--size", "300"]
     done = call("calibrate", tmp_path / "base", *small, "--out", tmp_path / "c")
     assert done.returncode == 4

@@ -27,7 +27,6 @@ def found(index, name, **values):
     defaults = {
         "verdict": "drift",
         "drift_score": 0.1 + 0.2,  # no short decimal
-        "interval": (-1.0, 1 / 3),
         "p_value": 1e-300,
         "p_adjusted": 2e-300,
         "reason": None,
@@ -38,7 +37,7 @@ def found(index, name, **values):
     return ClassVerdict(index, name, **{**defaults, **values})
 
 
-UNTESTED = {"verdict": "inconclusive", "drift_score": None, "interval": None, "p_value": None, "p_adjusted": None}
+UNTESTED = {"verdict": "unmeasured", "drift_score": None, "p_value": None, "p_adjusted": None}
 
 
 VERSION = DriftReport.format.schema_version
@@ -54,7 +53,9 @@ def report():
         classes=(found(0, "<b>"), found(1, "ü", **UNTESTED, reason="no", null=(), signals={})),
         gray_base=gray(0),
         gray_candidate=gray(1),
-        null=NullSummary("retrain", 2, "3 of 4 images", (0.1 + 0.2, None), 3.21, ((0.0, 0.01), (6.42, 0.1 + 0.2))),
+        null=NullSummary(
+            "retrain", "varied", 2, "3 of 4 images", (0.1 + 0.2, None), 3.21, ((0.0, 0.01), (6.42, 0.1 + 0.2))
+        ),
         baselines=Baselines(0.9, 0.8, 0.4, 0.05, 1.37, 297, "digits"),
         provenance=Provenance(
             pydrift="0.1.0",
@@ -108,7 +109,8 @@ def test_json_is_strict_and_holds_no_images(report):
     raw = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert text == json.dumps(raw, sort_keys=True, indent=2) + "\n"
     assert (raw["kind"], raw["schema_version"]) == ("pydrift drift report", VERSION)
-    assert raw["classes"][0]["interval"] == [-1.0, 1 / 3]
+    assert raw["classes"][0]["signals"] == {"plain": -1.5, "own gray data": 0.1 + 0.2}
+    assert raw["null"]["recipes"] == "varied"
     assert raw["classes"][1]["p_value"] is None
     assert raw["gray"]["base"].keys() == {"confidence", "steps"}
     with pytest.raises(ValueError, match="JSON compliant"):
@@ -140,7 +142,7 @@ def test_a_report_without_images_can_be_saved_again(report, tmp_path):
         ("{", "not a readable drift report: Expecting"),
         ("[]", "not a drift report"),
         ("{}", "not a drift report"),
-        ('{"schema_version": 3}', "not a drift report"),
+        ('{"schema_version": 4}', "not a drift report"),
         ('{"schema_version": true, "kind": "pydrift drift report"}', "not a drift report"),
         ('{"schema_version": 3, "kind": "pydrift ownership report"}', "not a drift report"),
         (
@@ -198,6 +200,12 @@ def test_a_verdict_that_contradicts_its_classes_is_refused(report, tmp_path, ver
         DriftReport.load(tmp_path)
 
 
+def test_a_report_that_labelled_data_held_back_is_read(report, tmp_path):
+    stable = tuple(replace(c, verdict="stable", reason=None, places={}) for c in report.classes)
+    write_report(replace(report, classes=stable, verdict="inconclusive"), tmp_path)
+    assert DriftReport.load(tmp_path).verdict == "inconclusive"
+
+
 def test_the_digest_covers_the_document_and_the_images(report):
     others = [
         {"alpha": 0.01},
@@ -216,8 +224,8 @@ def test_the_digest_covers_the_document_and_the_images(report):
         ("report.json", lambda text: text.replace('"seed"', '"sead"')),
         ("report.json", lambda text: text.replace('"release": null', '"release": 0')),
         ("report.json", lambda text: text.replace('"release": null', '"release": true')),
-        ("report.json", lambda text: text.replace('"interval": [', '"interval": 5, "x": [')),
-        ("report.json", lambda text: text.replace('"interval": [', '"more": 1, "interval": [')),
+        ("report.json", lambda text: text.replace('"null": [', '"null": 5, "x": [')),
+        ("report.json", lambda text: text.replace('"null": [', '"more": 1, "null": [')),
         ("report.json", lambda text: text.replace('"alpha": 0.05', '"alpha": "0.05"')),
         ("report.json", lambda text: text.replace('"alpha": 0.05', '"alpha": 1e999')),
         ("report.json", lambda text: text.replace('"jitter": null', '"jitter": ' + "[" * 900 + "]" * 900)),

@@ -1,88 +1,182 @@
-"""Drift scores: the statistics by hand."""
+"""Drift scores: the statistics by hand, and that all K + 1 models are measured alike."""
 
 import warnings
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from pydrift.drift.scores import _residuals, pair_residuals, shrinkage_intensity
-from pydrift.stats.intervals import score_interval
-from tests.synthetic_responses import PLACES, apart, benign, drifted, each, judged, world
+from pydrift.drift import residuals as module
+from pydrift.drift.residuals import shrinkage_intensity
+from pydrift.drift.scores import PROBES, Unmeasurable, measure_drift_scores
+from tests.synthetic_responses import apart, benign, drifted, each, judged, world
 
 
-def test_pair_residuals_are_root_mean_squares_of_their_residuals():
-    rng = np.random.default_rng(28)
-    shadows, new = apart(benign(rng, world(rng, 5), 33))
-    new["gray data"]["plain"][1, 3] += 50
-    found = pair_residuals(shadows, new, [0, 1, 3, 4])
-    assert found.shape == (4, 4)
-    np.testing.assert_array_equal(found, found.T)
-    assert np.isnan(found.diagonal()).all()
-    assert np.unravel_index(np.nanargmax(found), found.shape) == (1, 2)
-    # Of two classes alone, the pair's two entries are all that there is.
-    first, second = np.array([[1, 3], [3, 1]])
-    x = np.concatenate([a[:, first, second] for a in shadows["gray data"].values()], axis=1)
-    y = np.concatenate([a[first, second] for a in new["gray data"].values()])
-    residuals = _residuals(x, y).candidate
-    alone = pair_residuals(shadows, new, [1, 3])
-    assert alone[0, 1] == pytest.approx(np.sqrt((residuals**2).mean()), rel=1e-9)
+def unit(variance, pooled=0.5):
+    """Deviations of variances, each with a share of the mean over the last axis."""
+    return np.sqrt((1 - pooled) * variance + pooled * variance.mean(axis=-1, keepdims=True))
 
 
-def test_score_and_null_by_hand():
-    rng = np.random.default_rng(4)
-    shadows, new = apart(benign(rng, world(rng, 3), 7))
-    found = judged(shadows, new).classes[1]
-    off = ~np.eye(3, dtype=bool)
+def left_out(values, i):
+    return np.delete(values, i, axis=0)
 
-    def concerned(label):
-        pairs = np.tile([label in (c, d) for c in range(3) for d in range(3) if c != d], 3)
-        return {"gray data": pairs, "occlusions": np.tile(np.arange(3) == label, 4)}
 
-    def unit(variance, pooled=0.5):
-        return np.sqrt((1 - pooled) * variance + pooled * variance.mean())
+def standardised(values):
+    """Each model's values [K + 1, n] by mean and deviation of the others."""
+    rows = [(v - left_out(values, i).mean(0)) / unit(left_out(values, i).var(0, ddof=1)) for i, v in enumerate(values)]
+    return np.array(rows)
 
-    def residual(sample, point):
-        deviation = unit(sample.var(0, ddof=1), 0.1)
-        z = (sample - sample.mean(0)) / deviation
-        covariance, weight = z.T @ z / (len(z) - 1), ledoit_wolf_shrinkage(z, assume_centered=True)
+
+def residuals_by_hand(x):
+    """Of responses [K + 1, E], each model's conditional residuals, with one explicit inverse for each model."""
+    deviation = unit(x.var(0, ddof=1), 0.1)
+    z = (x - x.mean(0)) / deviation
+    weight = ledoit_wolf_shrinkage(z, assume_centered=True)
+    rows = []
+    for i in range(len(z)):
+        others = left_out(z, i)
+        centred = others - others.mean(0)
+        covariance = centred.T @ centred / (len(others) - 1)
         precision = np.linalg.inv((1 - weight) * covariance + weight * np.eye(z.shape[1]))
-        # Without the factor that all entries share, which the division by the shadows' residuals takes out.
-        return precision @ ((point - sample.mean(0)) / deviation) / np.sqrt(np.diag(precision)) * np.sqrt(weight)
+        away = z[i] - others.mean(0)
+        rows.append(precision @ away / np.sqrt(np.diag(precision)))
+    residuals = np.array(rows)
+    squares = residuals**2
+    return residuals / np.array([unit(left_out(squares, i).mean(0)) for i in range(len(z))])
 
-    def log_mean_residual(point, others, entries, power):
-        return np.log((np.abs(point / unit((others**2).mean(0)))[entries] ** power).mean() ** (1 / power))
 
-    def drift_score(sample, value):
-        return (value - sample.mean(0)) / unit(sample.var(0, ddof=1))
+def tables_by_hand(probe, shadows, candidate, classes):
+    """All responses [K + 1, E] that concern the classes, and the two classes of each (twice the one: of itself)."""
+    columns, rows = [], []
+    for variant, table in shadows[probe].items():
+        both = np.concatenate([table, candidate[probe][variant][None]]).astype(float)
+        if PROBES[probe].per_class:
+            for c in classes:
+                for d in classes:
+                    if c != d:
+                        columns.append(both[:, c, d])
+                        rows.append((variant, c, d))
+        else:
+            places = both.reshape(len(both), -1, both.shape[-1])
+            for place in range(places.shape[1]):
+                some = places[:, place, classes]
+                if len(classes) < both.shape[-1]:
+                    some = some - some.mean(axis=1, keepdims=True)
+                columns += list(some.T)
+                rows += [(variant, c, c) for c in classes]
+    return np.array(columns).T, rows
 
-    def held_out(values):
-        return np.array([drift_score(np.delete(values, k, 0), values[k]) for k in range(6)])
 
-    drift_scores, nulls, without = [], [], []
-    for probe, power in (("gray data", 2), ("occlusions", 4)):
-        chosen = off if probe == "gray data" else np.ones((*PLACES, 3), bool)
-        x = np.concatenate([a[:, chosen] for a in shadows[probe].values()], axis=1)
-        y = np.concatenate([a[chosen] for a in new[probe].values()])
-        apart_from = np.array([residual(np.delete(x, k, 0), x[k]) for k in range(6)])
-        entries = [concerned(c)[probe] for c in range(3)]
-        residual_sizes = [
-            [log_mean_residual(apart_from[k], np.delete(apart_from, k, 0), e, power) for e in entries] for k in range(6)
-        ]
-        mine = np.array([log_mean_residual(residual(x, y), apart_from, e, power) for e in entries])
-        drift_scores.append(drift_score(np.array(residual_sizes), mine))
-        nulls.append(held_out(np.array(residual_sizes)))
-        fewer = [residual(np.delete(x, k, 0), y) for k in range(6)]  # all else is as with all shadows
-        mine = np.array([[log_mean_residual(part, apart_from, e, power) for e in entries] for part in fewer])
-        without.append(drift_score(np.array(residual_sizes), mine))
-    worst, worst_null = np.max(drift_scores, axis=0), np.max(nulls, axis=0)
-    assert found.drift_score == pytest.approx(drift_score(worst_null, worst)[1], rel=1e-6)
-    assert found.null == pytest.approx(held_out(worst_null)[:, 1], rel=1e-6)
-    jackknife = drift_score(worst_null, np.max(without, axis=0))[:, 1]
-    error = np.sqrt(5 / 6 * ((jackknife - jackknife.mean()) ** 2).sum())
-    assert found.interval == pytest.approx(score_interval(found.drift_score, 6, error), rel=1e-6)
-    assert found.signals.keys() == {"plain", "darker", "own", "white occlusions"}
-    assert found.signals["white occlusions"] == pytest.approx(drift_scores[1][1], rel=1e-6)
+def departures_by_hand(residuals, about, classes, power):
+    rows = []
+    for c in classes:
+        concerned = [e for e, (_, a, b) in enumerate(about) if c in (a, b)]
+        rows.append(np.log((np.abs(residuals[:, concerned]) ** power).mean(axis=1) ** (1 / power)))
+    return np.array(rows).T
+
+
+def scores_by_hand(shadows, candidate, classes, centred):
+    found, by_variant, squares, levels = [], {}, {}, []
+    for probe in shadows:
+        x, about = tables_by_hand(probe, shadows, candidate, classes)
+        residuals, power = residuals_by_hand(x), PROBES[probe].power
+        departure = departures_by_hand(residuals, about, classes, power)
+        levels.append(departure.mean(axis=1))
+        found.append(standardised(departure - departure.mean(axis=1, keepdims=True) if centred else departure))
+        for variant in shadows[probe]:
+            of_it = [e for e, (v, _, _) in enumerate(about) if v == variant]
+            alone = departures_by_hand(residuals[:, of_it], [about[e] for e in of_it], classes, power)
+            by_variant[variant] = standardised(alone)[-1]
+        if PROBES[probe].per_class:
+            for e, (_, a, b) in enumerate(about):
+                pair = tuple(sorted((classes.index(a), classes.index(b))))
+                squares.setdefault(pair, []).append(residuals[-1, e] ** 2)
+    pairs = np.full((len(classes), len(classes)), np.nan)
+    for (a, b), some in squares.items():
+        pairs[a, b] = pairs[b, a] = np.sqrt(np.mean(some))
+    return standardised(logsumexp(found, axis=0)), by_variant, pairs, levels
+
+
+@pytest.fixture
+def responses():
+    rng = np.random.default_rng(4)
+    shadows, new = apart(benign(rng, world(rng, 6), 10))
+    shapes = rng.standard_normal((10, 6))
+    shadows["synthetic shapes"], new["synthetic shapes"] = {"disc": shapes[:-1]}, {"disc": shapes[-1]}
+    return shadows, drifted(new, 2, 3)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("classes", [[0, 1, 2, 3, 4, 5], [5, 1, 2, 3]])
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+def test_scores_by_hand(responses, monkeypatch, centred, classes, block):
+    monkeypatch.setattr(module, "_BLOCK", block * len(classes))
+    found = measure_drift_scores(*responses, classes, centred)
+    scores, variants, pairs, _ = scores_by_hand(*responses, classes, centred)
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.largest, scores.max(axis=1), rtol=1e-6, atol=1e-6)
+    assert found.classes == tuple(classes)
+    assert list(found.variants) == ["plain", "darker", "own", "white occlusions", "disc"]
+    for name, alone in variants.items():
+        np.testing.assert_allclose(found.variants[name], alone, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.pairs, pairs, rtol=1e-6, atol=1e-6)
+    again = measure_drift_scores(*responses, classes, centred, each_variant=False)
+    np.testing.assert_array_equal(again.scores, found.scores)
+    assert (again.variants, again.places) == ({}, {})
+
+
+def test_level_by_hand(responses):
+    shadows, new = responses
+    found = measure_drift_scores(shadows, new, range(6), centred=False)
+    columns = scores_by_hand(shadows, new, list(range(6)), False)[3]
+    for probe in shadows:
+        x, _ = tables_by_hand(probe, shadows, new, list(range(6)))
+        z = (x - x.mean(0)) / unit(x.var(0, ddof=1), 0.1)
+        weight, leverage = ledoit_wolf_shrinkage(z, assume_centered=True), []
+        for i in range(len(z)):
+            centred = left_out(z, i) - left_out(z, i).mean(0)
+            covariance = centred.T @ centred / (len(centred) - 1)
+            precision = np.linalg.inv((1 - weight) * covariance + weight * np.eye(z.shape[1]))
+            leverage.append(z[i] @ precision @ z[i])
+        columns.append(np.log(leverage))
+    np.testing.assert_allclose(found.level, standardised(np.array(columns).T).max(axis=1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_models_that_change_places_change_their_scores(responses, centred):
+    shadows, new = responses
+    straight = measure_drift_scores(shadows, new, range(6), centred)
+    everyone = {
+        probe: {v: np.concatenate([table, new[probe][v][None]]) for v, table in variants.items()}
+        for probe, variants in shadows.items()
+    }
+    for order in ([9, *range(9)], [3, 9, 0, 8, 1, 2, 4, 5, 7, 6]):
+        permuted = measure_drift_scores(*apart(each(lambda a, order=order: a[order], everyone)), range(6), centred)
+        np.testing.assert_allclose(permuted.scores, straight.scores[order], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(permuted.level, straight.level[order], rtol=1e-9, atol=1e-9)
+
+
+def test_with_few_classes_nothing_is_centred(responses):
+    few, many = [0, 2, 4], [0, 2, 4, 5]
+    centred, plain = (measure_drift_scores(*responses, few, how).scores for how in (True, False))
+    np.testing.assert_array_equal(centred, plain)
+    centred, plain = (measure_drift_scores(*responses, many, how).scores for how in (True, False))
+    assert np.abs(centred - plain).max() > 0.01
+
+
+def test_what_concerns_all_classes_alike_is_level_and_no_score():
+    rng, ratio = np.random.default_rng(5), []
+    for _ in range(10):
+        shadows, new = apart(benign(rng, world(rng, 6), 33))
+        wild = each(
+            lambda a: a + 3 * rng.standard_normal(a.shape), new
+        )  # noise of four times the deviation, everywhere
+        centred, plain = (measure_drift_scores(shadows, wild, range(6), how) for how in (True, False))
+        assert plain.largest.argmax() == 32
+        assert plain.level.argmax() == 32
+        ratio.append(centred.largest[-1] / plain.largest[-1])
+    assert np.median(ratio) < 0.3
 
 
 @pytest.mark.parametrize("shape", [(8, 3), (8, 40), (40, 8)])
@@ -91,6 +185,37 @@ def test_shrinkage_is_that_of_ledoit_and_wolf(shape):
     z -= z.mean(0)
     expected = ledoit_wolf_shrinkage(z, assume_centered=True)
     assert shrinkage_intensity(z @ z.T, z.shape[1]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_cannot_be_measured_says_why(responses):
+    with pytest.raises(Unmeasurable, match=r"^no other class could be measured$"):
+        measure_drift_scores(*responses, [3], False)
+    shadows, new = responses
+    with pytest.raises(Unmeasurable, match=r"^3 shadows are too few, a null needs 4$"):
+        measure_drift_scores(each(lambda a: a[:3], shadows), new, range(6), False)
+
+
+def test_pair_residuals_stand_out_where_a_pair_changed():
+    rng = np.random.default_rng(28)
+    shadows, new = apart(benign(rng, world(rng, 5), 33))
+    new["gray data"]["plain"][1, 3] += 50
+    found = measure_drift_scores(shadows, new, [0, 1, 3, 4], False).pairs
+    np.testing.assert_allclose(found, found.T, rtol=1e-12)
+    assert np.isnan(found.diagonal()).all()
+    assert np.unravel_index(np.nanargmax(found), found.shape) == (1, 2)
+
+
+def test_places_are_the_candidates_residuals(responses):
+    shadows, new = responses
+    new["occlusions"]["white occlusions"][1, 0, 3] += 30
+    found = measure_drift_scores(shadows, new, [1, 2, 3, 4], True)
+    assert list(found.places) == ["white occlusions"]
+    places = found.places["white occlusions"]
+    assert places.shape == (2, 2, 6)
+    assert np.isnan(places[..., [0, 5]]).all()
+    assert np.unravel_index(np.nanargmax(places), places.shape) == (1, 0, 3)
+    x, _ = tables_by_hand("occlusions", shadows, new, [1, 2, 3, 4])
+    np.testing.assert_allclose(places[..., 1:5].ravel(), residuals_by_hand(x)[-1], rtol=1e-6, atol=1e-6)
 
 
 def test_shadows_that_do_not_differ_are_inconclusive():
@@ -135,4 +260,4 @@ def test_gray_data_on_which_all_shadows_agree_name_no_partner():
         warnings.simplefilter("error")
         verdict = judged(shadows, new)
     assert verdict.classes[0].verdict == "drift"
-    assert np.isnan(pair_residuals(shadows, new, [0, 1, 2, 3])).all()
+    assert np.isnan(measure_drift_scores(shadows, new, [0, 1, 2, 3], False).pairs).all()

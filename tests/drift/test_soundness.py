@@ -120,42 +120,55 @@ def broken(path, how):
     return module
 
 
-def unrecognised(calibration, module):
+def unrecognised(calibration, module, kind):
     """What the absolute check says of a candidate; no alpha and no null distribution has a part in it."""
+    null = calibration.nulls[kind]
     candidate = freeze(module, calibration.input_shape, torch.device("cpu"))
     gray = calibration.attack.invert(candidate, calibration.restarts, calibration.seed)
-    seen = recognise([candidate], torch.from_numpy(calibration.consensus)).confidence[0].mean(axis=0)
-    return find_unrecognised(calibration.compare_recognition(seen, gray))
+    seen = recognise([candidate], torch.from_numpy(null.consensus)).confidence[0].mean(axis=0)
+    return find_unrecognised(null.compare_recognition(seen, gray))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["same", "varied"])
 @pytest.mark.parametrize("how", BREAKS)
-def test_a_broken_model_has_a_class_that_it_does_not_recognise(auditor, how):
+def test_a_broken_model_has_a_class_that_it_does_not_recognise(auditor, how, kind):
     path, fitted = auditor
-    assert unrecognised(fitted.calibration, broken(path, how))
+    assert unrecognised(fitted.calibration, broken(path, how), kind)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("alpha", [0.05, 1e-4])
+@pytest.mark.parametrize("recipe", ["same", None])
 @pytest.mark.parametrize("how", ["all_zero", "random_weights", "labels_permuted"])
-def test_a_broken_model_is_never_stable(auditor, how):
+def test_a_broken_model_is_never_stable(auditor, how, recipe, alpha):
     path, fitted = auditor
-    report = fitted.compare(broken(path, how))
+    report = fitted.compare(broken(path, how), alpha=alpha, recipe=recipe)
+    assert report.null.recipes == (recipe or "varied")
     assert report.verdict != "stable"
+    reasons = ("the candidate does not recognise", "the recipe is outside", "to vouch for stability")
     if report.verdict == "inconclusive":
-        assert any("the candidate does not recognise" in reason for reason in report.reasons)
+        assert any(words in reason for reason in report.reasons for words in reasons)
 
 
 @pytest.mark.slow
 def test_a_benign_candidate_is_recognised(auditor, tmp_path):
     _, fitted = auditor
-    assert fitted.calibration.base_p_value > 0.01  # else nothing is stable, and the tests of broken models say nothing
+    # Else nothing is stable, and the tests of broken models say nothing.
+    assert all(null.base_p_value > 0.01 for null in fitted.calibration.nulls.values())
     classes = len(fitted.calibration.class_names)
     data = some_classes(pydrift.load_data("digits"), classes)
     train_model(f"mlp:1x8x8:32:{classes}", data, size=len(data) * 2 // 3, seed=5).save(tmp_path / "benign.safetensors")
-    assert unrecognised(fitted.calibration, load_model(tmp_path / "benign.safetensors").module) == {}
-    report = fitted.compare(tmp_path / "benign.safetensors")
-    # Of ten classes, one is hard to invert for a dozen small shadows.
-    assert [c.verdict for c in report.classes].count("stable") >= classes - 1
+    benign = load_model(tmp_path / "benign.safetensors").module
+    for kind, recipe in (("same", "same"), ("varied", None)):
+        assert unrecognised(fitted.calibration, benign, kind) == {}
+        report = fitted.compare(benign, recipe=recipe)
+        if (classes, kind) == (2, "varied"):  # a dozen shadows of varied recipes cannot tell an exchange of two
+            assert report.verdict == "inconclusive"
+            assert any("to vouch for stability; train more shadows" in reason for reason in report.reasons)
+            continue
+        # Of ten classes, one is hard to invert for a dozen small shadows.
+        assert [c.verdict for c in report.classes].count("stable") >= classes - 1
 
 
 @pytest.mark.slow

@@ -265,3 +265,19 @@ def test_a_map_that_was_permuted_has_no_channels_to_give_back():
 
     extractor = FeatureExtractor(ChannelsLast().eval(), (1, 8, 8), CPU)
     assert [layer.shape[1] for layer in extractor.features(images(2), Needs(pooled=True)).pooled] == [144]
+
+
+def test_images_with_large_maps_are_read_in_smaller_passes(monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    x, needs = torch.rand(40, 1, 4, 4), Needs(pooled=True, penultimate=True)
+    usual = FeatureExtractor(net, (1, 4, 4), torch.device("cpu")).features(x, needs)
+    monkeypatch.setattr("pydrift.models.classifier.MAX_PASS", 8 * 200 * 7)
+    extractor = FeatureExtractor(net, (1, 4, 4), torch.device("cpu"))
+    sizes = []
+    extractor._module[0].register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
+    found = extractor.features(x, needs)
+    assert set(sizes) == {7, 40 % 7}
+    assert torch.allclose(found.logits, usual.logits, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found.pooled, usual.pooled, strict=True))
+    assert torch.allclose(found.penultimate, usual.penultimate, atol=1e-6)

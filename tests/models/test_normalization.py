@@ -1,5 +1,7 @@
 """Normalisation as a part of the model: the same function, by the wrapper and by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -25,7 +27,8 @@ def test_the_wrapper_is_the_function_by_hand_and_stays_a_chain_of_layers() -> No
     wrapped = Normalized(module, RGB)
     torch.testing.assert_close(wrapped(x).detach(), expected)
     torch.testing.assert_close(lower(wrapped, (3, 4, 4))(x), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(freeze(wrapped, (3, 4, 4), torch.device("cpu")).logits(x), expected, rtol=1e-4, atol=1e-5)
+    classifier = freeze(wrapped, (3, 4, 4), torch.device("cpu"))
+    torch.testing.assert_close(classifier.logits(x), expected, rtol=1e-4, atol=1e-5)
     assert set(wrapped.state_dict()) == {f"network.{name}" for name in module.state_dict()}
 
 
@@ -43,8 +46,6 @@ def test_frozen_parameters_and_fresh_starts_go_along() -> None:
     normalised = RGB.apply(as_audited_model(module, "m"), "m")
     assert normalised.frozen == {"network.0.weight", "network.0.bias"}
     assert normalised.initial() is None
-    from dataclasses import replace
-
     made = RGB.apply(replace(as_audited_model(module, "m"), fresh=lambda seed: network()), "m").initial()
     assert made is not None
     assert isinstance(made(0), Normalized)
@@ -59,18 +60,18 @@ def test_text_and_pairs_are_read() -> None:
 
 @pytest.mark.parametrize("text", ["", "0.5", "0.5:0", "0.5:-1", "nan:1", "0.5:inf", "1,2:1", "a:b", "0.5:0.2:0.1", ":"])
 def test_wrong_texts_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="^normalisation: "):
+    with pytest.raises(UsageError, match=r"^normalisation: "):
         Normalization.parse(text)
 
 
 @pytest.mark.parametrize("value", [0.5, (0.5,), ("a", "b"), (None, None), object()])
 def test_wrong_values_are_refused(value: object) -> None:
-    with pytest.raises(UsageError, match=r"^normalize must be \(mean, std\), each a number or one for each channel, got"):
+    with pytest.raises(UsageError, match=r"^normalize must be \(mean, std\), each a number or one for"):
         Normalization.of(value)
 
 
 def test_means_of_other_channels_are_refused() -> None:
     RGB.check(3)
     Normalization((0.5,), (0.5,)).check(3)
-    with pytest.raises(UsageError, match="^normalisation: 3 means, but the images have 1 channels$"):
+    with pytest.raises(UsageError, match=r"^normalisation: 3 means, but the images have 1 channels$"):
         RGB.check(1)

@@ -45,7 +45,6 @@ def make(
                 name=names[i % len(names)] if names else str(i),
                 verdict="drift" if moved else "stable",
                 drift_score=drift_score,
-                interval=(drift_score - 1.5, drift_score + 1.5),
                 p_value=0.00123 if moved else 0.5 + i / 1000,
                 p_adjusted=0.0123 if moved else 1.0,
                 reason=None,
@@ -67,7 +66,7 @@ def make(
         gray_base=gray(classes, restarts, shape, 2),
         gray_candidate=gray(classes, restarts, shape, 3),
         null=NullSummary(
-            "retrain", shadows, "1000 of 1500 images without replacement", (0.957, 0.981), smallest_score=3.21
+            "retrain", "varied", shadows, "1000 of 1500 images without replacement", (0.957, 0.981), smallest_score=3.21
         ),
         baselines=Baselines(0.9123, 0.9101, 0.412, 0.0512, 1.37, 297, "digits (test split)"),
         provenance=Provenance(
@@ -121,30 +120,48 @@ def related() -> DriftReport:
         report.classes[5],
         verdict="related",
         drift_score=6.5,
-        interval=(5.0, 8.0),
         p_value=0.001,
         p_adjusted=0.02,
-        reason="differs only relative to the classes that drifted (3, 8)",
+        reason="differs less, and perhaps only relative to the classes that drifted (3, 8)",
     )
     return replace(report, classes=(*report.classes[:5], class_5, *report.classes[6:]))
 
 
-def inconclusive() -> DriftReport:
-    report = make("inconclusive", ())
+def unmeasured() -> DriftReport:
+    """Class 4 could not be measured, and the others are stable."""
+    report = stable()
     untested = replace(
         report.classes[4],
-        verdict="inconclusive",
+        verdict="unmeasured",
         drift_score=None,
-        interval=None,
         p_value=None,
         p_adjusted=None,
-        reason="inversion of the candidate failed",
+        reason="inversion found no image that the shadows take for it",
         null=(),
         signals={},
     )
-    classes = (*report.classes[:4], untested, *report.classes[5:])
-    null = replace(report.null, smallest_score=None)
-    return replace(report, classes=classes, null=null, p_value=None, reasons=("2 shadows cannot reach alpha 0.05",))
+    reasons = ("class 4: inversion found no image that the shadows take for it",)
+    return replace(report, classes=(*report.classes[:4], untested, *report.classes[5:]), reasons=reasons)
+
+
+def inconclusive() -> DriftReport:
+    """Three shadows: no class has a drift score."""
+    report, why = make("inconclusive", ()), "3 shadows are too few, a null needs 4"
+    untested = [
+        replace(
+            c, verdict="unmeasured", drift_score=None, p_value=None, p_adjusted=None, reason=why, null=(), signals={}
+        )
+        for c in report.classes
+    ]
+    null = replace(report.null, shadows=3, smallest_score=None)
+    return replace(report, classes=tuple(untested), null=null, p_value=None, reasons=(f"all classes: {why}",))
+
+
+def held_back() -> DriftReport:
+    """All classes were measured, and nothing is concluded: the recipe lies outside."""
+    report = make("inconclusive", ())
+    classes = tuple(replace(c, verdict="inconclusive") for c in report.classes)
+    return replace(report, classes=classes, reasons=("the recipe is outside what was calibrated: epochs",))
 
 
 class Page(HTMLParser):
@@ -174,6 +191,8 @@ REPORTS = {
     "stable": stable(),
     "related": related(),
     "inconclusive": inconclusive(),
+    "unmeasured": unmeasured(),
+    "held back": held_back(),
     "no data": make(baselines=Baselines()),
     "hostile": make(names=HOSTILE, drifted=(0, 1, 2, 3, 4), reasons=HOSTILE),
     "rgb": make(shape=(3, 16, 12)),

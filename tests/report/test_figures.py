@@ -57,7 +57,7 @@ def test_figures_scale_bars_and_dots() -> None:
     limit = next(p for p in tree.findall("path") if p.get("class") == "limit")
     assert limit.get("d", "").startswith(f"M{figures.BAR_WIDTH * 13 / 50:.1f} ")
 
-    strip = ET.fromstring(figures.null_strip(replace(c, null=(0.0, 0.0, 0.0, 5.0), interval=None)))
+    strip = ET.fromstring(figures.null_strip(replace(c, null=(0.0, 0.0, 0.0, 5.0))))
     dots = next(p for p in strip.findall("path") if p.get("class") == "dots").get("d", "")
     assert re.findall(r"v-(\d+)", dots) == ["14", "0"]  # three stacked dots span two steps of 7, one dot none
     assert strip.get("aria-label") == "4 shadows between 0.00 and 5.00, candidate at 20.00"

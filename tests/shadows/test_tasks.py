@@ -778,6 +778,16 @@ def pydrift(*arguments):
     return done.stdout
 
 
+def test_the_exit_code_says_that_others_train_the_rest(tmp_path, monkeypatch, capsys):
+    folder = planned(tmp_path / "tasks").path
+    monkeypatch.setattr("pydrift.shadows.work_on", lambda *_, **__: [])
+    assert app(["shadow", "train", str(folder)], standalone_mode=False) == 3
+    assert capsys.readouterr().out == f"{folder}: trained nothing (no block was free); 0 of {COUNT} shadows done\n"
+    assert app(["shadow", "train", str(folder), "--claim-next"], standalone_mode=False) in (None, 0)
+    monkeypatch.setattr(TaskFolder, "is_done", lambda *_: True)
+    assert app(["shadow", "train", str(folder)], standalone_mode=False) in (None, 0)
+
+
 def test_the_commands_from_plan_to_bank(tmp_path, expected):
     folder, bank = tmp_path / "tasks", tmp_path / "bank"
     said = pydrift(

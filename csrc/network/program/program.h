@@ -128,7 +128,9 @@ inline std::pair<int64_t, int64_t> read_layer(Layer& layer, const int64_t* argum
     case LayerKind::kConv2d: {
       const int32_t channels = read_channels(arguments[0], layer.in.channels, arguments[1], index);
       const Window window = read_window(layer, arguments + 2, 6, index);
-      if (int64_t{std::min(window.stride_h, layer.in.height)} * std::min(window.stride_w, layer.in.width) > kMaxStrides) {
+      const int64_t down = std::min(window.stride_h, layer.in.height);
+      const int64_t across = std::min(window.stride_w, layer.in.width);
+      if (down * across > kMaxStrides) {
         refuse_layer(index, "a convolution's strides may have ", kMaxStrides, " positions, got ", window.stride_h, "x",
                      window.stride_w);
       }
