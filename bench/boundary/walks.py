@@ -23,7 +23,7 @@ from bench.common.harness import ratio, time_in_turns, write_result
 from bench.common.options import script_parser
 from pydrift.data import load_data
 from pydrift.models.arch import build
-from pydrift.models.classifier import channels_last, freeze
+from pydrift.models.classifier import freeze, logits_of
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import BlindWalkOptions, BoundaryWalks, MinGdOptions
 from pydrift.ops.reference import blind_walk_through, min_gd_through
@@ -87,7 +87,7 @@ def min_gd(module: nn.Module, x: Tensor) -> dict[str, Callable[[], BoundaryWalks
     """Returns the variants of MinGD by name."""
     walk = MinGd()
     model = freeze(module, tuple(x.shape[1:]), CPU)  # type: ignore[arg-type]
-    forward = channels_last(module)
+    forward = logits_of(module, (x.shape[1], x.shape[2], x.shape[3]))
     grid = torch.cartesian_prod(torch.arange(len(x)), torch.arange(10), torch.arange(3)).int().T.contiguous()
     options = MinGdOptions(**vars(walk))
 
@@ -113,7 +113,7 @@ def blind_walk(module: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[]
     walk = BlindWalk()
     shape: tuple[int, int, int] = tuple(x.shape[1:])  # type: ignore[assignment]
     model, directions = freeze(module, shape, CPU), walk.directions(shape)
-    forward = channels_last(module)
+    forward = logits_of(module, (x.shape[1], x.shape[2], x.shape[3]))
     image, direction = torch.cartesian_prod(torch.arange(len(x)), torch.arange(len(directions))).int().T.contiguous()
     label, norm = y.int()[image.long()], direction // walk.starts
     options = BlindWalkOptions(max_steps=walk.max_steps)

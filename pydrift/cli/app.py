@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pydrift.data import LabelledImages
+    from pydrift.models.normalization import Normalization
     from pydrift.models.recipe import TrainingRecipe
     from pydrift.report import Result
 
@@ -95,7 +96,24 @@ MEMBERS_HELP = "An npy file with indices into the images or a boolean mask; trai
 
 ArchOption = Annotated[
     str | None,
-    typer.Option("--arch", help="Architecture of models that do not name their own: a spec or package.module:factory."),
+    typer.Option(
+        "--arch",
+        help="Architecture of models that do not name their own: a spec, package.module:factory, timm:NAME, "
+        "torchvision:NAME or transformers:DIR. ?num_classes=10&pretrained=0 adds arguments.",
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", help="The entry of a checkpoint that holds the weights, where it has several."),
+]
+NormalizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--normalize",
+        metavar="MEAN:STD",
+        help="Normalise pixels in [0, 1] before the model, for example by 0.5:0.25. Separate the values of channels "
+        "by commas.",
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="The seed of everything random.")]
 DeviceOption = Annotated[
@@ -211,6 +229,13 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def read_normalization(text: str | None) -> Normalization | None:
+    """What --normalize says; None: nothing."""
+    from pydrift.models.normalization import Normalization
+
+    return None if text is None else Normalization.parse(text)
 
 
 def read_test_split(source: str) -> LabelledImages | None:

@@ -18,6 +18,8 @@ from pydrift.cli.app import (
     BenignVersionOption,
     DeviceOption,
     JsonOption,
+    KeyOption,
+    NormalizeOption,
     RecipeOption,
     RecipesOption,
     RestartsOption,
@@ -32,6 +34,7 @@ from pydrift.cli.app import (
     find_own_architectures,
     finish,
     given,
+    read_normalization,
     read_test_split,
     say,
 )
@@ -41,6 +44,7 @@ from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.drift.audit import DriftAuditor
+    from pydrift.models.intake import AuditedModel
     from pydrift.models.recipe import TrainingRecipe
 
 _MAX_RECIPE = 1 << 16  # bytes
@@ -61,6 +65,8 @@ def calibrate(
     size: SizeOption = None,
     seed: SeedOption = 0,
     arch: ArchOption = None,
+    key: KeyOption = None,
+    normalize: NormalizeOption = None,
     device: DeviceOption = None,
     resume_dir: ResumeDirOption = None,
 ) -> None:
@@ -75,10 +81,11 @@ def calibrate(
 
     DriftAuditor.check_target(out)
     find_own_architectures(arch)
-    audited = as_audited_model(base, "base", arch)
+    audited = as_audited_model(base, "base", arch, key)
     auditor = DriftAuditor(
         audited,
         **given(
+            normalize=read_normalization(normalize),
             shadows=shadows,
             update_mode=update_mode,
             recipe=changed_recipe(recipe or [], audited.recipe),
@@ -148,6 +155,8 @@ def audit(
         int | None, typer.Option("--seed", min=0, help="The seed of everything random.", show_default="0")
     ] = None,
     arch: ArchOption = None,
+    key: KeyOption = None,
+    normalize: NormalizeOption = None,
     device: DeviceOption = None,
     resume_dir: ResumeDirOption = None,
 ) -> None:
@@ -161,6 +170,7 @@ def audit(
     check_folder(out)
     from pydrift.data import load_data
     from pydrift.drift.result import DriftReport
+    from pydrift.models.intake import as_audited_model
 
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, got {alpha:g}")
@@ -178,12 +188,16 @@ def audit(
         size=size,
         seed=seed,
     )
-    where = {"arch": arch, "device": device, "resume_dir": resume_dir}
-    auditor, stated = _auditor(base, data, of_calibration, candidate, recipe or [], **where)
+    where = {"arch": arch, "device": device, "resume_dir": resume_dir, "normalize": read_normalization(normalize)}
+    asked = as_audited_model(candidate, "candidate", arch, key)
+    if data is None and not base.is_dir():
+        raise UsageError(f"{base} is a model file: calibrating on it needs --data")
+    first = base if base.is_dir() else as_audited_model(base, "base", arch, key)
+    auditor, stated = _auditor(first, data, of_calibration, asked, recipe or [], **where)
     # The baselines want images that neither model was trained on, or else the reference data itself.
     holdout = None if data is None else read_test_split(data) or load_data(data)
     report = auditor.compare(
-        candidate,
+        asked,
         holdout,
         alpha,
         use_data=use_data,
@@ -216,10 +230,10 @@ def _read_recipe(stated: list[str], base: TrainingRecipe | None) -> TrainingReci
 
 
 def _auditor(
-    base: Path,
+    base: Path | AuditedModel,
     data: str | None,
     of_calibration: dict[str, Any],
-    candidate: Path,
+    candidate: AuditedModel,
     recipe: list[str],
     **common: Any,
 ) -> tuple[DriftAuditor, TrainingRecipe | str | None]:
@@ -228,14 +242,13 @@ def _auditor(
     from pydrift.drift.audit import DriftAuditor
 
     common["progress"] = for_terminal()
-    if base.is_dir():
+    if isinstance(base, Path):
         if of_calibration:
             option = next(iter(of_calibration)).replace("_", "-").replace("versions", "version")
             raise UsageError(f"{base} is a calibration: --{option} was fixed when it was made")
         auditor = DriftAuditor.load(base, **common)
         return auditor, _read_recipe(recipe, auditor.calibration.recipe)
-    if data is None:
-        raise UsageError(f"{base} is a model file: calibrating on it needs --data")
+    assert data is not None
     auditor = DriftAuditor(base, **of_calibration, **common)
     stated = _read_recipe(recipe, auditor.recipe)
     return auditor.fit(load_data(data), candidate=candidate, recipe=stated, arch=common["arch"]), stated

@@ -17,6 +17,7 @@ from pydrift.cli.app import (
     DeviceOption,
     Group,
     JsonOption,
+    KeyOption,
     SeedOption,
     app,
     check_folder,
@@ -62,6 +63,7 @@ def fit(
     json: Annotated[bool, typer.Option("--json", help="Print what was made as one JSON document.")] = False,
     seed: SeedOption = 0,
     arch: ArchOption = None,
+    key: KeyOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Take a model's fingerprint.
@@ -79,7 +81,7 @@ def fit(
     select_detector(detector)  # refuses an unknown one before the work
     find_own_architectures(arch)
     made = fit_fingerprint(
-        as_audited_model(model, str(model), arch),
+        as_audited_model(model, str(model), arch, key),
         load_data(data),
         None if members is None else read_members(members),
         detector=detector,
@@ -119,6 +121,7 @@ def score(
     ] = None,
     json: JsonOption = False,
     arch: ArchOption = None,
+    key: KeyOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Score images: which are of the model's own kind?
@@ -136,7 +139,7 @@ def score(
     known = Fingerprint.load(file)
     known.conformal.check_alpha(alpha)
     of = model or _model_of(known, file)
-    scorer = known.scorer(as_audited_model(of, str(of), arch), device=device)
+    scorer = known.scorer(as_audited_model(of, str(of), arch, key), device=device)
     result = screen(scorer, load_data(data, split), alpha, for_terminal())
     exceeded = []
     if fail_above is not None and result.share > fail_above:

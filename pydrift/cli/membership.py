@@ -15,6 +15,7 @@ from pydrift.cli.app import (
     ArchOption,
     DeviceOption,
     JsonOption,
+    KeyOption,
     RecipeOption,
     ResumeDirOption,
     SeedOption,
@@ -74,6 +75,7 @@ def membership(
     json: JsonOption = False,
     seed: SeedOption = 0,
     arch: ArchOption = None,
+    key: KeyOption = None,
     device: DeviceOption = None,
     resume_dir: ResumeDirOption = None,
 ) -> None:
@@ -99,7 +101,7 @@ def membership(
         MembershipReport.check_target(out)
     indices = read_members(members)
     find_own_architectures(arch)
-    target = as_audited_model(model, str(model), arch)
+    target = as_audited_model(model, str(model), arch, key)
     report = membership_audit(
         target,
         load_data(data),

@@ -14,9 +14,12 @@ from pydrift.cli.app import (
     SOURCES,
     ArchOption,
     DeviceOption,
+    KeyOption,
+    NormalizeOption,
     SeedOption,
     app,
     find_own_architectures,
+    read_normalization,
     read_test_split,
     say,
 )
@@ -123,6 +126,8 @@ def invert(
         typer.Option("--shape", help="Shape of an image, CxHxW. An architecture of your own needs it."),
     ] = None,
     arch: ArchOption = None,
+    key: KeyOption = None,
+    normalize: NormalizeOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Make gray data of one model: images of what it takes each class to look like."""
@@ -131,10 +136,15 @@ def invert(
     from pydrift.inversion import GradientAscent
     from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
     from pydrift.models.file import load_model
+    from pydrift.models.normalization import Normalized
 
     find_own_architectures(arch)
-    loaded = load_model(model, arch)
-    classifier = freeze(loaded.module, _input_shape(loaded.arch, shape), choose_device(device), str(model))
+    loaded, how = load_model(model, arch, key=key), read_normalization(normalize)
+    input_shape = _input_shape(loaded.arch, shape)
+    if how is not None:
+        how.check(input_shape[0])
+    module = loaded.module if how is None else Normalized(loaded.module, how).eval()
+    classifier = freeze(module, input_shape, choose_device(device), str(model))
     with for_terminal() as progress:
         progress.phase("inverting", 1)
         with exact_arithmetic():

@@ -17,6 +17,7 @@ from pydrift.cli.app import (
     ArchOption,
     DeviceOption,
     Group,
+    KeyOption,
     RecipeOption,
     SeedOption,
     UpdateModeOption,
@@ -65,6 +66,7 @@ def plan(
             "from its weights.",
         ),
     ] = None,
+    key: KeyOption = None,
     update_mode: UpdateModeOption = None,
     draw: Annotated[
         str, typer.Option("--draw", help="How images are drawn: halves, subset:SIZE or bootstrap:SIZE.")
@@ -94,7 +96,7 @@ def plan(
 
     find_own_architectures(arch)
     if model is not None:
-        start: AuditedModel | str = as_audited_model(model, str(model), arch)
+        start: AuditedModel | str = as_audited_model(model, str(model), arch, key)
     elif arch is not None:
         resolve(arch)  # refuses what is no architecture
         start = arch

@@ -8,6 +8,7 @@ from __future__ import annotations
 MAX_MODEL = 4 << 30  # of a model file
 MAX_HEADER = 16 << 20  # of a safetensors file, and of the pickle in a state dict
 MAX_TENSORS = 100_000  # in one file
+MAX_SHARDS = 1_000  # files of one model
 MAX_DATA = 4 << 30  # of a data file, and of its unpacked content
 MAX_IMAGE = 64 << 20  # of one image file
 MAX_PIXELS = 4096 * 4096  # of one image

@@ -5,7 +5,8 @@ A thin orchestrator: pydrift.drift.fit makes the calibration, pydrift.drift.comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from pydrift.fingerprint import Fingerprint
 from pydrift.inversion import GradientAscent, InversionAttack
 from pydrift.models.classifier import choose_device
 from pydrift.models.intake import AuditedModel, Model, as_audited_model, check_num_classes
+from pydrift.models.normalization import Normalization
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows import state_shapes
 from pydrift.stats.multiple_tests import alpha_of_release
@@ -50,6 +52,10 @@ class DriftAuditor:
     resume_dir       folder for finished pieces, so that a killed run goes on where it was; None: nothing is kept
     progress         is informed of phases and steps (see pydrift.core.progress); default: silent
     arch             architecture of a base given as a file that does not name its own
+    normalize        (mean, std), numbers or one for each channel: base, shadows and candidates take (x - mean) / std of
+                     pixels x in [0, 1]. `train` gets pixels in [0, 1] and normalises them itself
+    init             makes a fresh start of a shadow, seed -> nn.Module of the base's architecture (pretrained weights);
+                     default: what the base's architecture or its reset_parameters gives
     benign_versions  versions that were found benign before, of the base's architecture. They join the shadows, so that
                      what has changed before without harm widens the null.
 
@@ -73,9 +79,14 @@ class DriftAuditor:
         resume_dir: str | Path | None = None,
         progress: Progress | None = None,
         arch: str | None = None,
+        normalize: Any = None,
+        init: Callable[[int], nn.Module] | None = None,
         benign_versions: Sequence[Model] = (),
     ) -> None:
+        how = None if normalize is None else Normalization.of(normalize)
         audited = as_audited_model(base, "base", arch)
+        audited = audited if init is None else replace(audited, fresh=init)
+        audited = audited if how is None else how.apply(audited, "base")
         known = {"recipe": recipe or audited.recipe or train, "size": size or audited.train_size}
         self._settings = AuditSettings(
             shadows=shadows,
@@ -88,9 +99,11 @@ class DriftAuditor:
             size=size,
             attack=attack or GradientAscent(),
             guessed=tuple(name for name, value in known.items() if not value),
+            normalize=how,
+            init=init,
         )
         self._base = audited
-        self._benign_versions = _take_versions(benign_versions, audited, arch)
+        self._benign_versions = _take_versions(benign_versions, audited, arch, how)
         self._workplace = Workplace(
             choose_device(device), None if resume_dir is None else Path(resume_dir), progress or Silent()
         )
@@ -165,8 +178,9 @@ class DriftAuditor:
         images = None if data is None else take_images(data)
         if images is not None and images.num_classes > len(calibration.class_names):  # fewer may just be absent
             check_num_classes(len(calibration.class_names), "the base", images.num_classes, images.source)
+        audited, how = as_audited_model(candidate, "candidate", arch), calibration.normalization
         question = Question(
-            candidate=as_audited_model(candidate, "candidate", arch),
+            candidate=audited if how is None else how.apply(audited, "candidate"),
             alpha=alpha if release is None else alpha_of_release(alpha, release),
             release=release,
             images=images,
@@ -195,12 +209,20 @@ class DriftAuditor:
         device: str | None = None,
         resume_dir: str | Path | None = None,
         progress: Progress | None = None,
+        normalize: Any = None,
     ) -> DriftAuditor:
         """An auditor that can `compare` at once.
 
         `base` or `arch` is needed only where the base's architecture is not a built-in one (see Calibration.load).
+        The calibration knows its normalisation; InputRefused where `normalize` is another one.
         """
         calibration = Calibration.load(folder, arch, base)
+        known = calibration.normalization
+        if normalize is not None and Normalization.of(normalize) != known:
+            raise InputRefused(
+                f"{folder}: calibrated {f'with the normalisation {known}' if known else 'without normalisation'}, not "
+                f"with {Normalization.of(normalize)}; leave it out here, or calibrate again"
+            )
         auditor = cls(
             calibration.base,
             max(len(null.shadows) for null in calibration.nulls.values()),
@@ -208,6 +230,7 @@ class DriftAuditor:
             calibration.restarts,
             calibration.seed,
             attack=calibration.attack,
+            normalize=known,
             device=device,
             resume_dir=resume_dir,
             progress=progress,
@@ -216,8 +239,11 @@ class DriftAuditor:
         return auditor
 
 
-def _take_versions(versions: Sequence[Model], base: AuditedModel, arch: str | None) -> list[AuditedModel]:
+def _take_versions(
+    versions: Sequence[Model], base: AuditedModel, arch: str | None, how: Normalization | None
+) -> list[AuditedModel]:
     taken = [as_audited_model(version, "benign version", arch) for version in versions]
+    taken = taken if how is None else [how.apply(version, version.name) for version in taken]
     for version in taken:
         if state_shapes(version.module) != state_shapes(base.module):
             raise InputRefused(f"{version.name}: a benign version must have the architecture of the base")

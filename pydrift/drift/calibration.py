@@ -24,6 +24,8 @@ from pydrift.inversion import ATTACKS, InversionAttack
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import resolve_stored
 from pydrift.models.intake import AuditedModel
+from pydrift.models.live import in_evaluation, unwrapped
+from pydrift.models.normalization import Normalization, Normalized
 from pydrift.models.recipe import TrainingRecipe
 
 GUESSED = {
@@ -130,8 +132,12 @@ class Calibration(SealedFolder):
         cls, said: _Description, state: dict[str, Tensor], folder: Path, arch: str | None, base: nn.Module | None
     ) -> Calibration:
         architecture = arch or said.base.architecture
-        template = base if base is not None else _template(architecture, trusted=arch is not None, folder=folder)
+        known = _template(architecture, trusted=arch is not None, folder=folder) if base is None else base
+        template = unwrapped(known)
         _check(said, state)
+        normalize = said.settings.get("normalize")
+        if normalize is not None and not isinstance(template, Normalized):
+            template = Normalized(template, decode(Normalization, normalize, "normalize"))
         nulls = {}
         for kind, described in said.nulls.items():
             of_null = below(f"{kind}.", state)
@@ -146,6 +152,11 @@ class Calibration(SealedFolder):
             attack=_attack(said.attack, folder),
             **{name: getattr(said, name) for name in _PLAIN},
         )
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """With which base, shadows and candidates take images in [0, 1]; None: as they are."""
+        return self.base.module.normalization if isinstance(self.base.module, Normalized) else None
 
     def digest(self) -> str:
         """SHA-256 of all that a comparison depends on: every tensor, and all that is said but how long it took.
@@ -216,4 +227,4 @@ def _rebuilt(template: nn.Module, state: Mapping[str, Tensor], folder: Path) -> 
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputRefused(f"{folder}: its models do not fit the architecture: {reason}") from error
-    return module.eval().requires_grad_(False)
+    return in_evaluation(module)

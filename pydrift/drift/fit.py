@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from pydrift.core.files import sha256_bytes
 from pydrift.core.parallel import with_one_blas_thread
 from pydrift.core.progress import Clock
 from pydrift.core.run_store import RunFolder
 from pydrift.data import LabelledImages
+from pydrift.drift.base_accuracy import refuse_inaccurate_base
 from pydrift.drift.calibration import Calibration
 from pydrift.drift.choice import SAME, VARIED
 from pydrift.drift.exchange import exchange_p_values
@@ -51,8 +53,11 @@ def calibrate(
     base does not fit the images.
     """
     clock = Clock()
+    if settings.normalize is not None:
+        settings.normalize.check(images.input_shape[0])
     classifier = freeze(base.module, images.input_shape, workplace.device, "base")
     check_num_classes(classifier.num_classes, "the base", images.num_classes, images.source)
+    images = _named(images, base)
     draw = update_draw(len(images), base.train_size, settings.size, settings.update_mode)
     draw_size = len(draw.indices(settings.seed, len(images), 0))
     plan = {
@@ -70,6 +75,7 @@ def calibrate(
         for kind in settings.kinds:
             with clock("train shadows"):
                 bank = _train(kind, base, images, draw, settings, workplace, run)
+            refuse_inaccurate_base(classifier, bank.accuracy, images)
             # What benign versions changed is not known, so they join the shadows that vary, where there are any.
             versions = benign_versions if kind == settings.kinds[-1] else ()
             shadows = [*bank.models(), *(version.module for version in versions)]
@@ -155,6 +161,14 @@ class _Task:
         )
 
 
+def _named(images: LabelledImages, base: AuditedModel) -> LabelledImages:
+    """The images with the base's class names, where the data has only numbers."""
+    numbers = tuple(map(str, range(images.num_classes)))
+    if base.class_names is None or images.class_names != numbers or len(base.class_names) != len(numbers):
+        return images
+    return replace(images, class_names=base.class_names)
+
+
 def _train(
     kind: str,
     base: AuditedModel,
@@ -167,8 +181,10 @@ def _train(
     train = None
     if settings.train is not None:
         train = (fixed_training if kind == SAME else varied_training)(settings.train, settings.recipe)
+    if train is not None and settings.normalize is not None:
+        train = train.normalized(settings.normalize)
     return train_shadows(
-        base,
+        _start(base, settings),
         images,
         settings.shadows,
         update_mode=settings.update_mode,
@@ -181,6 +197,14 @@ def _train(
         device=str(workplace.device),
         progress=workplace.progress,
     )
+
+
+def _start(base: AuditedModel, settings: AuditSettings) -> AuditedModel:
+    """What shadows are made from. What the name of the architecture does not say, only this program can rebuild."""
+    if settings.normalize is None and settings.init is None:
+        return base
+    sha256 = sha256_bytes(f"{base.sha256} {settings.plan()}".encode())
+    return replace(base, architecture=None, fresh=base.initial(), sha256=sha256)
 
 
 def _exchanges(benign: BenignResponses, kind: str) -> tuple[float, ...]:
@@ -205,5 +229,6 @@ def _describe(settings: AuditSettings, benign_versions: Sequence[AuditedModel]) 
         "recipe": "the user's own" if settings.train else asdict(settings.recipe),
         "recipes": settings.recipes if len(settings.kinds) > 1 else settings.kinds[0],
         "guessed": list(settings.guessed),
+        **({} if settings.normalize is None else {"normalize": settings.normalize.describe()}),
         "benign_versions": [version.name for version in benign_versions],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pydrift.core.errors import UsageError
+from pydrift.models.normalization import Normalization, Normalized
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows import function_identity
 
@@ -25,10 +27,17 @@ class _Training:
 
     def __init__(self, trainings: Sequence[Callable[..., nn.Module]], recipe: TrainingRecipe, varied: bool) -> None:
         self._trainings, self._recipe, self._varied = trainings, recipe, varied
+        self._normalize: Normalization | None = None
         # What function_identity reads: the same for the same functions, in every process.
         identities = ", ".join(map(function_identity, trainings))
         takes = any(map(_takes_recipe, trainings))
         self.__qualname__ = f"{'varied ' * varied}{identities}{f' by {recipe.to_json()}' * takes}"
+
+    def normalized(self, how: Normalization) -> _Training:
+        """The same training of networks that take normalised images; it gets pixels in [0, 1] and normalises them."""
+        other = copy.copy(self)
+        other._normalize, other.__qualname__ = how, f"{self.__qualname__} normalised by {how}"
+        return other
 
     def __call__(self, x: Tensor, y: Tensor, seed: int) -> nn.Module:
         """Trains one shadow."""
@@ -36,7 +45,8 @@ class _Training:
         more: dict[str, Any] = {}
         if _takes_recipe(train):
             more["recipe"] = self._recipe.varied(seed, len(x)) if self._varied else self._recipe
-        return train(x, y, seed, **more)
+        trained = train(x, y, seed, **more)
+        return trained if self._normalize is None else Normalized(trained, self._normalize)
 
 
 def fixed_training(train: OwnTraining, recipe: TrainingRecipe) -> _Training:

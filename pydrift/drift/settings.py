@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pydrift.core.checks import check_seed
 from pydrift.core.errors import UsageError
@@ -18,6 +20,7 @@ from pydrift.drift.calibration import describe_attack
 from pydrift.drift.choice import SAME, VARIED
 from pydrift.drift.own_training import OwnTraining, fixed_training, varied_training
 from pydrift.inversion import GradientAscent, InversionAttack
+from pydrift.models.normalization import Normalization
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.shadows import UPDATE_MODES, function_identity
 from pydrift.version import __version__
@@ -37,6 +40,7 @@ class AuditSettings:
     recipe   as used: the user's, else what the base's file records, else the default
     recipes  of RECIPES
     guessed  which of "recipe" and "size" nothing was known about
+    init     makes a fresh start of a shadow from a seed; None: as the base's architecture says
     """
 
     shadows: int = 32
@@ -49,6 +53,8 @@ class AuditSettings:
     size: int | None = None
     attack: InversionAttack = field(default_factory=GradientAscent)
     guessed: tuple[str, ...] = ()
+    normalize: Normalization | None = None
+    init: Callable[[int], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         if self.shadows < 2:
@@ -88,7 +94,11 @@ class AuditSettings:
 
     def plan(self) -> dict[str, Any]:
         """What of the settings determines the result of a calibration, as plain JSON values."""
+        stated: dict[str, Any] = {} if self.normalize is None else {"normalize": self.normalize.describe()}
+        if self.init is not None:
+            stated["init"] = function_identity(self.init)
         return {
+            **stated,
             "shadows": self.shadows,
             "update_mode": self.update_mode,
             "recipe": asdict(self.recipe),

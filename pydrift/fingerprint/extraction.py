@@ -24,7 +24,7 @@ from pydrift.fingerprint.detectors.gram import gram_rows
 from pydrift.fingerprint.detectors.odin import nudge
 from pydrift.fingerprint.features import Features, Head, Needs, join_features
 from pydrift.models.arch import frozen_copy
-from pydrift.models.classifier import channels_last, check_logits, images_at_once, map_values
+from pydrift.models.classifier import check_logits, images_at_once, logits_of, map_values
 
 BLOCK = 250  # images in one forward pass: fixed, so that the batch size never changes a result
 
@@ -64,7 +64,7 @@ class FeatureExtractor:
         self, module: nn.Module, input_shape: tuple[int, int, int], device: torch.device, name: str = "model"
     ) -> None:
         self._module = frozen_copy(module, input_shape).to(device)
-        self._forward = channels_last(self._module)
+        self._forward = logits_of(self._module, input_shape)
         self.device, self.input_shape = device, input_shape
         self.num_classes = check_logits(self._forward, input_shape, device, name)
         self._at_once = images_at_once(BLOCK, map_values(self._module, input_shape, device))

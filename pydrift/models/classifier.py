@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from torch.nn import functional as F
 from pydrift.core.errors import InputRefused, UsageError
 from pydrift.core.limits import MAX_PASS
 from pydrift.models.arch import FusedModel, NotLowerable, frozen_copy, lower
+from pydrift.models.outputs import to_logits
 from pydrift.ops import native_status, shadow_logits, why_not_invertible
 
 # Images per call of torch: fixed, since last bits may depend on it, and few, so that feature maps stay in caches.
 _BATCH = 128
 REPEATABLE = 1e-3  # of the largest |logit|: by how much the logits of one image may differ from call to call
+_LOG_SOFTMAX = "a model gives log-probabilities: they are logits up to a constant, and are taken as such"
 _TOGETHER = 1 << 22  # pixels of small batches that share one native call, in which no image depends on another
 
 
@@ -99,7 +102,7 @@ def freeze(
         path = f"generic: {refusal}" if fused is None else native_status().path(device.type)
     except NotLowerable as reason:
         network = frozen_copy(module, input_shape).to(device)
-        forward, path = channels_last(network), f"generic: {reason}"
+        forward, path = logits_of(network, input_shape), f"generic: {reason}"
     num_classes = check_logits(forward, input_shape, device, name)
     values = map_values(network, input_shape, device) if fused is None else 0  # native loops plan their own memory
     return Classifier(forward, input_shape, num_classes, device, path, fused, values)
@@ -156,13 +159,37 @@ def exact_arithmetic() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def channels_last(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The module in the memory format that is fast for convolutions on the CPU; unchanged on CUDA or without any."""
+def logits_of(module: nn.Module, input_shape: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:
+    """A function from images [N, C, H, W] to the module's logits in float32, whatever it returns (see `to_logits`).
+
+    The module takes the memory format that is fast for convolutions on the CPU, where its forward works with that:
+    a `view` of a map needs the usual one. An autocast that the caller has turned on does not reach it.
+    """
+    layout = torch.channels_last if _works_channels_last(module, input_shape) else torch.contiguous_format
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            output = module(x.contiguous(memory_format=layout))
+        logits: Tensor = to_logits(output, len(x))
+        return logits
+
+    return forward
+
+
+def _works_channels_last(module: nn.Module, input_shape: tuple[int, int, int]) -> bool:
+    """Whether it is worth it, and the forward takes two such images; `check_logits` says where it takes none at all."""
     convolves = any(isinstance(part, nn.Conv2d) for part in module.modules())
     if not convolves or any(parameter.device.type != "cpu" for parameter in module.parameters()):
-        return module
-    converted = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return lambda x: converted(x.contiguous(memory_format=torch.channels_last))
+        return False
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.full((2, *input_shape), 0.5).contiguous(memory_format=torch.channels_last)
+    try:
+        with torch.no_grad():
+            module(images)
+    except Exception:  # whatever the user's forward raises
+        return False
+    return True
 
 
 def check_logits(
@@ -182,19 +209,39 @@ def check_logits(
     if not torch.isfinite(logits).all():
         raise InputRefused(f"{name}: gives non-finite logits for a plain gray image")
     if logits.dtype != torch.float32:
-        raise InputRefused(
-            f"{name}: gives logits of {logits.dtype}, not of torch.float32; is autocast on in its forward?"
-        )
+        raise InputRefused(f"{name}: gives logits of {logits.dtype}, which are no floating-point numbers")
     if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(2, device=device), atol=1e-5):
         raise InputRefused(f"{name}: gives probabilities, not logits; leave out its final softmax")
+    if (logits <= 0).all() and torch.allclose(logits.exp().sum(dim=1), torch.ones(2, device=device), atol=1e-5):
+        warnings.warn(_LOG_SOFTMAX, stacklevel=3)
     _check_repeatable(forward, input_shape, device, name)
     return logits.shape[1]
 
 
-def _refuse_sigmoid(logits: Tensor, name: str) -> None:
-    """InputRefused where all logits lie strictly between 0 and 1, and not near 0 as those of an untrained network."""
-    if ((logits > 0) & (logits < 1)).all() and logits.max() > 0.5:
-        raise InputRefused(f"{name}: gives values between 0 and 1 only, not logits; leave out its final sigmoid")
+def _refuse_sigmoid(forward: Callable[[Tensor], Tensor], images: Tensor, logits: Tensor, name: str) -> None:
+    """InputRefused where all logits lie between 0 and 1, whatever the images: then no image has an unlikely class."""
+    of_one = logits.shape[1] == 2 and not logits[:, 0].any()  # a single logit, see `to_logits`
+    values = logits[:, 1:] if of_one else logits
+    if not ((values > 0) & (values < 1)).all():
+        return
+    try:
+        with torch.no_grad():
+            far = forward(200 * images - 100)  # logits that lie there by chance go far with such images
+    except Exception:  # whatever the user's forward raises
+        return
+    if ((far >= 0) & (far <= 1)).all():
+        raise InputRefused(
+            f"{name}: gives values between 0 and 1 only, not logits; leave out its final sigmoid. A multi-label model "
+            "cannot be audited: each image must have one class"
+        )
+
+
+def _repeatable(logits: Tensor) -> float:
+    """By how much these logits may differ from call to call: more where they are computed in half precision."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(logits, logits.to(dtype).float()):
+            return max(REPEATABLE, 4 * torch.finfo(dtype).eps)
+    return REPEATABLE
 
 
 def _check_repeatable(
@@ -210,11 +257,11 @@ def _check_repeatable(
         raise InputRefused(f"{name}: does not take any number of images, for instance one: {reason}") from error
     if alone.shape != (1, first.shape[1]):
         raise InputRefused(f"{name}: gives {list(alone.shape)} instead of [1, {first.shape[1]}] for a single image")
-    _refuse_sigmoid(first, name)
-    size = float(first.abs().max())
-    if not torch.allclose(first, again, rtol=0, atol=REPEATABLE * size, equal_nan=True):
+    _refuse_sigmoid(forward, images, first, name)
+    near = _repeatable(first) * float(first.abs().max())
+    if not torch.allclose(first, again, rtol=0, atol=near, equal_nan=True):
         raise InputRefused(f"{name}: gives the same images other logits the second time; is dropout still on?")
-    if not torch.allclose(first[:1], alone, rtol=0, atol=REPEATABLE * size, equal_nan=True):
+    if not torch.allclose(first[:1], alone, rtol=0, atol=near, equal_nan=True):
         raise InputRefused(
             f"{name}: the logits of an image depend on the other images of its batch; has a BatchNorm no running "
             "statistics?"

@@ -1,7 +1,8 @@
 """Reads models from files that may be hostile, and writes model files.
 
-Two formats are read: safetensors, and a state dict saved by `torch.save` (with `weights_only=True`). Everything else
-(pickled modules, TorchScript, .pt2) can contain a program and is refused. The file is read into memory once and checked
+Two formats are read: safetensors, also in shards with an index, and a state dict saved by `torch.save` (with
+`weights_only=True`), alone or within a checkpoint. Everything else (pickled modules, TorchScript, .pt2) can contain a
+program and is refused. The file is read into memory once and checked
 before any parser sees it. A model file never chooses code to run: it may only name a built-in architecture.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ from pydrift.core.pickles import UnknownName, read_pickle
 from pydrift.core.strict_json import parse_strict_json
 from pydrift.core.tensors import safetensors_bytes
 from pydrift.models import arch as architectures
+from pydrift.models.checkpoint import parse_index, pick_state_dict, upcast, without_prefixes
+from pydrift.models.live import frozen_names, in_evaluation, unwrapped
 
 PREFIX = "pydrift."
 
@@ -65,35 +69,47 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A module in eval mode without gradients; `metadata` is what was given to `save_model`."""
+    """A module in eval mode without gradients; `metadata` is what was given to `save_model`.
+
+    frozen  names of the parameters that the user's factory keeps from learning
+    """
 
     module: nn.Module
     arch: str
     sha256: str
     metadata: dict[str, str]
+    frozen: frozenset[str] = frozenset()
 
 
-def read_tensors(path: str | Path, max_bytes: int = MAX_MODEL) -> ModelFile:
-    """Reads the tensors of a safetensors file or of a state dict saved by `torch.save`.
+def read_tensors(path: str | Path, max_bytes: int = MAX_MODEL, key: str | None = None) -> ModelFile:
+    """Reads the tensors of a safetensors file, of an index of shards, or of a state dict saved by `torch.save`.
 
-    The content decides the format, not the name. UsageError: no such file. InputRefused names the file and the reason:
+    The content decides the format, not the name. `key` is the entry of a checkpoint that holds the state dict; a
+    checkpoint with one state dict needs none. The SHA-256 of an index is over those of its shards too.
+
+    UsageError: no such file, or no such entry. InputRefused names the file and the reason:
     * it is no regular file, larger than `max_bytes`, damaged or compressed, or of a format that can run code;
     * it has more than 100,000 tensors, or a header over 16 MiB;
-    * a tensor is larger than its storage, not finite, or of a dtype that weights do not have.
+    * a tensor is larger than its storage, not finite, or of a dtype that weights do not have;
+    * a shard is missing, or its tensors are not those of the index.
     """
     path = Path(path)
     data = read_file(path, max_bytes)
     metadata: dict[str, str] = {}
     try:
         if data[:4] == b"PK\x03\x04":
-            kind, tensors = "state_dict", _read_state_dict(data, max_bytes)
+            kind, tensors = "state_dict", _read_state_dict(data, max_bytes, key)
         elif data[8:9] == b"{":
             kind = "safetensors"
             metadata, tensors = _read_safetensors(data)
+        elif data[:1] == b"{":
+            return _read_shards(path, data, max_bytes)
         else:
             raise InputRefused(_unknown_format(data))
         for name, tensor in tensors.items():
             _check_values(name, tensor)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     except PydriftError as error:
         raise InputRefused(f"{path}: {error}") from error
     except Exception as error:  # the parsers raise errors of many types, which mean the same to the user
@@ -101,33 +117,44 @@ def read_tensors(path: str | Path, max_bytes: int = MAX_MODEL) -> ModelFile:
     return ModelFile(path, kind, sha256_bytes(data), len(data), metadata, tensors)
 
 
-def load_model(path: str | Path, arch: str | None = None, expect_sha256: str | None = None) -> LoadedModel:
+def load_model(
+    path: str | Path, arch: str | None = None, expect_sha256: str | None = None, key: str | None = None
+) -> LoadedModel:
     """Builds the architecture and loads the file's weights into it.
 
-    arch           a built-in spec, or "package.module:factory", which is imported and called; default: the built-in
-                   spec in the file's metadata
+    arch           a built-in spec, or "package.module:factory", which is imported and called (see `resolve`); default:
+                   the built-in spec in the file's metadata
     expect_sha256  of the file, in hex
+    key            the entry of a checkpoint that holds the state dict (see `read_tensors`)
+
+    Prefixes that all names have from wrappers (module., _orig_mod., model.) are left out. Weights in float16 or
+    bfloat16 become float32, which a warning says.
 
     InputRefused if the SHA-256 is another one, or if names, shapes or dtypes are not exactly those of the architecture.
     The same if a built-in architecture does not map a zero image to finite logits [1, num_classes]. UsageError: no such
     file, or `arch` names no architecture.
     """
-    file = read_tensors(path)
+    file = read_tensors(path, key=key)
     if expect_sha256 is not None and file.sha256 != expect_sha256.lower():
         raise InputRefused(f"{path}: its SHA-256 is {file.sha256}, expected {expect_sha256}")
     arch, module = _network(file, arch)
-    tensors = _with_counters(file.tensors, module)
-    problems = _mismatches(module.state_dict(), tensors)
+    module = unwrapped(module).float()
+    expected = module.state_dict()
+    tensors, half = upcast(_with_counters(without_prefixes(file.tensors, expected.keys()), module), expected)
+    problems = _mismatches(expected, tensors)
     if problems:
         raise InputRefused(f"{path}: does not fit {arch}: {'; '.join(problems)}")
+    if half is not None:
+        warnings.warn(f"{path}: its weights are in {half}; they become float32", stacklevel=2)
     # A built-in network is only an outline until here, and takes the tensors of the file for its own.
     outlined = any(tensor.is_meta for tensor in module.state_dict().values())
     module.load_state_dict({name: _own(t) for name, t in tensors.items()}, assign=outlined)
-    module.eval().requires_grad_(False)
+    frozen = frozen_names(module)
+    in_evaluation(module)
     _check_zero_image(file.path, module, arch)
     metadata = {key.removeprefix(PREFIX): value for key, value in file.metadata.items() if key.startswith(PREFIX)}
     metadata.pop("arch", None)
-    return LoadedModel(module, arch, file.sha256, metadata)
+    return LoadedModel(module, arch, file.sha256, metadata, frozen)
 
 
 def save_model(path: str | Path, module: nn.Module, arch: str, metadata: Mapping[str, str] | None = None) -> None:
@@ -150,13 +177,29 @@ def _read_safetensors(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     return metadata, dict(sorted(load_safetensors(data).items()))  # the order of its result differs from call to call
 
 
-def _read_state_dict(data: bytes, max_bytes: int) -> dict[str, Tensor]:
+def _read_shards(path: Path, index: bytes, max_bytes: int) -> ModelFile:
+    """The model of an index: all tensors of its shards, which lie in the same folder."""
+    tensors: dict[str, Tensor] = {}
+    digests, size = [sha256_bytes(index)], len(index)
+    for shard, names in parse_index(index).items():
+        if not (path.parent / shard).exists():
+            raise InputRefused(f"names the shard {shard}, which is not in its folder; put all shards there")
+        part = read_tensors(path.parent / shard, max_bytes - size)
+        if part.format != "safetensors" or part.tensors.keys() != names:
+            raise InputRefused(f"the shard {shard} does not hold just the tensors that the index names")
+        tensors |= part.tensors
+        digests.append(part.sha256)
+        size += part.size_bytes
+    return ModelFile(path, "safetensors", sha256_bytes("".join(digests).encode()), size, {}, tensors)
+
+
+def _read_state_dict(data: bytes, max_bytes: int, key: str | None) -> dict[str, Tensor]:
     if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 10):
         raise InputRefused(
             f"state dicts are read with torch 2.10 or newer only (CVE-2026-24747), this is {torch.__version__}; "
             "use safetensors or upgrade torch"
         )
-    tensors = torch.load(_copy_checked(data), map_location="cpu", weights_only=True)
+    tensors = pick_state_dict(torch.load(_copy_checked(data), map_location="cpu", weights_only=True), key)
     if not isinstance(tensors, dict):
         raise InputRefused(f"holds a {type(tensors).__name__}, not a state dict; {_RESAVE}")
     _check_count(len(tensors))
@@ -164,7 +207,7 @@ def _read_state_dict(data: bytes, max_bytes: int) -> dict[str, Tensor]:
         if type(name) is not str or type(value) not in (Tensor, nn.Parameter):
             raise InputRefused(
                 f"entry {_quote(name)} is a {type(value).__name__}, not a tensor; save the state dict alone, "
-                "without optimizer or epoch"
+                "without optimizer or epoch, or name its entry (key=, --key)"
             )
     return _check_storages({name: value.detach() for name, value in tensors.items()}, max_bytes)
 

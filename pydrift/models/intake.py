@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydrift.core.tensors import tensors_digest
 from pydrift.models.arch import is_spec, resolve
 from pydrift.models.classifier import REPEATABLE, Classifier
 from pydrift.models.file import LoadedModel, load_model
+from pydrift.models.live import copied, frozen_names, in_evaluation, label_names
 from pydrift.models.recipe import TrainingRecipe
 
 _NUM_NOISE = 8  # images that tell whether two models are one function
@@ -35,6 +35,9 @@ class AuditedModel:
     recipe        how it was trained; None if not known
     train_size    how many images it was trained on; None if not known
     path          the absolute path of a file that was given by its path, if it is printable
+    frozen        names of the parameters that do not learn; the others do
+    fresh         the user's function from a seed to a fresh start of a shadow, if there is one
+    class_names   of its classes, where the module tells them
     """
 
     module: nn.Module
@@ -44,6 +47,9 @@ class AuditedModel:
     recipe: TrainingRecipe | None
     train_size: int | None
     path: str | None = None
+    frozen: frozenset[str] = frozenset()
+    fresh: Callable[[int], nn.Module] | None = None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def built_in(self) -> bool:
@@ -52,6 +58,8 @@ class AuditedModel:
 
     def initial(self) -> Callable[[int], nn.Module] | None:
         """A function that makes a freshly initialised model from a seed; None if the architecture is not known."""
+        if self.fresh is not None:
+            return self.fresh
         return None if self.architecture is None else resolve(self.architecture)
 
 
@@ -59,16 +67,16 @@ Model = nn.Module | LoadedModel | AuditedModel | str | Path
 """What every audit takes as a model: a live module, a loaded file, a model taken in before, or the path of a file."""
 
 
-def as_audited_model(model: Model, what: str, arch: str | None = None) -> AuditedModel:
+def as_audited_model(model: Model, what: str, arch: str | None = None, key: str | None = None) -> AuditedModel:
     """Takes a model file (safetensors or state dict), the result of `load_model`, or any nn.Module, which is copied.
 
-    what  the name of the model in messages; arch: as in `load_model`
+    what  the name of the model in messages; arch, key: as in `load_model`
     UsageError: no such file, no model, or a module that cannot be copied. InputRefused: a bad file or bad metadata.
     """
     if isinstance(model, AuditedModel):
         return model
     if isinstance(model, str | Path):
-        loaded = load_model(model, arch)
+        loaded = load_model(model, arch, key=key)
         path = str(Path(model).absolute())
         return replace(_from_file(loaded, Path(model).name), path=path if path.isprintable() else None)
     if isinstance(model, LoadedModel):
@@ -76,19 +84,24 @@ def as_audited_model(model: Model, what: str, arch: str | None = None) -> Audite
     if not isinstance(model, nn.Module):
         raise UsageError(f"{what}: expected an nn.Module or a model file, got {type(model).__name__}")
     try:
-        module = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-    except Exception as error:  # whatever the user's own classes raise
-        raise UsageError(f"{what}: {type(model).__name__} cannot be copied: {error}") from error
-    return AuditedModel(module, type(model).__name__, _identity(module), None, None, None)
+        module = copied(model)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from error
+    if getattr(getattr(module, "config", None), "problem_type", None) == "multi_label_classification":
+        raise InputRefused(f"{what}: a multi-label model, and each image must have one class")
+    frozen, name = frozen_names(module), type(module).__name__
+    module = in_evaluation(module.to("cpu", torch.float32))
+    sha256 = _identity(module, frozen)
+    return AuditedModel(module, name, sha256, None, None, None, frozen=frozen, class_names=label_names(module))
 
 
-def _identity(module: nn.Module) -> str:
+def _identity(module: nn.Module, frozen: frozenset[str]) -> str:
     """SHA-256 over all that a live module shows: classes, printed structure, weights, buffers, attributes, extra state.
 
     What else its answers depend on, only its answers show (see `refuse_other_answers`).
     """
     tensors: dict[str, torch.Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    words = [repr(module)]
+    words = [repr(module), *sorted(frozen)]
     for name, part in module.named_modules():
         plain = {key: value for key, value in vars(part).items() if not key.startswith("_")}
         if type(part).get_extra_state is not nn.Module.get_extra_state:
@@ -137,4 +150,13 @@ def _from_file(loaded: LoadedModel, name: str) -> AuditedModel:
         trained = None if recipe is None else TrainingRecipe.from_json(recipe)
     except UsageError as error:
         raise InputRefused(f"{name}: {error}") from error
-    return AuditedModel(loaded.module, name, loaded.sha256, loaded.arch, trained, None if size is None else int(size))
+    return AuditedModel(
+        loaded.module,
+        name,
+        loaded.sha256,
+        loaded.arch,
+        trained,
+        None if size is None else int(size),
+        frozen=loaded.frozen,
+        class_names=label_names(loaded.module),
+    )

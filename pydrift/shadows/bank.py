@@ -27,6 +27,7 @@ from pydrift.models.arch import resolve_stored
 from pydrift.models.classifier import choose_device, exact_arithmetic, freeze
 from pydrift.models.file import PREFIX
 from pydrift.models.intake import RECIPE_KEY, TRAIN_SIZE_KEY
+from pydrift.models.live import in_evaluation
 from pydrift.shadows.plan import ShadowPlan
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class ShadowBank(SealedFolder):
         # A later copy of the module copies the elements of a parameter, but the whole storage behind a buffer.
         own = {name: row if name in parameters else row.clone() for name, row in self.state(k).items()}
         module.load_state_dict(own, assign=True)
-        return module.eval().requires_grad_(False)
+        return in_evaluation(module)
 
     def statistics(
         self, x: Tensor, y: Tensor, *, chosen: Sequence[int] | None = None, device: str | None = None, **options: Any
@@ -174,7 +175,7 @@ class WeightStack:
     """The state dicts of K models, stacked entry by entry as they arrive, so that no model is in memory twice."""
 
     def __init__(self, template: nn.Module, count: int) -> None:
-        self.template = copy.deepcopy(template).eval().requires_grad_(False)
+        self.template = in_evaluation(copy.deepcopy(template))
         needed = count * sum(t.numel() * t.element_size() for t in self.template.state_dict().values())
         if needed > MAX_ARTIFACT:
             raise InputRefused(f"{count} models of this architecture need {needed} bytes, the limit is {MAX_ARTIFACT}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pydrift.core.artifact import decode, encode
 from pydrift.core.checks import check_seed
@@ -173,7 +175,7 @@ def arithmetic(device: torch.device, built_in: bool) -> dict[str, str]:
     }
 
 
-def function_identity(train: Train) -> str:
+def function_identity(train: Callable[..., nn.Module]) -> str:
     """The identity of the user's training: its name, and a hash of its code where it is a plain function.
 
     It is the same in every process. Constants and defaults count by their values if these are plain, else by their

@@ -18,9 +18,10 @@ from pydrift.core.noise import Phase, derived_seed
 from pydrift.core.parallel import each, intra_op_threads
 from pydrift.data import LabelledImages
 from pydrift.models.intake import AuditedModel
+from pydrift.models.live import copied, let_learn
 from pydrift.shadows.checkpoint import BlockCheckpoint
 from pydrift.shadows.plan import ShadowPlan
-from pydrift.shadows.start import reinitialise, state_shapes
+from pydrift.shadows.start import fresh_start, reinitialise, state_shapes
 from pydrift.shadows.tasks import Trained
 from pydrift.training import Train, native_program, predict, seeded, train_many
 
@@ -76,9 +77,11 @@ class BlockTrainer:
         """A copy of the start model for each seed, or a freshly initialised one."""
         module = self.start.module
         if self.plan.update_mode == "finetune":
-            return [copy.deepcopy(module).requires_grad_(True) for _ in seeds]
+            return [let_learn(copy.deepcopy(module), self.start.frozen) for _ in seeds]
         initial = self.start.initial()
-        return [initial(seed) if initial else reinitialise(module, seed) for seed in seeds]
+        if initial is None:
+            return [reinitialise(module, seed, self.start.frozen) for seed in seeds]
+        return [fresh_start(initial, seed, module) for seed in seeds]
 
 
 def models_per_block(start: AuditedModel, plan: ShadowPlan, x: Tensor, asked: int | None) -> int:
@@ -89,7 +92,7 @@ def models_per_block(start: AuditedModel, plan: ShadowPlan, x: Tensor, asked: in
         return asked
     if plan.own_training is not None:
         return 1
-    learning, device = copy.deepcopy(start.module).requires_grad_(True), plan.device
+    learning, device = let_learn(copy.deepcopy(start.module), start.frozen), plan.device
     natively = plan.recipe.precision == "float32" and native_program(learning, x, device) is not None
     if device.type == "cpu":
         return torch.get_num_threads() if natively or start.built_in else 1
@@ -100,9 +103,11 @@ def models_per_block(start: AuditedModel, plan: ShadowPlan, x: Tensor, asked: in
 def _call_user_train(user_train: Train, base: nn.Module, x: Tensor, y: Tensor, seed: int) -> nn.Module:
     with seeded(seed):
         trained = user_train(x, y, seed)
+    trained = copied(trained)  # the user may train the same module object again
     if state_shapes(trained) != state_shapes(base):
         raise UsageError("train= returned a model whose parameters do not have the names and shapes of the base's")
-    return copy.deepcopy(trained).cpu().eval()  # the user may train the same module object again
+    trained.eval()
+    return trained.cpu()
 
 
 def _unseen_accuracy(module: nn.Module, data: LabelledImages, drawn: NDArray[np.int64]) -> float | None:

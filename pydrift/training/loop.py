@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pydrift.core.errors import PydriftError
+from pydrift.models.outputs import to_logits
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops.reference import augment_images
 
@@ -47,7 +48,7 @@ def train(
                 augment_images(x[batch], augmentation[first : first + batch_size]) if len(augmentation) else x[batch]
             )
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                logits = module(images.contiguous(memory_format=memory_format)).float()
+                logits = to_logits(module(images.contiguous(memory_format=memory_format)), len(batch))
             loss = F.cross_entropy(logits, y[batch], label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -55,7 +56,8 @@ def train(
             optimizer.step()
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     refuse_divergence(module.state_dict().values())
-    return module.eval()
+    module.eval()
+    return module
 
 
 def refuse_divergence(tensors: Iterable[Tensor]) -> None:
@@ -88,4 +90,4 @@ def seeded(seed: int) -> Iterator[None]:
 def predict(forward: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 512) -> Tensor:
     """The class with the largest logit of every image: int64 [N]. x float32 [N, C, H, W]."""
     with torch.no_grad():
-        return torch.cat([forward(part).argmax(1) for part in x.split(batch_size)])
+        return torch.cat([to_logits(forward(part), len(part)).argmax(1) for part in x.split(batch_size)])

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from pydrift.core.errors import UsageError
 from pydrift.core.parallel import each
 from pydrift.models.arch import NotLowerable, lower
+from pydrift.models.live import in_evaluation
+from pydrift.models.outputs import to_logits
 from pydrift.models.recipe import TrainingRecipe
 from pydrift.ops import HYPERPARAMETERS, shadow_train, why_not_trainable
 from pydrift.training.loop import refuse_divergence, seeded, train
@@ -103,10 +105,11 @@ def native_program(module: nn.Module, x: Tensor, device: torch.device) -> list[i
     program = lowered.program()
     if why_not_trainable(program, lowered.num_parameters, (channels, height, width), device) is not None:
         return None
-    in_training = copy.deepcopy(module).train()
+    in_training = copy.deepcopy(module)
+    in_training.train()
     with seeded(0), torch.no_grad():
         probes = torch.rand(_PROBES, channels, height, width)
-        same = torch.allclose(in_training(probes), lowered(probes), rtol=1e-4, atol=1e-4)
+        same = torch.allclose(to_logits(in_training(probes), _PROBES), lowered(probes), rtol=1e-4, atol=1e-4)
     return program if same else None
 
 
@@ -224,4 +227,4 @@ def _with_parameters(start: nn.Module, parameters: Tensor) -> nn.Module:
 
 
 def _freeze(module: nn.Module) -> nn.Module:
-    return module.eval().requires_grad_(False)
+    return in_evaluation(module)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 
 import pytest
 import torch
@@ -205,6 +207,74 @@ def test_resolve_factory(factories: str) -> None:
     assert isinstance(first, nn.Sequential)
     assert torch.equal(first[1].weight, again[1].weight)
     assert not torch.equal(first[1].weight, other[1].weight)
+
+
+KEYWORDS = """
+from torch import nn
+
+class Keeps(nn.Module):
+    def __init__(self, **given):
+        super().__init__()
+        self.given = given
+"""
+
+
+def test_a_factory_takes_arguments(tmp_path, monkeypatch) -> None:
+    (tmp_path / "own_keywords.py").write_text(KEYWORDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = resolve("own_keywords:Keeps?num_classes=10&pretrained=0&bias=False&rate=1e-3&drop=0.5&act=gelu&shift=-2")(0)
+    expected = {"num_classes": 10, "pretrained": 0, "bias": False, "rate": 1e-3, "drop": 0.5, "act": "gelu"}
+    assert made.given == {**expected, "shift": -2}
+    assert made.given["bias"] is False
+    for bad in ("a", "=1", "a=1&a=2", "a b=1", "a=1&"):
+        with pytest.raises(UsageError, match=r"Keeps\?.*: after the \? come arguments NAME=VALUE, each once"):
+            resolve(f"own_keywords:Keeps?{bad}")
+    with pytest.raises(UsageError, match=r"the factory failed: TypeError: .*unexpected keyword argument 'wide'"):
+        resolve("torch.nn:ReLU?wide=1")(0)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **content: object) -> None:
+    """A module that can be imported under that name, whether the real one is installed or not."""
+    module = types.ModuleType(name)
+    vars(module).update(content)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_networks_of_timm_and_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def make(name: str, **arguments: object) -> nn.Module:
+        calls.append((name, arguments))
+        return nn.Linear(2, 3)
+
+    stand_in(monkeypatch, "timm", create_model=make)
+    stand_in(monkeypatch, "torchvision", models=types.SimpleNamespace(get_model=make))
+    first, again = (resolve("timm:vit_tiny.augreg?num_classes=3")(seed) for seed in (1, 1))
+    assert torch.equal(first.weight, again.weight)
+    resolve("torchvision:resnet18")(0)
+    assert calls == [("vit_tiny.augreg", {"num_classes": 3})] * 2 + [("resnet18", {})]
+
+
+def test_networks_of_transformers_by_their_config_only(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    config = types.SimpleNamespace(from_pretrained=lambda folder, **how: (calls.append((folder, how)), "config")[1])
+    model = types.SimpleNamespace(from_config=lambda config, **how: (calls.append((config, how)), nn.Linear(2, 3))[1])
+    stand_in(monkeypatch, "transformers", AutoConfig=config, AutoModelForImageClassification=model)
+    with pytest.raises(UsageError, match=r"the factory failed: ValueError: .* is no folder with a config.json"):
+        resolve(f"transformers:{tmp_path}")(0)
+    (tmp_path / "config.json").write_text("{}")
+    resolve(f"transformers:{tmp_path}?num_labels=3")(0)
+    assert calls == [
+        (str(tmp_path), {"local_files_only": True, "trust_remote_code": False, "num_labels": 3}),
+        ("config", {"trust_remote_code": False}),
+    ]
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
+def test_a_missing_library_is_named_with_its_cure(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # import then fails as if it were not there
+    with pytest.raises(UsageError, match=f"'{library}:x': {library} is not installed; .*pip install {library}$"):
+        resolve(f"{library}:x")
 
 
 NEITHER = (

@@ -133,11 +133,12 @@ def raises(error):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda x: x.flatten(1)[:, :1], "must map [N, 1x4x4] to logits [N, classes >= 2], got (2, 1) for N = 2"),
         (lambda x: x, "must map [N, 1x4x4] to logits [N, classes >= 2], got (2, 1, 4, 4) for N = 2"),
         (lambda x: x.flatten(), "must map [N, 1x4x4] to logits [N, classes >= 2], got (32,) for N = 2"),
         (lambda x: x[:1].flatten(1), "must map [N, 1x4x4] to logits [N, classes >= 2], got (1, 16) for N = 2"),
-        (lambda x: (x.flatten(1), x), "must map [N, 1x4x4] to logits [N, classes >= 2], got tuple for N = 2"),
+        (lambda x: (x, x.flatten(1)), "must map [N, 1x4x4] to logits [N, classes >= 2], got (2, 1, 4, 4) for N = 2"),
+        (lambda x: {"scores": x}, "must map [N, 1x4x4] to logits [N, classes >= 2], got dict for N = 2"),
+        (lambda x: (), "must map [N, 1x4x4] to logits [N, classes >= 2], got tuple for N = 2"),
         (lambda x: x.flatten(1) * torch.nan, "gives non-finite logits for a plain gray image"),
         (lambda x: x.flatten(1) / 0, "gives non-finite logits for a plain gray image"),
         (raises(RuntimeError("first line\nsecond")), "does not take images of shape 1x4x4: first line"),
@@ -226,13 +227,13 @@ def only_two(logits, x):
             lambda logits, x: logits - logits.mean(dim=0),
             "the logits of an image depend on the other images of its batch",
         ),
-        (lambda logits, x: logits.squeeze(0), r"gives \[3\] instead of \[1, 3\] for a single image"),
-        (lambda logits, x: logits.double(), "gives logits of torch.float64, not of torch.float32"),
+        (lambda logits, x: logits[:, : 1 + len(x)], r"gives \[1, 2\] instead of \[1, 3\] for a single image"),
+        (lambda logits, x: logits.int(), "gives logits of torch.int32, which are no floating-point numbers"),
         (only_two, "does not take any number of images, for instance one: two images, please"),
     ],
-    ids=["dropout", "batch statistics", "squeeze", "float64", "a fixed batch"],
+    ids=["dropout", "batch statistics", "shapes by the batch", "integers", "a fixed batch"],
 )
-def test_a_model_must_answer_alike_twice_alone_and_in_float32(spoil, message):
+def test_a_model_must_answer_alike_twice_alone_and_in_floats(spoil, message):
     torch.manual_seed(0)
     with pytest.raises(InputRefused, match=f"^candidate: {message}"):
         freeze(Unsteady(spoil), (1, 2, 2), torch.device("cpu"), "candidate")
@@ -244,6 +245,26 @@ def test_a_final_sigmoid_is_named():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Sigmoid())
     with pytest.raises(InputRefused, match=r"^m: gives values between 0 and 1 only, not logits; leave out"):
         freeze(net, (1, 2, 2), torch.device("cpu"), "m")
+
+
+def test_a_single_sigmoid_is_told_from_a_logit_that_lies_there_by_chance():
+    torch.manual_seed(0)
+    linear = nn.Linear(4, 1)
+    with torch.no_grad():
+        linear.weight.fill_(0.01)
+        linear.bias.fill_(0.5)
+    assert freeze(nn.Sequential(nn.Flatten(), linear), (1, 2, 2), CPU).num_classes == 2
+    with pytest.raises(InputRefused, match=r"leave out its final sigmoid\. A multi-label model cannot be audited"):
+        freeze(nn.Sequential(nn.Flatten(), linear, nn.Sigmoid()), (1, 2, 2), CPU, "m")
+
+
+def test_log_probabilities_are_taken_and_this_is_said():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    with pytest.warns(UserWarning, match="gives log-probabilities: they are logits up to a constant"):
+        model = freeze(nn.Sequential(plain, nn.LogSoftmax(dim=1)), (1, 2, 2), CPU)
+    x = torch.rand(5, 1, 2, 2)
+    torch.testing.assert_close(model.logits(x), F.log_softmax(plain(x).detach(), dim=1))
 
 
 def test_images_with_large_maps_are_asked_in_smaller_batches(monkeypatch):

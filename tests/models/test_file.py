@@ -341,8 +341,8 @@ def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
         ([torch.ones(1)], f"holds a list, not a state dict; {RESAVE}"),
         (torch.ones(1), f"holds a Tensor, not a state dict; {RESAVE}"),
         (
-            {"state_dict": {"w": torch.ones(1)}, "epoch": 3},
-            "entry 'state_dict' is a dict, not a tensor; save the state dict alone, without optimizer or epoch",
+            {"w": torch.ones(1), "epoch": 3},
+            "entry 'epoch' is a int, not a tensor; save the state dict alone, without optimizer or epoch, or name",
         ),
         ({0: torch.ones(1)}, "entry '0' is a Tensor, not a tensor"),
         ({"w": torch.eye(2).to_sparse()}, "tensor 'w' is not a dense tensor of a usual dtype"),
@@ -388,13 +388,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
             load_model(tmp_path / "m", SPEC)
         return str(error.value).removeprefix(f"{tmp_path / 'm'}: does not fit {SPEC}: ")
 
-    assert message({f"module.{k}": v for k, v in tensors.items()}) == (
+    assert message({f"net.{k}": v for k, v in tensors.items()}) == (
         "missing: 'fc1.weight', 'fc1.bias', 'fc2.weight' and 1 more; "
-        "unexpected: 'module.fc1.bias', 'module.fc1.weight', 'module.fc2.bias' and 1 more"
+        "unexpected: 'net.fc1.bias', 'net.fc1.weight', 'net.fc2.bias' and 1 more"
     )
     assert message({**tensors, "fc1.bias": torch.ones(6)}) == "wrong shape: fc1.bias is [6], expected [5]"
-    assert message({**tensors, "fc1.bias": torch.ones(5).half()}) == (
-        "wrong dtype: fc1.bias is torch.float16, expected torch.float32"
+    assert message({**tensors, "fc1.bias": torch.ones(5).double()}) == (
+        "wrong dtype: fc1.bias is torch.float64, expected torch.float32"
     )
 
 

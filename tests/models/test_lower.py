@@ -310,7 +310,7 @@ MISMATCH = "the lowered network does not reproduce the module: "
         (lambda: Forward(lambda m, x: m.fc(torch.sigmoid(m.conv(x)).flatten(1))), "forward: sigmoid is not supported"),
         (lambda: Forward(lambda m, x: F.adaptive_max_pool2d(x, 1)), "forward: adaptive_max_pool2d is not supported"),
         (lambda: Forward(lambda m, x: m.conv(x)), "forward: returns [N, 4, 4, 4] instead of logits [N, K]"),
-        (lambda: Forward(lambda m, x: (x.flatten(1),)), "forward: does not return logits alone"),
+        (lambda: Forward(lambda m, x: {"scores": x.flatten(1)}), "forward: does not return logits alone"),
         (lambda: Forward(lambda m, x: m.fc(x.view(-1, 8))), "forward: reshapes to [N, 8] instead of [N, features]"),
         (
             lambda: Forward(lambda m, x: m.conv2(x)),

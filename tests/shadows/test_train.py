@@ -261,15 +261,14 @@ class Scaled(nn.Module):
         return self.head(x.flatten(1) * self.scale)
 
 
-@pytest.mark.parametrize(
-    ("module", "place"), [(Scaled(), "root (Scaled)"), (nn.Sequential(nn.Flatten(), Scaled()), "1 (Scaled)")]
-)
-def test_what_cannot_be_reinitialised_is_refused(module, place):
+@pytest.mark.parametrize(("module", "name"), [(Scaled(), "scale"), (nn.Sequential(nn.Flatten(), Scaled()), "1.scale")])
+def test_what_cannot_be_reinitialised_is_refused(module, name):
     with pytest.raises(UsageError) as error:
         reinitialise(module, 0)
     assert str(error.value) == (
-        f"the base's {place} has parameters but no reset_parameters(), so shadows cannot start from fresh weights; "
-        "pass train=, a function (x, y, seed) -> trained module"
+        f"the base's parameter {name} keeps its value when the base is reset: no reset_parameters() or "
+        "_init_weights() sets it, so shadows cannot start from fresh weights; pass init=, a function seed -> module "
+        "with fresh weights, or train=, a function (x, y, seed) -> trained module"
     )
 
 

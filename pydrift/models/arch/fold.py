@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pydrift.models.live import in_evaluation
+from pydrift.models.outputs import to_logits
+
 RELATIVE_TOLERANCE = 1e-4  # of the largest |logit|, for the float32 result against the module in float64
 _NUM_PROBES = 4
 
@@ -23,7 +26,7 @@ def frozen_copy(module: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     module       maps [N, C, H, W] to logits [N, K]; it is not changed
     input_shape  (C, H, W)
     """
-    plain = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
+    plain = in_evaluation(copy.deepcopy(module).cpu().float())
     if not any(isinstance(part, nn.BatchNorm2d) for part in plain.modules()):
         return plain
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -31,7 +34,8 @@ def frozen_copy(module: nn.Module, input_shape: Sequence[int]) -> nn.Module:
             folded = _fold(plain)
             generator = torch.Generator("cpu").manual_seed(0)
             probes = torch.rand((_NUM_PROBES, *input_shape), generator=generator, dtype=torch.float32, device="cpu")
-            same = _agree(folded(probes), copy.deepcopy(plain).double()(probes.double()))
+            expected = copy.deepcopy(plain).double()(probes.double())
+            same = _agree(to_logits(folded(probes), _NUM_PROBES), to_logits(expected, _NUM_PROBES))
         except Exception:  # from tracing or the user's forward: then the folding is not proven right
             return plain
     return folded if same else plain
@@ -53,7 +57,7 @@ def _fold(module: nn.Module) -> nn.Module:
         traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return traced.eval().requires_grad_(False)
+    return in_evaluation(traced)
 
 
 def _calls(traced: fx.GraphModule, target: str) -> int:

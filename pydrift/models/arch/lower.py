@@ -19,8 +19,10 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from pydrift.core.errors import PydriftError
-from pydrift.models.arch.fused import Affine, Conv2d, FusedModel, Layer, Linear, map_tensors
+from pydrift.models.arch.fused import Affine, Conv2d, Flatten, FusedModel, Layer, Linear, map_tensors
 from pydrift.models.arch.translate import Unsupported, dims, evaluate, translate
+from pydrift.models.live import in_evaluation
+from pydrift.models.outputs import to_logits
 
 RELATIVE_TOLERANCE = 1e-4  # of the largest |logit|, for the float32 chain against the module in float64
 _NUM_WALK_IMAGES = 7  # no reshape contains it by accident, and it is not _NUM_PROBES, so no layer can depend on it
@@ -52,7 +54,7 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> FusedModel:
         _refuse_hidden_effects(name or "module", part)
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            reference = copy.deepcopy(module).cpu().double().eval()
+            reference = in_evaluation(copy.deepcopy(module).cpu().double())
         except Exception as error:
             raise NotLowerable(f"module: cannot be copied: {_first_line(error)}") from error
         try:
@@ -63,6 +65,7 @@ def lower(module: nn.Module, input_shape: Sequence[int]) -> FusedModel:
         images = torch.rand(shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float32, device="cpu")
         walk_images, probes = images.split([_NUM_WALK_IMAGES, _NUM_PROBES])
         layers, logits = _walk(traced, walk_images.double())
+        logits = _finish(layers, logits)
         if logits.ndim != 2:
             raise NotLowerable(f"forward: returns [{dims(logits)}] instead of logits [N, K]")
         frozen = tuple(map_tensors(layer, lambda t: t.to(torch.float32, copy=True).contiguous()) for layer in layers)
@@ -109,7 +112,7 @@ def _refuse_hidden_effects(name: str, part: nn.Module) -> None:
 
 def _verify(fused: FusedModel, reference: nn.Module, probes: Tensor) -> None:
     try:
-        expected = reference(probes.double())
+        expected = to_logits(reference(probes.double()), len(probes))
     except Exception as error:
         raise NotLowerable(f"forward: fails on {len(probes)} images: {_first_line(error)}") from error
     got = fused(probes)
@@ -135,7 +138,7 @@ def _walk(traced: fx.GraphModule, images: Tensor) -> tuple[list[Layer], Tensor]:
     for node in traced.graph.nodes:
         try:
             if node.op == "output":
-                if node.args[0] is not head:
+                if _returned(node.args[0]) is not head:
                     raise Unsupported("does not return logits alone")
                 break
             if node.op == "get_attr":
@@ -157,6 +160,25 @@ def _walk(traced: fx.GraphModule, images: Tensor) -> tuple[list[Layer], Tensor]:
         if len(readers) > 1:  # from here on, all calls on the images must read the head
             raise NotLowerable(f"{_common_owner(readers)}: residual or parallel connection")
     return layers, x
+
+
+def _returned(value: Any) -> Any:
+    """What is read of the traced output, as `to_logits` reads it."""
+    while isinstance(value, tuple | list | dict) and value:
+        value = value.get("logits") if isinstance(value, dict) else value[0]
+    return value
+
+
+def _finish(layers: list[Layer], logits: Tensor) -> Tensor:
+    """Appends the layers of what `to_logits` does with [N, K, 1, 1] and with a single logit; returns their output."""
+    if logits.ndim == 4 and logits.shape[2:] == (1, 1):
+        layers.append(Flatten())
+        logits = logits.flatten(1)
+    if logits.ndim == 2 and logits.shape[1] == 1:
+        second = Linear(logits.new_tensor([[0.0], [1.0]]), logits.new_zeros(2))
+        layers.append(second)
+        logits = second(logits)
+    return logits
 
 
 def _append(layers: list[Layer], layer: Layer) -> None:
