@@ -187,14 +187,14 @@ def _options(
     pass
 
 
-def check_folder(folder: Path | None) -> None:
-    """Asks whether files could be written into a folder, at once: the commands import torch after it.
+def check_folder(folder: Path | None, name: str) -> None:
+    """Asks whether a file of that name could be written into a folder, at once: the commands import torch after it.
 
     UsageError where not.
     """
     if folder is not None:
         refuse_manifest_folder(folder)
-        check_writable(folder / "file")
+        check_writable(folder / name)
 
 
 def find_own_architectures(arch: str | None) -> None:

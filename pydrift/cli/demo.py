@@ -19,7 +19,7 @@ def demo(
     ),
 ) -> None:
     """Audit a benign and a drifted candidate on scikit-learn's digits."""
-    check_writable(out / "file")
+    check_writable(out / "base.safetensors")
     from pydrift.drift.demo import DRIFT as PLANTED
     from pydrift.drift.demo import run_demo
     from pydrift.report import write_report

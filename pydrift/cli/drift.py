@@ -74,7 +74,7 @@ def calibrate(
 
     This trains shadows, inverts the base and the shadows, and measures the null distribution.
     """
-    check_writable(out / "file")  # at once: torch is imported after it
+    check_writable(out / "state.safetensors")  # at once: torch is imported after it
     from pydrift.data import load_data
     from pydrift.drift.audit import DriftAuditor
     from pydrift.models.intake import as_audited_model
@@ -167,7 +167,7 @@ def audit(
 
     The exit code is 0 for stable, 1 for drift and 3 for inconclusive.
     """
-    check_folder(out)
+    check_folder(out, "report.json")
     from pydrift.data import load_data
     from pydrift.drift.result import DriftReport
     from pydrift.models.intake import as_audited_model

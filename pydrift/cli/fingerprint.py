@@ -128,7 +128,7 @@ def score(
 
     The exit code is 1 if more than --fail-above of them are flagged.
     """
-    check_folder(out)
+    check_folder(out, "screening.json")
     from pydrift.data import load_data
     from pydrift.fingerprint import Fingerprint, Screening, screen
     from pydrift.models.intake import as_audited_model

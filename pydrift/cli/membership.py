@@ -87,7 +87,7 @@ def membership(
 
     The exit code is 1 if an attack exceeds a --fail-above.
     """
-    check_folder(out)
+    check_folder(out, "membership.json")
     from pydrift.data import load_data
     from pydrift.membership.audit import membership_audit
     from pydrift.membership.result import Limit, MembershipReport

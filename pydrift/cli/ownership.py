@@ -113,7 +113,7 @@ def ownership(
 
     The exit code is 1 if any suspect is stolen, else 3 if any is inconclusive, else 0.
     """
-    check_folder(out)
+    check_folder(out, "ownership.json")
     from pydrift.models.intake import as_audited_model
     from pydrift.ownership import OwnershipReport, ownership_audit
 

@@ -214,7 +214,7 @@ def collect(
 
     A bank holds a model file per shadow, the images that each was trained on, and a manifest of hashes.
     """
-    check_writable(out / "file")
+    check_writable(out / "bank.json")
     from pydrift.shadows import ShadowBank
     from pydrift.shadows import collect as collect_bank
 

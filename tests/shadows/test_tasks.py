@@ -342,7 +342,8 @@ def test_a_block_that_says_no_time_is_refused(small, seconds):
         manifest.write_text(re.sub(r'"seconds": [^,]+', f'"seconds": {seconds}', manifest.read_text()))
     else:
         rewrite_manifest(manifest.parent, seconds=json.loads(seconds))
-    reason = "not valid JSON: a number is too large" if seconds == "1e999" else "not a readable shadow block: seconds: "
+    too_large = seconds in ("1e999", str(10**400))
+    reason = "not valid JSON: a number is too large" if too_large else "not a readable shadow block: seconds: "
     with pytest.raises(InputRefused, match=rf"^{manifest}: {reason}"):
         small.status()
     manifest.write_text("[]")
