@@ -44,7 +44,6 @@ from pydrift.core.progress import for_terminal
 
 if TYPE_CHECKING:
     from pydrift.drift.audit import DriftAuditor
-    from pydrift.models.intake import AuditedModel
     from pydrift.models.recipe import TrainingRecipe
 
 _MAX_RECIPE = 1 << 16  # bytes
@@ -189,15 +188,11 @@ def audit(
         seed=seed,
     )
     where = {"arch": arch, "device": device, "resume_dir": resume_dir, "normalize": read_normalization(normalize)}
-    asked = as_audited_model(candidate, "candidate", arch, key)
-    if data is None and not base.is_dir():
-        raise UsageError(f"{base} is a model file: calibrating on it needs --data")
-    first = base if base.is_dir() else as_audited_model(base, "base", arch, key)
-    auditor, stated = _auditor(first, data, of_calibration, asked, recipe or [], **where)
+    auditor, stated = _auditor(base, data, of_calibration, candidate, recipe or [], key, **where)
     # The baselines want images that neither model was trained on, or else the reference data itself.
     holdout = None if data is None else read_test_split(data) or load_data(data)
     report = auditor.compare(
-        asked,
+        as_audited_model(candidate, "candidate", arch, key),
         holdout,
         alpha,
         use_data=use_data,
@@ -230,25 +225,29 @@ def _read_recipe(stated: list[str], base: TrainingRecipe | None) -> TrainingReci
 
 
 def _auditor(
-    base: Path | AuditedModel,
+    base: Path,
     data: str | None,
     of_calibration: dict[str, Any],
-    candidate: AuditedModel,
+    candidate: Path,
     recipe: list[str],
+    key: str | None,
     **common: Any,
 ) -> tuple[DriftAuditor, TrainingRecipe | str | None]:
     """The auditor of a calibration folder, or one that is calibrated now for this candidate; and its stated recipe."""
     from pydrift.data import load_data
     from pydrift.drift.audit import DriftAuditor
+    from pydrift.models.intake import as_audited_model
 
     common["progress"] = for_terminal()
-    if isinstance(base, Path):
+    if base.is_dir():
         if of_calibration:
             option = next(iter(of_calibration)).replace("_", "-").replace("versions", "version")
             raise UsageError(f"{base} is a calibration: --{option} was fixed when it was made")
         auditor = DriftAuditor.load(base, **common)
         return auditor, _read_recipe(recipe, auditor.calibration.recipe)
-    assert data is not None
-    auditor = DriftAuditor(base, **of_calibration, **common)
+    if data is None:
+        raise UsageError(f"{base} is a model file: calibrating on it needs --data")
+    auditor = DriftAuditor(as_audited_model(base, "base", common["arch"], key), **of_calibration, **common)
     stated = _read_recipe(recipe, auditor.recipe)
-    return auditor.fit(load_data(data), candidate=candidate, recipe=stated, arch=common["arch"]), stated
+    asked = as_audited_model(candidate, "candidate", common["arch"], key)
+    return auditor.fit(load_data(data), candidate=asked, recipe=stated), stated
