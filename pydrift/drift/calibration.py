@@ -19,7 +19,7 @@ from pydrift.core.manifest import read_verified
 from pydrift.core.strict_json import parse_strict_json, write_json
 from pydrift.core.tensors import content_digest, safetensors_bytes
 from pydrift.drift.choice import SAME, VARIED
-from pydrift.drift.null import Null, NullDescription, below
+from pydrift.drift.null import Null, NullDescription, below, check_types
 from pydrift.inversion import ATTACKS, InversionAttack
 from pydrift.inversion.gray import GrayData
 from pydrift.models.arch import resolve_stored
@@ -187,10 +187,10 @@ class Calibration(SealedFolder):
 
 def _check(said: _Description, state: Mapping[str, Tensor]) -> None:
     """ValueError unless the description and the gray data of the base fit together."""
+    gray = {name: tensor for name, tensor in state.items() if name.startswith("gray.")}
+    check_types(gray, {"gray.steps": torch.int32}, torch.float32)
     guessed, shape = said.settings.get("guessed"), (len(said.class_names), said.restarts, *said.input_shape)
     fits = state["gray.images"].shape == shape and len(said.nulls) > 0 and set(said.nulls) <= {SAME, VARIED}
-    for name, expected in (("images", torch.float32), ("confidence", torch.float32), ("steps", torch.int32)):
-        fits &= state[f"gray.{name}"].dtype == expected
     if not (fits and isinstance(guessed, list) and all(name in GUESSED for name in guessed)):
         raise ValueError("its parts do not fit together")
 

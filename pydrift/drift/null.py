@@ -15,6 +15,7 @@ from pydrift.drift.soundness import CONSENSUS, OWN, Recognised
 from pydrift.inversion.gray import GrayData
 
 _FIGURES = ("confidence", "recognition", "own_confidence")
+_TYPES = dict.fromkeys(_FIGURES, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,19 @@ class NullDescription:
 
         images  [classes, C, H, W] of the consensus. ValueError unless the tensors have the shapes that are described.
         """
+        check_types({name: t for name, t in state.items() if not name.startswith("model.")}, _TYPES, torch.float32)
         tables = {name: tensor.numpy() for name, tensor in below("responses.", state).items()}
         responses = _responses(self.asked, tables)
         classes = images[0]
         fits = state["confidence"].shape == (classes,) and len(self.accuracy) == self.shadows
-        fits &= all(state[name].dtype == torch.float64 for name in _FIGURES)
         for name in ("recognition", "own_confidence"):
             fits &= state[name].shape == (self.shadows + 1, classes)
         consensus = state["consensus"]
-        fits &= consensus.dtype == torch.float32 and consensus.shape[1:2] + consensus.shape[3:] == tuple(images)
+        fits &= consensus.shape[1:2] + consensus.shape[3:] == tuple(images)
         for probe, variants in responses.items():
             for table in variants.values():
                 fits &= table.ndim >= 2 and (table.shape[0], table.shape[-1]) == (self.shadows + 1, classes)
                 fits &= not PROBES[probe].per_class or table.shape[1:] == (classes, classes)
-                fits &= table.dtype == np.float32
         if not fits:
             raise ValueError("its parts do not fit together")
         return Null(
@@ -120,6 +120,13 @@ class NullDescription:
             exchanges=self.exchanges,
             **{name: state[name].numpy() for name in _FIGURES},
         )
+
+
+def check_types(tensors: Mapping[str, Tensor], types: Mapping[str, torch.dtype], other: torch.dtype) -> None:
+    """ValueError unless each tensor has the type that is written: that of its name in `types`, else `other`."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != types.get(name, other):
+            raise ValueError(f"{name!a} is of {tensor.dtype}")
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
