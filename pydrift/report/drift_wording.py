@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pydrift.drift.result import Baselines, DriftReport
     from pydrift.drift.verdict import ClassVerdict
 
-RECIPES = {"same": "the base's recipe", "varied": "varied recipes"}
+RECIPES = {"same": "one recipe", "varied": "varied recipes"}
 BENIGN = {"retrain": "benign retraining", "finetune": "benign fine-tuning"}
 SHOWN_SIGNALS = 3
 NAMED_CLASSES = 4  # a headline names so many classes and counts the rest

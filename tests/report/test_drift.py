@@ -338,7 +338,7 @@ def test_a_verdict_that_was_held_back_says_why() -> None:
 @pytest.mark.parametrize(
     ("recipes", "words", "limit"),
     [
-        ("same", "the base's recipe", "The shadows were all trained by the base's recipe"),
+        ("same", "one recipe", "The shadows were all trained by one recipe"),
         ("varied", "varied recipes", "a drift that is no larger than what a recipe changes can pass"),
     ],
 )
