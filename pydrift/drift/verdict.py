@@ -21,8 +21,8 @@ too much is this module's own design:
 5. Absolute checks come before "stable": the candidate recognises each class (pydrift.drift.soundness), and a planted
    exchange of two classes would be found at this alpha (pydrift.drift.exchange). Of a candidate whose recipe nobody
    stated, what it shows in all classes together must lie within the shadows' range. If it does not, the recipe is
-   outside what was calibrated: that is inconclusive, unless a class stands out even more. Far outside (TOO_FAR), no
-   candidate is stable.
+   outside what was calibrated: that is inconclusive, unless a class stands out even more, or surely (STANDS_OUT). Far
+   outside (TOO_FAR), no candidate is stable.
 6. Every class is also told from the one that changed, so a large drift gives many classes a small p. The largest score
    names its class. The others are then measured among each other alone, as if that class did not exist. This goes on
    until none of the rest differs by a share of the first (NAMED_SHARE), or too few are left. A class that differed
@@ -48,6 +48,7 @@ STABLE_SHADOWS = 12  # fewer can show a drift, but hardly ever do: their silence
 MIN_CONFIDENCE = 0.5  # below this mean confidence an inversion has not shown what the class looks like
 FOUND_EXCHANGES = 0.8  # share of the planted exchanges that a null must find to vouch for stability
 OUTSIDE = 0.05  # p of the level of all classes together, at which a recipe is outside what was calibrated
+STANDS_OUT = 1e-3  # p of a class, at which it has drifted whatever the level says
 TOO_FAR = 1e-3  # p of that level, at which no candidate is stable, whatever its recipe
 MEASURED_SHARE = 0.5  # of the classes that must have been measured for an audit to be stable
 NAMED_SHARE = 0.6  # of the first named class's score, that another one must have among those that are left
@@ -282,7 +283,8 @@ def _distrust(evidence: Evidence, measured: DriftScores, findings: dict[int, Cla
     if not evidence.varied or evidence.recipe_known:
         return None
     level = _level_p_value(measured)
-    if level > OUTSIDE or min(_adjusted(findings[c]) for c in measured.classes) < level:
+    smallest = min(_adjusted(findings[c]) for c in measured.classes)
+    if level > OUTSIDE or smallest < level or smallest <= STANDS_OUT:
         return None
     return (
         f"the recipe is outside what was calibrated: the candidate departs in all classes together (p = {level:.2g}) "
